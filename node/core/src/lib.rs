@@ -1,0 +1,7 @@
+//! Cairn's decisions and data transforms, pure: no tokio, no sockets, no files, no clock, no OS randomness.
+//!
+//! Time comes in as [`cairn_proto::Timestamp`], chance as a seeded generator, the world as values; what should
+//! happen comes out as values. The daemon and the simulator drive the same types.
+
+pub mod colour;
+pub mod peer_view;

@@ -1,0 +1,155 @@
+//! The seam between a vault and the network: what an owner needs of the overlay, and nothing of how it is done.
+//!
+//! [`crate::network`] implements it over libp2p; tests implement it in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::peer_view::PeerView;
+use cairn_proto::{
+    Domain, GroupTicket, PeerKey, ShardRoot, Slot, Timestamp, VaultKey,
+    message::{HeadRecord, Receipt},
+    signed::SignedBytes,
+    wire::{Priority, RefusalCode},
+};
+use ed25519_dalek::SigningKey;
+use futures::future::BoxFuture;
+
+/// A group that we own: its public ticket and the key that signs its grants.
+pub struct GroupAccess {
+    /// What defines the group.
+    pub ticket: GroupTicket,
+    /// The group's authority; zeroized on drop.
+    pub authority: SigningKey,
+}
+
+impl std::fmt::Debug for GroupAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GroupAccess({})", self.ticket.id().short())
+    }
+}
+
+/// Which shard: a slot of a stripe of a group that we own.
+#[derive(Clone, Debug)]
+pub struct ShardAddress {
+    /// The group and its key.
+    pub group: Arc<GroupAccess>,
+    /// Position in the stripe.
+    pub slot: Slot,
+    /// Stripe of the group.
+    pub ordinal: u8,
+}
+
+/// A shard to be stored.
+#[derive(Clone, Debug)]
+pub struct ShardPut {
+    /// Where it belongs.
+    pub address: ShardAddress,
+    /// BLAKE3 of `bytes`.
+    pub root: ShardRoot,
+    /// Until when the holder is asked to keep it.
+    pub lease_until: Timestamp,
+    /// Exactly [`cairn_proto::SHARD_SIZE`] bytes.
+    pub bytes: Bytes,
+}
+
+/// A holder's receipt, verified by the overlay: signature, holder, and that it says what was asked.
+#[derive(Clone, Debug)]
+pub struct KeptReceipt {
+    /// What it says.
+    pub receipt: Receipt,
+    /// The signed bytes, to be kept as evidence.
+    pub signed: SignedBytes,
+}
+
+/// Why one transfer with one peer did not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The peer could not be dialled, or the connection broke.
+    #[error("cannot reach the peer: {0}")]
+    Unreachable(String),
+    /// No byte moved for too long.
+    #[error("the peer stopped answering")]
+    TimedOut,
+    /// The peer said no.
+    #[error("the peer refused: {code:?}")]
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// When asking again helps, in milliseconds; 0 when it does not.
+        retry_after_ms: u64,
+    },
+    /// The peer broke the protocol or lied (wrong length, wrong signature).
+    #[error("the peer answered wrongly: {0}")]
+    Misbehaved(String),
+    /// Our own node is going down.
+    #[error("this node is going down")]
+    ShuttingDown,
+}
+
+/// Why the overlay as a whole cannot do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverlayError {
+    /// No peer could be reached at all.
+    #[error("no peer of the network can be reached: {0}")]
+    NoPeers(String),
+    /// Our own node is going down.
+    #[error("this node is going down")]
+    ShuttingDown,
+}
+
+/// How a published head fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadPublished {
+    /// Peers that confirmed keeping it.
+    pub kept_by: usize,
+}
+
+/// What an owner needs of the network. Every future may be dropped at any await point: the request is cancelled.
+pub trait Overlay: Send + Sync + 'static {
+    /// Our own key: the bearer of our grants.
+    fn me(&self) -> PeerKey;
+
+    /// Our own domain: peers of it never hold our groups.
+    fn my_domain(&self) -> Domain;
+
+    /// Peers known now, from gossiped adverts and random walks in the DHT. With `refresh`, walks first until
+    /// enough storage peers are known or nothing new turns up.
+    fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>>;
+
+    /// Stores one shard at one peer; durable there when this returns. `Busy` is waited for inside, within reason.
+    fn put_shard(
+        &self,
+        to: PeerKey,
+        put: ShardPut,
+        priority: Priority,
+    ) -> BoxFuture<'_, Result<KeptReceipt, TransferError>>;
+
+    /// Reads `length` bytes (0: to the end) of a shard from `offset`. The bytes are *not* checked against the root:
+    /// the caller knows it and does.
+    fn get_shard(
+        &self,
+        from: PeerKey,
+        address: ShardAddress,
+        offset: u32,
+        length: u32,
+        priority: Priority,
+    ) -> BoxFuture<'_, Result<Bytes, TransferError>>;
+
+    /// Which ordinals of a group's slot the peer holds: bit `o % 8` of byte `o / 8`.
+    fn has_shards(
+        &self,
+        at: PeerKey,
+        group: Arc<GroupAccess>,
+        slot: Slot,
+    ) -> BoxFuture<'_, Result<[u8; 32], TransferError>>;
+
+    /// Moves a shard to the holder's trash.
+    fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>>;
+
+    /// Has the network keep an encoded head record ([`HeadRecord::seal`]).
+    fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>>;
+
+    /// The newest valid head record that the network has for a vault, by disjoint paths and direct questions.
+    fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<HeadRecord>, OverlayError>>;
+}

@@ -1,5 +1,7 @@
 //! What one core does with 64 MiB: each step alone, and source to shards. `cargo bench -p cairn-core`.
 
+#![allow(missing_docs, reason = "criterion_group! makes a public function without them")]
+
 use std::hint::black_box;
 
 use cairn_core::{

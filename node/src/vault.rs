@@ -8,6 +8,10 @@
 //! - **DUR-2** No wrong byte is ever returned: shards are checked against their root, chunks against their keyed id.
 //! - **SEC-1** Names, sizes and chunk boundaries never leave this module in the clear.
 
+pub mod catalogue;
 pub mod keyring;
 pub mod stream_input;
 pub mod verbs;
+
+#[cfg(test)]
+mod tests;

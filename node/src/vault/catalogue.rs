@@ -13,9 +13,9 @@
 use std::{path::Path, sync::Arc};
 
 use cairn_proto::{
-    ChunkId, DecodeError, SnapshotId, VaultKey,
+    ChunkId, DecodeError, SnapshotId, Timestamp, VaultKey,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
-    manifest::{GroupRow, SnapshotRecord},
+    manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
 };
 use sled::Batch;
 
@@ -169,6 +169,23 @@ fn encode_stripe(row: &StripeRow) -> Result<Vec<u8>> {
     Ok(IndexSegment { stripes: vec![row.clone()], runs: vec![] }.encode()?)
 }
 
+/// A group row is encoded as a manifest that has nothing else: one encoding, one decoder.
+fn encode_group(row: &GroupRow) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![row.clone()],
+        segments: vec![],
+        snapshots: vec![],
+        next_stripe: StripeNo(1),
+        next_group: row.number.saturating_add(1),
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+fn decode_group(bytes: &[u8]) -> Result<GroupRow> {
+    Manifest::decode(bytes)?.groups.pop().ok_or(CatalogueError::Damaged("a group row is empty"))
+}
+
 impl Catalogue {
     /// Opens or makes the catalogue of a vault in `dir`.
     ///
@@ -245,7 +262,7 @@ impl Catalogue {
         let mut batch = Batch::default();
         match value {
             Some(value) => put(&mut batch, &meta_key(name), value),
-            None => batch.remove(meta_key(name)),
+            None => batch.remove(&meta_key(name)[..]),
         }
         self.tree.apply_batch(batch)?;
         Ok(())
@@ -331,12 +348,12 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn group(&self, number: u32) -> Result<Option<GroupRow>> {
-        self.get(&group_key(number))?.map(|bytes| Ok(GroupRow::decode(&bytes)?)).transpose()
+        self.get(&group_key(number))?.map(|bytes| decode_group(&bytes)).transpose()
     }
 
     /// Every group, in order of number.
     pub fn groups(&self) -> impl Iterator<Item = Result<GroupRow>> {
-        self.scan(GROUP).map(|item| Ok(GroupRow::decode(&item?.1)?))
+        self.scan(GROUP).map(|item| decode_group(&item?.1))
     }
 
     /// Adds or replaces a group.
@@ -345,7 +362,7 @@ impl Catalogue {
     /// The disk.
     pub fn set_group(&self, row: &GroupRow) -> Result<()> {
         let mut batch = Batch::default();
-        put(&mut batch, &group_key(row.number), row.encode()?);
+        put(&mut batch, &group_key(row.number), encode_group(row)?);
         self.tree.apply_batch(batch)?;
         Ok(())
     }
@@ -371,7 +388,7 @@ impl Catalogue {
             }
         }
         if let Some(group) = &record.group {
-            put(&mut batch, &group_key(group.number), group.encode()?);
+            put(&mut batch, &group_key(group.number), encode_group(group)?);
         }
         for run in &record.runs {
             let key = run_key(RUN, &run.place);

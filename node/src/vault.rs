@@ -9,7 +9,9 @@
 //! - **SEC-1** Names, sizes and chunk boundaries never leave this module in the clear.
 
 pub mod catalogue;
+mod groups;
 pub mod keyring;
+mod session;
 pub mod stream_input;
 pub mod verbs;
 

@@ -10,7 +10,9 @@
 
 pub mod catalogue;
 mod groups;
+mod ingest;
 pub mod keyring;
+mod reader;
 mod session;
 pub mod stream_input;
 pub mod verbs;

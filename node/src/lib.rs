@@ -1,6 +1,7 @@
 //! Cairn: a peer-to-peer backup network. This library is everything that the one binary, `cairn`, does.
 
 pub mod failure;
+pub mod files;
 pub mod ops;
 pub mod overlay;
 pub mod vault;

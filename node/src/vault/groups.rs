@@ -255,6 +255,26 @@ impl Groups {
         Some(open.row.clone())
     }
 
+    /// Makes sure that there is a group to begin with, so that a network that is too small is noticed before anything is
+    /// read.
+    pub(super) fn ready(&self) -> Result<(), PlaceError> {
+        let mut book = self.book();
+        let open = book.groups.values().any(|g| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX);
+        if open { Ok(()) } else { self.open_group(&mut book).map(|_| ()) }
+    }
+
+    /// A group of this run as it stands now.
+    pub(super) fn current(&self, group: u32) -> Option<GroupRow> {
+        self.book().groups.get(&group).map(|g| g.row.clone())
+    }
+
+    /// A group of this run has other holders now; nothing for a group that is not of this run.
+    pub(super) fn replace_row(&self, row: &GroupRow) {
+        if let Some(open) = self.book().groups.get_mut(&row.number) {
+            open.row.holders.clone_from(&row.holders);
+        }
+    }
+
     /// Every group touched in this run as it stands now.
     pub(super) fn rows(&self) -> Vec<GroupRow> {
         self.book().groups.values().map(|g| g.row.clone()).collect()

@@ -82,6 +82,7 @@ pub(super) struct Ingest {
     catalogue: Catalogue,
     data: RunBuilder,
     metadata: RunBuilder,
+    code: CodeParams,
     packer: Packer,
     lane: MetadataLane,
     numbers: StripeNumbers,
@@ -107,6 +108,7 @@ impl Ingest {
             catalogue,
             data: RunBuilder::new(profile),
             metadata: RunBuilder::new(ChunkProfile::Metadata),
+            code,
             packer: Packer::new(code)?,
             lane: MetadataLane::new(code),
             numbers,
@@ -188,6 +190,32 @@ impl Ingest {
         StripeJob { no: stripe.no, payload: stripe.payload, runs, group: None }
     }
 
+    /// Places a run behind the last data. Stripes that fill up on the way are collected, not sent.
+    pub(super) fn place_in_tail(
+        &mut self,
+        run: RawRun,
+        jobs: &mut Vec<StripeJob>,
+    ) -> Result<RunPlace, IngestError> {
+        let (place, packed) = self.packer.push(compress(run), &mut self.numbers)?;
+        for stripe in packed.stripes {
+            jobs.push(self.job(stripe));
+        }
+        Ok(place)
+    }
+
+    /// Packs runs without chunks into stripes of their own.
+    pub(super) fn pack_apart(&mut self, runs: Vec<RawRun>) -> Result<(Vec<RunPlace>, Vec<StripeJob>), IngestError> {
+        let mut packer = Packer::new(self.code)?;
+        let (mut places, mut jobs) = (Vec::new(), Vec::new());
+        for run in runs {
+            let (place, packed) = packer.push(compress(run), &mut self.numbers)?;
+            places.push(place);
+            jobs.extend(packed.stripes.into_iter().map(|s| self.job(s)));
+        }
+        jobs.extend(packer.finish().map(|s| self.job(s)));
+        Ok((places, jobs))
+    }
+
     /// Places all that waits, data first, then metadata. The last stripe stays open for the tail.
     pub(super) fn settle(&mut self) -> Result<(), IngestError> {
         if let Some(run) = self.data.finish() {
@@ -216,9 +244,9 @@ impl Ingest {
         Some(self.job(stripe))
     }
 
-    /// Sends what comes from now on elsewhere: dropping the old sender lets the senders end.
-    pub(super) fn redirect(&mut self, out: Out) {
-        self.out = out;
+    /// Lets go of the senders, so that they end when their queue is empty.
+    pub(super) fn release_senders(&mut self) {
+        self.out = Out::Nowhere;
     }
 
     /// The first stripe number not given out.
@@ -234,6 +262,11 @@ impl Ingest {
             }
         }
         Ok(true)
+    }
+
+    /// Bytes of chunks that the vault did not have.
+    pub(super) fn bytes_added(&self) -> u64 {
+        self.figures.added.load(Ordering::Relaxed)
     }
 
     /// Keys, for naming.

@@ -1,7 +1,7 @@
 //! Properties of whole plans, against brute force where the case is small.
 
 use cairn_proto::{ByteSize, CodeParams, Domain, Region, message::Roles};
-use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, prop_compose, proptest};
+use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, prop_compose, proptest};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -244,7 +244,7 @@ fn the_tightest_networks_still_stand() {
         let peers = fleet(n);
         let policy = PlacementPolicy::for_network(&peers);
         for seed in 0..8 {
-            let found = plan(&peers, &policy, seed).unwrap_or_else(|e| panic!("{n} peers: {e}"));
+            let found = plan(&peers, &policy, seed).expect("every size from five on");
             check(&peers, &policy, &found);
         }
     }
@@ -258,7 +258,7 @@ fn too_few_says_how_many_and_which_classes() {
     let policy = PlacementPolicy::for_network(&peers);
     let error = plan(&peers, &policy, 1).expect_err("four for five slots");
     let PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected } = &error else {
-        panic!("{error}")
+        unreachable!("{error}")
     };
     assert_eq!((*eligible_domains, *needed_domains, *more, classes.len()), (4, 5, 1, 1));
     let reasons: BTreeMap<PeerKey, String> = rejected.iter().map(|(p, r)| (*p, r.to_string())).collect();

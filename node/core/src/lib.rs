@@ -6,6 +6,8 @@
 pub mod chunking;
 pub mod colour;
 pub mod erasure;
+#[cfg(test)]
+mod golden;
 pub mod keys;
 pub mod pack;
 pub mod peer_view;

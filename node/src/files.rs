@@ -19,14 +19,14 @@
 //! - **FILE-3** An existing file is never half overwritten (see [`write`]).
 //! - **FILE-4** A source that could not be read, or changed while it was read, is always reported (see [`walk`], [`read`]).
 
-//command
-//compare
+pub mod command;
+pub mod compare;
 pub mod dir;
 pub mod filter;
 pub mod meta;
 pub mod read;
 pub mod walk;
-//write
+pub mod write;
 
 use std::path::Path;
 

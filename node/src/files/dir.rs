@@ -94,6 +94,19 @@ impl Dir {
     /// # Errors
     /// When the directory is gone, or something else has its name now.
     pub fn fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.walk_down(OPEN_LEVELS as usize / 2)
+    }
+
+    /// As [`Dir::fd`], but what had to be opened for it is closed again after use. For folders that were left, of which
+    /// there may be many.
+    ///
+    /// # Errors
+    /// As [`Dir::fd`].
+    pub fn fd_once(&self) -> io::Result<Arc<OwnedFd>> {
+        self.walk_down(0)
+    }
+
+    fn walk_down(&self, keep: usize) -> io::Result<Arc<OwnedFd>> {
         if let Some(fd) = self.open_fd() {
             return Ok(fd);
         }
@@ -116,7 +129,7 @@ impl Dir {
                 return Err(io::Error::other("the folder was moved or replaced meanwhile"));
             }
             at = Arc::new(fd);
-            if missing.len() < OPEN_LEVELS as usize / 2 {
+            if missing.len() < keep {
                 *dir.slot() = Some(Arc::clone(&at));
             }
         }
@@ -185,7 +198,7 @@ impl Dir {
     /// When the directory cannot be opened again.
     pub fn proc_path(&self, name: &CStr) -> io::Result<(Arc<OwnedFd>, Vec<u8>)> {
         use std::os::fd::AsRawFd;
-        let fd = self.fd()?;
+        let fd = self.fd_once()?;
         let mut path = format!("/proc/self/fd/{}/", fd.as_fd().as_raw_fd()).into_bytes();
         path.extend_from_slice(name.to_bytes());
         Ok((fd, path))

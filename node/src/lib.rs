@@ -1,8 +1,10 @@
 //! Cairn: a peer-to-peer backup network. This library is everything that the one binary, `cairn`, does.
 
+pub mod api;
 pub mod config;
 pub mod data_dir;
 pub mod failure;
 pub mod ops;
 pub mod overlay;
 pub mod telemetry;
+pub mod vault;

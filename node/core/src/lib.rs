@@ -5,3 +5,4 @@
 
 pub mod colour;
 pub mod peer_view;
+pub mod placement;

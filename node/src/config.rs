@@ -83,13 +83,9 @@ impl FileConfig {
     ///
     /// # Errors
     /// A named file is missing, or the text is wrong.
-    pub fn load(named: Option<&Path>, data_dir: &Path) -> Result<Self, Failure> {
-        let own = data_dir.join("config.toml");
-        let path = match named {
-            Some(path) => path,
-            None if own.exists() => &own,
-            None => return Ok(Self::default()),
-        };
+    pub fn load(named: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Failure> {
+        let own = data_dir.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
+        let Some(path) = named.or(own.as_deref()) else { return Ok(Self::default()) };
         let wrong = || Failure::new(ExitCode::Usage, "CONFIG", format!("cannot use the settings in {}", path.display()));
         let mut text = String::new();
         std::fs::File::open(path)

@@ -8,3 +8,7 @@ pub mod ops;
 pub mod overlay;
 pub mod telemetry;
 pub mod vault;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod lab;

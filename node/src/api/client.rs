@@ -11,7 +11,6 @@ use tokio::{
     net::UnixStream,
     sync::mpsc,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     FinalLine, Line, NewVault, NewVaultAnswer, VerbRequest,
@@ -195,7 +194,7 @@ async fn read_lines(answer: Response<Incoming>, events: &mpsc::Sender<crate::ops
         }
         match next_piece(&mut body).await? {
             Some(piece) => reader.push(&piece),
-            None => return Err(gone(serde_json::Value::Null)),
+            None => return Err(gone()),
         }
     }
 }
@@ -222,12 +221,12 @@ async fn read_frames(
                     let last: FinalLine = serde_json::from_slice(&json).map_err(|e| broken(&e))?;
                     return last.into();
                 }
-                Frame::Request(_) | Frame::End | Frame::Failed(_) => return Err(gone(serde_json::Value::Null)),
+                Frame::Request(_) | Frame::End | Frame::Failed(_) => return Err(gone()),
             }
         }
         match next_piece(&mut body).await? {
             Some(piece) => reader.push(&piece),
-            None => return Err(gone(serde_json::Value::Null)),
+            None => return Err(gone()),
         }
     }
 }
@@ -247,10 +246,10 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
 }
 
 fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
-    gone(serde_json::Value::Null).caused_by(error)
+    gone().caused_by(error)
 }
 
-fn gone(_answer: serde_json::Value) -> Failure {
+fn gone() -> Failure {
     Failure::new(ExitCode::Failed, "DAEMON", "the daemon of this data folder broke off")
         .with_hint("see its log; the verb can be run again")
         .retryable()

@@ -5,7 +5,7 @@
 //! who may ever hold what (see [`crate::colour`]), and only the order of replacements is asked again
 //! ([`candidates`]).
 //!
-//! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), `salt` (a salt that gives every slot its peers),
+//! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
 //! [`rank`] (who first), `spread` (region caps), [`explain`](mod@explain) (the same, told).
 //!
 //! # Invariants
@@ -20,8 +20,11 @@
 pub mod eligible;
 pub mod explain;
 pub mod policy;
+pub mod rank;
+pub mod salt;
+mod spread;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_proto::{GroupTicket, PeerKey, Slot, Timestamp};
 use rand_core::CryptoRng;
@@ -31,7 +34,8 @@ pub use eligible::{Owner, Rejection, eligible};
 pub use explain::{Candidate, Verdict, explain};
 pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds};
 
-use crate::peer_view::PeerView;
+use self::rank::{RankKey, Score, Weights};
+use crate::{colour::colour, peer_view::PeerView};
 
 /// What a group is wanted for.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub struct GroupRequest<'a> {
     pub avoid: &'a BTreeSet<PeerKey>,
     /// Now, for staleness.
     pub now: Timestamp,
-    /// The owner's secret for the randomised strategy's ranking. Without it a fresh one is drawn.
+    /// The owner's secret for the randomised strategy's ranking. Without it the ranking is keyed with the salt.
     pub owner_key: Option<[u8; 32]>,
 }
 
@@ -163,18 +167,29 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     request: &GroupRequest<'_>,
     rng: &mut R,
 ) -> Result<GroupPlan, PlacementError> {
-    let _ = (peers, request, rng);
-    Err(PlacementError::TooFewPeers {
-        eligible_domains: 0,
-        needed_domains: 0,
-        more: 0,
-        classes: vec![],
-        rejected: vec![],
-    })
+    let policy = request.policy;
+    let (fit, rejected) = sift(peers, request);
+    let domains = salt::continents(&fit);
+    let strategy = policy.strategy_for(peers);
+    let draw = salt::draw(&domains, request, strategy, rng)?.map_err(|none| PlacementError::TooFewPeers {
+        eligible_domains: domains.len(),
+        needed_domains: policy.domains_needed(),
+        more: policy.domains_needed().checked_sub(domains.len()).filter(|n| *n > 0).unwrap_or(none.missing),
+        classes: none.classes,
+        rejected,
+    })?;
+    let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
+    let mut ranked = rank_classes(&fit, policy, &draw.ticket, &ranking);
+    let replicas = usize::from(policy.replicas.max(1));
+    let relaxations =
+        spread::choose(&mut ranked, replicas, usize::from(policy.regions.slots_max), policy.regions.regions_wanted);
+    let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
+    Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas, relaxations, tries: draw.tries })
 }
 
-/// Ranked candidates per slot of a group that exists: for replacements after its plan is gone. Same order as the
-/// plan's when the views are the same.
+/// Ranked candidates per slot of a group that exists: for replacements after its plan is gone, and for repair. By
+/// rank alone: regions are the caller's to weigh. The same order as the plan's replacements while the views are the
+/// same.
 #[must_use]
 pub fn candidates(
     peers: &[PeerView],
@@ -182,6 +197,69 @@ pub fn candidates(
     ticket: &GroupTicket,
     strategy: Strategy,
 ) -> Vec<Vec<PeerKey>> {
-    let _ = (peers, request, ticket, strategy);
-    Vec::new()
+    let (fit, _) = sift(peers, request);
+    let ranking = RankKey::new(strategy, ticket, request.owner_key.as_ref());
+    let ranked = rank_classes(&fit, request.policy, ticket, &ranking);
+    ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()
 }
+
+/// Parts peers into those that may be given something and those that may not, both by peer key.
+fn sift<'a>(peers: &'a [PeerView], request: &GroupRequest<'_>) -> (Vec<&'a PeerView>, Vec<(PeerKey, Rejection)>) {
+    let by_key: BTreeMap<PeerKey, &PeerView> = peers.iter().map(|v| (v.peer, v)).collect();
+    let mut fit = Vec::new();
+    let mut rejected = Vec::new();
+    for (peer, view) in by_key {
+        match verdict(view, request) {
+            Ok(()) => fit.push(view),
+            Err(reason) => rejected.push((peer, reason)),
+        }
+    }
+    (fit, rejected)
+}
+
+fn verdict(view: &PeerView, request: &GroupRequest<'_>) -> Result<(), Rejection> {
+    eligible(view, &request.owner, request.policy, request.now)?;
+    if request.avoid.contains(&view.peer) { Err(Rejection::Avoided) } else { Ok(()) }
+}
+
+/// Per slot, the fit peers of its colour, best first, one per domain.
+fn rank_classes<'a>(
+    fit: &[&'a PeerView],
+    policy: &PlacementPolicy,
+    ticket: &GroupTicket,
+    ranking: &RankKey,
+) -> Vec<Vec<&'a PeerView>> {
+    let mut seen = BTreeSet::new();
+    let mut slots = vec![Vec::new(); ticket.code().slots()];
+    for (class, list) in rank_all(fit, policy, ticket, ranking) {
+        if let Some(slot) = slots.get_mut(class) {
+            slot.extend(list.into_iter().filter(|v| seen.insert(&v.domain)));
+        }
+    }
+    slots
+}
+
+/// Every class that has fit peers, ranked; several peers of a domain included.
+fn rank_all<'a>(
+    fit: &[&'a PeerView],
+    policy: &PlacementPolicy,
+    ticket: &GroupTicket,
+    ranking: &RankKey,
+) -> BTreeMap<usize, Vec<&'a PeerView>> {
+    let weights = Weights::new(fit, policy);
+    let mut classes: BTreeMap<usize, Vec<(Score, &PeerView)>> = BTreeMap::new();
+    for view in fit.iter().copied() {
+        let score = ranking.score(&view.peer, weights.capped(view));
+        classes.entry(colour(ticket, &view.domain).index()).or_default().push((score, view));
+    }
+    classes
+        .into_iter()
+        .map(|(class, mut list)| {
+            list.sort_by_key(|(score, view)| (*score, view.peer));
+            (class, list.into_iter().map(|(_, view)| view).collect())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub mod api;
 pub mod config;
 pub mod data_dir;
 pub mod failure;
+pub mod files;
 pub mod ops;
 pub mod overlay;
 pub mod telemetry;

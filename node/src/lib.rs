@@ -3,3 +3,4 @@
 pub mod failure;
 pub mod ops;
 pub mod overlay;
+pub mod store;

@@ -8,6 +8,7 @@ pub mod group;
 pub mod ids;
 pub mod message;
 pub mod network_file;
+pub mod record;
 pub mod signed;
 pub mod units;
 pub mod wire;

@@ -13,3 +13,4 @@ pub mod cli;
 pub mod daemon;
 pub mod demo;
 pub mod lab;
+pub mod store;

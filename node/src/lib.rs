@@ -5,6 +5,8 @@ pub mod config;
 pub mod data_dir;
 pub mod failure;
 pub mod files;
+pub mod identity;
+pub mod network;
 pub mod ops;
 pub mod overlay;
 pub mod telemetry;

@@ -13,9 +13,9 @@
 use std::{path::Path, sync::Arc};
 
 use cairn_proto::{
-    ChunkId, DecodeError, SnapshotId, VaultKey,
+    ChunkId, DecodeError, SnapshotId, Timestamp, VaultKey,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
-    manifest::{GroupRow, SnapshotRecord},
+    manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
 };
 use sled::Batch;
 
@@ -86,10 +86,12 @@ pub enum Meta {
     Counters,
     /// A backup is running, or one ended without cleaning up.
     Running,
-    /// Places of all published segments, encoded manifest of the last commit.
-    Manifest,
-    /// Content of the last published head.
+    /// Places of all index segments written so far, as a manifest without anything else.
+    Segments,
+    /// Content of the last head that was, or may have been, published.
     Head,
+    /// Epochs of data keys: number and beginning of each.
+    Epochs,
 }
 
 /// The vault's running numbers.
@@ -120,6 +122,23 @@ pub struct StripeRecord {
     pub shortfall: Vec<u8>,
     /// Whether the rows wait for a segment (false while recovering: they come from one).
     pub pending: bool,
+}
+
+/// Everything that a commit, or an index segment written before one, changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommitRecord<'a> {
+    /// New snapshots.
+    pub snapshots: &'a [(SnapshotId, SnapshotRecord)],
+    /// New numbers; `None` when nothing was published.
+    pub counters: Option<Counters>,
+    /// All segments, oldest first.
+    pub segments: &'a [RunPlace],
+    /// Stripes whose rows are in a segment now.
+    pub stripes: &'a [StripeNo],
+    /// Runs whose rows are in a segment now.
+    pub runs: &'a [RunPlace],
+    /// Groups as they stand now.
+    pub groups: &'a [GroupRow],
 }
 
 fn stripe_key(prefix: u8, no: StripeNo) -> Vec<u8> {
@@ -167,6 +186,35 @@ fn encode_run(row: &RunRow) -> Result<Vec<u8>> {
 
 fn encode_stripe(row: &StripeRow) -> Result<Vec<u8>> {
     Ok(IndexSegment { stripes: vec![row.clone()], runs: vec![] }.encode()?)
+}
+
+/// A group row is encoded as a manifest that has nothing else: one encoding, one decoder.
+fn encode_group(row: &GroupRow) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![row.clone()],
+        segments: vec![],
+        snapshots: vec![],
+        next_stripe: StripeNo(1),
+        next_group: row.number.saturating_add(1),
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+fn encode_segments(segments: &[RunPlace]) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![],
+        segments: segments.to_vec(),
+        snapshots: vec![],
+        next_stripe: StripeNo(u64::MAX),
+        next_group: 1,
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+fn decode_group(bytes: &[u8]) -> Result<GroupRow> {
+    Manifest::decode(bytes)?.groups.pop().ok_or(CatalogueError::Damaged("a group row is empty"))
 }
 
 impl Catalogue {
@@ -245,7 +293,7 @@ impl Catalogue {
         let mut batch = Batch::default();
         match value {
             Some(value) => put(&mut batch, &meta_key(name), value),
-            None => batch.remove(meta_key(name)),
+            None => batch.remove(&meta_key(name)[..]),
         }
         self.tree.apply_batch(batch)?;
         Ok(())
@@ -312,6 +360,18 @@ impl Catalogue {
         Ok(IndexSegment::decode(&bytes)?.stripes.pop())
     }
 
+    /// The highest stripe number and group number on record; 0 where there is none.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn highest_numbers(&self) -> Result<(u64, u32)> {
+        let stripe = self.tree.scan_prefix([STRIPE]).keys().next_back().transpose()?;
+        let group = self.tree.scan_prefix([GROUP]).keys().next_back().transpose()?;
+        let stripe = stripe.and_then(|k| Some(u64::from_be_bytes(k.get(1..9)?.try_into().ok()?)));
+        let group = group.and_then(|k| Some(u32::from_be_bytes(k.get(1..5)?.try_into().ok()?)));
+        Ok((stripe.unwrap_or(0), group.unwrap_or(0)))
+    }
+
     /// Every stripe, in order of number.
     pub fn stripes(&self) -> impl Iterator<Item = Result<StripeRow>> {
         self.scan(STRIPE).map(|item| {
@@ -331,12 +391,12 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn group(&self, number: u32) -> Result<Option<GroupRow>> {
-        self.get(&group_key(number))?.map(|bytes| Ok(GroupRow::decode(&bytes)?)).transpose()
+        self.get(&group_key(number))?.map(|bytes| decode_group(&bytes)).transpose()
     }
 
     /// Every group, in order of number.
     pub fn groups(&self) -> impl Iterator<Item = Result<GroupRow>> {
-        self.scan(GROUP).map(|item| Ok(GroupRow::decode(&item?.1)?))
+        self.scan(GROUP).map(|item| decode_group(&item?.1))
     }
 
     /// Adds or replaces a group.
@@ -345,7 +405,7 @@ impl Catalogue {
     /// The disk.
     pub fn set_group(&self, row: &GroupRow) -> Result<()> {
         let mut batch = Batch::default();
-        put(&mut batch, &group_key(row.number), row.encode()?);
+        put(&mut batch, &group_key(row.number), encode_group(row)?);
         self.tree.apply_batch(batch)?;
         Ok(())
     }
@@ -371,7 +431,7 @@ impl Catalogue {
             }
         }
         if let Some(group) = &record.group {
-            put(&mut batch, &group_key(group.number), group.encode()?);
+            put(&mut batch, &group_key(group.number), encode_group(group)?);
         }
         for run in &record.runs {
             let key = run_key(RUN, &run.place);
@@ -408,37 +468,6 @@ impl Catalogue {
         Ok((stripes, runs))
     }
 
-    /// Number of pending rows without reading them: stripes and runs.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn pending_count(&self) -> Result<usize> {
-        let mut count = 0;
-        for prefix in [PENDING_STRIPE, PENDING_RUN] {
-            for item in self.tree.scan_prefix([prefix]).keys() {
-                item?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
-    /// Rows are in a segment now.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn indexed(&self, stripes: &[StripeNo], runs: &[RunPlace]) -> Result<()> {
-        let mut batch = Batch::default();
-        for no in stripes {
-            batch.remove(stripe_key(PENDING_STRIPE, *no));
-        }
-        for place in runs {
-            batch.remove(run_key(PENDING_RUN, place));
-        }
-        self.tree.apply_batch(batch)?;
-        Ok(())
-    }
-
     /// Snapshots, by id.
     ///
     /// # Errors
@@ -452,26 +481,41 @@ impl Catalogue {
             .collect()
     }
 
-    /// Adds snapshots, sets numbers, head and manifest, atomically: the end of a commit.
+    /// Ends a commit, atomically: snapshots, numbers, where the segments lie, and which rows they have.
     ///
     /// # Errors
     /// The disk.
-    pub fn finish_commit(
-        &self,
-        snapshots: &[(SnapshotId, SnapshotRecord)],
-        counters: Counters,
-        head: Vec<u8>,
-        manifest: Vec<u8>,
-    ) -> Result<()> {
+    pub fn finish_commit(&self, commit: &CommitRecord<'_>) -> Result<()> {
         let mut batch = Batch::default();
-        for (id, record) in snapshots {
+        for (id, record) in commit.snapshots {
             put(&mut batch, &id_key(SNAPSHOT, id.as_bytes()), record.encode()?);
         }
-        put(&mut batch, &meta_key(Meta::Counters), counters_bytes(counters));
-        put(&mut batch, &meta_key(Meta::Head), head);
-        put(&mut batch, &meta_key(Meta::Manifest), manifest);
+        if let Some(counters) = commit.counters {
+            put(&mut batch, &meta_key(Meta::Counters), counters_bytes(counters));
+        }
+        put(&mut batch, &meta_key(Meta::Segments), encode_segments(commit.segments)?);
+        for no in commit.stripes {
+            batch.remove(stripe_key(PENDING_STRIPE, *no));
+        }
+        for place in commit.runs {
+            batch.remove(run_key(PENDING_RUN, place));
+        }
+        for group in commit.groups {
+            put(&mut batch, &group_key(group.number), encode_group(group)?);
+        }
         self.tree.apply_batch(batch)?;
         self.flush()
+    }
+
+    /// Where the index segments lie that were written so far, oldest first.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn segments(&self) -> Result<Vec<RunPlace>> {
+        match self.meta(Meta::Segments)? {
+            None => Ok(Vec::new()),
+            Some(bytes) => Ok(Manifest::decode(&bytes)?.segments),
+        }
     }
 
     /// What was known of a file when it was last read, by a keyed hash of its path.

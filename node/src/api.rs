@@ -143,12 +143,16 @@ pub struct StoreStatus {
     pub live_bytes: ByteSize,
     /// Shards deleted, still in the trash.
     pub trash_bytes: ByteSize,
+    /// Ledgers, leases and other records.
+    pub record_bytes: ByteSize,
     /// Space in the log that compaction can give back.
     pub dead_bytes: ByteSize,
     /// All files of the store.
     pub disk_bytes: ByteSize,
     /// What may still be stored.
     pub free_bytes: ByteSize,
+    /// Shards kept.
+    pub shards: u64,
 }
 
 /// A path of a Unix socket that fits: the kernel takes 107 bytes, and data folders can lie deep. A longer one goes by

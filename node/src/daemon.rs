@@ -17,10 +17,14 @@ use crate::{
 };
 
 pub mod assemble;
+mod keeper;
 pub mod service;
 
 pub use assemble::Node;
 pub use service::NodeService;
+
+/// How long a verb waits for the first peer. Dialling takes a second or two; who is not there then is not there.
+const MEET: Duration = Duration::from_secs(12);
 
 /// What a node is told.
 #[derive(Clone, Debug)]
@@ -116,6 +120,9 @@ impl LocalNode {
             let network = dir.network(network)?;
             Node::start(dir, network, NodeSettings::client()).await?
         };
+        if uses_peers(verb) {
+            node.meet(MEET).await;
+        }
         Ok(Self { service: NodeService::new(node, false), _lock: lock })
     }
 
@@ -129,6 +136,11 @@ impl LocalNode {
     pub async fn close(self) {
         self.service.node().close().await;
     }
+}
+
+/// The others answer from the catalogue; a network that is away must not slow them.
+fn uses_peers(verb: &Verb) -> bool {
+    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore)
 }
 
 fn purpose(verb: &Verb) -> &'static str {

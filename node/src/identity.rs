@@ -10,7 +10,10 @@ use std::{
     path::Path,
 };
 
-use cairn_proto::{PeerKey, network_file::{NetworkFile, solves_puzzle}};
+use cairn_proto::{
+    PeerKey,
+    network_file::{NetworkFile, solves_puzzle},
+};
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
@@ -186,10 +189,7 @@ mod tests {
         ));
         set(0o600);
         fs::write(&path, "nonsense").expect("write");
-        assert!(matches!(
-            Identity::load_or_create(folder.path(), &network, &mut rng),
-            Err(IdentityError::Damaged)
-        ));
+        assert!(matches!(Identity::load_or_create(folder.path(), &network, &mut rng), Err(IdentityError::Damaged)));
     }
 
     #[test]

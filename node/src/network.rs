@@ -47,16 +47,9 @@ use self::{
     heads::{HEADS_MAX, HeadRecords},
     keeper::ShardKeeper,
     task::{NetworkTask, SelfPortrait, State},
-    transfer::{
-        client::ShardClient,
-        server::Server,
-        workers::Workers,
-    },
+    transfer::{client::ShardClient, server::Server, workers::Workers},
 };
-use crate::{
-    identity::Identity,
-    overlay::OverlayError,
-};
+use crate::{identity::Identity, overlay::OverlayError};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
@@ -215,8 +208,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let identity = Arc::new(config.identity);
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
-    let server =
-        Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
+    let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private);
     restore(&mut book, config.data_dir.as_ref());
 

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn private_addresses_are_for_a_lan() {
         let parse = |a: &str| a.parse::<Multiaddr>().expect("address");
-        let all = ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip4/0.0.0.0/tcp/1"].map(parse);
+        let all =
+            ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip4/0.0.0.0/tcp/1"].map(parse);
         assert_eq!(choose(all.clone(), false), [parse("/ip4/8.8.8.8/tcp/1")]);
         let lan = choose(all, true);
         assert_eq!(lan.len(), 3);

@@ -138,10 +138,7 @@ impl NodeBehaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(20))),
             kad: kademlia(protocols, me, heads, server),
             gossip: gossip(protocols, keys)?,
-            control: request_response::Behaviour::new(
-                [(protocols.control.clone(), ProtocolSupport::Full)],
-                control,
-            ),
+            control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
             relay_client,
             dcutr: dcutr::Behaviour::new(me),
@@ -190,9 +187,7 @@ fn gossip(
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
         // By content: with the default (author and number) one statement can be sent for ever anew.
-        .message_id_fn(|message| {
-            gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..20])
-        })
+        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]))
         // An advert and its envelope.
         .max_transmit_size(ADVERT_MAX + 1024)
         .flood_publish(false)

@@ -72,8 +72,12 @@ impl HeadRecords {
         self.heads.get(&RecordKey::new(&HeadRecord::lookup_key(vault))).map(|kept| kept.record.value.as_slice())
     }
 
-    /// HEAD-1. An error makes Kademlia reset the stream, so that the sender sees the refusal.
+    /// HEAD-1. Takes a head into memory; the caller writes it down.
     pub(crate) fn offer(&mut self, record: Record) -> Result<Offered> {
+        self.take(record, false)
+    }
+
+    fn take(&mut self, record: Record, write: bool) -> Result<Offered> {
         if record.value.len() > HEAD_RECORD_MAX {
             return Err(Error::ValueTooLarge);
         }
@@ -91,7 +95,7 @@ impl HeadRecords {
             hash_map::Entry::Vacant(_) if full => return Err(Error::MaxRecords),
             _ => {}
         }
-        if let Some(keep) = &self.keep {
+        if let Some(keep) = self.keep.as_ref().filter(|_| write) {
             keep.try_send((head.vault, record.value.clone())).map_err(|_| Error::MaxRecords)?;
         }
         // No expiry: the vault's owner may be away for months; the network keeps the last word.
@@ -109,8 +113,7 @@ impl HeadRecords {
 }
 
 impl RecordStore for HeadRecords {
-    type RecordsIter<'a> =
-        iter::Map<hash_map::Values<'a, RecordKey, Kept>, fn(&'a Kept) -> Cow<'a, Record>>;
+    type RecordsIter<'a> = iter::Map<hash_map::Values<'a, RecordKey, Kept>, fn(&'a Kept) -> Cow<'a, Record>>;
     type ProvidedIter<'a> =
         iter::Map<slice::Iter<'a, ProviderRecord>, fn(&'a ProviderRecord) -> Cow<'a, ProviderRecord>>;
 
@@ -118,8 +121,9 @@ impl RecordStore for HeadRecords {
         self.heads.get(key).map(|kept| Cow::Borrowed(&kept.record))
     }
 
+    /// Writes through. An error makes Kademlia reset the stream, so that the sender sees the refusal.
     fn put(&mut self, record: Record) -> Result<()> {
-        self.offer(record).map(|_| ())
+        self.take(record, true).map(|_| ())
     }
 
     fn remove(&mut self, key: &RecordKey) {

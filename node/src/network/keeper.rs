@@ -3,10 +3,7 @@
 pub mod memory;
 
 use bytes::Bytes;
-use cairn_proto::{
-    ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey,
-    wire::RefusalCode,
-};
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, wire::RefusalCode};
 use futures::future::BoxFuture;
 
 /// A shard that passed every check the network can make (grant, bearer, colour, length), not yet the root.

@@ -10,7 +10,7 @@ use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, VaultKey, message::HeadRec
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Semaphore;
 
-use super::{Kept, KeeperSpace, OfferedShard, ShardKeeper};
+use super::{KeeperSpace, Kept, OfferedShard, ShardKeeper};
 use crate::network::clock;
 
 /// Keeps everything in memory. Knows every put that came through, so that a test can ask what got past the
@@ -33,11 +33,14 @@ struct Inner {
 
 impl Default for MemoryKeeper {
     fn default() -> Self {
-        Self { inner: Mutex::default(), gate: Semaphore::new(Semaphore::MAX_PERMITS), discard: false }
+        Self { inner: Mutex::default(), gate: Semaphore::new(Self::GATE), discard: false }
     }
 }
 
 impl MemoryKeeper {
+    /// Permits of the gate: taking them all shuts it.
+    pub const GATE: usize = 1024;
+
     /// One that checks and forgets, to measure the network alone.
     #[must_use]
     pub fn discarding() -> Self {
@@ -133,9 +136,11 @@ impl ShardKeeper for MemoryKeeper {
     fn keep_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<(), RefusalCode>> {
         let open = |bytes: &[u8]| HeadRecord::open(bytes).ok();
         let mut inner = self.lock();
-        let older = inner.heads.get(&vault).and_then(|kept| open(kept)).is_some_and(|kept| {
-            open(&encoded).is_none_or(|new| kept.supersedes(&new))
-        });
+        let older = inner
+            .heads
+            .get(&vault)
+            .and_then(|kept| open(kept))
+            .is_some_and(|kept| open(&encoded).is_none_or(|new| kept.supersedes(&new)));
         if !older {
             inner.heads.insert(vault, encoded);
         }

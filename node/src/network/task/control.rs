@@ -13,7 +13,11 @@ use super::{ANSWER_RETRY_MS, ANSWERING_MAX, NetworkTask, Timestamp};
 use crate::network::{command::AskError, heads::Offered};
 
 impl NetworkTask {
-    pub(super) fn control_event(&mut self, event: request_response::Event<ControlRequest, ControlAnswer>, now: Timestamp) {
+    pub(super) fn control_event(
+        &mut self,
+        event: request_response::Event<ControlRequest, ControlAnswer>,
+        now: Timestamp,
+    ) {
         match event {
             request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
                 self.question(request, channel);

@@ -203,9 +203,9 @@ impl NetworkTask {
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
                 let allow_private = self.portrait.lan.allow_private;
-                let found = peers.into_iter().filter_map(|peer| {
-                    Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private)))
-                });
+                let found = peers
+                    .into_iter()
+                    .filter_map(|peer| Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private))));
                 let _ = reply.send(found.collect());
             }
             (Some(Lookup::Put(reply)), kad::QueryResult::PutRecord(Err(error))) => {
@@ -235,9 +235,8 @@ impl NetworkTask {
             if !self.state.connected.contains(&id) {
                 continue;
             }
-            let address = address
-                .with(libp2p::multiaddr::Protocol::P2p(id))
-                .with(libp2p::multiaddr::Protocol::P2pCircuit);
+            let address =
+                address.with(libp2p::multiaddr::Protocol::P2p(id)).with(libp2p::multiaddr::Protocol::P2pCircuit);
             match self.swarm.listen_on(address) {
                 Ok(_) => return,
                 Err(error) => tracing::debug!(%error, "no reservation at a relay"),

@@ -5,10 +5,7 @@ use super::super::*;
 use crate::overlay::{GroupAccess, Overlay as _, ShardAddress, ShardPut};
 use bytes::Bytes;
 use cairn_core::colour::colour;
-use cairn_proto::{
-    CodeParams, GroupTicket, SHARD_SIZE, ShardRoot, Slot, VaultKey,
-    message::HeadRecord,
-};
+use cairn_proto::{CodeParams, GroupTicket, SHARD_SIZE, ShardRoot, Slot, VaultKey, message::HeadRecord};
 use ed25519_dalek::SigningKey;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -100,6 +97,74 @@ pub(super) fn shard(address: ShardAddress, fill: u8) -> ShardPut {
     ShardPut { address, root, lease_until: clock().plus_ms(1_000_000), bytes }
 }
 
+fn unsolved() -> Identity {
+    let keys = (0..=u8::MAX).map(|seed| Identity::from_seed(&[seed; 32]));
+    keys.into_iter().find(|identity| !identity.solves(&network())).expect("fifteen of sixteen do not")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_peer_book_finds_the_network_again() {
+    let folder = tempfile::tempdir().expect("folder");
+    let keeper = Arc::new(MemoryKeeper::default());
+    let first = start(holder(41, TCP, &keeper, &[])).await.expect("starts");
+    let door = listening(&first).await;
+    let owner = |bootstrap: &[Multiaddr]| {
+        let mut config = client(42, bootstrap);
+        config.data_dir = Some(folder.path().to_path_buf());
+        start(config)
+    };
+    let before = owner(&door).await.expect("starts");
+    before.wait_ready(1, DEADLINE).await.expect("is in");
+    // An advert with addresses, which may come after the first.
+    let told = async { while !before.peers(true).await.expect("runs").iter().any(|p| p.free.0 > 0) {} };
+    tokio::time::timeout(DEADLINE, told).await.expect("in time");
+    before.shutdown().await;
+    let after = owner(&[]).await.expect("starts");
+    after.wait_ready(1, DEADLINE).await.expect("knows the way without a bootstrap address");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_passes_a_relay() {
+    let mut config = holder(51, TCP, &Arc::new(MemoryKeeper::default()), &[]);
+    config.store = None;
+    config.roles = Roles::RELAY.with(Roles::BOOTSTRAP);
+    let relay = start(config).await.expect("starts");
+    let door = listening(&relay).await;
+
+    let keeper = Arc::new(MemoryKeeper::default());
+    let circuit = door[0].clone().with(libp2p::multiaddr::Protocol::P2pCircuit).to_string();
+    let hidden = start(holder(52, &circuit, &keeper, &door)).await.expect("starts");
+    hidden.wait_ready(0, DEADLINE).await.expect("is in");
+    listening(&hidden).await;
+    let owner = start(client(53, &door)).await.expect("starts");
+    owner.wait_ready(1, DEADLINE).await.expect("hears of the hidden one");
+    let (group, slot) = group_for(&hidden.inner.domain, 3);
+    let sent = async {
+        for ordinal in 0..3 {
+            let put = shard(ShardAddress { group: group.clone(), slot, ordinal }, ordinal);
+            owner.put_shard(hidden.inner.me, put, cairn_proto::wire::Priority::Normal).await.expect("through");
+        }
+    };
+    tokio::time::timeout(DEADLINE, sent).await.expect("in time");
+    assert_eq!(keeper.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_commands_does_not_starve_the_swarm() {
+    let Pair { holder, owner, .. } = pair(TCP).await;
+    let flood: Vec<_> = (0..16)
+        .map(|_| {
+            let owner = owner.clone();
+            tokio::spawn(async move { while owner.listen_addresses().await.is_ok() {} })
+        })
+        .collect();
+    let (group, slot) = group_for(&holder.inner.domain, 3);
+    let put = shard(ShardAddress { group, slot, ordinal: 0 }, 1);
+    let stored = owner.put_shard(holder.inner.me, put, cairn_proto::wire::Priority::Normal);
+    tokio::time::timeout(DEADLINE, stored).await.expect("in time").expect("stored");
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn six_nodes_find_each_other_through_one_bootstrap() {
     let first_keeper = Arc::new(MemoryKeeper::default());
@@ -115,9 +180,7 @@ async fn six_nodes_find_each_other_through_one_bootstrap() {
     }
     let newcomer = start(client(7, &door)).await.expect("starts");
     newcomer.wait_ready(1, DEADLINE).await.expect("is in");
-    let know_all = async {
-        while newcomer.peers(true).await.expect("walks").len() < 6 {}
-    };
+    let know_all = async { while newcomer.peers(true).await.expect("walks").len() < 6 {} };
     tokio::time::timeout(DEADLINE, know_all).await.expect("a walk finds everyone");
     let domains: std::collections::BTreeSet<Domain> =
         newcomer.peers(false).await.expect("runs").into_iter().map(|p| p.domain).collect();
@@ -132,10 +195,7 @@ async fn a_peer_without_the_puzzle_is_refused() {
     // bits only, after the file was checked.
     let mut config = client(9, &door);
     config.network.puzzle_bits = 0;
-    config.identity = (0..=u8::MAX)
-        .map(|seed| Identity::from_seed(&[seed; 32]))
-        .find(|identity| !identity.solves(&network()))
-        .expect("fifteen of sixteen do not");
+    config.identity = unsolved();
     let stranger = start(config).await.expect("starts");
     let refused = stranger.wait_ready(1, Duration::from_secs(3)).await;
     assert!(refused.is_err(), "ADM-1: {refused:?}");
@@ -143,10 +203,7 @@ async fn a_peer_without_the_puzzle_is_refused() {
     assert_eq!(pair.holder.readiness().connected, 1, "only the admitted owner");
 
     let mut config = client(9, &door);
-    config.identity = Identity::from_seed(&[0; 32]);
-    while config.identity.solves(&config.network) {
-        config.identity = Identity::from_seed(&[1; 32]);
-    }
+    config.identity = unsolved();
     assert!(matches!(start(config).await, Err(NetworkError::NotAdmitted { .. })));
 }
 

@@ -207,9 +207,8 @@ impl ShardClient {
                 if let Err(refused) = self.open_group(&link, request).await? {
                     return Ok(Err(refused));
                 }
-                let frame = link
-                    .ask(request.kind, request.priority, request.head.clone(), request.payload.clone())
-                    .await?;
+                let frame =
+                    link.ask(request.kind, request.priority, request.head.clone(), request.payload.clone()).await?;
                 Ok::<_, LinkError>(expect(frame, request.answer))
             };
             match asked.await {
@@ -245,10 +244,7 @@ impl ShardClient {
             not_before: Timestamp(now.0.saturating_sub(GRANT_EARLY_MS)),
             expires: now.plus_ms(GRANT_MS),
         };
-        let open = OpenGroup {
-            ticket: ticket.encode().to_vec(),
-            grant: grant.seal(&request.group.authority).to_vec(),
-        };
+        let open = OpenGroup { ticket: ticket.encode().to_vec(), grant: grant.seal(&request.group.authority).to_vec() };
         let frame = link.ask(FrameKind::Open, request.priority, open.encode_to_vec(), Bytes::new()).await?;
         match expect(frame, FrameKind::Opened) {
             Ok(_) => groups.opened(group),
@@ -274,7 +270,10 @@ impl ShardClient {
         }
         let (reply, opened) = oneshot::channel();
         let asked = async {
-            self.commands.send(Command::OpenStream { peer: to, reply }).await.map_err(|_| TransferError::ShuttingDown)?;
+            self.commands
+                .send(Command::OpenStream { peer: to, reply })
+                .await
+                .map_err(|_| TransferError::ShuttingDown)?;
             match opened.await {
                 Ok(Ok(stream)) => Ok(stream),
                 Ok(Err(OpenError::Unsupported)) => {

@@ -276,8 +276,7 @@ async fn read_answers<R: AsyncRead + Unpin>(
         let payload = frame::within(patience.request, payload).await?.into();
         let waiter = shared.waiting().answers.remove(&header.request);
         if let Some(waiter) = waiter {
-            let frame =
-                Frame { kind: header.kind, priority: header.priority, request: header.request, head, payload };
+            let frame = Frame { kind: header.kind, priority: header.priority, request: header.request, head, payload };
             let _ = waiter.send(frame);
         }
     }

@@ -1,5 +1,7 @@
 //! Attacks on the store's invariants, over disks that fail as asked.
 
+#![allow(clippy::panic, reason = "a test that panics says what broke")]
+
 mod crashes;
 mod damage;
 mod life;

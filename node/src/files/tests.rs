@@ -37,14 +37,17 @@ fn walk(roots: &[&Path], options: WalkOptions) -> Vec<Step> {
 
 /// The paths below `root`, `+` for a folder's begin and `-` for its end; failures as `!path`.
 fn listing(root: &Path, steps: &[Step]) -> Vec<String> {
-    let show = |path: &Path| path.strip_prefix(root).ok().map(|p| p.to_string_lossy().into_owned());
+    let show = |path: &Path| {
+        let below = path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
+        below.map(|p| p.to_string_lossy().into_owned())
+    };
     let all = steps.iter().filter_map(|step| match step {
         Step::Enter(path) => show(path).map(|p| format!("+{p}")),
         Step::Leave(entry) => show(&entry.path).map(|p| format!("-{p}")),
         Step::Leaf(entry) => show(&entry.path),
         Step::Failed(e) => show(Path::new(&e.item)).map(|p| format!("!{p}")),
     });
-    all.filter(|line| line.len() > 1).collect()
+    all.collect()
 }
 
 #[derive(Default)]
@@ -433,8 +436,8 @@ fn a_thousand_levels_go_there_and_back() {
         dir = dir.open_child(name).expect("opened");
     }
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
-    let file =
-        rustix::fs::openat(dir.fd().expect("fd"), c"deep", flags, rustix::fs::Mode::from_raw_mode(0o600)).expect("file");
+    let file = rustix::fs::openat(dir.fd().expect("fd"), c"deep", flags, rustix::fs::Mode::from_raw_mode(0o600))
+        .expect("file");
     fs::File::from(file).write_all(b"treasure").expect("written");
     drop(dir);
     let before = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
@@ -484,7 +487,8 @@ fn the_comparison_sees_each_kind_of_difference() {
     fs::File::open(b.path().join("time")).and_then(|f| f.set_modified(old)).expect("time");
     let found = compare(a.path(), b.path(), CompareOptions::FULL).expect("compared");
     let time = found.iter().any(|d| {
-        d.path == Path::new("time") && matches!(&d.change, Change::Property { what: "mtime", right, .. } if right == "1.000000001")
+        d.path == Path::new("time")
+            && matches!(&d.change, Change::Property { what: "mtime", right, .. } if right == "1.000000001")
     });
     assert!(time, "{found:?}");
 }

@@ -42,9 +42,7 @@ impl Ownership {
         let mut failed = Failed::default();
         let stat = failed.keep("looked at", rustix::fs::fstat(fd));
         let owned = self.own(node, stat.as_ref(), &mut failed, |uid, gid| rustix::fs::fchown(fd, uid, gid));
-        self.set_xattrs(node, &mut failed, |name, value| {
-            rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
-        });
+        self.set_xattrs(node, &mut failed, |name, value| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()));
         failed.keep("given its mode", rustix::fs::fchmod(fd, mode(node, owned)));
         failed.keep("given its time", rustix::fs::futimens(fd, &times(node)));
         failed.into_result()
@@ -56,9 +54,8 @@ impl Ownership {
         let Ok(at) = dir.fd_once() else { return Err(vec![io::Error::other("its folder is gone")]) };
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let stat = failed.keep("looked at", rustix::fs::statat(&at, name, flags));
-        let owned = self.own(node, stat.as_ref(), &mut failed, |uid, gid| {
-            rustix::fs::chownat(&at, name, uid, gid, flags)
-        });
+        let owned =
+            self.own(node, stat.as_ref(), &mut failed, |uid, gid| rustix::fs::chownat(&at, name, uid, gid, flags));
         if !node.xattrs.is_empty()
             && let Ok((_fd, path)) = dir.proc_path(name)
         {
@@ -109,12 +106,7 @@ impl Ownership {
         false
     }
 
-    fn set_xattrs(
-        &self,
-        node: &Node,
-        failed: &mut Failed,
-        set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
-    ) {
+    fn set_xattrs(&self, node: &Node, failed: &mut Failed, set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) {
         for (name, value) in &node.xattrs {
             // Only root may set these; without root they are the system's to make anew (labels, capabilities).
             let for_root = name.starts_with(b"security.") || name.starts_with(b"trusted.");

@@ -180,8 +180,12 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
     // TLS libraries write session keys to the file that this variable names, ours (QUIC) among them. Unsetting it is
     // `unsafe` in a process that may have threads, so refusing is the honest way.
     if std::env::var_os("SSLKEYLOGFILE").is_some() {
-        return Err(Failure::new(ExitCode::Refused, "SSLKEYLOGFILE", "SSLKEYLOGFILE is set, so session keys would be logged")
-            .with_hint("run `env -u SSLKEYLOGFILE cairn ..`"));
+        return Err(Failure::new(
+            ExitCode::Refused,
+            "SSLKEYLOGFILE",
+            "SSLKEYLOGFILE is set, so session keys would be logged",
+        )
+        .with_hint("run `env -u SSLKEYLOGFILE cairn ..`"));
     }
     let verbosity = Verbosity { verbose: cli.global.verbose, quiet: cli.global.quiet, json: cli.global.json };
     telemetry::start(verbosity);

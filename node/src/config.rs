@@ -86,7 +86,8 @@ impl FileConfig {
     pub fn load(named: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Failure> {
         let own = data_dir.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
         let Some(path) = named.or(own.as_deref()) else { return Ok(Self::default()) };
-        let wrong = || Failure::new(ExitCode::Usage, "CONFIG", format!("cannot use the settings in {}", path.display()));
+        let wrong =
+            || Failure::new(ExitCode::Usage, "CONFIG", format!("cannot use the settings in {}", path.display()));
         let mut text = String::new();
         std::fs::File::open(path)
             .and_then(|f| std::io::Read::read_to_string(&mut std::io::Read::take(f, CONFIG_MAX), &mut text))
@@ -106,9 +107,10 @@ impl FileConfig {
         let table: toml::Table =
             toml::from_str(text).map_err(|e| ConfigError { message: e.message().to_owned(), hint: String::new() })?;
         check_keys(&table, "")?;
-        let config: Self = table
-            .try_into()
-            .map_err(|e: toml::de::Error| ConfigError { message: e.to_string().trim().to_owned(), hint: String::new() })?;
+        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError {
+            message: e.to_string().trim().to_owned(),
+            hint: String::new(),
+        })?;
         match config.version {
             None | Some(1) => Ok(config),
             Some(other) => Err(ConfigError {
@@ -138,7 +140,8 @@ fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
         match value {
             toml::Value::Table(inner) if section => check_keys(inner, &path)?,
             _ => {
-                let near = nearest(&path).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let near =
+                    nearest(&path, value.is_table()).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
                 return Err(ConfigError { message: format!("unknown key `{path}`"), hint: near });
             }
         }
@@ -147,9 +150,11 @@ fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
 }
 
 /// The known key with the fewest edits; `None` when all are too far to be a slip.
-fn nearest(path: &str) -> Option<&'static str> {
+fn nearest(path: &str, is_table: bool) -> Option<&'static str> {
     let last = path.rsplit('.').next().unwrap_or(path);
-    KEYS.iter()
+    let known: &[&str] = if is_table { &["node", "owner"] } else { &KEYS };
+    known
+        .iter()
         .map(|known| {
             let known_last = known.rsplit('.').next().unwrap_or(known);
             (edits(path, known).min(edits(last, known_last) + 1), *known)

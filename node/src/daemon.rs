@@ -84,7 +84,8 @@ pub async fn run(
     let result = match socket {
         Ok(socket) => {
             let stop = CancellationToken::new();
-            let api = tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
+            let api =
+                tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
             for address in service.node().addresses() {
                 listening(&address);
             }

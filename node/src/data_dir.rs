@@ -196,8 +196,9 @@ impl DataDir {
             })?),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => {
-                return Err(Failure::new(ExitCode::Failed, "DOMAIN", format!("cannot read {}", path.display()))
-                    .caused_by(&e));
+                return Err(
+                    Failure::new(ExitCode::Failed, "DOMAIN", format!("cannot read {}", path.display())).caused_by(&e)
+                );
             }
         };
         match (pinned, asked) {
@@ -227,7 +228,9 @@ impl DataDir {
 pub fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
     let wrong = || {
         Failure::new(ExitCode::Failed, "NETWORK_FILE", format!("cannot use the network file {}", path.display()))
-            .with_hint("`cairn network new --name NAME > network.toml` makes one; ask whoever runs the network for theirs")
+            .with_hint(
+                "`cairn network new --name NAME > network.toml` makes one; ask whoever runs the network for theirs",
+            )
     };
     let mut text = String::new();
     File::open(path)

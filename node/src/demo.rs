@@ -45,9 +45,10 @@ pub(crate) async fn run(
     mut screen: DemoScreen,
     cancel: CancellationToken,
 ) -> Result<ExitCode, Failure> {
-    let folder = tempfile::Builder::new().prefix("cairn-demo-").tempdir().map_err(|e| {
-        Failure::new(ExitCode::Failed, "TEMP_DIR", "cannot make a temporary folder").caused_by(&e)
-    })?;
+    let folder = tempfile::Builder::new()
+        .prefix("cairn-demo-")
+        .tempdir()
+        .map_err(|e| Failure::new(ExitCode::Failed, "TEMP_DIR", "cannot make a temporary folder").caused_by(&e))?;
     let root = folder.path().to_owned();
     let mut village = Village::default();
     let story = tell(&plan, &root, &mut village, &mut screen, &cancel);
@@ -119,14 +120,19 @@ async fn tell(
         map.groups(),
         map.holders()
     ));
-    let stripe = map.example_stripe().ok_or_else(|| {
-        Failure::new(ExitCode::Failed, "DEMO", "no shard arrived anywhere")
-    })?;
+    let stripe =
+        map.example_stripe().ok_or_else(|| Failure::new(ExitCode::Failed, "DEMO", "no shard arrived anywhere"))?;
     screen.say(&format!("one stripe of group {} as an example:", stripe.group_short()));
     for holder in &stripe.holders {
         let row = serde_json::json!({ "slot": holder.slot, "peer": holder.peer, "domain": holder.domain, "region": holder.region });
         let what = if holder.slot < 5 { "data  " } else { "parity" };
-        let text = format!("slot {} ({what})  ->  node {:>2}  {}  {}", holder.slot, holder.node, &holder.peer[..8], holder.region);
+        let text = format!(
+            "slot {} ({what})  ->  node {:>2}  {}  {}",
+            holder.slot,
+            holder.node,
+            &holder.peer[..8],
+            holder.region
+        );
         screen.row("holder", row, &text);
     }
 
@@ -176,10 +182,23 @@ async fn tell(
             &[
                 format!("all {files} files are identical: every byte, name, mode and time"),
                 String::new(),
-                format!("backed up    {:>10}  {backup_s:>6.1} s  {:>10}/s", ByteSize(bytes).to_string(), rate(bytes, backup_s)),
-                format!("sent         {:>10}  in {} shards, {} groups", ByteSize(sent).to_string(), map.shards(), map.groups()),
+                format!(
+                    "backed up    {:>10}  {backup_s:>6.1} s  {:>10}/s",
+                    ByteSize(bytes).to_string(),
+                    rate(bytes, backup_s)
+                ),
+                format!(
+                    "sent         {:>10}  in {} shards, {} groups",
+                    ByteSize(sent).to_string(),
+                    map.shards(),
+                    map.groups()
+                ),
                 format!("recovered    {:>10}  {recover_s:>6.1} s  from 24 words", "the vault"),
-                format!("restored     {:>10}  {restore_s:>6.1} s  {:>10}/s", ByteSize(bytes).to_string(), rate(bytes, restore_s)),
+                format!(
+                    "restored     {:>10}  {restore_s:>6.1} s  {:>10}/s",
+                    ByteSize(bytes).to_string(),
+                    rate(bytes, restore_s)
+                ),
                 format!("lost         {:>10}  of {} nodes, and the owner's machine", LOSSES, plan.nodes),
             ],
         );

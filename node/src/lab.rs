@@ -119,7 +119,8 @@ impl Lab {
 
     fn make(dir: &Path, network: &NetworkFile, plan: &Plan) -> Result<Self, Failure> {
         let failed = |e: std::io::Error| {
-            Failure::new(ExitCode::Failed, "LAB_DIR", format!("cannot use the lab folder {}", dir.display())).caused_by(&e)
+            Failure::new(ExitCode::Failed, "LAB_DIR", format!("cannot use the lab folder {}", dir.display()))
+                .caused_by(&e)
         };
         fs::create_dir_all(dir).map_err(failed)?;
         let dir = fs::canonicalize(dir).map_err(failed)?;
@@ -239,7 +240,8 @@ impl Lab {
         }
         let patience = Duration::from_secs(if how == process::End::Kill { 10 } else { 40 });
         wait::until(patience, || alive.iter().all(|p| !p.is_alive())).await.map_err(|()| {
-            Failure::new(ExitCode::Failed, "NODE_LIVES", "a node did not end in time").with_hint("`cairn lab kill` ends it")
+            Failure::new(ExitCode::Failed, "NODE_LIVES", "a node did not end in time")
+                .with_hint("`cairn lab kill` ends it")
         })?;
         for index in nodes {
             self.file.nodes[*index].process = None;

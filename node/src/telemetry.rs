@@ -19,11 +19,8 @@ pub fn start(verbosity: Verbosity) {
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default_filter(verbosity)));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that a subscriber is set already, which is what we want.
-    let _ = if verbosity.json {
-        builder.json().try_init()
-    } else {
-        builder.with_target(false).with_ansi(false).try_init()
-    };
+    let _ =
+        if verbosity.json { builder.json().try_init() } else { builder.with_target(false).with_ansi(false).try_init() };
 }
 
 /// Our own levels first; libraries only speak up when they fail, or when somebody really asks.

@@ -209,9 +209,10 @@ async fn read_frames(
     loop {
         while let Some(frame) = reader.next().map_err(|e| broken(&e))? {
             match frame {
-                Frame::Data(bytes) => output.write_all(&bytes).await.map_err(|e| {
-                    Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e)
-                })?,
+                Frame::Data(bytes) => output
+                    .write_all(&bytes)
+                    .await
+                    .map_err(|e| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e))?,
                 Frame::Event(json) => {
                     let event = serde_json::from_slice(&json).map_err(|e| broken(&e))?;
                     drop(events.send(event).await);

@@ -222,7 +222,9 @@ async fn streams(State(api): State<Api>, request: Request) -> Response {
         match reader.next() {
             Ok(Some(Frame::Request(json))) if json.len() <= REQUEST_MAX => break parse(&json),
             Ok(None) => {}
-            Ok(Some(_)) => break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "the first frame must be the request")),
+            Ok(Some(_)) => {
+                break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "the first frame must be the request"));
+            }
             Err(e) => break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "bad frames").caused_by(&e)),
         }
         match body.next().await {
@@ -268,7 +270,9 @@ async fn pump(mut body: BodyDataStream, mut reader: FrameReader, sender: mpsc::S
 /// Starts the verb in a task of its own and answers with its events as they come.
 fn start(api: &Api, request: VerbRequest, input: Option<StreamInput>, shape: Shape) -> Response {
     let Ok(permit) = Arc::clone(&api.permits).try_acquire_owned() else {
-        return refuse(Failure::new(ExitCode::Busy, "BUSY", format!("{VERBS_MAX} verbs are running already")).retryable());
+        return refuse(
+            Failure::new(ExitCode::Busy, "BUSY", format!("{VERBS_MAX} verbs are running already")).retryable(),
+        );
     };
     let (pieces, received) = mpsc::channel::<Bytes>(PIECES);
     let cancel = api.shutdown.child_token();

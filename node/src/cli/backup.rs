@@ -21,7 +21,7 @@ use crate::{
     zcat dump.sql.gz | cairn backup --stdin --stdin-filename dump.sql\n  \
     cairn backup --stdin-filename shop.sql --stdin-from-command -- pg_dump -Fp shop\n\nA command that fails makes no snapshot \
     (exit 7). With --stdin, use `set -o pipefail` or --stdin-from-command.")]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["paths", "stdin", "stdin_from_command"])))]
+#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["paths", "stdin", "stdin_from_command"])))]
 #[command(group(clap::ArgGroup::new("stream").args(["stdin", "stdin_from_command"])))]
 pub(super) struct Backup {
     /// Files and folders; with --stdin-from-command, the command and its arguments after `--`

@@ -11,8 +11,10 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn demo\n  cairn demo /etc --nodes 24\n  cairn demo ~/photos --keep\n\nNothing leaves \
-    this machine and nothing is kept, unless --keep is given.")]
+#[command(
+    after_help = "Examples:\n  cairn demo\n  cairn demo /etc --nodes 24\n  cairn demo ~/photos --keep\n\nNothing leaves \
+    this machine and nothing is kept, unless --keep is given."
+)]
 pub(super) struct Demo {
     /// What to back up [default: a generated mix of files and an SQL dump, about 64 MiB]
     path: Option<PathBuf>,

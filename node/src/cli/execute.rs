@@ -33,8 +33,12 @@ impl Place {
             return Ok(Self::Daemon(daemon));
         }
         if needs_vault(verb) && !dir.has_vault() {
-            return Err(Failure::new(ExitCode::NotFound, "NO_VAULT", format!("there is no vault in {}", dir.root().display()))
-                .with_hint("`cairn init` makes one, `cairn recover` brings one back from its 24 words"));
+            return Err(Failure::new(
+                ExitCode::NotFound,
+                "NO_VAULT",
+                format!("there is no vault in {}", dir.root().display()),
+            )
+            .with_hint("`cairn init` makes one, `cairn recover` brings one back from its 24 words"));
         }
         let node = daemon::LocalNode::start(dir, context.network(), verb).await?;
         Ok(Self::Here(Box::new(node)))

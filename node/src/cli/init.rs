@@ -7,8 +7,8 @@ use clap::Args;
 use super::{Context, render, secrets};
 use crate::{
     api::client::DaemonClient,
-    data_dir::{DataDir, write_private},
     daemon::assemble,
+    data_dir::{DataDir, write_private},
     failure::{ExitCode, Failure},
 };
 

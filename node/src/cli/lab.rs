@@ -127,7 +127,8 @@ fn find(context: &Context, dir: Dir) -> Result<Lab, Failure> {
         Some(dir) => dir,
         None => {
             let data_dir = context.data_dir()?;
-            std::fs::read_to_string(data_dir.join("last-lab")).map_or_else(|_| data_dir.join("lab"), |t| t.trim().into())
+            std::fs::read_to_string(data_dir.join("last-lab"))
+                .map_or_else(|_| data_dir.join("lab"), |t| t.trim().into())
         }
     };
     Lab::open(&dir)
@@ -144,7 +145,8 @@ fn report(context: &Context, lab: &Lab) {
     let states = lab.status();
     let up = states.iter().filter(|n| n.state == NodeState::Up).count();
     if context.global.json {
-        let summary = serde_json::json!({ "nodes": states.len(), "up": up, "dir": lab.dir(), "network": lab.network_path() });
+        let summary =
+            serde_json::json!({ "nodes": states.len(), "up": up, "dir": lab.dir(), "network": lab.network_path() });
         render::line(&serde_json::json!({ "message_type": "summary", "verb": "lab", "summary": summary }).to_string());
     } else if !context.global.quiet {
         render::line(&format!("{up} of {} nodes up; network file {}", states.len(), lab.network_path().display()));

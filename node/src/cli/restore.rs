@@ -65,7 +65,9 @@ impl Restore {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn dump latest /home/me/notes.txt > notes.txt\n  cairn dump latest shop.sql | psql shop")]
+#[command(
+    after_help = "Examples:\n  cairn dump latest /home/me/notes.txt > notes.txt\n  cairn dump latest shop.sql | psql shop"
+)]
 pub(super) struct Dump {
     /// Snapshot: `latest`, or the beginning of its id
     #[arg(value_name = "SNAP")]

@@ -18,8 +18,7 @@ pub(super) fn watch(cancel: CancellationToken) -> Signals {
     let seen = Arc::new(AtomicU8::new(0));
     let store = Arc::clone(&seen);
     tokio::spawn(async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             // Without handlers the kernel's defaults stay: the process dies, which is safe at any moment.
             return;

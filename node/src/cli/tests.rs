@@ -66,7 +66,13 @@ fn command_lines_of_the_contract_parse() {
 
 #[test]
 fn contradictions_are_usage_errors() {
-    for text in ["backup", "backup a --stdin", "backup --stdin-filename n a", "check --read-data --read-data-subset 1/2", "frob"] {
+    for text in [
+        "backup",
+        "backup a --stdin",
+        "backup --stdin-filename n a",
+        "check --read-data --read-data-subset 1/2",
+        "frob",
+    ] {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");
     }

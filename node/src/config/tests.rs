@@ -21,7 +21,7 @@ fn an_unknown_key_names_the_nearest() {
     check("[node]\ngiv = 1\n", "unknown key `node.giv`", "did you mean `node.give`?");
     check("[node]\nregions = \"EU\"\n", "unknown key `node.regions`", "did you mean `node.region`?");
     check("listen = []\n", "unknown key `listen`", "did you mean `node.listen`?");
-    check("[nodes]\n", "unknown key `nodes`", "");
+    check("[nodes]\n", "unknown key `nodes`", "did you mean `node`?");
     check("[quite.something]\nelse = 1\n", "unknown key `quite`", "");
 }
 

@@ -3,11 +3,7 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use cairn_core::peer_view::PeerView;
-use cairn_proto::{
-    ByteSize, Domain, PeerKey, Region,
-    message::Roles,
-    network_file::NetworkFile,
-};
+use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -63,7 +59,9 @@ impl Node {
             // Solving the puzzle may take minutes of one core.
             blocking(move || Identity::load_or_create(&root, &network, &mut ChaCha20Rng::from_seed(seed)))
                 .await?
-                .map_err(|e| Failure::new(ExitCode::Failed, "IDENTITY", "this node has no usable identity").caused_by(&e))?
+                .map_err(|e| {
+                    Failure::new(ExitCode::Failed, "IDENTITY", "this node has no usable identity").caused_by(&e)
+                })?
         };
         let peer = identity.peer();
         let public = public_domain(&settings.listen);
@@ -79,9 +77,13 @@ impl Node {
         config.give = settings.give.unwrap_or(ByteSize(0));
         config.listen = settings.listen.clone();
         // On a network that lives on this machine there is nobody else to be found.
-        config.lan = LanMode { mdns: settings.mdns && !all_loopback, allow_private: neighbours.into_iter().any(|a| is_private(&a)) };
+        config.lan = LanMode {
+            mdns: settings.mdns && !all_loopback,
+            allow_private: neighbours.into_iter().any(|a| is_private(&a)),
+        };
         config.port_mapping = stores && settings.mdns && !all_loopback;
-        config.store = store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
+        config.store =
+            store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
         let handle = match network::start(config).await {
             Ok(handle) => handle,
@@ -112,7 +114,11 @@ impl Node {
     /// There is none, or it cannot be opened.
     pub async fn store_only(dir: DataDir) -> Result<Self, Failure> {
         if !dir.store().exists() {
-            return Err(Failure::new(ExitCode::NotFound, "NO_STORE", format!("nothing is stored in {}", dir.root().display())));
+            return Err(Failure::new(
+                ExitCode::NotFound,
+                "NO_STORE",
+                format!("nothing is stored in {}", dir.root().display()),
+            ));
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;

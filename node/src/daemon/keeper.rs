@@ -5,7 +5,7 @@ use cairn_proto::{GroupId, Slot, VaultKey, wire::RefusalCode};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    network::keeper::{Kept, KeeperSpace, OfferedShard, ShardKeeper},
+    network::keeper::{KeeperSpace, Kept, OfferedShard, ShardKeeper},
     store::{NewShard, Store, StoreError},
 };
 
@@ -73,7 +73,9 @@ impl ShardKeeper for StoreKeeper {
 fn refusal(error: StoreError) -> RefusalCode {
     match &error {
         StoreError::RootMismatch => RefusalCode::RootMismatch,
-        StoreError::WrongLength { .. } | StoreError::RangeOutside | StoreError::HeadInvalid(_) => RefusalCode::BadRequest,
+        StoreError::WrongLength { .. } | StoreError::RangeOutside | StoreError::HeadInvalid(_) => {
+            RefusalCode::BadRequest
+        }
         StoreError::Occupied => RefusalCode::Occupied,
         StoreError::LedgerConflict { .. } => RefusalCode::LedgerConflict,
         StoreError::NoSpace { .. } | StoreError::HeadsFull { .. } => RefusalCode::NoSpace,

@@ -29,12 +29,18 @@ pub(super) fn generate(root: &Path) -> Result<PathBuf, Failure> {
 
 fn write_all(root: &Path) -> std::io::Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(0x5eed);
-    for folder in ["notes/2025/winter", "notes/2026", "photos/holiday", "database", "code/src/deep/er/and/deeper", "empty"] {
+    for folder in
+        ["notes/2025/winter", "notes/2026", "photos/holiday", "database", "code/src/deep/er/and/deeper", "empty"]
+    {
         fs::create_dir_all(root.join(folder))?;
     }
     for i in 0..400 {
         let size = 200 + (rng.next_u32() % 24_000) as usize;
-        text(&root.join(format!("notes/{}/note-{i:03}.txt", if i % 2 == 0 { "2025" } else { "2026" })), size, &mut rng)?;
+        text(
+            &root.join(format!("notes/{}/note-{i:03}.txt", if i % 2 == 0 { "2025" } else { "2026" })),
+            size,
+            &mut rng,
+        )?;
     }
     for i in 0..8 {
         noise(&root.join(format!("photos/holiday/IMG_{i:04}.jpg")), 2_500_000 + i * 300_000, &mut rng)?;
@@ -73,7 +79,10 @@ fn text(path: &Path, size: usize, rng: &mut ChaCha8Rng) -> std::io::Result<()> {
 
 fn dump(path: &Path, rows: u32, rng: &mut ChaCha8Rng) -> std::io::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
-    writeln!(out, "--\n-- PostgreSQL database dump\n--\n\nCREATE TABLE orders (id bigint, placed timestamp, who text, note text);")?;
+    writeln!(
+        out,
+        "--\n-- PostgreSQL database dump\n--\n\nCREATE TABLE orders (id bigint, placed timestamp, who text, note text);"
+    )?;
     writeln!(out, "COPY orders (id, placed, who, note) FROM stdin;")?;
     for id in 0..rows {
         let word = |rng: &mut ChaCha8Rng| WORDS[rng.next_u32() as usize % WORDS.len()];

@@ -188,7 +188,10 @@ impl ShardMap {
             for holder in holders {
                 let first = *slots.entry((group, holder.node)).or_insert(holder.slot);
                 if first != holder.slot {
-                    let message = format!("SEP-1 is broken: node {} holds slots {first} and {} of a group", holder.node, holder.slot);
+                    let message = format!(
+                        "SEP-1 is broken: node {} holds slots {first} and {} of a group",
+                        holder.node, holder.slot
+                    );
                     return Err(Failure::new(ExitCode::Failed, "SEP_1", message));
                 }
             }

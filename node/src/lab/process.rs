@@ -38,7 +38,10 @@ impl ProcessId {
         match start_time(self.pid) {
             Some(started) => started == self.started,
             // Without /proc: ask whether anybody has this pid at all.
-            None => !Path::new("/proc/self/stat").exists() && self.pid().is_some_and(|p| rustix::process::test_kill_process(p).is_ok()),
+            None => {
+                !Path::new("/proc/self/stat").exists()
+                    && self.pid().is_some_and(|p| rustix::process::test_kill_process(p).is_ok())
+            }
         }
     }
 
@@ -111,7 +114,9 @@ fn listen(known: &[String]) -> Vec<String> {
     let known: Vec<String> = known
         .iter()
         .filter_map(|text| text.parse::<Multiaddr>().ok())
-        .map(|address| address.into_iter().filter(|p| !matches!(p, Protocol::P2p(_))).collect::<Multiaddr>().to_string())
+        .map(|address| {
+            address.into_iter().filter(|p| !matches!(p, Protocol::P2p(_))).collect::<Multiaddr>().to_string()
+        })
         .collect();
     if known.is_empty() {
         vec!["/ip4/127.0.0.1/tcp/0".to_owned(), "/ip4/127.0.0.1/udp/0/quic-v1".to_owned()]

@@ -114,7 +114,16 @@ pub(super) fn pairs(row: &Value) -> String {
 pub(super) fn named(key: &str, value: &Value) -> String {
     let is_bytes = key.ends_with("bytes") || ["give", "free", "data_added", "total_size"].contains(&key);
     let is_id = ["group", "peer", "root", "holder"].contains(&key);
-    cell(value, if is_bytes { Form::Bytes } else if is_id { Form::Short } else { Form::Text })
+    cell(
+        value,
+        if is_bytes {
+            Form::Bytes
+        } else if is_id {
+            Form::Short
+        } else {
+            Form::Text
+        },
+    )
 }
 
 fn cell(value: &Value, form: Form) -> String {
@@ -124,9 +133,7 @@ fn cell(value: &Value, form: Form) -> String {
         (Value::String(s), Form::Short) => s.chars().take(8).collect(),
         (Value::String(s), _) => printable(s),
         (Value::Bool(b), _) => if *b { "yes" } else { "no" }.to_owned(),
-        (Value::Array(items), Form::List) => {
-            items.iter().map(|i| cell(i, Form::Text)).collect::<Vec<_>>().join(",")
-        }
+        (Value::Array(items), Form::List) => items.iter().map(|i| cell(i, Form::Text)).collect::<Vec<_>>().join(","),
         (Value::Array(items), _) => {
             format!("[{}]", items.iter().map(|i| cell(i, form)).collect::<Vec<_>>().join(", "))
         }

@@ -40,7 +40,11 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         }
         // The rows were the answer.
         "snapshots" | "ls" | "find" | "dump" => Vec::new(),
-        "peers" => vec![format!("{} peers, {} of them store", rows::pairs(&summary["peers"]), rows::pairs(&summary["storage"]))],
+        "peers" => vec![format!(
+            "{} peers, {} of them store",
+            rows::pairs(&summary["peers"]),
+            rows::pairs(&summary["storage"])
+        )],
         "debug-store" => vec![format!("{} shards, {}", rows::pairs(&summary["shards"]), bytes("bytes"))],
         _ => match summary {
             Value::Object(map) => map

@@ -49,7 +49,8 @@ fn names_cannot_command_the_terminal() {
 
 #[test]
 fn a_backup_ends_with_its_snapshot() {
-    let lines = summary::lines("backup", &json!({"files_new": 2, "snapshot_id": "0123456789abcdef", "bytes_sent": 1024}));
+    let lines =
+        summary::lines("backup", &json!({"files_new": 2, "snapshot_id": "0123456789abcdef", "bytes_sent": 1024}));
     assert_eq!(lines.last().map(String::as_str), Some("snapshot 01234567 saved"));
 }
 

@@ -11,17 +11,23 @@
 //! - **SEC-1** Names, sizes and chunk boundaries never leave this module in the clear.
 
 mod backup;
+mod browse;
 pub mod catalogue;
 mod commit;
 mod failures;
+mod check;
 mod groups;
 mod ingest;
 pub mod keyring;
 pub mod reader;
+mod recover;
+mod report;
+mod restore;
 mod session;
 mod shortfall;
 mod sources;
 pub mod stream_input;
+mod tree_walk;
 pub mod verbs;
 
 use std::{
@@ -33,7 +39,7 @@ use cairn_core::{
     keys::{MasterSeed, VaultKeys, generate},
     seal::open_head,
 };
-use cairn_proto::{Timestamp, manifest::EpochRow};
+use cairn_proto::{Timestamp, manifest::EpochRow, message::HeadRecord};
 use zeroize::Zeroize as _;
 
 use crate::{
@@ -129,15 +135,18 @@ impl Vault {
     async fn check_network_head(&self, overlay: &Arc<dyn Overlay>) -> Result<Counters, Failure> {
         let mut counters = self.catalogue.counters().map_err(failures::catalogue)?;
         let found = overlay.find_head(self.keys.vault_key()).await.map_err(failures::overlay)?;
-        let Some(record) = found else { return Ok(counters) };
-        if (record.generation, record.sequence) <= (counters.generation, counters.sequence) {
+        let newer = |r: &HeadRecord| (r.generation, r.sequence) > (counters.generation, counters.sequence);
+        let Some(record) = found.filter(newer) else {
+            // A new generation, so that a machine which still has the old catalogue notices.
+            let recovered = self.catalogue.meta(Meta::Recovered).map_err(failures::catalogue)?.is_some();
+            counters.generation += u32::from(recovered);
             return Ok(counters);
-        }
+        };
         // Perhaps it is our own, whose confirmation got lost.
         let mine = self.catalogue.meta(Meta::Head).map_err(failures::catalogue)?;
         let content = open_head(&self.keys, &record).ok().and_then(|c| c.encode().ok());
         if content.is_some() && content == mine {
-            counters.sequence = record.sequence;
+            (counters.generation, counters.sequence) = (record.generation, record.sequence);
             return Ok(counters);
         }
         Err(Failure::new(

@@ -92,6 +92,8 @@ pub enum Meta {
     Head,
     /// Epochs of data keys: number and beginning of each.
     Epochs,
+    /// The catalogue came from the network: the next head begins a new generation.
+    Recovered,
 }
 
 /// The vault's running numbers.

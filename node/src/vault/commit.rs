@@ -112,6 +112,7 @@ impl Commit<'_> {
             runs: &placed,
             groups: &self.session.groups.rows(),
         })?;
+        self.session.catalogue.set_meta(Meta::Recovered, None)?;
         Ok(Committed { head_kept_by: kept_by })
     }
 

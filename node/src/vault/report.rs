@@ -7,7 +7,7 @@ use std::{
 };
 
 use cairn_core::placement::{
-    self, GroupRequest, Owner, PlacementError, PlacementPolicy, eligible, explain::explain, plan_group,
+    GroupRequest, Owner, PlacementError, PlacementPolicy, eligible, explain::explain, plan_group,
 };
 use cairn_proto::{PeerKey, SHARD_SIZE};
 use ed25519_dalek::SigningKey;
@@ -15,7 +15,7 @@ use rand_core::SeedableRng as _;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Vault, browse, failures, groups::Groups, session::StoreError};
+use super::{Vault, browse, failures, session::StoreError};
 use crate::{
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, VerbResult},

@@ -5,10 +5,15 @@
 
 pub mod code_params;
 pub mod group;
+pub mod head;
 pub mod ids;
+pub mod index;
+mod layout;
+pub mod manifest;
 pub mod message;
 pub mod network_file;
 pub mod signed;
+pub mod tree;
 pub mod units;
 pub mod wire;
 

@@ -3,5 +3,11 @@
 //! Time comes in as [`cairn_proto::Timestamp`], chance as a seeded generator, the world as values; what should
 //! happen comes out as values. The daemon and the simulator drive the same types.
 
+pub mod chunking;
 pub mod colour;
+pub mod erasure;
+pub mod keys;
+pub mod pack;
 pub mod peer_view;
+pub mod seal;
+pub mod stripe;

@@ -1,0 +1,138 @@
+//! Content-defined chunking: where a source is cut, so that an insertion moves no cut but those near it.
+//!
+//! FastCDC (2020), crate `fastcdc` at a pinned version; the vault's seed is mixed into the gear table, so cut points
+//! of known files cannot be compared with the vault's. Cut points are part of the format (a different cut costs
+//! deduplication, never correctness): `tests::golden_cuts` freezes them.
+
+use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
+
+#[cfg(test)]
+mod tests;
+
+/// How a source is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChunkProfile {
+    /// Files: 256 KiB at least, about 1 MiB, 4 MiB at most.
+    Files,
+    /// Streams such as database dumps, where a row changes here and there: 2, 8 and 64 KiB.
+    Stream,
+    /// Pages of one size, for databases that write in place; a power of two, 512 bytes to 1 MiB.
+    Pages(PageSize),
+    /// Metadata that has no structure of its own: 16, 64 and 512 KiB.
+    Metadata,
+}
+
+/// A page size: a power of two from 512 bytes to 1 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageSize(u32);
+
+impl PageSize {
+    /// Checks the size.
+    #[must_use]
+    pub const fn new(bytes: u32) -> Option<Self> {
+        if bytes.is_power_of_two() && bytes >= 512 && bytes <= 1 << 20 { Some(Self(bytes)) } else { None }
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
+impl ChunkProfile {
+    /// Fewest, intended and most bytes of a chunk. The last chunk of a source may be smaller.
+    #[must_use]
+    pub const fn sizes(self) -> (usize, usize, usize) {
+        match self {
+            Self::Files => (256 << 10, 1 << 20, 4 << 20),
+            Self::Stream => (2 << 10, 8 << 10, 64 << 10),
+            Self::Metadata => (16 << 10, 64 << 10, 512 << 10),
+            Self::Pages(size) => (size.0 as usize, size.0 as usize, size.0 as usize),
+        }
+    }
+
+    /// Bytes of a run before compression: what one random access decompresses. Files' chunks are read whole, so a
+    /// run is about one chunk; streams' chunks are small and read near each other.
+    #[must_use]
+    pub const fn run_target(self) -> usize {
+        match self {
+            Self::Files => 1 << 20,
+            Self::Stream | Self::Pages(_) | Self::Metadata => 256 << 10,
+        }
+    }
+}
+
+/// Cuts a stream of bytes.
+///
+/// ```text
+/// for part in source { chunker.push(part); while let Some(chunk) = chunker.next_chunk() { .. } }
+/// while let Some(chunk) = chunker.finish() { .. }
+/// ```
+///
+/// Memory: twice the largest chunk, and what is pushed at once.
+pub struct Chunker {
+    profile: ChunkProfile,
+    gear: Vec<u64>,
+    gear_ls: Vec<u64>,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl std::fmt::Debug for Chunker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunker({:?}, {} bytes waiting)", self.profile, self.buffer.len() - self.start)
+    }
+}
+
+impl Chunker {
+    /// A chunker for one or more sources of a kind; `seed` from [`crate::keys::VaultKeys::chunker_seed`].
+    #[must_use]
+    pub fn new(profile: ChunkProfile, seed: u64) -> Self {
+        let (gear, gear_ls) = get_gear_with_seed(seed);
+        Self { profile, gear: gear.into_owned(), gear_ls: gear_ls.into_owned(), buffer: Vec::new(), start: 0 }
+    }
+
+    /// Takes the next bytes of the source. Take all chunks out before pushing more.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 && self.buffer.len() + bytes.len() > self.buffer.capacity() {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(2 * self.profile.sizes().2);
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next chunk, when enough bytes are there to know where it ends.
+    pub fn next_chunk(&mut self) -> Option<&[u8]> {
+        if self.buffer.len() - self.start < self.profile.sizes().2 { None } else { Some(self.take()) }
+    }
+
+    /// After the last byte was pushed: the chunks that are left, one a call. After `None` a new source may begin.
+    pub fn finish(&mut self) -> Option<&[u8]> {
+        if self.buffer.len() == self.start {
+            self.buffer.clear();
+            self.start = 0;
+            return None;
+        }
+        Some(self.take())
+    }
+
+    fn take(&mut self) -> &[u8] {
+        let left = &self.buffer[self.start..];
+        let (min, avg, max) = self.profile.sizes();
+        let length = match self.profile {
+            ChunkProfile::Pages(_) => left.len().min(max),
+            ChunkProfile::Files | ChunkProfile::Stream | ChunkProfile::Metadata => {
+                let (strict, loose) = select_masks(avg, Normalization::Level1);
+                let (gear, gear_ls) = (&self.gear, &self.gear_ls);
+                cut_gear(left, min, avg, max, strict, loose, strict << 1, loose << 1, gear, gear_ls).1
+            }
+        };
+        let chunk = &self.buffer[self.start..self.start + length];
+        self.start += length;
+        chunk
+    }
+}

@@ -1,0 +1,328 @@
+//! A stripe from payload to shards and back.
+//!
+//! - **SEC-1** [`SealedStripe`] has ciphertext only; it can be made in no other way than by sealing.
+//! - **DUR-2** Every shard is checked against its root before it is used, and opens only under its own key: a wrong
+//!   byte is never returned. Fewer than k good shards are an error that says how many there were.
+
+use bytes::Bytes;
+use cairn_proto::{CodeParams, DecodeError, SHARD_PAYLOAD, SHARD_SIZE, ShardRoot, Slot, StripeId, index::StripeRow};
+
+use crate::{
+    erasure::{Codec, ErasureError},
+    keys::EpochKeys,
+    seal::{SealError, open_in_place, seal_in_place},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Why a stripe could not be built or opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StripeError {
+    /// Fewer good shards than it takes.
+    #[error("{good} good shards of stripe {stripe}, {needed} are needed ({bad} came with wrong bytes)", stripe = stripe.short())]
+    TooFew {
+        /// The stripe.
+        stripe: StripeId,
+        /// Shards whose bytes match their roots.
+        good: usize,
+        /// Real shards needed: the data shards that are not virtual.
+        needed: usize,
+        /// Shards whose bytes did not match.
+        bad: usize,
+    },
+    /// A shard's bytes are not the ones in the row.
+    #[error("slot {slot} of stripe {stripe} has wrong bytes", stripe = stripe.short())]
+    WrongBytes {
+        /// The stripe.
+        stripe: StripeId,
+        /// The slot.
+        slot: Slot,
+    },
+    /// The roots match, but a shard does not open: the keys are another vault's or epoch's.
+    #[error("stripe {stripe} does not open: {source}", stripe = stripe.short())]
+    Sealed {
+        /// The stripe.
+        stripe: StripeId,
+        /// What the cipher said.
+        source: SealError,
+    },
+    /// The row, or the payload, is not one of this code.
+    #[error(transparent)]
+    Row(#[from] DecodeError),
+    /// The shards are not those of a stripe.
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
+}
+
+/// Plaintext of a stripe, laid out so that sealing needs no copy: buffers of [`SHARD_SIZE`] bytes, in each
+/// [`SHARD_PAYLOAD`] bytes of payload and room for the tag. What was not written is zero.
+pub struct StripePayload {
+    capacity: usize,
+    buffers: Vec<Vec<u8>>,
+    length: usize,
+}
+
+impl std::fmt::Debug for StripePayload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StripePayload({} of {} bytes)", self.length, self.capacity)
+    }
+}
+
+impl StripePayload {
+    /// An empty payload for a stripe of this code.
+    #[must_use]
+    pub const fn new(code: CodeParams) -> Self {
+        Self { capacity: code.stripe_payload(), buffers: Vec::new(), length: 0 }
+    }
+
+    /// Bytes written.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Bytes that still fit.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        self.capacity - self.length
+    }
+
+    /// Data shards that are needed for what was written.
+    #[must_use]
+    pub const fn used(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// Appends as much as fits and returns how much that was.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room());
+        let mut left = &bytes[..taken];
+        while !left.is_empty() {
+            let at = self.length % SHARD_PAYLOAD;
+            if at == 0 {
+                self.buffers.push(vec![0; SHARD_SIZE]);
+            }
+            let Some(buffer) = self.buffers.last_mut() else { break };
+            let (now, later) = left.split_at(left.len().min(SHARD_PAYLOAD - at));
+            buffer[at..at + now.len()].copy_from_slice(now);
+            self.length += now.len();
+            left = later;
+        }
+        taken
+    }
+
+    /// Copies bytes out; `None` when they are not all there.
+    #[must_use]
+    pub fn read(&self, offset: usize, length: usize) -> Option<Vec<u8>> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.length)?;
+        let mut out = Vec::with_capacity(length);
+        let mut at = offset;
+        while at < end {
+            let (slot, start) = (at / SHARD_PAYLOAD, at % SHARD_PAYLOAD);
+            let stop = SHARD_PAYLOAD.min(start + end - at);
+            out.extend_from_slice(&self.buffers[slot][start..stop]);
+            at += stop - start;
+        }
+        Some(out)
+    }
+}
+
+/// A stripe's shards, sealed, coded and hashed: what may be sent.
+#[derive(Clone, Debug)]
+pub struct SealedStripe {
+    stripe: StripeId,
+    used: u8,
+    epoch: u32,
+    shards: Vec<Option<Bytes>>,
+    roots: Vec<Option<ShardRoot>>,
+}
+
+impl SealedStripe {
+    /// Seals the payload under the stripe's keys, codes and hashes it. `stripe` must be 32 fresh random bytes (SEC-2).
+    ///
+    /// # Errors
+    /// [`StripeError::Erasure`] when the payload is empty or made for a wider code.
+    pub fn build(
+        codec: &Codec,
+        payload: StripePayload,
+        keys: &EpochKeys,
+        stripe: StripeId,
+    ) -> Result<Self, StripeError> {
+        let params = codec.params();
+        let used = payload.used();
+        let stripe_key = keys.stripe_key(&stripe);
+        let mut data = payload.buffers;
+        for (slot, shard) in params.each_slot().zip(&mut data) {
+            let sealed = seal_in_place(&stripe_key, &stripe, slot, shard);
+            sealed.map_err(|source| StripeError::Sealed { stripe, source })?;
+        }
+        let parity = codec.parity(&data)?;
+        let virtual_slots = std::iter::repeat_n(None, params.data() - used);
+        let shards: Vec<_> =
+            data.into_iter().map(Some).chain(virtual_slots).chain(parity.into_iter().map(Some)).collect();
+        let shards: Vec<_> = shards.into_iter().map(|shard| shard.map(Bytes::from)).collect();
+        let roots = shards.iter().map(|shard| shard.as_deref().map(root_of)).collect();
+        Ok(Self { stripe, used: used as u8, epoch: keys.number(), shards, roots })
+    }
+
+    /// The stripe's id.
+    #[must_use]
+    pub const fn stripe(&self) -> StripeId {
+        self.stripe
+    }
+
+    /// Data shards present.
+    #[must_use]
+    pub const fn used(&self) -> u8 {
+        self.used
+    }
+
+    /// Each slot's shard; `None` for virtual slots.
+    #[must_use]
+    pub fn shards(&self) -> &[Option<Bytes>] {
+        &self.shards
+    }
+
+    /// Each slot's root; `None` for virtual slots.
+    #[must_use]
+    pub fn roots(&self) -> &[Option<ShardRoot>] {
+        &self.roots
+    }
+
+    /// The row that describes it.
+    #[must_use]
+    pub fn row(&self, no: cairn_proto::index::StripeNo, group: u32, ordinal: u8) -> StripeRow {
+        let (stripe, epoch, used) = (self.stripe, self.epoch, self.used);
+        StripeRow { no, group, ordinal, epoch, stripe, used, roots: self.roots.clone() }
+    }
+}
+
+/// A stripe's plaintext, and what was wrong on the way.
+#[derive(Debug)]
+pub struct OpenedStripe {
+    /// All of the payload, zero padding at the end included.
+    pub payload: StripePayload,
+    /// Slots that came with bytes other than the row says: their holders lied or lost them.
+    pub wrong: Vec<Slot>,
+}
+
+/// The root of a shard's bytes.
+#[must_use]
+pub fn root_of(shard: &[u8]) -> ShardRoot {
+    ShardRoot::from_bytes(*blake3::hash(shard).as_bytes())
+}
+
+/// Whether these are the bytes that the row has for the slot.
+#[must_use]
+pub fn shard_is_right(row: &StripeRow, slot: Slot, shard: &[u8]) -> bool {
+    shard.len() == SHARD_SIZE && row.root(slot).is_some_and(|root| *root == root_of(shard))
+}
+
+/// Opens a whole stripe from the shards at hand, at most one a slot, in slot order (`None`: not at hand). Codes only
+/// when a data shard is missing or wrong.
+///
+/// # Errors
+/// [`StripeError::TooFew`] and the others; never a wrong byte (DUR-2).
+pub fn open_stripe(
+    codec: &Codec,
+    row: &StripeRow,
+    shards: Vec<Option<Bytes>>,
+    keys: &EpochKeys,
+) -> Result<OpenedStripe, StripeError> {
+    let params = check_row(codec, row)?;
+    let (mut good, wrong) = sift(row, params, shards);
+    let used = usize::from(row.used);
+    complete(codec, row, &mut good, wrong.len(), false)?;
+    let stripe_key = keys.stripe_key(&row.stripe);
+    let mut buffers = Vec::with_capacity(used);
+    for (slot, shard) in params.each_slot().zip(good).take(used) {
+        let Some(mut shard) = shard else {
+            return Err(StripeError::WrongBytes { stripe: row.stripe, slot });
+        };
+        let opened = open_in_place(&stripe_key, &row.stripe, slot, &mut shard);
+        opened.map_err(|source| StripeError::Sealed { stripe: row.stripe, source })?;
+        buffers.push(shard);
+    }
+    let payload = StripePayload { capacity: params.stripe_payload(), length: used * SHARD_PAYLOAD, buffers };
+    Ok(OpenedStripe { payload, wrong })
+}
+
+/// Opens one data shard: its [`SHARD_PAYLOAD`] bytes of plaintext.
+///
+/// # Errors
+/// [`StripeError::WrongBytes`] when the bytes are not the row's, [`StripeError::Sealed`] when the keys are not.
+pub fn open_shard(row: &StripeRow, slot: Slot, shard: &[u8], keys: &EpochKeys) -> Result<Vec<u8>, StripeError> {
+    let stripe = row.stripe;
+    if slot.index() >= row.used.into() || !shard_is_right(row, slot, shard) {
+        return Err(StripeError::WrongBytes { stripe, slot });
+    }
+    let mut shard = shard.to_vec();
+    let opened = open_in_place(&keys.stripe_key(&stripe), &stripe, slot, &mut shard);
+    opened.map_err(|source| StripeError::Sealed { stripe, source })?;
+    shard.truncate(SHARD_PAYLOAD);
+    Ok(shard)
+}
+
+/// Makes every shard of a stripe again from any k, without a key; byte-identical to the first ones (DUR-3).
+///
+/// # Errors
+/// [`StripeError::TooFew`] and the others.
+pub fn rebuild(codec: &Codec, row: &StripeRow, shards: Vec<Option<Bytes>>) -> Result<Vec<Option<Bytes>>, StripeError> {
+    let params = check_row(codec, row)?;
+    let (mut good, wrong) = sift(row, params, shards);
+    complete(codec, row, &mut good, wrong.len(), true)?;
+    Ok(good.into_iter().map(|shard| shard.map(Bytes::from)).collect())
+}
+
+fn check_row(codec: &Codec, row: &StripeRow) -> Result<CodeParams, StripeError> {
+    let params = row.code()?;
+    if params != codec.params() {
+        return Err(DecodeError::Invalid { what: "stripe row", why: "of another code than its group" }.into());
+    }
+    Ok(params)
+}
+
+/// Keeps the shards that are right and names those that are not.
+fn sift(row: &StripeRow, params: CodeParams, shards: Vec<Option<Bytes>>) -> (Vec<Option<Vec<u8>>>, Vec<Slot>) {
+    let mut wrong = Vec::new();
+    let mut good: Vec<Option<Vec<u8>>> = vec![None; params.slots()];
+    for ((slot, place), shard) in params.each_slot().zip(&mut good).zip(shards) {
+        match shard {
+            Some(shard) if shard_is_right(row, slot, &shard) => *place = Some(shard.into()),
+            Some(_) if row.root(slot).is_some() => wrong.push(slot),
+            _ => {}
+        }
+    }
+    (good, wrong)
+}
+
+/// Rebuilds what is missing and checks it against its roots.
+fn complete(
+    codec: &Codec,
+    row: &StripeRow,
+    shards: &mut [Option<Vec<u8>>],
+    bad: usize,
+    parity_too: bool,
+) -> Result<(), StripeError> {
+    let (stripe, needed) = (row.stripe, usize::from(row.used));
+    let there: Vec<_> = shards.iter().map(Option::is_some).collect();
+    let good = there.iter().filter(|there| **there).count();
+    if good < needed {
+        return Err(StripeError::TooFew { stripe, good, needed, bad });
+    }
+    codec.reconstruct(needed, shards, parity_too)?;
+    for (slot, _) in row.present() {
+        let rebuilt = shards[slot.index()].as_deref().filter(|_| !there[slot.index()]);
+        if rebuilt.is_some_and(|shard| !shard_is_right(row, slot, shard)) {
+            return Err(StripeError::WrongBytes { stripe, slot });
+        }
+    }
+    Ok(())
+}

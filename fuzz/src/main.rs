@@ -33,7 +33,9 @@ fn options() -> Result<Option<Options>, String> {
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
         let number = || {
             let digits = value.strip_prefix("0x");
-            digits.map_or_else(|| value.parse(), |hex| u64::from_str_radix(hex, 16)).map_err(|e| format!("{value}: {e}"))
+            digits
+                .map_or_else(|| value.parse(), |hex| u64::from_str_radix(hex, 16))
+                .map_err(|e| format!("{value}: {e}"))
         };
         match arg.as_str() {
             "--seconds" => options.seconds = number()?,

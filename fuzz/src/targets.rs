@@ -1,5 +1,7 @@
 //! One target per decoder: valid inputs to start from, and what must hold for any bytes.
 
+mod formats;
+
 use std::path::Path;
 
 use cairn_proto::{
@@ -26,7 +28,7 @@ pub struct Target {
 /// Every target.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    vec![
+    let mut all = vec![
         Target { name: "frame-header", seeds: frame_seeds, run: frame_header },
         Target { name: "frame-head", seeds: frame_head_seeds, run: frame_head },
         Target { name: "signed-bytes", seeds: signed_seeds, run: signed_bytes },
@@ -37,7 +39,9 @@ pub fn all() -> Vec<Target> {
         Target { name: "network-file", seeds: network_file_seeds, run: network_file },
         Target { name: "path-text", seeds: || vec![b"/a%20b%FF%00%zz%".to_vec()], run: path_text },
         Target { name: "texts", seeds: text_seeds, run: texts },
-    ]
+    ];
+    all.extend(formats::all());
+    all
 }
 
 /// The target of that name.
@@ -249,7 +253,9 @@ fn path_text(bytes: &[u8]) {
 }
 
 fn text_seeds() -> Vec<Vec<u8>> {
-    ["op:some-name", "v4:10.0.0", "EU/DE/FSN", "1.5 GiB", "500GB", "v6:2001:db8:0"].map(|t| t.as_bytes().to_vec()).to_vec()
+    ["op:some-name", "v4:10.0.0", "EU/DE/FSN", "1.5 GiB", "500GB", "v6:2001:db8:0"]
+        .map(|t| t.as_bytes().to_vec())
+        .to_vec()
 }
 
 fn texts(bytes: &[u8]) {

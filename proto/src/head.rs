@@ -14,8 +14,8 @@ mod tests;
 /// Version of the formats that a head leads to.
 pub const FORMAT_VERSION: u32 = 1;
 /// Most bytes of an encoded head: what [`crate::message::HEAD_RECORD_MAX`] leaves for it, after the signed envelope
-/// and the sealing (192 bytes), in whole steps of [`HEAD_STEP`].
-pub const HEAD_CONTENT_MAX: usize = 7 * 1024 + 512;
+/// and the sealing (some 160 bytes), in whole steps of [`HEAD_STEP`], less the two bytes of its length.
+pub const HEAD_CONTENT_MAX: usize = 15 * HEAD_STEP - 2;
 /// A sealed head is padded to a multiple of this, so that its size says little.
 pub const HEAD_STEP: usize = 512;
 /// Most runs that a manifest is cut into.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Most bytes of an encoded segment: what one run may hold.
 pub const SEGMENT_MAX: usize = RUN_RAW_MAX as usize;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Most bytes of an encoded manifest: 16 runs, which the head has room for.
 pub const MANIFEST_MAX: usize = 64 << 20;

@@ -95,12 +95,13 @@ impl Chunker {
 
     /// Takes the next bytes of the source. Take all chunks out before pushing more.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 && self.buffer.len() + bytes.len() > self.buffer.capacity() {
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve_exact(2 * self.profile.sizes().2);
+        }
+        if self.buffer.len() + bytes.len() > self.buffer.capacity() {
             self.buffer.drain(..self.start);
             self.start = 0;
-        }
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve(2 * self.profile.sizes().2);
+            self.buffer.reserve_exact(bytes.len());
         }
         self.buffer.extend_from_slice(bytes);
     }

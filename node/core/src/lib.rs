@@ -6,8 +6,11 @@
 pub mod chunking;
 pub mod colour;
 pub mod erasure;
+#[cfg(test)]
+mod golden;
 pub mod keys;
 pub mod pack;
 pub mod peer_view;
+pub mod placement;
 pub mod seal;
 pub mod stripe;

@@ -1,0 +1,3 @@
+//! The vault over a network in memory.
+
+mod memory_overlay;

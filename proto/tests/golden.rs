@@ -1,0 +1,254 @@
+//! Frozen bytes of every format: `proto/tests/golden/*.hex`. A file that changes is a change of format and belongs
+//! in the changelog. `CAIRN_BLESS=1 cargo test -p cairn-proto --test golden` writes them anew.
+
+use std::{env, fs, path::PathBuf};
+
+use cairn_proto::{
+    ByteSize, ChunkId, CodeParams, DecodeError, Domain, Grant, GroupId, GroupTicket, NetworkId, PeerKey, Region,
+    Rights, ShardRoot, Slot, SnapshotId, StripeId, Timestamp, VaultKey,
+    head::{FORMAT_VERSION, HeadContent},
+    index::{IndexSegment, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
+    manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
+    message::{self, Advert, HeadRecord, Receipt, Roles},
+    signed::SignedBytes,
+    tree::{ContentRef, FileTime, Node, NodeKind, TreeWriter, decode_nodes},
+    wire::{FrameHeader, FrameKind, Priority},
+};
+use ed25519_dalek::SigningKey;
+use prost::Message;
+
+/// Compares `found` with the golden file, and what the golden file decodes to with `value`.
+fn check<T: PartialEq + std::fmt::Debug>(
+    name: &str,
+    found: &[u8],
+    value: &T,
+    decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
+    let digits: String = found.iter().map(|b| format!("{b:02x}")).collect();
+    let lines: Vec<_> = digits.as_bytes().chunks(96).map(|line| String::from_utf8_lossy(line)).collect();
+    let text = lines.join("\n") + "\n";
+    if env::var_os("CAIRN_BLESS").is_some() {
+        fs::write(&path, &text).expect("golden file");
+    }
+    let frozen = fs::read_to_string(&path).expect("golden file");
+    assert_eq!(frozen, text, "{name}: the encoding changed");
+    let digits: Vec<u8> = frozen.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(byte).collect();
+    assert_eq!(decode(&bytes).as_ref(), Ok(value), "{name}: the golden bytes read differently");
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn signed(bytes: &[u8]) -> Result<SignedBytes, DecodeError> {
+    message::decode(bytes, "signed bytes")
+}
+
+fn peer(seed: u8) -> PeerKey {
+    PeerKey::from_bytes([seed; 32])
+}
+
+fn slot(index: u8) -> Slot {
+    Slot::new(index).expect("in range")
+}
+
+fn file() -> Node {
+    Node {
+        mode: 0o640,
+        uid: 1000,
+        gid: 100,
+        user: Some("ada".into()),
+        group: Some("users".into()),
+        mtime: FileTime { secs: 1_700_000_000, nanos: 123_456_789 },
+        ctime: FileTime { secs: -1, nanos: 999_999_999 },
+        size: 10_000_000,
+        inode: 42,
+        device_id: 2049,
+        links: 2,
+        xattrs: vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), vec![])],
+        hardlink: Some(42),
+        holes: vec![(4096, 8192), (1 << 20, 4096)],
+        content: ContentRef { depth: 0, ids: vec![ChunkId::from_bytes([1; 32]), ChunkId::from_bytes([2; 32])] },
+        ..Node::new(b"data.bin".to_vec(), NodeKind::File)
+    }
+}
+
+fn link() -> Node {
+    Node { mode: 0o777, link_target: b"../elsewhere".to_vec(), ..Node::new(vec![b'n', 0xff, b'x'], NodeKind::Symlink) }
+}
+
+fn stripe_row() -> StripeRow {
+    let root = |seed: u8| Some(ShardRoot::from_bytes([seed; 32]));
+    StripeRow {
+        no: StripeNo(300),
+        group: 7,
+        ordinal: 255,
+        epoch: 1,
+        stripe: StripeId::from_bytes([3; 32]),
+        used: 2,
+        roots: vec![root(10), root(11), None, None, None, root(15), root(16), root(17)],
+    }
+}
+
+fn place() -> RunPlace {
+    RunPlace {
+        stripe: StripeNo(300),
+        offset: 1_048_000,
+        stored_len: 5000,
+        next: None,
+        codec: RunCodec::Zstd,
+        raw_len: 9000,
+    }
+}
+
+fn spanning() -> RunPlace {
+    let next = Some(StripeNo(301));
+    RunPlace { offset: 2_000_000, stored_len: 700_000, next, codec: RunCodec::Raw, raw_len: 700_000, ..place() }
+}
+
+fn group() -> GroupRow {
+    GroupRow {
+        number: 7,
+        salt: [5; 32],
+        code: CodeParams::DEFAULT,
+        colours: 9,
+        holders: (0..8).map(|i| if i == 3 { vec![peer(30), peer(31)] } else { vec![peer(40 - i)] }).collect(),
+        stripes_used: 256,
+        sealed: true,
+    }
+}
+
+fn record() -> SnapshotRecord {
+    SnapshotRecord {
+        time: Timestamp(1_790_000_000_000),
+        hostname: "host".into(),
+        username: "ada".into(),
+        uid: 1000,
+        gid: 100,
+        paths: vec![b"/home/ada".to_vec(), vec![b'/', 0xff]],
+        tags: vec!["daily".into()],
+        source: SourceKind::Files,
+        root: ContentRef { depth: 1, ids: vec![ChunkId::from_bytes([9; 32])] },
+        total_files: 3,
+        total_bytes: 10_000_000,
+        data_added: 9000,
+        program: "0.1.0".into(),
+        parent: Some(SnapshotId::from_bytes([8; 32])),
+    }
+}
+
+#[test]
+fn trees() {
+    check("node-file", &file().encode().expect("valid"), &file(), Node::decode);
+    check("node-symlink", &link().encode().expect("valid"), &link(), Node::decode);
+    let mut writer = TreeWriter::new();
+    for node in [file(), link()] {
+        assert_eq!(writer.push(&node), Ok(None));
+    }
+    let chunk = writer.finish().expect("two nodes");
+    check("tree-chunk", &chunk, &vec![file(), link()], |bytes| decode_nodes(bytes).collect());
+}
+
+#[test]
+fn index_segments() {
+    let chunks = vec![(ChunkId::from_bytes([1; 32]), 8000), (ChunkId::from_bytes([2; 32]), 1000)];
+    let runs = vec![
+        RunRow { place: place(), chunks },
+        RunRow { place: spanning(), chunks: vec![(ChunkId::from_bytes([3; 32]), 700_000)] },
+    ];
+    let segment = IndexSegment { stripes: vec![stripe_row()], runs };
+    check("index-segment", &segment.encode().expect("valid"), &segment, IndexSegment::decode);
+}
+
+#[test]
+fn manifests() {
+    check("snapshot-record", &record().encode().expect("valid"), &record(), SnapshotRecord::decode);
+    let manifest = Manifest {
+        groups: vec![group()],
+        segments: vec![place(), spanning()],
+        snapshots: vec![(SnapshotId::from_bytes([6; 32]), record())],
+        next_stripe: StripeNo(302),
+        next_group: 8,
+        epochs: vec![EpochRow { number: 1, created: Timestamp(1_780_000_000_000) }],
+    };
+    check("manifest", &manifest.encode().expect("valid"), &manifest, Manifest::decode);
+}
+
+#[test]
+fn heads() {
+    let head = HeadContent {
+        format: FORMAT_VERSION,
+        sequence: 1000,
+        generation: 2,
+        created: Timestamp(1_790_000_000_001),
+        epoch: 1,
+        groups: vec![group()],
+        tail: vec![stripe_row()],
+        manifest: vec![place()],
+    };
+    check("head-content", &head.encode().expect("valid"), &head, HeadContent::decode);
+    let vault = VaultKey::from_bytes(key().verifying_key().to_bytes());
+    let record = HeadRecord { vault, generation: 2, sequence: 1000, sealed: vec![0xaa; 60] };
+    check("head-record", &record.seal(&key()), &record, HeadRecord::open);
+}
+
+#[test]
+fn groups_and_grants() {
+    let authority = key().verifying_key().to_bytes();
+    let ticket = GroupTicket::new(authority, [3; 32], CodeParams::DEFAULT, 9).expect("valid");
+    check("group-ticket", &ticket.encode(), &ticket, GroupTicket::decode);
+    check("group-id", ticket.id().as_bytes(), &ticket.id(), GroupId::from_slice);
+    let grant = Grant {
+        group: ticket.id(),
+        holder: peer(4),
+        bearer: peer(5),
+        rights: Rights::OWNER,
+        not_before: Timestamp(10),
+        expires: Timestamp(20),
+    };
+    check("grant", &grant.seal(&key()), &grant, |bytes| Grant::open(bytes, &ticket, Timestamp(15)));
+}
+
+#[test]
+fn messages() {
+    let me = PeerKey::from_bytes(key().verifying_key().to_bytes());
+    let advert = Advert {
+        peer: me,
+        network: NetworkId::from_bytes([1; 32]),
+        sequence: Timestamp(1_790_000_000_000),
+        protocol: 1,
+        domain: Domain::operator("acme").expect("valid"),
+        region: Region::new("EU/DE/FSN").expect("valid"),
+        roles: Roles::STORAGE.with(Roles::RELAY),
+        give: ByteSize(500_000_000_000),
+        free: ByteSize(400_000_000_000),
+        version: "0.1.0".into(),
+        addresses: vec!["/ip4/203.0.113.7/udp/4321/quic-v1".into()],
+    };
+    check("advert", &advert.seal(&key()).encode_to_vec(), &advert, |bytes| Advert::open(&signed(bytes)?));
+    let receipt = Receipt {
+        holder: me,
+        group: GroupId::from_bytes([2; 32]),
+        slot: slot(7),
+        ordinal: 255,
+        root: ShardRoot::from_bytes([3; 32]),
+        lease_until: Timestamp(7_000),
+        stored_at: Timestamp(6_000),
+    };
+    check("receipt", &receipt.seal(&key()).encode_to_vec(), &receipt, |bytes| Receipt::open(&signed(bytes)?));
+    let header = FrameHeader {
+        kind: FrameKind::Put,
+        priority: Priority::Normal,
+        head_len: 80,
+        request: 9,
+        payload_len: 1 << 20,
+    };
+    check("frame-header", &header.encode(), &header, |bytes| {
+        let what = "frame header";
+        let found = bytes.len();
+        FrameHeader::decode(bytes.try_into().map_err(|_| DecodeError::Truncated { what, needed: 16, found })?)
+    });
+}

@@ -3,10 +3,11 @@
 
 use cairn_core::pack;
 use cairn_proto::{
-    ChunkId, CodeParams, PeerKey, ShardRoot, SnapshotId, StripeId, Timestamp,
+    ChunkId, CodeParams, GroupId, PeerKey, ShardRoot, Slot, SnapshotId, StripeId, Timestamp, VaultKey,
     head::{FORMAT_VERSION, HeadContent},
     index::{IndexSegment, RUN_RAW_MAX, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
+    record::{self, Change, KeptHead, Record, RecordKey, ShardHead, StateChange},
     tree::{self, ContentRef, FileTime, Node, NodeKind},
 };
 
@@ -22,6 +23,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "snapshot-record", seeds: record_seeds, run: record },
         Target { name: "head-content", seeds: head_seeds, run: head },
         Target { name: "run", seeds: run_seeds, run },
+        Target { name: "log-record", seeds: log_seeds, run: log_record },
     ]
 }
 
@@ -216,5 +218,70 @@ fn run(bytes: &[u8]) {
     if let Ok(raw) = pack::read_run(&claimed, stored.to_vec()) {
         assert_eq!(raw.len(), raw_len as usize);
         assert!(raw.len() <= RUN_RAW_MAX as usize);
+    }
+}
+
+const VOLUME: [u8; 32] = [7; 32];
+
+fn log_records() -> Vec<Record> {
+    let (group, slot) = (GroupId::from_bytes([1; 32]), Slot::new(3).expect("valid"));
+    let (root, lease_until) = (ShardRoot::from_bytes([2; 32]), Timestamp(1 << 41));
+    let state = StateChange {
+        change: Change::Tombstone,
+        group,
+        slot,
+        ordinal: 4,
+        root,
+        lease_until,
+        at: Timestamp(1 << 40),
+        segment: 5,
+    };
+    vec![
+        Record::Segment { number: 9 },
+        Record::Shard(ShardHead {
+            group,
+            slot,
+            ordinal: 4,
+            root,
+            lease_until,
+            stored_at: Timestamp(1 << 40),
+            blocks: [6; record::BLOCKS],
+        }),
+        Record::Ledger { group, slot },
+        Record::State(state),
+        Record::Head(KeptHead {
+            vault: VaultKey::from_bytes([8; 32]),
+            generation: 1,
+            sequence: 2,
+            bytes: vec![3; 500],
+        }),
+    ]
+}
+
+fn log_seeds() -> Vec<Vec<u8>> {
+    log_records().iter().map(|r| r.encode(&RecordKey::of_volume(&VOLUME))).collect()
+}
+
+fn log_record(bytes: &[u8]) {
+    let key = RecordKey::of_volume(&VOLUME);
+    // As a stranger's shard would be: without the store's key nothing but a true record passes.
+    if let Ok((record, length)) = Record::decode(bytes, &key) {
+        assert!(log_records().contains(&record), "a forged record passed");
+        assert_eq!(record.encode(&key), bytes[..length]);
+    }
+    // As damage that happens to check out would be: the body's own rules.
+    let Some(body_len) = bytes.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize) else {
+        return;
+    };
+    let end = record::FIXED.saturating_add(body_len);
+    if body_len > record::BODY_MAX || bytes.len() < end {
+        return;
+    }
+    let mut sealed = bytes.to_vec();
+    let mut check = blake3::Hasher::new_keyed(&blake3::derive_key("cairn 2026-11 store record check v1", &VOLUME));
+    check.update(&sealed[..16]).update(&sealed[record::FIXED..end]);
+    sealed[16..32].copy_from_slice(&check.finalize().as_bytes()[..16]);
+    if let Ok((record, length)) = Record::decode(&sealed, &key) {
+        assert_eq!(record.encode(&key), sealed[..length]);
     }
 }

@@ -62,16 +62,30 @@ impl NodeService {
         }
     }
 
+    /// The verb runs on a thread of its own: its futures borrow across streams, which rustc cannot prove `Send`
+    /// (rust-lang/rust#102211), and much of what they do between two awaits is work for a processor anyway.
     async fn in_vault(&self, call: Call) -> VerbResult {
         let Call { verb, passphrase, input, mut output, events, cancel } = call;
         let _turn = self.enter_vault().await?;
-        let overlay = self.node.overlay()?;
-        let context = VaultContext { dir: self.node.dir().root().to_owned(), overlay };
-        let output: Option<&mut (dyn AsyncWrite + Send + Unpin)> = match &mut output {
-            Some(output) => Some(output.as_mut()),
-            None => None,
-        };
-        run_verb(&context, verb, passphrase, input, output, events, cancel).await
+        let context = VaultContext { dir: self.node.dir().root().to_owned(), overlay: self.node.overlay()? };
+        // Whoever drops this future does not wait for the thread, so the thread must be told.
+        let cancel = cancel.child_token();
+        let _told = cancel.clone().drop_guard();
+        let runtime = tokio::runtime::Handle::current();
+        let thread = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                let output: Option<&mut (dyn AsyncWrite + Send + Unpin)> = match &mut output {
+                    Some(output) => Some(output.as_mut()),
+                    None => None,
+                };
+                run_verb(&context, verb, passphrase, input, output, events, cancel).await
+            })
+        });
+        thread.await.unwrap_or_else(|e| {
+            Err(Failure::new(ExitCode::Failed, "PANIC", "the verb broke an invariant of its own")
+                .caused_by(&e)
+                .with_hint("this is a bug; nothing half done is listed"))
+        })
     }
 
     async fn debug_store(&self, events: &mpsc::Sender<Event>) -> VerbResult {

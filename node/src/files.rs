@@ -28,6 +28,9 @@ pub mod read;
 pub mod walk;
 pub mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 
 use crate::ops::ItemError;

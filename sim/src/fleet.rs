@@ -144,7 +144,7 @@ impl<'a> Fleet<'a> {
         self.owners.push(Owner {
             key: PeerKey::from_bytes(world::key("owner", i)),
             domain: world::operator(&if own_storage { format!("op{operator}") } else { format!("owner{i}") }),
-            hostile: one_in > 0 && i % one_in == 0,
+            hostile: one_in > 0 && i.is_multiple_of(one_in),
             groups: Vec::new(),
             secret: world::key("secret", i),
         });
@@ -224,6 +224,11 @@ impl<'a> Fleet<'a> {
 
     fn backup(&mut self, owner: usize) -> Result<(), Violation> {
         let stripes = 1 + self.dice.below(12);
+        // A run in three starts a new group, so that many groups are planned in worlds of many states.
+        let keeps = self.dice.below(3) != 0;
+        for group in &mut self.owners[owner].groups {
+            group.open &= keeps;
+        }
         let mut avoid = BTreeSet::new();
         for _ in 0..stripes {
             // One more group than a stripe needs: each failed one avoids at least one more peer, so this ends.

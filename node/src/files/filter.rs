@@ -86,7 +86,11 @@ impl Filter {
                 .case_insensitive(ignore_case)
                 .build()
                 .map_err(|source| FilterError::Pattern { pattern: text.to_owned(), source })?;
-            if whole.contains('/') { paths.add(glob) } else { names.add(glob) };
+            if whole.contains('/') {
+                paths.add(glob)
+            } else {
+                names.add(glob)
+            };
         }
         let names = names.build().map_err(|_| too_many())?;
         let paths = paths.build().map_err(|_| too_many())?;

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn owner_files_are_read_line_by_line() {
-        let table = Owners::parse(b"root:x:0:0:root:/root:/bin/sh\nbroken\n:x:5:\nu:x:notanumber:\nalice:x:1000:1000\n");
+        let table =
+            Owners::parse(b"root:x:0:0:root:/root:/bin/sh\nbroken\n:x:5:\nu:x:notanumber:\nalice:x:1000:1000\n");
         assert_eq!(table.len(), 2);
         assert_eq!(table[&1000], "alice");
         assert_eq!(table[&0], "root");

@@ -9,12 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cairn_core::{
-    chunking::ChunkProfile,
-    keys::KeyMode,
-    pack::StripeNumbers,
-    placement::Owner,
-};
+use cairn_core::{chunking::ChunkProfile, keys::KeyMode, pack::StripeNumbers, placement::Owner};
 use cairn_proto::{
     SnapshotId, Timestamp,
     index::StripeNo,

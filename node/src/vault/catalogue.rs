@@ -383,9 +383,8 @@ impl Catalogue {
 
     /// Every run, in order of place.
     pub fn runs(&self) -> impl Iterator<Item = Result<RunRow>> {
-        self.scan(RUN).map(|item| {
-            IndexSegment::decode(&item?.1)?.runs.pop().ok_or(CatalogueError::Damaged("a run row is empty"))
-        })
+        self.scan(RUN)
+            .map(|item| IndexSegment::decode(&item?.1)?.runs.pop().ok_or(CatalogueError::Damaged("a run row is empty")))
     }
 
     /// A group.

@@ -9,7 +9,7 @@
 //!   after a peer confirmed the head.
 //! - A segment's stripe has its row in a later segment or in the head, so that recovery reads segments newest first.
 
-use cairn_core::{pack::blobs, pack::RawRun, seal::seal_head};
+use cairn_core::{pack::RawRun, pack::blobs, seal::seal_head};
 use cairn_proto::{
     DecodeError, SnapshotId, Timestamp,
     head::{FORMAT_VERSION, HeadContent},

@@ -3,14 +3,8 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    catalogue::CatalogueError,
-    commit::CommitError,
-    groups::PlaceError,
-    ingest::IngestError,
-    keyring::KeyringError,
-    reader::ReadError,
-    session::StoreError,
-    sources::SourceError,
+    catalogue::CatalogueError, commit::CommitError, groups::PlaceError, ingest::IngestError, keyring::KeyringError,
+    reader::ReadError, session::StoreError, sources::SourceError,
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -43,8 +37,9 @@ pub(super) fn keyring(error: KeyringError) -> Failure {
     match error {
         KeyringError::Missing => Failure::new(ExitCode::NotFound, "NO_VAULT", text)
             .with_hint("`cairn init` makes a vault, `cairn recover` brings one back from its recovery phrase"),
-        KeyringError::Exists => Failure::new(ExitCode::Refused, "VAULT_EXISTS", text)
-            .with_hint("use another data folder for another vault"),
+        KeyringError::Exists => {
+            Failure::new(ExitCode::Refused, "VAULT_EXISTS", text).with_hint("use another data folder for another vault")
+        }
         KeyringError::WrongPassphrase | KeyringError::PassphraseNeeded => {
             Failure::new(ExitCode::WrongSecret, "WRONG_SECRET", text)
                 .with_hint("give the passphrase of this vault; without it the recovery phrase still opens the vault")
@@ -60,7 +55,9 @@ pub(super) fn overlay(error: OverlayError) -> Failure {
         OverlayError::NoPeers(_) => Failure::new(ExitCode::TooFewPeers, "NO_PEERS", error.to_string())
             .with_hint("check the network file and that its bootstrap addresses can be reached")
             .retryable(),
-        OverlayError::ShuttingDown => Failure::new(ExitCode::Terminated, "SHUTTING_DOWN", error.to_string()).retryable(),
+        OverlayError::ShuttingDown => {
+            Failure::new(ExitCode::Terminated, "SHUTTING_DOWN", error.to_string()).retryable()
+        }
     }
 }
 
@@ -107,8 +104,9 @@ pub(super) fn source(error: &SourceError, cancel: &CancellationToken) -> Failure
     match error {
         _ if cancel.is_cancelled() => interrupted(),
         SourceError::Ingest(e) => ingest(e),
-        SourceError::Stream(_) => Failure::new(ExitCode::StreamCommand, "STREAM_FAILED", error.to_string())
-            .with_hint("no snapshot was made"),
+        SourceError::Stream(_) => {
+            Failure::new(ExitCode::StreamCommand, "STREAM_FAILED", error.to_string()).with_hint("no snapshot was made")
+        }
         SourceError::Walk(_) | SourceError::Name(_) => Failure::new(ExitCode::Usage, "USAGE", error.to_string()),
     }
 }

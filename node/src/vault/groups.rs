@@ -259,7 +259,8 @@ impl Groups {
     /// read.
     pub(super) fn ready(&self) -> Result<(), PlaceError> {
         let mut book = self.book();
-        let open = book.groups.values().any(|g| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX);
+        let open =
+            book.groups.values().any(|g| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX);
         if open { Ok(()) } else { self.open_group(&mut book).map(|_| ()) }
     }
 

@@ -191,11 +191,7 @@ impl Ingest {
     }
 
     /// Places a run behind the last data. Stripes that fill up on the way are collected, not sent.
-    pub(super) fn place_in_tail(
-        &mut self,
-        run: RawRun,
-        jobs: &mut Vec<StripeJob>,
-    ) -> Result<RunPlace, IngestError> {
+    pub(super) fn place_in_tail(&mut self, run: RawRun, jobs: &mut Vec<StripeJob>) -> Result<RunPlace, IngestError> {
         let (place, packed) = self.packer.push(compress(run), &mut self.numbers)?;
         for stripe in packed.stripes {
             jobs.push(self.job(stripe));

@@ -170,11 +170,8 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     pub(super) fn new(keys: Arc<VaultKeys>, overlay: Arc<dyn Overlay>, catalogue: Option<Catalogue>) -> Self {
-        let caches = Caches {
-            shards: Kept::new(SHARDS_KEPT),
-            stripes: Kept::new(STRIPES_KEPT),
-            runs: Kept::new(RUNS_KEPT),
-        };
+        let caches =
+            Caches { shards: Kept::new(SHARDS_KEPT), stripes: Kept::new(STRIPES_KEPT), runs: Kept::new(RUNS_KEPT) };
         Self {
             keys,
             overlay,
@@ -333,8 +330,7 @@ impl Reader {
             holders.sort_by_key(|p| known.suspects.contains(p));
         }
         for holder in holders {
-            let address =
-                ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
+            let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
             match self.overlay.get_shard(holder, address, 0, 0, priority).await {
                 Ok(bytes) => {
                     self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);

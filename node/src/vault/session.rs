@@ -180,10 +180,8 @@ impl Session {
             .zip(sealed.shards().iter().zip(sealed.roots()))
             .filter_map(|(slot, (bytes, root))| Some((Slot::new(slot).ok()?, bytes.clone()?, (*root)?)))
             .collect();
-        let results = join_all(slots.iter().map(|(slot, bytes, root)| {
-            self.send_slot(place, *slot, *root, bytes.clone())
-        }))
-        .await;
+        let results =
+            join_all(slots.iter().map(|(slot, bytes, root)| self.send_slot(place, *slot, *root, bytes.clone()))).await;
         let mut outcome = Sent {
             acknowledged: 0,
             needed: (usize::from(sealed.used()) + 2).min(slots.len()),
@@ -255,13 +253,7 @@ impl Session {
         (receipts, error)
     }
 
-    fn record(
-        &self,
-        row: StripeRow,
-        place: &Place,
-        runs: Vec<RunRow>,
-        outcome: Sent,
-    ) -> Result<StripeRow, StoreError> {
+    fn record(&self, row: StripeRow, place: &Place, runs: Vec<RunRow>, outcome: Sent) -> Result<StripeRow, StoreError> {
         if !outcome.lacking.is_empty() {
             self.groups.seal(place.group);
             self.short.fetch_add(1, Ordering::Relaxed);

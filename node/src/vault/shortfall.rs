@@ -7,10 +7,7 @@ use cairn_core::stripe::rebuild;
 use cairn_proto::{Slot, index::StripeNo, wire::Priority};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    reader::Reader,
-    session::Session,
-};
+use super::{reader::Reader, session::Session};
 use crate::overlay::{ShardAddress, ShardPut};
 
 /// Stripes completed in one run: more would keep a backup from beginning. 64 stripes are 320 MiB to fetch.

@@ -233,11 +233,7 @@ impl Scan<'_> {
         match folder.push(node, self.ingest) {
             Err(IngestError::Format(e)) => {
                 let message = format!("cannot be recorded: {e}");
-                self.fail(ItemError {
-                    item: path.to_string_lossy().into_owned(),
-                    during: "scan".to_owned(),
-                    message,
-                });
+                self.fail(ItemError { item: path.to_string_lossy().into_owned(), during: "scan".to_owned(), message });
                 Ok(())
             }
             other => Ok(other?),

@@ -8,7 +8,7 @@ use std::fmt;
 use cairn_proto::{ByteSize, Domain, PeerKey, SHARD_SIZE, Timestamp, message::Roles};
 use serde::Serialize;
 
-use super::policy::PlacementPolicy;
+use super::policy::{PlacementPolicy, Thresholds};
 use crate::peer_view::{PeerView, PerMille};
 
 /// Whose group it is: what the SEP-1 check against own peers needs.
@@ -124,13 +124,23 @@ fn percent(per_mille: PerMille) -> String {
 /// # Errors
 /// The [`Rejection`], with figure and limit.
 pub fn eligible(view: &PeerView, owner: &Owner, policy: &PlacementPolicy, now: Timestamp) -> Result<(), Rejection> {
-    let limits = &policy.thresholds;
     if view.peer == owner.peer {
         return Err(Rejection::Self_);
     }
     if view.domain == owner.domain {
         return Err(Rejection::OwnDomain { domain: view.domain.clone() });
     }
+    let limits = &policy.thresholds;
+    fit(view, limits)?;
+    let silent_ms = now.ms_since(view.last_heard);
+    if view.reachable.is_none() && silent_ms > limits.silence_ms_max {
+        return Err(Rejection::Stale { silent_ms, limit_ms: limits.silence_ms_max });
+    }
+    Ok(())
+}
+
+/// The rules that ask neither who the owner is nor what time it is.
+pub(super) fn fit(view: &PeerView, limits: &Thresholds) -> Result<(), Rejection> {
     if !view.roles.has(Roles::STORAGE) {
         return Err(Rejection::NotStorage);
     }
@@ -139,10 +149,6 @@ pub fn eligible(view: &PeerView, owner: &Owner, policy: &PlacementPolicy, now: T
     }
     if view.reachable == Some(false) {
         return Err(Rejection::Unreachable);
-    }
-    let silent_ms = now.ms_since(view.last_heard);
-    if view.reachable.is_none() && silent_ms > limits.silence_ms_max {
-        return Err(Rejection::Stale { silent_ms, limit_ms: limits.silence_ms_max });
     }
     let needed = u64::from(limits.shards_expected).saturating_mul(SHARD_SIZE as u64);
     if view.free.0 < needed {

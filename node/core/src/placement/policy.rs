@@ -113,12 +113,12 @@ pub struct PlacementPolicy {
 pub enum PolicyNotice {
     /// Fewer than ten storage domains: RS(3,2), regions relaxed.
     LowPeer {
-        /// Storage domains known.
+        /// Different domains among peers that can take shards.
         domains: usize,
     },
     /// Fewer than 32 storage domains: one copy of each shard.
     SingleReplica {
-        /// Storage domains known.
+        /// Different domains among peers that can take shards.
         domains: usize,
     },
 }
@@ -128,12 +128,12 @@ impl fmt::Display for PolicyNotice {
         match self {
             Self::LowPeer { domains } => write!(
                 f,
-                "low-peer mode: only {domains} independent storage peers are known, so stripes are RS(3,2) and regions \
+                "low-peer mode: only {domains} independent peers can take shards, so stripes are RS(3,2) and regions \
                  are not spread; recruit peers until there are {LOW_PEER_BELOW}"
             ),
             Self::SingleReplica { domains } => write!(
                 f,
-                "{domains} independent storage peers are known, so each shard is kept once; from {TWO_REPLICAS_FROM} \
+                "{domains} independent peers can take shards, so each shard is kept once; from {TWO_REPLICAS_FROM} \
                  on it is kept twice"
             ),
         }
@@ -161,17 +161,15 @@ impl PlacementPolicy {
         }
     }
 
-    /// The policy that fits the network as these views show it: by the number of different domains among storage
-    /// peers of our protocol that are not known to be unreachable.
+    /// The policy that fits the network as these views show it: by the number of different domains among peers that
+    /// the default thresholds let take shards, whoever the owner is. Full or failing peers do not count, so a network
+    /// that is short of room falls back to fewer replicas before it refuses.
     #[must_use]
     pub fn for_network(peers: &[PeerView]) -> Self {
-        let domains = peers
-            .iter()
-            .filter(|p| p.roles.has(Roles::STORAGE) && p.protocol == PROTOCOL_VERSION && p.reachable != Some(false))
-            .map(|p| &p.domain)
-            .collect::<BTreeSet<_>>()
-            .len();
-        Self::for_domains(domains)
+        let limits = Thresholds::default();
+        let domains: BTreeSet<_> =
+            peers.iter().filter(|p| super::eligible::fit(p, &limits).is_ok()).map(|p| &p.domain).collect();
+        Self::for_domains(domains.len())
     }
 
     /// The policy for a network of this many storage domains.

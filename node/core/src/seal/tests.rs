@@ -20,7 +20,7 @@ fn slot(index: u8) -> Slot {
 }
 
 fn plain() -> Vec<u8> {
-    let mut shard: Vec<u8> = (0..SHARD_SIZE).map(|i| (i * i >> 7) as u8).collect();
+    let mut shard: Vec<u8> = (0..SHARD_SIZE).map(|i| ((i * i) >> 7) as u8).collect();
     shard[SHARD_PAYLOAD..].fill(0);
     shard
 }

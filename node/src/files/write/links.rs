@@ -88,9 +88,9 @@ impl Links {
     /// A name stands.
     pub(super) fn stands(&self, node: &Node, dir: &Arc<Dir>, name: &CStr) {
         let Some(key) = node.hardlink else { return };
-        let Ok(stat) = dir.fd_once().and_then(|fd| {
-            Ok(rustix::fs::statat(fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
-        }) else {
+        let Ok(stat) =
+            dir.fd_once().and_then(|fd| Ok(rustix::fs::statat(fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?))
+        else {
             return;
         };
         let same = fingerprint(node);

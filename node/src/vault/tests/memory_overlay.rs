@@ -214,9 +214,9 @@ impl Overlay for MemoryOverlay {
         let world = self.world();
         let views: Vec<_> =
             world.peers.iter().enumerate().map(|(at, (key, peer))| Self::view(*key, peer, at)).collect();
-        Box::pin(async move {
-            if views.is_empty() { Err(OverlayError::NoPeers("nobody".to_owned())) } else { Ok(views) }
-        })
+        Box::pin(
+            async move { if views.is_empty() { Err(OverlayError::NoPeers("nobody".to_owned())) } else { Ok(views) } },
+        )
     }
 
     fn put_shard(
@@ -243,10 +243,8 @@ impl Overlay for MemoryOverlay {
                 if peer.manner == Manner::Full {
                     return Err(refused(RefusalCode::NoSpace));
                 }
-                let kept = peer
-                    .shards
-                    .entry((group, slot.as_u8(), ordinal))
-                    .or_insert_with(|| (put.root, put.bytes.clone()));
+                let kept =
+                    peer.shards.entry((group, slot.as_u8(), ordinal)).or_insert_with(|| (put.root, put.bytes.clone()));
                 if kept.0 != put.root {
                     return Err(refused(RefusalCode::Occupied));
                 }

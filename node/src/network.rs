@@ -1,0 +1,412 @@
+//! The overlay over libp2p: who is there, moving shards, keeping heads. Implements [`crate::overlay::Overlay`].
+//!
+//! One task ([`task`]) owns the Swarm and everything that it decides on; handles send it commands. Shard streams run
+//! in their own tasks ([`transfer`]). Nothing here knows a vault's secrets: it sees sealed shards, sealed heads and
+//! the keys that sign grants.
+//!
+//! `main` must clear `SSLKEYLOGFILE` from the environment before it starts a node: libp2p's TLS (in QUIC) honours
+//! it and would write session secrets to a file.
+
+mod addresses;
+mod admission;
+mod behaviour;
+mod book;
+mod command;
+mod control;
+mod heads;
+pub mod keeper;
+mod keys;
+mod overlay;
+mod streams;
+mod task;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, noise, tcp, yamux};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::transfer::{link::ClientPatience, server::ServerLimits};
+use self::{
+    behaviour::{Choices, NodeBehaviour, Protocols},
+    book::PeerBook,
+    command::Command,
+    heads::{HEADS_MAX, HeadRecords},
+    keeper::ShardKeeper,
+    task::{NetworkTask, SelfPortrait, State},
+    transfer::{client::ShardClient, server::Server, workers::Workers},
+};
+use crate::{identity::Identity, overlay::OverlayError};
+
+/// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
+const COMMANDS_MAX: usize = 256;
+/// A dial with its handshake; a peer that takes longer is not worth waiting for.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection without streams stays this long: storage peers are used again and again.
+const IDLE_CONNECTION: Duration = Duration::from_secs(120);
+/// Heads that may wait to be written down.
+const HEADS_WAITING_MAX: usize = 256;
+
+/// What is different where everybody is a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LanMode {
+    /// Find neighbours by mDNS.
+    pub mdns: bool,
+    /// Dial, tell and remember private and loopback addresses.
+    pub allow_private: bool,
+}
+
+/// How to start a node's network.
+pub struct NetworkConfig {
+    /// Which network.
+    pub network: NetworkFile,
+    /// Who we are; must solve the network's puzzle.
+    pub identity: Identity,
+    /// Our own domain, pinned by the caller.
+    pub domain: Domain,
+    /// Declared region.
+    pub region: Region,
+    /// What we do for others.
+    pub roles: Roles,
+    /// Space pledged; a keeper's own figure goes before it.
+    pub give: ByteSize,
+    /// Where to listen; empty for an owner.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses that the operator knows to lead here from outside.
+    pub external: Vec<Multiaddr>,
+    /// Neighbourhood.
+    pub lan: LanMode,
+    /// Ask the router for a port mapping (UPnP).
+    pub port_mapping: bool,
+    /// Where shards are kept; none for an owner.
+    pub store: Option<Arc<dyn ShardKeeper>>,
+    /// Where the peer book is kept; none keeps it in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Seed for walks and samples, fresh from the OS.
+    pub entropy: [u8; 32],
+    /// Limits of the serving side.
+    pub limits: ServerLimits,
+    /// Patience of the asking side.
+    pub patience: ClientPatience,
+}
+
+impl NetworkConfig {
+    /// An owner's node: client only, listening nowhere. Change the fields for anything more.
+    #[must_use]
+    pub fn client(network: NetworkFile, identity: Identity, domain: Domain, entropy: [u8; 32]) -> Self {
+        Self {
+            network,
+            identity,
+            domain,
+            region: Region::unknown(),
+            roles: Roles::NONE,
+            give: ByteSize(0),
+            listen: Vec::new(),
+            external: Vec::new(),
+            lan: LanMode::default(),
+            port_mapping: false,
+            store: None,
+            data_dir: None,
+            entropy,
+            limits: ServerLimits::default(),
+            patience: ClientPatience::default(),
+        }
+    }
+}
+
+/// Why the network did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The identity does not solve the network's puzzle.
+    #[error("the identity does not solve the puzzle of network {network}")]
+    NotAdmitted {
+        /// Name of the network.
+        network: String,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {why}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// What the system said.
+        why: String,
+    },
+    /// A part of the network could not be set up.
+    #[error("cannot set the network up: {0}")]
+    Setup(String),
+    /// The store could not give the heads that it keeps.
+    #[error("the store cannot be read: {0:?}")]
+    Store(cairn_proto::wire::RefusalCode),
+}
+
+/// How far into the network we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// Peers connected.
+    pub connected: usize,
+    /// Storage peers in the book, connected or not.
+    pub storage_peers: usize,
+}
+
+/// A running node's network. Clones share it; it ends with the last clone or with [`NetworkHandle::shutdown`].
+#[derive(Clone)]
+pub struct NetworkHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: PeerKey,
+    domain: Domain,
+    commands: mpsc::Sender<Command>,
+    client: ShardClient,
+    readiness: watch::Receiver<Readiness>,
+    shutdown: CancellationToken,
+    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    walks: std::sync::Mutex<ChaCha20Rng>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Starts a node's network: listens, dials bootstrap peers in the background, serves the store.
+///
+/// # Errors
+/// [`NetworkError`].
+pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError> {
+    if !config.identity.solves(&config.network) {
+        return Err(NetworkError::NotAdmitted { network: config.network.name });
+    }
+    let protocols = Protocols::of(&config.network)?;
+    let shutdown = CancellationToken::new();
+    let heads = heads(config.store.as_ref(), &shutdown).await?;
+    let mut swarm = swarm(&config, &protocols, heads)?;
+    for address in &config.listen {
+        swarm
+            .listen_on(address.clone())
+            .map_err(|e| NetworkError::Listen { address: address.clone(), why: e.to_string() })?;
+    }
+    for address in &config.external {
+        swarm.add_external_address(address.clone());
+    }
+
+    let identity = Arc::new(config.identity);
+    let me = identity.peer();
+    let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
+    let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
+    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private);
+    restore(&mut book, config.data_dir.as_ref());
+
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (ready, readiness) = watch::channel(Readiness::default());
+    let mut rng = ChaCha20Rng::from_seed(config.entropy);
+    let walks = ChaCha20Rng::from_rng(&mut rng);
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let task = NetworkTask {
+        swarm,
+        commands: command_queue,
+        shutdown: shutdown.clone(),
+        readiness: ready,
+        portrait: SelfPortrait {
+            network: config.network,
+            identity,
+            domain: config.domain.clone(),
+            region: config.region,
+            roles: config.roles,
+            give: config.give,
+            lan: config.lan,
+        },
+        protocols,
+        keeper: config.store,
+        server: Arc::new(server),
+        streams_per_peer: config.limits.streams_per_peer,
+        book,
+        data_dir: config.data_dir,
+        rng,
+        ticks,
+        state: State::new(),
+    };
+    let task = tokio::spawn(async move {
+        task.run().await;
+        drop(worker_tasks);
+    });
+    let inner = Inner {
+        me,
+        domain: config.domain,
+        client: ShardClient::new(me, commands.clone(), config.patience),
+        commands,
+        readiness,
+        shutdown,
+        task: std::sync::Mutex::new(Some(task)),
+        walks: std::sync::Mutex::new(walks),
+    };
+    Ok(NetworkHandle { inner: Arc::new(inner) })
+}
+
+/// The DHT's record store with what the keeper has, and the task that writes new heads down.
+async fn heads(
+    store: Option<&Arc<dyn ShardKeeper>>,
+    shutdown: &CancellationToken,
+) -> Result<HeadRecords, NetworkError> {
+    let Some(keeper) = store.cloned() else { return Ok(HeadRecords::new(None, HEADS_MAX)) };
+    let kept = keeper.heads().await.map_err(NetworkError::Store)?;
+    let (keep, mut queue) = mpsc::channel(HEADS_WAITING_MAX);
+    let mut heads = HeadRecords::new(Some(keep), HEADS_MAX);
+    heads.restore(kept);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        while let Some(Some((vault, encoded))) = shutdown.run_until_cancelled(queue.recv()).await {
+            if let Err(code) = keeper.keep_head(vault, encoded).await {
+                tracing::warn!(?code, "a head from the DHT could not be written down");
+            }
+        }
+    });
+    Ok(heads)
+}
+
+fn swarm(
+    config: &NetworkConfig,
+    protocols: &Protocols,
+    heads: HeadRecords,
+) -> Result<Swarm<NodeBehaviour>, NetworkError> {
+    let setup = |e: &dyn std::fmt::Display| NetworkError::Setup(e.to_string());
+    let keys = keys::transport_keys(&config.identity).ok_or_else(|| setup(&"the identity is no Ed25519 key"))?;
+    let choices = Choices {
+        network: &config.network,
+        protocols,
+        roles: config.roles,
+        lan: config.lan,
+        port_mapping: config.port_mapping,
+    };
+    let swarm = SwarmBuilder::with_existing_identity(keys)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(|e| setup(&e))?
+        .with_quic()
+        .with_dns()
+        .map_err(|e| setup(&format!("DNS: {e}")))?
+        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .map_err(|e| setup(&e))?
+        .with_behaviour(|keys, relay_client| {
+            NodeBehaviour::new(&choices, keys, relay_client, heads).map_err(Into::into)
+        })
+        .map_err(|e| setup(&e))?
+        .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))
+        .with_connection_timeout(DIAL_TIMEOUT)
+        .build();
+    Ok(swarm)
+}
+
+/// A damaged or unreadable peer book is a loss of comfort, not of data: the network is found again.
+fn restore(book: &mut PeerBook, folder: Option<&PathBuf>) {
+    let Some(folder) = folder else { return };
+    match book::read_file(folder) {
+        Ok(Some(bytes)) => {
+            if let Err(error) = book.restore(&bytes, clock()) {
+                tracing::warn!(%error, "the peer book is damaged and begun anew");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the peer book cannot be read"),
+    }
+}
+
+/// The wall clock, once for each step at the edge.
+pub(crate) fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl NetworkHandle {
+    /// Where the node listens by now.
+    ///
+    /// # Errors
+    /// [`OverlayError::ShuttingDown`].
+    pub async fn listen_addresses(&self) -> Result<Vec<Multiaddr>, OverlayError> {
+        self.ask(|reply| Command::ListenAddresses { reply }).await
+    }
+
+    /// Our addresses with our peer id, as they stand in a network file.
+    ///
+    /// # Errors
+    /// [`OverlayError::ShuttingDown`].
+    pub async fn dial_addresses(&self) -> Result<Vec<Multiaddr>, OverlayError> {
+        let id = keys::peer_id(&self.inner.me).ok_or(OverlayError::ShuttingDown)?;
+        let listening = self.listen_addresses().await?;
+        Ok(listening.into_iter().map(|a| a.with(libp2p::multiaddr::Protocol::P2p(id))).collect())
+    }
+
+    /// Dials an address now, beside what the node does by itself.
+    ///
+    /// # Errors
+    /// [`OverlayError::ShuttingDown`].
+    pub async fn dial(&self, address: Multiaddr) -> Result<(), OverlayError> {
+        self.inner.commands.send(Command::Dial { address }).await.map_err(|_| OverlayError::ShuttingDown)
+    }
+
+    /// Says again what we are, for example after the store's space changed much.
+    ///
+    /// # Errors
+    /// [`OverlayError::ShuttingDown`].
+    pub async fn announce(&self) -> Result<(), OverlayError> {
+        self.inner.commands.send(Command::Announce).await.map_err(|_| OverlayError::ShuttingDown)
+    }
+
+    /// How far into the network we are now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        *self.inner.readiness.borrow()
+    }
+
+    /// Waits until a peer is connected and so many storage peers are known.
+    ///
+    /// # Errors
+    /// [`OverlayError::NoPeers`] when that takes longer than `within`.
+    pub async fn wait_ready(&self, storage_peers: usize, within: Duration) -> Result<Readiness, OverlayError> {
+        let mut readiness = self.inner.readiness.clone();
+        let ready = readiness.wait_for(|r| r.connected > 0 && r.storage_peers >= storage_peers);
+        match tokio::time::timeout(within, ready).await {
+            Ok(Ok(ready)) => Ok(*ready),
+            Ok(Err(_)) => Err(OverlayError::ShuttingDown),
+            Err(_) => {
+                let now = self.readiness();
+                Err(OverlayError::NoPeers(format!(
+                    "{} connected, {} storage peers known of {storage_peers} wanted",
+                    now.connected, now.storage_peers
+                )))
+            }
+        }
+    }
+
+    /// Closes connections, writes the peer book and waits for both.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown.cancel();
+        let task = self.inner.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+
+    /// One command with an answer.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, OverlayError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.commands.send(command(reply)).await.map_err(|_| OverlayError::ShuttingDown)?;
+        answer.await.map_err(|_| OverlayError::ShuttingDown)
+    }
+}

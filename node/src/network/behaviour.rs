@@ -1,0 +1,220 @@
+//! The node's libp2p behaviours, each with its limits.
+//!
+//! Every protocol name that is ours carries the network's id, so that two networks never mix. Admission comes
+//! first: what it denies no other behaviour sees.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use cairn_proto::{
+    message::{ADVERT_MAX, Roles},
+    network_file::NetworkFile,
+};
+use libp2p::{
+    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
+    memory_connection_limits, ping, relay,
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
+};
+
+use super::{LanMode, NetworkError, admission::Admission, control::ControlCodec, heads::HeadRecords, streams::Streams};
+
+/// Connections. One process serves at most 4096 file descriptors by default on most systems; a quarter of them.
+const INCOMING_MAX: u32 = 768;
+const OUTGOING_MAX: u32 = 512;
+const PENDING_MAX: u32 = 128;
+/// A direct connection, a relayed one, and two more while both sides dial at once.
+const PER_PEER_MAX: u32 = 4;
+/// New connections are refused from this part of the machine's memory on.
+const MEMORY_PART_MAX: f64 = 0.9;
+/// Questions of one connection that may be open at once.
+const CONTROL_STREAMS_MAX: usize = 64;
+/// A question is small and answered from memory or one disk read.
+pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A look-up walks some ten hops.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// A circuit carries this much: 250 shards, against libp2p's 128 KiB, which none gets through.
+const CIRCUIT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
+const CIRCUITS_MAX: usize = 64;
+
+/// Names of our protocols in one network.
+pub(crate) struct Protocols {
+    pub(crate) kad: StreamProtocol,
+    pub(crate) control: StreamProtocol,
+    pub(crate) shard: StreamProtocol,
+    pub(crate) identify: String,
+    pub(crate) gossip_prefix: String,
+    pub(crate) adverts: gossipsub::IdentTopic,
+}
+
+impl Protocols {
+    pub(crate) fn of(network: &NetworkFile) -> Result<Self, NetworkError> {
+        let id: String = network.id.to_string().chars().take(16).collect();
+        let version = network.protocol;
+        let name = |part: &str| {
+            StreamProtocol::try_from_owned(format!("/cairn/{id}/{part}/{version}"))
+                .map_err(|e| NetworkError::Setup(e.to_string()))
+        };
+        Ok(Self {
+            kad: name("kad")?,
+            control: name("control")?,
+            shard: name("shard")?,
+            identify: format!("/cairn/{id}/{version}"),
+            gossip_prefix: format!("/cairn/{id}/gossip"),
+            adverts: gossipsub::IdentTopic::new(format!("cairn/{id}/adverts/{version}")),
+        })
+    }
+}
+
+/// Everything the Swarm runs. The order matters: admission and limits first.
+#[derive(NetworkBehaviour)]
+pub(crate) struct NodeBehaviour {
+    pub(crate) admission: Admission,
+    pub(crate) connections: connection_limits::Behaviour,
+    pub(crate) memory: memory_connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) kad: kad::Behaviour<HeadRecords>,
+    pub(crate) gossip: gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>,
+    pub(crate) control: request_response::Behaviour<ControlCodec>,
+    pub(crate) streams: Streams,
+    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) dcutr: dcutr::Behaviour,
+    pub(crate) relay: Toggle<relay::Behaviour>,
+    pub(crate) autonat_client: Toggle<autonat::v2::client::Behaviour>,
+    pub(crate) autonat_server: Toggle<autonat::v2::server::Behaviour>,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+}
+
+/// What decides on the behaviours.
+pub(crate) struct Choices<'a> {
+    pub(crate) network: &'a NetworkFile,
+    pub(crate) protocols: &'a Protocols,
+    pub(crate) roles: Roles,
+    pub(crate) lan: LanMode,
+    pub(crate) port_mapping: bool,
+}
+
+impl NodeBehaviour {
+    pub(crate) fn new(
+        choices: &Choices<'_>,
+        keys: &identity::Keypair,
+        relay_client: relay::client::Behaviour,
+        heads: HeadRecords,
+    ) -> Result<Self, NetworkError> {
+        let me = keys.public().to_peer_id();
+        let Choices { network, protocols, roles, lan, port_mapping } = choices;
+        let public = !lan.allow_private;
+        let carries = roles.has(Roles::RELAY);
+        let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
+        let mdns = if lan.mdns {
+            let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), me);
+            Some(mdns.map_err(|e| NetworkError::Setup(format!("mDNS: {e}")))?)
+        } else {
+            None
+        };
+        let control = request_response::Config::default()
+            .with_request_timeout(CONTROL_TIMEOUT)
+            .with_max_concurrent_streams(CONTROL_STREAMS_MAX);
+        Ok(Self {
+            admission: Admission::new(network.id, network.puzzle_bits),
+            connections: connection_limits::Behaviour::new(
+                connection_limits::ConnectionLimits::default()
+                    .with_max_pending_incoming(Some(PENDING_MAX))
+                    .with_max_pending_outgoing(Some(PENDING_MAX))
+                    .with_max_established_incoming(Some(INCOMING_MAX))
+                    .with_max_established_outgoing(Some(OUTGOING_MAX))
+                    .with_max_established_per_peer(Some(PER_PEER_MAX)),
+            ),
+            memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART_MAX),
+            identify: identify::Behaviour::new(
+                identify::Config::new(protocols.identify.clone(), keys.public())
+                    .with_agent_version(format!("cairn/{}", env!("CARGO_PKG_VERSION")))
+                    .with_push_listen_addr_updates(true)
+                    .with_hide_listen_addrs(public),
+            ),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(20))),
+            kad: kademlia(protocols, me, heads, server),
+            gossip: gossip(protocols, keys)?,
+            control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
+            streams: Streams::new(protocols.shard.clone()),
+            relay_client,
+            dcutr: dcutr::Behaviour::new(me),
+            relay: carries.then(|| relay_server(me, lan.allow_private)).into(),
+            // On a LAN there is nothing to find out, and private addresses would be probed for ever.
+            autonat_client: (public && server).then(autonat::v2::client::Behaviour::default).into(),
+            autonat_server: (public && server).then(autonat::v2::server::Behaviour::default).into(),
+            mdns: mdns.into(),
+            upnp: port_mapping.then(upnp::tokio::Behaviour::default).into(),
+        })
+    }
+}
+
+fn kademlia(
+    protocols: &Protocols,
+    me: libp2p::PeerId,
+    heads: HeadRecords,
+    server: bool,
+) -> kad::Behaviour<HeadRecords> {
+    let mut config = kad::Config::new(protocols.kad.clone());
+    config
+        .disjoint_query_paths(true)
+        .set_parallelism(NonZeroUsize::new(4).unwrap_or(kad::K_VALUE))
+        .set_query_timeout(QUERY_TIMEOUT)
+        // Heads live until a newer one comes; storage peers replicate them every hour, owners need not be there.
+        .set_record_ttl(None)
+        .set_publication_interval(None)
+        .set_replication_interval(Some(Duration::from_secs(3600)))
+        .set_provider_publication_interval(None)
+        .set_caching(kad::Caching::Disabled)
+        // Only identify's findings come into the routing table, filtered.
+        .set_kbucket_inserts(kad::BucketInserts::Manual);
+    let mut kad = kad::Behaviour::with_config(me, heads, config);
+    // Automatic mode would wait for a confirmed external address, which a LAN never has.
+    kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
+    kad
+}
+
+fn gossip(
+    protocols: &Protocols,
+    keys: &identity::Keypair,
+) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>, NetworkError> {
+    let setup = |e: String| NetworkError::Setup(format!("gossipsub: {e}"));
+    let config = gossipsub::ConfigBuilder::default()
+        .protocol_id_prefix(protocols.gossip_prefix.clone())
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .validate_messages()
+        // By content: with the default (author and number) one statement can be sent for ever anew.
+        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]))
+        // An advert and its envelope.
+        .max_transmit_size(ADVERT_MAX + 1024)
+        .flood_publish(false)
+        .heartbeat_initial_delay(Duration::from_secs(1))
+        .build()
+        .map_err(|e| setup(e.to_string()))?;
+    let filter = gossipsub::WhitelistSubscriptionFilter([protocols.adverts.hash()].into());
+    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
+        gossipsub::MessageAuthenticity::Signed(keys.clone()),
+        config,
+        filter,
+    )
+    .map_err(|e| setup(e.to_string()))?;
+    gossip.subscribe(&protocols.adverts).map_err(|e| setup(e.to_string()))?;
+    Ok(gossip)
+}
+
+fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {
+    let config = relay::Config {
+        max_circuits: CIRCUITS_MAX,
+        max_circuit_bytes: CIRCUIT_BYTES_MAX,
+        max_circuit_duration: CIRCUIT_TIME_MAX,
+        ..relay::Config::default()
+    };
+    let mut relay = relay::Behaviour::new(me, config);
+    if always {
+        relay.set_status(Some(relay::Status::Enable));
+    }
+    relay
+}

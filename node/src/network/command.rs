@@ -1,0 +1,56 @@
+//! What the rest of the node asks of the task that owns the Swarm.
+
+use cairn_core::peer_view::PeerView;
+use cairn_proto::{
+    PeerKey,
+    message::{ControlAnswer, ControlRequest},
+};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+
+use super::streams::OpenReply;
+
+/// Why a control question got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// The key is no valid peer, or it cannot be reached, or does not speak our protocol.
+    #[error("cannot ask the peer: {0}")]
+    Unreachable(String),
+    /// Too many questions are open at once.
+    #[error("too many questions are open")]
+    Overloaded,
+}
+
+/// A request to the owner of the Swarm. Dropped replies are fine: the asker has gone.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Connect if need be and open a shard stream.
+    OpenStream { peer: PeerKey, reply: OpenReply },
+    /// Ask a peer on the control protocol.
+    Ask {
+        /// Whom.
+        peer: PeerKey,
+        /// Where it may be, beside what the book says.
+        addresses: Vec<Multiaddr>,
+        /// What.
+        request: ControlRequest,
+        /// The answer.
+        reply: oneshot::Sender<Result<ControlAnswer, AskError>>,
+    },
+    /// Walk the DHT towards a place; answers the peers found there.
+    Closest { target: PeerId, reply: oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>> },
+    /// Everyone in the peer book.
+    Peers { reply: oneshot::Sender<Vec<PeerView>> },
+    /// Put a head record into the DHT; answers the peers that took it.
+    PutRecord { key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<Vec<PeerKey>> },
+    /// Look a head record up in the DHT; answers every version found.
+    GetRecord { key: [u8; 32], reply: oneshot::Sender<Vec<Vec<u8>>> },
+    /// A transfer with a peer worked or did not.
+    Served { peer: PeerKey, served: bool },
+    /// Where we listen.
+    ListenAddresses { reply: oneshot::Sender<Vec<Multiaddr>> },
+    /// Dial an address.
+    Dial { address: Multiaddr },
+    /// Say again what we are, now.
+    Announce,
+}

@@ -1,0 +1,81 @@
+//! What the network needs of a store: keep a shard, give it back. The real store implements it; tests keep in memory.
+
+pub mod memory;
+
+use bytes::Bytes;
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, wire::RefusalCode};
+use futures::future::BoxFuture;
+
+/// A shard that passed every check the network can make (grant, bearer, colour, length), not yet the root.
+#[derive(Clone, Debug)]
+pub struct OfferedShard {
+    /// Its group.
+    pub group: GroupId,
+    /// Its slot: this peer's colour in the group.
+    pub slot: Slot,
+    /// Its stripe.
+    pub ordinal: u8,
+    /// BLAKE3 that `bytes` must have; the keeper checks it.
+    pub root: ShardRoot,
+    /// Until when we are asked to keep it.
+    pub lease_until: Timestamp,
+    /// Exactly one shard.
+    pub bytes: Bytes,
+}
+
+/// What the keeper promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Until when.
+    pub lease_until: Timestamp,
+    /// When it became durable.
+    pub stored_at: Timestamp,
+}
+
+/// Space, for adverts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeeperSpace {
+    /// Pledged.
+    pub give: ByteSize,
+    /// Still free for shards.
+    pub free: ByteSize,
+}
+
+/// Keeps shards and head records durably. A refusal is the code that goes over the wire.
+///
+/// # Invariants
+///
+/// - **SEP-1, second guard** `put` answers [`RefusalCode::LedgerConflict`] when it ever accepted another slot of
+///   the group.
+pub trait ShardKeeper: Send + Sync + 'static {
+    /// Checks the root, stores, and returns once durable. Idempotent for the same root.
+    fn put(&self, shard: OfferedShard) -> BoxFuture<'_, Result<Kept, RefusalCode>>;
+
+    /// Bytes of a shard; `length` 0 means to the end.
+    fn get(
+        &self,
+        group: GroupId,
+        slot: Slot,
+        ordinal: u8,
+        offset: u32,
+        length: u32,
+    ) -> BoxFuture<'_, Result<Bytes, RefusalCode>>;
+
+    /// Bit `o % 8` of byte `o / 8` set for each ordinal held.
+    fn holding(&self, group: GroupId, slot: Slot) -> BoxFuture<'_, Result<[u8; 32], RefusalCode>>;
+
+    /// Moves a shard to the trash.
+    fn delete(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<(), RefusalCode>>;
+
+    /// Keeps a verified, encoded head record; the newest wins.
+    fn keep_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<(), RefusalCode>>;
+
+    /// The head record kept for a vault.
+    fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<Vec<u8>>, RefusalCode>>;
+
+    /// Every head record kept: what the DHT serves after a restart.
+    fn heads(&self) -> BoxFuture<'_, Result<Vec<Vec<u8>>, RefusalCode>>;
+
+    /// Space pledged and free now; must not block.
+    fn space(&self) -> KeeperSpace;
+}

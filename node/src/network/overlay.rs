@@ -1,0 +1,236 @@
+//! The overlay as a vault sees it: transfers, the peers there are, heads kept by many.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_core::peer_view::PeerView;
+use cairn_proto::{
+    Domain, PeerKey, Slot, VaultKey,
+    message::{ADVERTS_PER_ANSWER_MAX, ControlRequest, HeadRecord, Roles, control_request::Ask},
+    wire::Priority,
+};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use libp2p::{Multiaddr, PeerId, identity};
+use rand_core::Rng as _;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{NetworkHandle, command::Command};
+use crate::overlay::{
+    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
+};
+
+/// Walks of one refresh: each finds some twenty peers near a random place and asks them for 64 adverts each.
+const WALKS_MAX: usize = 6;
+/// Peers asked at once on a walk.
+const WALK_WIDTH: usize = 8;
+/// One walk with all its questions.
+const WALK_TIME: Duration = Duration::from_secs(15);
+/// Peers told directly of a new head, beside the DHT's own twenty.
+const HEAD_KEEPERS: usize = 8;
+/// Peers asked for a head at once, and in all.
+const FIND_WIDTH: usize = 32;
+const FIND_MAX: usize = 512;
+/// A head's publication and look-up; those who have not answered by then do not count.
+const HEAD_TIME: Duration = Duration::from_secs(12);
+/// How long the DHT may take once the direct answers are in.
+const DHT_GRACE: Duration = Duration::from_secs(4);
+
+impl Overlay for NetworkHandle {
+    fn me(&self) -> PeerKey {
+        self.inner.me
+    }
+
+    fn my_domain(&self) -> Domain {
+        self.inner.domain.clone()
+    }
+
+    fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
+        async move {
+            if refresh {
+                self.walk().await?;
+            }
+            self.ask(|reply| Command::Peers { reply }).await
+        }
+        .boxed()
+    }
+
+    fn put_shard(
+        &self,
+        to: PeerKey,
+        put: ShardPut,
+        priority: Priority,
+    ) -> BoxFuture<'_, Result<KeptReceipt, TransferError>> {
+        self.inner.client.put(to, put, priority).boxed()
+    }
+
+    fn get_shard(
+        &self,
+        from: PeerKey,
+        address: ShardAddress,
+        offset: u32,
+        length: u32,
+        priority: Priority,
+    ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
+        self.inner.client.get(from, address, offset, length, priority).boxed()
+    }
+
+    fn has_shards(
+        &self,
+        at: PeerKey,
+        group: Arc<GroupAccess>,
+        slot: Slot,
+    ) -> BoxFuture<'_, Result<[u8; 32], TransferError>> {
+        self.inner.client.has(at, group, slot).boxed()
+    }
+
+    fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>> {
+        self.inner.client.delete(at, address).boxed()
+    }
+
+    fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {
+        async move {
+            let key = HeadRecord::lookup_key(&vault);
+            let (reply, dht) = oneshot::channel();
+            let put = Command::PutRecord { key, value: encoded.clone(), reply };
+            self.inner.commands.send(put).await.map_err(|_| OverlayError::ShuttingDown)?;
+            let keepers = nearest(self.storage_peers().await?, &key, HEAD_KEEPERS);
+            let asked = stream::iter(keepers).map(|peer| {
+                let request = ControlRequest { ask: Some(Ask::KeepHead(encoded.clone())) };
+                async move {
+                    let answer = self.control(peer, Vec::new(), request).await;
+                    answer.is_some_and(|a| a.granted).then_some(peer)
+                }
+            });
+            let direct = asked.buffer_unordered(HEAD_KEEPERS).filter_map(std::future::ready).collect::<BTreeSet<_>>();
+            let mut kept: BTreeSet<PeerKey> = timeout(HEAD_TIME, direct).await.unwrap_or_default();
+            if let Ok(Ok(took)) = timeout(DHT_GRACE, dht).await {
+                kept.extend(took);
+            }
+            kept.remove(&self.inner.me);
+            if kept.is_empty() && self.readiness().connected == 0 {
+                return Err(OverlayError::NoPeers("nobody could be asked to keep the head".into()));
+            }
+            Ok(HeadPublished { kept_by: kept.len() })
+        }
+        .boxed()
+    }
+
+    fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<HeadRecord>, OverlayError>> {
+        async move {
+            let key = HeadRecord::lookup_key(&vault);
+            let (reply, dht) = oneshot::channel();
+            self.inner
+                .commands
+                .send(Command::GetRecord { key, reply })
+                .await
+                .map_err(|_| OverlayError::ShuttingDown)?;
+            let asked = nearest(self.storage_peers().await?, &key, FIND_MAX);
+            let anybody = !asked.is_empty();
+            let questions = stream::iter(asked).map(|peer| {
+                let request = ControlRequest { ask: Some(Ask::FindHead(vault.as_bytes().to_vec())) };
+                async move { self.control(peer, Vec::new(), request).await.map(|answer| answer.head) }
+            });
+            let mut best = None;
+            let direct = questions.buffer_unordered(FIND_WIDTH).for_each(|head| {
+                head.into_iter().for_each(|head| take_newer(&mut best, &head, &vault));
+                std::future::ready(())
+            });
+            let _ = timeout(HEAD_TIME, direct).await;
+            for head in timeout(DHT_GRACE, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
+                take_newer(&mut best, &head, &vault);
+            }
+            if best.is_none() && !anybody && self.readiness().connected == 0 {
+                return Err(OverlayError::NoPeers("nobody could be asked for the head".into()));
+            }
+            Ok(best)
+        }
+        .boxed()
+    }
+}
+
+/// The highest valid (generation, sequence) of this vault wins.
+fn take_newer(best: &mut Option<HeadRecord>, encoded: &[u8], vault: &VaultKey) {
+    if encoded.is_empty() {
+        return;
+    }
+    match HeadRecord::open(encoded) {
+        Ok(head) if head.vault == *vault => {
+            if best.as_ref().is_none_or(|b| head.supersedes(b)) {
+                *best = Some(head);
+            }
+        }
+        Ok(_) => tracing::debug!("a peer answered with another vault's head"),
+        Err(error) => tracing::debug!(%error, "a peer answered with a false head"),
+    }
+}
+
+/// The peers nearest to a key, those that may be reached first: whoever looks asks the same ones.
+fn nearest(mut peers: Vec<PeerView>, key: &[u8; 32], limit: usize) -> Vec<PeerKey> {
+    let distance = |peer: &PeerKey| {
+        let place = blake3::hash(peer.as_bytes());
+        let mut apart = *place.as_bytes();
+        apart.iter_mut().zip(key).for_each(|(a, k)| *a ^= k);
+        apart
+    };
+    peers.sort_by_cached_key(|p| (p.reachable == Some(false), distance(&p.peer)));
+    peers.into_iter().take(limit).map(|p| p.peer).collect()
+}
+
+impl NetworkHandle {
+    async fn storage_peers(&self) -> Result<Vec<PeerView>, OverlayError> {
+        let mut peers = self.ask(|reply| Command::Peers { reply }).await?;
+        peers.retain(|p| p.roles.has(Roles::STORAGE));
+        Ok(peers)
+    }
+
+    /// One question; `None` for any failure.
+    async fn control(
+        &self,
+        peer: PeerKey,
+        addresses: Vec<Multiaddr>,
+        request: ControlRequest,
+    ) -> Option<cairn_proto::message::ControlAnswer> {
+        let answer = self.ask(|reply| Command::Ask { peer, addresses, request, reply }).await;
+        answer.ok()?.map_err(|error| tracing::debug!(peer = %peer.short(), %error, "no answer")).ok()
+    }
+
+    /// Walks to random places until nothing new turns up or a bound is reached. Adverts that come back go into the
+    /// book by themselves.
+    async fn walk(&self) -> Result<(), OverlayError> {
+        let mut asked: BTreeSet<PeerKey> = BTreeSet::new();
+        let known = self.ask(|reply| Command::Peers { reply }).await?;
+        let connected = known.iter().filter(|p| p.reachable == Some(true)).map(|p| (p.peer, Vec::new()));
+        let mut found: BTreeMap<PeerKey, Vec<Multiaddr>> = connected.take(WALK_WIDTH).collect();
+        let mut before = self.readiness().storage_peers;
+        for _ in 0..WALKS_MAX {
+            let target = self.random_place();
+            let walk = self.ask(|reply| Command::Closest { target, reply });
+            if let Ok(Ok(peers)) = timeout(WALK_TIME, walk).await {
+                found.extend(peers);
+            }
+            found.retain(|peer, _| *peer != self.inner.me && asked.insert(*peer));
+            let questions = stream::iter(std::mem::take(&mut found)).map(|(peer, addresses)| {
+                let request = ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) };
+                self.control(peer, addresses, request)
+            });
+            let all = questions.buffer_unordered(WALK_WIDTH).for_each(|_| std::future::ready(()));
+            let _ = timeout(WALK_TIME, all).await;
+            let after = self.readiness().storage_peers;
+            if after == before {
+                break;
+            }
+            before = after;
+        }
+        Ok(())
+    }
+
+    fn random_place(&self) -> PeerId {
+        let mut seed = [0u8; 32];
+        self.inner.walks.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut seed);
+        identity::Keypair::ed25519_from_bytes(seed).map_or_else(|_| PeerId::random(), |k| k.public().to_peer_id())
+    }
+}

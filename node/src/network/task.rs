@@ -1,0 +1,497 @@
+//! The one owner of the Swarm: waits for a step, applies it, never blocks and never awaits while deciding.
+//!
+//! Shard bytes do not pass here: a stream is handed to the transfer client that asked, or to a task of the transfer
+//! server. Everything else is small.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use cairn_proto::{
+    ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
+    message::{ADVERTS_PER_ANSWER_MAX, Advert, ControlAnswer, ControlRequest, Roles, control_request::Ask},
+    network_file::NetworkFile,
+    signed::SignedBytes,
+};
+use futures::{FutureExt as _, StreamExt as _};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, kad,
+    request_response::{OutboundRequestId, ResponseChannel},
+    swarm::{
+        SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng as _;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{Instant, Interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LanMode, Readiness, addresses,
+    behaviour::{NodeBehaviour, NodeBehaviourEvent, Protocols},
+    book::{self, PeerBook},
+    clock,
+    command::{AskError, Command},
+    keeper::ShardKeeper,
+    keys::{peer_id, peer_key},
+    streams::{OpenError, OpenReply},
+    transfer::server::Server,
+};
+use crate::identity::Identity;
+
+/// An advert goes out this often, whatever happened.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
+/// ... and this soon after a change, so that ten changes make one advert.
+const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
+/// When nobody listened, again after this.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
+/// The peer book goes to disk at most this often.
+const WRITE_EVERY: Duration = Duration::from_secs(30);
+/// A peer that could not be dialled is not dialled again for a shard stream within this time.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
+/// First and longest pause between two rounds of knocking while nobody is connected.
+const KNOCK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Known peers to knock at, beside the bootstrap addresses.
+const KNOCK_PEERS: usize = 8;
+/// Commands taken in a row before the Swarm gets a turn.
+const COMMANDS_IN_A_ROW: u32 = 64;
+/// Questions and look-ups open at once, of all askers.
+const OPEN_MAX: usize = 512;
+/// Answers to control questions that wait for the disk at once; beyond, the asker is told to come again.
+const ANSWERING_MAX: usize = 64;
+/// When it should, in milliseconds.
+const ANSWER_RETRY_MS: u64 = 500;
+/// Requests for streams that wait for one peer to be dialled: the two lanes, a few times over.
+const OPENERS_PER_PEER: usize = 16;
+/// Peers of one /24 or /48 in the routing table, so that one cheap prefix cannot fill it.
+const PEERS_PER_PREFIX: usize = 5;
+
+/// What a node says of itself.
+pub(crate) struct SelfPortrait {
+    pub(crate) network: NetworkFile,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) domain: Domain,
+    pub(crate) region: Region,
+    pub(crate) roles: Roles,
+    pub(crate) give: ByteSize,
+    pub(crate) lan: LanMode,
+}
+
+/// All that can happen.
+enum Step {
+    Shutdown,
+    HandlesGone,
+    Command(Command),
+    Answered(ResponseChannel<ControlAnswer>, ControlAnswer),
+    AnswerLost,
+    Tick,
+    Swarm(Box<SwarmEvent<NodeBehaviourEvent>>),
+}
+
+enum Lookup {
+    Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>),
+    Put(oneshot::Sender<Vec<PeerKey>>),
+    Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
+}
+
+/// Owns the Swarm.
+pub(crate) struct NetworkTask {
+    pub(crate) swarm: Swarm<NodeBehaviour>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) portrait: SelfPortrait,
+    pub(crate) protocols: Protocols,
+    pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) streams_per_peer: usize,
+    pub(crate) book: PeerBook,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) ticks: Interval,
+    pub(crate) state: State,
+}
+
+/// What the task remembers.
+pub(crate) struct State {
+    announce_at: Instant,
+    write_at: Instant,
+    knock_at: Instant,
+    knock_pause: Duration,
+    my_advert: Option<SignedBytes>,
+    last_sequence: Timestamp,
+    command_streak: u32,
+    listening: BTreeSet<Multiaddr>,
+    unreachable: HashMap<PeerId, Instant>,
+    openers: HashMap<PeerId, Vec<OpenReply>>,
+    asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
+    lookups: HashMap<kad::QueryId, Lookup>,
+    answering: JoinSet<(ResponseChannel<ControlAnswer>, ControlAnswer)>,
+    serving: JoinSet<()>,
+    stream_places: HashMap<PeerKey, Arc<Semaphore>>,
+    connected: BTreeSet<PeerId>,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            announce_at: now + ANNOUNCE_SOON,
+            write_at: now + WRITE_EVERY,
+            knock_at: now,
+            knock_pause: KNOCK.0,
+            my_advert: None,
+            last_sequence: Timestamp(0),
+            command_streak: 0,
+            listening: BTreeSet::new(),
+            unreachable: HashMap::new(),
+            openers: HashMap::new(),
+            asks: HashMap::new(),
+            lookups: HashMap::new(),
+            answering: JoinSet::new(),
+            serving: JoinSet::new(),
+            stream_places: HashMap::new(),
+            connected: BTreeSet::new(),
+        }
+    }
+}
+
+impl NetworkTask {
+    pub(crate) async fn run(mut self) {
+        loop {
+            let step = self.next_step().await;
+            if !self.apply(step, clock()) {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    /// Waits, decides nothing. Local work first; a flood of commands still leaves the Swarm its turns.
+    async fn next_step(&mut self) -> Step {
+        if self.state.command_streak >= COMMANDS_IN_A_ROW {
+            self.state.command_streak = 0;
+            if let Some(event) = self.swarm.select_next_some().now_or_never() {
+                return Step::Swarm(Box::new(event));
+            }
+        }
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Step::Shutdown,
+            Some(done) = self.state.answering.join_next() => {
+                done.map_or(Step::AnswerLost, |(channel, answer)| Step::Answered(channel, answer))
+            }
+            command = self.commands.recv() => command.map_or(Step::HandlesGone, Step::Command),
+            _ = self.ticks.tick() => Step::Tick,
+            event = self.swarm.select_next_some() => Step::Swarm(Box::new(event)),
+        }
+    }
+
+    /// Decides; `false` ends the task.
+    fn apply(&mut self, step: Step, now: Timestamp) -> bool {
+        match step {
+            Step::Shutdown | Step::HandlesGone => return false,
+            Step::Command(command) => {
+                self.state.command_streak += 1;
+                self.command(command, now);
+            }
+            Step::Answered(channel, answer) => self.answer(channel, answer),
+            // The question's channel is gone with the task; the asker is told by the stream's end.
+            Step::AnswerLost => {}
+            Step::Tick => self.tick(now),
+            Step::Swarm(event) => {
+                self.state.command_streak = 0;
+                self.swarm_event(*event, now);
+            }
+        }
+        let ready = Readiness { connected: self.state.connected.len(), storage_peers: self.book.storage_peers() };
+        self.readiness.send_if_modified(|old| std::mem::replace(old, ready) != ready);
+        true
+    }
+
+    /// Closes connections, so that peers notice at once instead of after QUIC's idle time; writes the book.
+    async fn end(mut self) {
+        self.state.serving.abort_all();
+        for peer in std::mem::take(&mut self.state.connected) {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closing = async {
+            while self.swarm.connected_peers().next().is_some() {
+                let _ = self.swarm.select_next_some().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+        if let Some(written) = self.write_book() {
+            let _ = written.await;
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Timestamp) {
+        match command {
+            Command::OpenStream { peer, reply } => self.open_stream(&peer, reply),
+            Command::Ask { peer, addresses, request, reply } => self.ask(&peer, addresses, request, Some(reply)),
+            Command::Closest { target, reply } => {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                if self.state.lookups.len() < OPEN_MAX {
+                    let query = kad.get_closest_peers(target);
+                    self.state.lookups.insert(query, Lookup::Closest(reply));
+                }
+            }
+            Command::PutRecord { key, value, reply } => self.put_record(key, value, reply),
+            Command::GetRecord { key, reply } => {
+                if self.state.lookups.len() < OPEN_MAX {
+                    let query = self.swarm.behaviour_mut().kad.get_record(kad::RecordKey::new(&key));
+                    self.state.lookups.insert(query, Lookup::Get(reply, Vec::new()));
+                }
+            }
+            Command::Peers { reply } => {
+                let _ = reply.send(self.book.views(now));
+            }
+            Command::Served { peer, served } => self.book.served(&peer, served, now),
+            Command::ListenAddresses { reply } => {
+                let _ = reply.send(self.state.listening.iter().cloned().collect());
+            }
+            Command::Dial { address } => self.dial(address),
+            Command::Announce => self.announce_within(Duration::ZERO),
+        }
+    }
+
+    fn put_record(&mut self, key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<Vec<PeerKey>>) {
+        if self.state.lookups.len() >= OPEN_MAX {
+            return;
+        }
+        let record = kad::Record::new(kad::RecordKey::new(&key), value);
+        // Quorum "all" does not mean that all must: it makes the result name everyone who took it.
+        match self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::All) {
+            Ok(query) => {
+                self.state.lookups.insert(query, Lookup::Put(reply));
+            }
+            Err(error) => tracing::debug!(%error, "our own record store refused a head"),
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr) {
+        if let Err(error) = self.swarm.dial(address) {
+            tracing::debug!(%error, "cannot dial");
+        }
+    }
+
+    fn open_stream(&mut self, peer: &PeerKey, reply: OpenReply) {
+        let Some(id) = peer_id(peer) else {
+            let _ = reply.send(Err(OpenError::Dial("its key is not valid".into())));
+            return;
+        };
+        if self.swarm.is_connected(&id) {
+            self.swarm.behaviour_mut().streams.open(id, reply);
+            return;
+        }
+        if self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until) {
+            let _ = reply.send(Err(OpenError::Dial("it could not be reached a moment ago".into())));
+            return;
+        }
+        let waiting = self.state.openers.entry(id).or_default();
+        waiting.retain(|reply| !reply.is_closed());
+        if waiting.len() >= OPENERS_PER_PEER {
+            let _ = reply.send(Err(OpenError::Overloaded));
+            return;
+        }
+        waiting.push(reply);
+        let dial = DialOpts::peer_id(id)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(self.book.addresses(peer))
+            .extend_addresses_through_behaviour()
+            .build();
+        match self.swarm.dial(dial) {
+            // Already under way.
+            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.dial_failed(id, &error.to_string(), clock()),
+        }
+    }
+
+    fn dial_failed(&mut self, id: PeerId, why: &str, now: Timestamp) {
+        if self.swarm.is_connected(&id) {
+            return;
+        }
+        self.state.unreachable.insert(id, Instant::now() + UNREACHABLE_FOR);
+        for reply in self.state.openers.remove(&id).unwrap_or_default() {
+            let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
+        }
+        if let Some(key) = peer_key(&id) {
+            self.book.dial_failed(&key, now);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        peer: &PeerKey,
+        mut hints: Vec<Multiaddr>,
+        request: ControlRequest,
+        reply: Option<oneshot::Sender<Result<ControlAnswer, AskError>>>,
+    ) {
+        let id = match self.may_ask(peer) {
+            Ok(id) => id,
+            Err(error) => {
+                let _ = reply.map(|reply| reply.send(Err(error)));
+                return;
+            }
+        };
+        hints.extend(self.book.addresses(peer));
+        let question = self.swarm.behaviour_mut().control.send_request_with_addresses(&id, request, hints);
+        if let Some(reply) = reply {
+            self.state.asks.insert(question, reply);
+        }
+    }
+
+    fn may_ask(&self, peer: &PeerKey) -> Result<PeerId, AskError> {
+        let id = peer_id(peer).ok_or_else(|| AskError::Unreachable("its key is not valid".into()))?;
+        if self.state.asks.len() >= OPEN_MAX {
+            return Err(AskError::Overloaded);
+        }
+        let failed = self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until);
+        if failed && !self.swarm.is_connected(&id) {
+            return Err(AskError::Unreachable("it could not be reached a moment ago".into()));
+        }
+        Ok(id)
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        let instant = Instant::now();
+        if instant >= self.state.announce_at {
+            self.announce(now);
+        }
+        if instant >= self.state.write_at {
+            self.state.write_at = instant + WRITE_EVERY;
+            drop(self.write_book());
+        }
+        if instant >= self.state.knock_at {
+            self.knock(instant);
+        }
+        self.state.unreachable.retain(|_, until| *until > instant);
+        let all = self.streams_per_peer;
+        self.state.stream_places.retain(|_, places| places.available_permits() < all);
+        while self.state.serving.try_join_next().is_some() {}
+    }
+
+    /// Dials bootstrap addresses and recent peers for as long as nobody is connected, ever more slowly.
+    fn knock(&mut self, now: Instant) {
+        if !self.state.connected.is_empty() {
+            self.state.knock_pause = KNOCK.0;
+            self.state.knock_at = now + KNOCK.0;
+            return;
+        }
+        self.state.knock_at = now + self.state.knock_pause;
+        self.state.knock_pause = (self.state.knock_pause * 2).min(KNOCK.1);
+        let me = *self.swarm.local_peer_id();
+        for text in self.portrait.network.bootstrap.clone() {
+            let Ok(address) = text.parse::<Multiaddr>() else { continue };
+            let (plain, peer) = addresses::split_peer(address.clone());
+            match peer {
+                Some(peer) if peer == me => continue,
+                Some(peer) => {
+                    self.swarm.behaviour_mut().kad.add_address(&peer, plain);
+                }
+                None => {}
+            }
+            self.dial(address);
+        }
+        for peer in self.book.recent(KNOCK_PEERS) {
+            let Some(id) = peer_id(&peer) else { continue };
+            let opts = DialOpts::peer_id(id).addresses(self.book.addresses(&peer)).build();
+            if let Err(error) = self.swarm.dial(opts) {
+                tracing::debug!(%error, "cannot dial a known peer");
+            }
+        }
+    }
+
+    fn announce_within(&mut self, time: Duration) {
+        self.state.announce_at = self.state.announce_at.min(Instant::now() + time);
+    }
+
+    /// Where we may be dialled, for adverts.
+    fn own_addresses(&self) -> Vec<Multiaddr> {
+        let external = self.swarm.external_addresses().cloned();
+        let mut all: Vec<Multiaddr> = external.collect();
+        all.extend(self.state.listening.iter().cloned());
+        addresses::choose(all, self.portrait.lan.allow_private)
+    }
+
+    /// Gossips our advert; owners, who offer nothing, stay silent.
+    fn announce(&mut self, now: Timestamp) {
+        self.state.announce_at = Instant::now() + ANNOUNCE_EVERY;
+        let me = &self.portrait;
+        if me.roles == Roles::NONE {
+            return;
+        }
+        let sequence = now.max(self.state.last_sequence.plus_ms(1));
+        let space = self.keeper.as_ref().map(|keeper| keeper.space());
+        let advert = Advert {
+            peer: me.identity.peer(),
+            network: me.network.id,
+            sequence,
+            protocol: PROTOCOL_VERSION,
+            domain: me.domain.clone(),
+            region: me.region.clone(),
+            roles: me.roles,
+            give: space.map_or(me.give, |s| s.give),
+            free: space.map_or(ByteSize(0), |s| s.free),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: self.own_addresses().iter().map(ToString::to_string).collect(),
+        };
+        let signed = advert.seal(me.identity.signing_key());
+        let bytes = prost::Message::encode_to_vec(&signed);
+        self.state.last_sequence = sequence;
+        self.state.my_advert = Some(signed);
+        let topic = self.protocols.adverts.clone();
+        if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
+            // Normal while alone: whoever connects asks for adverts anyway.
+            tracing::debug!(%error, "our advert was not gossiped");
+            if !self.state.connected.is_empty() {
+                self.announce_within(ANNOUNCE_AGAIN);
+            }
+        }
+    }
+
+    fn write_book(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+        let folder = self.data_dir.clone()?;
+        let bytes = self.book.take_unwritten()?;
+        Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = book::write_file(&folder, &bytes) {
+                tracing::warn!(%error, "cannot write the peer book");
+            }
+        }))
+    }
+
+    fn answer(&mut self, channel: ResponseChannel<ControlAnswer>, answer: ControlAnswer) {
+        // The asker may have gone.
+        let _ = self.swarm.behaviour_mut().control.send_response(channel, answer);
+    }
+
+    /// Adverts for somebody who asks: our own, then a part of the book that differs from time to time.
+    fn some_adverts(&mut self, wanted: u32) -> Vec<SignedBytes> {
+        let limit = (wanted as usize).min(ADVERTS_PER_ANSWER_MAX);
+        if self.state.my_advert.is_none() {
+            self.announce(clock());
+        }
+        let mut adverts: Vec<SignedBytes> = self.state.my_advert.iter().take(limit).cloned().collect();
+        let mut from = [0u8; 32];
+        self.rng.fill_bytes(&mut from);
+        adverts.extend(self.book.sample(&PeerKey::from_bytes(from), limit - adverts.len()));
+        adverts
+    }
+}
+
+mod control;
+mod events;
+
+/// Asks for as many adverts as one answer carries.
+fn adverts_please() -> ControlRequest {
+    ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) }
+}

@@ -1,0 +1,103 @@
+//! Questions that peers ask us, and what our questions brought.
+
+use cairn_proto::{
+    VaultKey,
+    message::{ControlAnswer, ControlRequest, HeadRecord, control_request::Ask},
+};
+use libp2p::{
+    PeerId, kad,
+    request_response::{self, Message, ResponseChannel},
+};
+
+use super::{ANSWER_RETRY_MS, ANSWERING_MAX, NetworkTask, Timestamp};
+use crate::network::{command::AskError, heads::Offered};
+
+impl NetworkTask {
+    pub(super) fn control_event(
+        &mut self,
+        event: request_response::Event<ControlRequest, ControlAnswer>,
+        now: Timestamp,
+    ) {
+        match event {
+            request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
+                self.question(request, channel);
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                for advert in &response.adverts {
+                    if let Err(error) = self.book.learn(advert, now) {
+                        tracing::trace!(%error, "an advert was not taken");
+                    }
+                }
+                self.note_connected(now);
+                if let Some(reply) = self.state.asks.remove(&request_id) {
+                    let _ = reply.send(Ok(response));
+                }
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                if let Some(reply) = self.state.asks.remove(&request_id) {
+                    let _ = reply.send(Err(AskError::Unreachable(error.to_string())));
+                }
+            }
+            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    /// An advert may come after its peer connected.
+    fn note_connected(&mut self, now: Timestamp) {
+        let connected: Vec<PeerId> = self.state.connected.iter().copied().collect();
+        for key in connected.iter().filter_map(crate::network::keys::peer_key) {
+            self.book.connected(&key, now);
+        }
+    }
+
+    fn question(&mut self, request: ControlRequest, channel: ResponseChannel<ControlAnswer>) {
+        match request.ask {
+            Some(Ask::Adverts(wanted)) => {
+                let adverts = self.some_adverts(wanted);
+                self.answer(channel, ControlAnswer { adverts, ..ControlAnswer::default() });
+            }
+            Some(Ask::KeepHead(encoded)) => self.keep_head(encoded, channel),
+            Some(Ask::FindHead(vault)) => self.find_head(&vault, channel),
+            None => self.answer(channel, ControlAnswer::default()),
+        }
+    }
+
+    /// Keeps a head as the DHT does, and says yes only once it is durable.
+    fn keep_head(&mut self, encoded: Vec<u8>, channel: ResponseChannel<ControlAnswer>) {
+        let Some(keeper) = self.keeper.clone() else { return self.answer(channel, ControlAnswer::default()) };
+        if self.state.answering.len() >= ANSWERING_MAX {
+            return self.answer(channel, ControlAnswer { retry_after_ms: ANSWER_RETRY_MS, ..ControlAnswer::default() });
+        }
+        let Ok(head) = HeadRecord::open(&encoded) else { return self.answer(channel, ControlAnswer::default()) };
+        let key = kad::RecordKey::new(&HeadRecord::lookup_key(&head.vault));
+        let heads = self.swarm.behaviour_mut().kad.store_mut();
+        match heads.offer(kad::Record::new(key, encoded.clone())) {
+            Ok(Offered::Taken | Offered::Known) => {
+                self.state.answering.spawn(async move {
+                    let granted = keeper.keep_head(head.vault, encoded).await.is_ok();
+                    (channel, ControlAnswer { granted, ..ControlAnswer::default() })
+                });
+            }
+            Err(_) => self.answer(channel, ControlAnswer::default()),
+        }
+    }
+
+    fn find_head(&mut self, vault: &[u8], channel: ResponseChannel<ControlAnswer>) {
+        let found = |head: Vec<u8>| ControlAnswer { granted: !head.is_empty(), head, ..ControlAnswer::default() };
+        let Ok(vault) = VaultKey::from_slice(vault) else { return self.answer(channel, ControlAnswer::default()) };
+        let kept = self.swarm.behaviour_mut().kad.store_mut().find(&vault).map(<[u8]>::to_vec);
+        match (kept, self.keeper.clone()) {
+            (Some(head), _) => self.answer(channel, found(head)),
+            (None, None) => self.answer(channel, ControlAnswer::default()),
+            (None, Some(_)) if self.state.answering.len() >= ANSWERING_MAX => {
+                self.answer(channel, ControlAnswer { retry_after_ms: ANSWER_RETRY_MS, ..ControlAnswer::default() });
+            }
+            (None, Some(keeper)) => {
+                self.state.answering.spawn(async move {
+                    let head = keeper.find_head(vault).await.ok().flatten().unwrap_or_default();
+                    (channel, found(head))
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What the Swarm tells us, translated into what we do.
+
+use std::{net::IpAddr, sync::Arc};
+
+use cairn_proto::{Domain, message::Roles, signed::SignedBytes};
+use libp2p::{
+    Multiaddr, PeerId, autonat, gossipsub, identify, kad, mdns, ping,
+    swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
+};
+use prost::Message as _;
+use tokio::sync::Semaphore;
+
+use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
+use crate::network::{
+    addresses,
+    behaviour::NodeBehaviourEvent,
+    book::{Learned, NotLearned},
+    keys::peer_key,
+    streams::InboundStream,
+};
+
+impl NetworkTask {
+    pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.connected(peer_id, now),
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+                self.state.connected.remove(&peer_id);
+                let broken = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
+                if let Some(key) = peer_key(&peer_id) {
+                    self.book.disconnected(&key, broken, now);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                self.dial_failed(peer, &error.to_string(), now);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                // A relay must know its own addresses to make a reservation; on a LAN nobody else can confirm them.
+                let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
+                if lan && !addresses::is_relayed(&address) {
+                    self.swarm.add_external_address(address.clone());
+                }
+                self.state.listening.insert(address);
+                self.announce_within(ANNOUNCE_SOON);
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.state.listening.remove(&address);
+                self.announce_within(ANNOUNCE_SOON);
+            }
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.announce_within(ANNOUNCE_SOON);
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            _ => {}
+        }
+    }
+
+    fn behaviour_event(&mut self, event: NodeBehaviourEvent, now: Timestamp) {
+        match event {
+            NodeBehaviourEvent::Control(event) => self.control_event(event, now),
+            NodeBehaviourEvent::Streams(inbound) => self.serve(inbound),
+            NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
+                self.looked_up(id, result, step.last);
+            }
+            NodeBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+                let verdict = self.gossiped(&message, now);
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                let _ = gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
+            }
+            NodeBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.identified(peer_id, &info);
+            }
+            NodeBehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+                if let Some(key) = peer_key(&peer) {
+                    let rtt = result.ok().map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX));
+                    self.book.pinged(&key, rtt, now);
+                }
+            }
+            NodeBehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    let opts = DialOpts::peer_id(peer).addresses(vec![address]).build();
+                    if let Err(error) = self.swarm.dial(opts) {
+                        tracing::trace!(%error, "cannot dial a neighbour");
+                    }
+                }
+            }
+            NodeBehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, result: Err(_), .. }) => {
+                tracing::debug!(address = %tested_addr, "not reachable from outside");
+                self.reserve_a_relay();
+            }
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, id: PeerId, now: Timestamp) {
+        self.state.unreachable.remove(&id);
+        for reply in self.state.openers.remove(&id).unwrap_or_default() {
+            self.swarm.behaviour_mut().streams.open(id, reply);
+        }
+        if self.state.connected.insert(id)
+            && let Some(key) = peer_key(&id)
+        {
+            self.book.connected(&key, now);
+        }
+    }
+
+    fn serve(&mut self, InboundStream { peer, stream }: InboundStream) {
+        let Some(key) = peer_key(&peer) else { return };
+        let places = self.streams_per_peer;
+        let places = self.state.stream_places.entry(key).or_insert_with(|| Arc::new(Semaphore::new(places))).clone();
+        let Ok(place) = places.try_acquire_owned() else {
+            tracing::debug!(peer = %key.short(), "too many shard streams");
+            return;
+        };
+        let serving = self.server.clone().serve(key, stream, self.shutdown.child_token());
+        self.state.serving.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    }
+
+    /// A peer of our network, and what it offers. Its adverts are asked for at once, so that a newcomer knows
+    /// everyone that its first peers know.
+    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+        if info.protocol_version != self.protocols.identify {
+            tracing::debug!(%peer, theirs = info.protocol_version, "a peer of another network");
+            let _ = self.swarm.disconnect_peer_id(peer);
+            return;
+        }
+        if info.protocols.contains(&self.protocols.kad) {
+            self.admit_to_routing_table(peer, &info.listen_addrs);
+        }
+        if info.protocols.contains(&self.protocols.control)
+            && let Some(key) = peer_key(&peer)
+        {
+            self.ask(&key, Vec::new(), adverts_please(), None);
+        }
+    }
+
+    fn admit_to_routing_table(&mut self, peer: PeerId, listening: &[Multiaddr]) {
+        let allow_private = self.portrait.lan.allow_private;
+        let usable = addresses::choose(listening.iter().cloned(), allow_private);
+        let prefix = usable.iter().find_map(prefix);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if let Some(prefix) = prefix
+            && !allow_private
+        {
+            let mut neighbours = 0;
+            for bucket in kad.kbuckets() {
+                neighbours += bucket
+                    .iter()
+                    .filter(|e| *e.node.key.preimage() != peer)
+                    .filter(|e| e.node.value.iter().any(|a| self::prefix(a).as_ref() == Some(&prefix)))
+                    .count();
+            }
+            if neighbours >= PEERS_PER_PREFIX {
+                return;
+            }
+        }
+        for address in usable {
+            kad.add_address(&peer, address);
+        }
+    }
+
+    fn gossiped(&mut self, message: &gossipsub::Message, now: Timestamp) -> gossipsub::MessageAcceptance {
+        let Ok(signed) = SignedBytes::decode(message.data.as_slice()) else {
+            return gossipsub::MessageAcceptance::Reject;
+        };
+        let author = message.source.as_ref().and_then(peer_key);
+        if author.is_none_or(|author| author.as_bytes().as_slice() != signed.signer) {
+            return gossipsub::MessageAcceptance::Reject;
+        }
+        match self.book.learn(&signed, now) {
+            Ok(Learned::New | Learned::Newer) => {
+                if let (Some(id), Some(key)) = (message.source, author) {
+                    // It lives, and may have said new addresses.
+                    self.state.unreachable.remove(&id);
+                    if self.state.connected.contains(&id) {
+                        self.book.connected(&key, now);
+                    }
+                }
+                gossipsub::MessageAcceptance::Accept
+            }
+            Ok(Learned::Stale) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
+                gossipsub::MessageAcceptance::Ignore
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a gossiped advert was rejected");
+                gossipsub::MessageAcceptance::Reject
+            }
+        }
+    }
+
+    fn looked_up(&mut self, id: kad::QueryId, result: kad::QueryResult, last: bool) {
+        if let (Some(Lookup::Get(_, found)), kad::QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(peer)))) =
+            (self.state.lookups.get_mut(&id), &result)
+        {
+            found.push(peer.record.value.clone());
+        }
+        if !last {
+            return;
+        }
+        match (self.state.lookups.remove(&id), result) {
+            (Some(Lookup::Get(reply, found)), _) => {
+                let _ = reply.send(found);
+            }
+            (Some(Lookup::Closest(reply)), kad::QueryResult::GetClosestPeers(result)) => {
+                let peers = match result {
+                    Ok(ok) => ok.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                let allow_private = self.portrait.lan.allow_private;
+                let found = peers
+                    .into_iter()
+                    .filter_map(|peer| Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private))));
+                let _ = reply.send(found.collect());
+            }
+            (Some(Lookup::Put(reply)), kad::QueryResult::PutRecord(Err(error))) => {
+                let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =
+                    error;
+                let _ = reply.send(success.iter().filter_map(peer_key).collect());
+            }
+            // A complete success names nobody; the direct questions have told the count.
+            (Some(Lookup::Put(reply)), _) => {
+                let _ = reply.send(Vec::new());
+            }
+            (Some(Lookup::Closest(_)) | None, _) => {}
+        }
+    }
+
+    /// Behind a NAT: have a relay among our peers carry connections to us, until DCUtR makes them direct.
+    fn reserve_a_relay(&mut self) {
+        let storage = self.portrait.roles.has(Roles::STORAGE);
+        let reserved = self.state.listening.iter().any(addresses::is_relayed);
+        if !storage || reserved || self.swarm.external_addresses().next().is_some() {
+            return;
+        }
+        let carriers = self.book.views(Timestamp(0)).into_iter().filter(|p| p.roles.has(Roles::RELAY));
+        for carrier in carriers {
+            let Some(id) = crate::network::keys::peer_id(&carrier.peer) else { continue };
+            let Some(address) = self.book.addresses(&carrier.peer).into_iter().next() else { continue };
+            if !self.state.connected.contains(&id) {
+                continue;
+            }
+            let address =
+                address.with(libp2p::multiaddr::Protocol::P2p(id)).with(libp2p::multiaddr::Protocol::P2pCircuit);
+            match self.swarm.listen_on(address) {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "no reservation at a relay"),
+            }
+        }
+    }
+}
+
+/// The /24 or /48 of an address, as the text of its domain.
+fn prefix(address: &Multiaddr) -> Option<Domain> {
+    addresses::ip(address).and_then(|ip: IpAddr| Domain::of_address(ip))
+}

@@ -1,0 +1,5 @@
+//! Nodes in one process, on loopback, with a keeper in memory. Events are waited for with a deadline.
+
+mod hostile;
+mod nodes;
+mod transfers;

@@ -1,0 +1,311 @@
+//! The requester's side: which link to use, opening groups on it, waiting out `Busy`, checking what comes back.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_proto::{
+    Grant, PeerKey, Rights, SHARD_SIZE, Slot, Timestamp,
+    message::{self, Receipt},
+    signed::SignedBytes,
+    wire::{
+        DeleteShard, FrameKind, GetShard, HasAnswer, HasShards, OpenGroup, Priority, PutShard, RefusalCode, Refused,
+    },
+};
+use prost::Message as _;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    frame::Frame,
+    link::{ClientPatience, Link, LinkError},
+    server::Lane,
+};
+use crate::{
+    network::{clock, command::Command, streams::OpenError},
+    overlay::{GroupAccess, KeptReceipt, ShardAddress, ShardPut, TransferError},
+};
+
+/// A grant is good for a day ...
+const GRANT_MS: u64 = 24 * 3600 * 1000;
+/// ... and from a little before now, because clocks differ.
+const GRANT_EARLY_MS: u64 = 5 * 60 * 1000;
+/// Pause before a broken stream is opened again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Shortest and longest wait between two tries at a busy holder, whatever it says.
+const BUSY_WAIT: (u64, u64) = (20, 5_000);
+/// Links that are remembered; beyond, closed ones are swept. Two for each of some thousand peers.
+const LINKS_SWEEP: usize = 2048;
+
+/// Where a lane's link is or will be; whoever dials holds the lock.
+type LinkPlace = Arc<tokio::sync::Mutex<Option<Link>>>;
+
+/// Moves shards to and from holders.
+pub(crate) struct ShardClient {
+    me: PeerKey,
+    commands: mpsc::Sender<Command>,
+    links: Mutex<HashMap<(PeerKey, Lane), LinkPlace>>,
+    patience: ClientPatience,
+}
+
+/// One request, before it has a link.
+struct Request<'a> {
+    to: PeerKey,
+    group: &'a GroupAccess,
+    kind: FrameKind,
+    priority: Priority,
+    head: Vec<u8>,
+    payload: Bytes,
+    answer: FrameKind,
+}
+
+impl ShardClient {
+    pub(crate) fn new(me: PeerKey, commands: mpsc::Sender<Command>, patience: ClientPatience) -> Self {
+        Self { me, commands, links: Mutex::default(), patience }
+    }
+
+    pub(crate) async fn put(
+        &self,
+        to: PeerKey,
+        put: ShardPut,
+        priority: Priority,
+    ) -> Result<KeptReceipt, TransferError> {
+        if put.bytes.len() != SHARD_SIZE {
+            return Err(TransferError::Refused { code: RefusalCode::BadRequest, retry_after_ms: 0 });
+        }
+        let ShardAddress { group, slot, ordinal } = &put.address;
+        let id = group.ticket.id();
+        let head = PutShard {
+            group: id.as_bytes().to_vec(),
+            slot: slot.as_u8().into(),
+            ordinal: (*ordinal).into(),
+            root: put.root.as_bytes().to_vec(),
+            lease_until: put.lease_until.0,
+        };
+        let request = Request {
+            to,
+            group,
+            kind: FrameKind::Put,
+            priority,
+            head: head.encode_to_vec(),
+            payload: put.bytes.clone(),
+            answer: FrameKind::Stored,
+        };
+        let frame = self.ask(&request).await?;
+        let lied = |why: &str| TransferError::Misbehaved(why.to_owned());
+        let signed = SignedBytes::decode(frame.head.as_slice()).map_err(|_| lied("its receipt is not readable"))?;
+        let receipt = Receipt::open(&signed).map_err(|e| lied(&e.to_string()))?;
+        let says = (receipt.holder, receipt.group, receipt.slot, receipt.ordinal, receipt.root);
+        if says != (to, id, *slot, *ordinal, put.root) {
+            return Err(lied("its receipt is for something else"));
+        }
+        Ok(KeptReceipt { receipt, signed })
+    }
+
+    pub(crate) async fn get(
+        &self,
+        from: PeerKey,
+        address: ShardAddress,
+        offset: u32,
+        length: u32,
+        priority: Priority,
+    ) -> Result<Bytes, TransferError> {
+        let head = GetShard {
+            group: address.group.ticket.id().as_bytes().to_vec(),
+            slot: address.slot.as_u8().into(),
+            ordinal: address.ordinal.into(),
+            offset,
+            length,
+        };
+        let request = Request {
+            to: from,
+            group: &address.group,
+            kind: FrameKind::Get,
+            priority,
+            head: head.encode_to_vec(),
+            payload: Bytes::new(),
+            answer: FrameKind::Data,
+        };
+        let frame = self.ask(&request).await?;
+        let expected = if length == 0 { SHARD_SIZE.saturating_sub(offset as usize) } else { length as usize };
+        if frame.payload.len() != expected {
+            return Err(TransferError::Misbehaved(format!("{} bytes instead of {expected}", frame.payload.len())));
+        }
+        Ok(frame.payload)
+    }
+
+    pub(crate) async fn has(
+        &self,
+        at: PeerKey,
+        group: Arc<GroupAccess>,
+        slot: Slot,
+    ) -> Result<[u8; 32], TransferError> {
+        let head = HasShards { group: group.ticket.id().as_bytes().to_vec(), slot: slot.as_u8().into() };
+        let request = Request {
+            to: at,
+            group: &group,
+            kind: FrameKind::Has,
+            priority: Priority::High,
+            head: head.encode_to_vec(),
+            payload: Bytes::new(),
+            answer: FrameKind::Holding,
+        };
+        let frame = self.ask(&request).await?;
+        message::decode::<HasAnswer>(&frame.head, "holding")
+            .ok()
+            .and_then(|answer| answer.ordinals.try_into().ok())
+            .ok_or_else(|| TransferError::Misbehaved("its list of shards is not readable".into()))
+    }
+
+    pub(crate) async fn delete(&self, at: PeerKey, address: ShardAddress) -> Result<(), TransferError> {
+        let head = DeleteShard {
+            group: address.group.ticket.id().as_bytes().to_vec(),
+            slot: address.slot.as_u8().into(),
+            ordinal: address.ordinal.into(),
+        };
+        let request = Request {
+            to: at,
+            group: &address.group,
+            kind: FrameKind::Delete,
+            priority: Priority::Normal,
+            head: head.encode_to_vec(),
+            payload: Bytes::new(),
+            answer: FrameKind::Deleted,
+        };
+        self.ask(&request).await.map(|_| ())
+    }
+
+    /// Asks, waits out `Busy` within patience, and tells the peer book how it went.
+    async fn ask(&self, request: &Request<'_>) -> Result<Frame, TransferError> {
+        let give_up = Instant::now() + self.patience.busy;
+        let result = loop {
+            let result = self.ask_once(request).await;
+            let Err(TransferError::Refused { code: RefusalCode::Busy, retry_after_ms }) = &result else {
+                break result;
+            };
+            let pause = Duration::from_millis((*retry_after_ms).clamp(BUSY_WAIT.0, BUSY_WAIT.1));
+            if Instant::now() + pause > give_up {
+                break result;
+            }
+            tokio::time::sleep(pause).await;
+        };
+        let served = matches!(result, Ok(_) | Err(TransferError::Refused { .. }));
+        // Only a statistic: when the owner is busy it is not worth waiting for.
+        let _ = self.commands.try_send(Command::Served { peer: request.to, served });
+        result
+    }
+
+    /// One try, with one fresh link when the stream broke and one fresh opening when the holder forgot the group.
+    async fn ask_once(&self, request: &Request<'_>) -> Result<Frame, TransferError> {
+        let mut reopened = false;
+        let mut reconnected = false;
+        loop {
+            let link = self.link(request.to, request.priority.into()).await?;
+            let asked = async {
+                if let Err(refused) = self.open_group(&link, request).await? {
+                    return Ok(Err(refused));
+                }
+                let frame =
+                    link.ask(request.kind, request.priority, request.head.clone(), request.payload.clone()).await?;
+                Ok::<_, LinkError>(expect(frame, request.answer))
+            };
+            match asked.await {
+                Ok(Err(TransferError::Refused { code: RefusalCode::NotAuthorised, .. })) if !reopened => {
+                    reopened = true;
+                    link.groups().await.forget(&request.group.ticket.id());
+                }
+                Ok(done) => return done,
+                Err(LinkError::TimedOut) => return Err(TransferError::TimedOut),
+                Err(LinkError::Broken(_)) if !reconnected => {
+                    reconnected = true;
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                }
+                Err(LinkError::Broken(why)) => return Err(TransferError::Unreachable(why)),
+            }
+        }
+    }
+
+    /// Shows ticket and grant once on each stream.
+    async fn open_group(&self, link: &Link, request: &Request<'_>) -> Result<Result<(), TransferError>, LinkError> {
+        let ticket = &request.group.ticket;
+        let group = ticket.id();
+        let mut groups = link.groups().await;
+        if groups.is_open(&group) {
+            return Ok(Ok(()));
+        }
+        let now = clock();
+        let grant = Grant {
+            group,
+            holder: request.to,
+            bearer: self.me,
+            rights: Rights::OWNER,
+            not_before: Timestamp(now.0.saturating_sub(GRANT_EARLY_MS)),
+            expires: now.plus_ms(GRANT_MS),
+        };
+        let open = OpenGroup { ticket: ticket.encode().to_vec(), grant: grant.seal(&request.group.authority).to_vec() };
+        let frame = link.ask(FrameKind::Open, request.priority, open.encode_to_vec(), Bytes::new()).await?;
+        match expect(frame, FrameKind::Opened) {
+            Ok(_) => groups.opened(group),
+            Err(error) => return Ok(Err(error)),
+        }
+        Ok(Ok(()))
+    }
+
+    /// The live link of a lane, or a new one. Those who want the same lane wait for one dial.
+    async fn link(&self, to: PeerKey, lane: Lane) -> Result<Link, TransferError> {
+        let place = {
+            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            if links.len() >= LINKS_SWEEP {
+                links.retain(|_, link| Arc::strong_count(link) > 1 || link.try_lock().is_ok_and(|l| is_live(&l)));
+            }
+            links.entry((to, lane)).or_default().clone()
+        };
+        let mut place = place.lock().await;
+        if let Some(link) = place.as_ref()
+            && !link.is_closed()
+        {
+            return Ok(link.clone());
+        }
+        let (reply, opened) = oneshot::channel();
+        let asked = async {
+            self.commands
+                .send(Command::OpenStream { peer: to, reply })
+                .await
+                .map_err(|_| TransferError::ShuttingDown)?;
+            match opened.await {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(OpenError::Unsupported)) => {
+                    Err(TransferError::Refused { code: RefusalCode::NotStorage, retry_after_ms: 0 })
+                }
+                Ok(Err(error)) => Err(TransferError::Unreachable(error.to_string())),
+                Err(_) => Err(TransferError::ShuttingDown),
+            }
+        };
+        let stream = tokio::time::timeout(self.patience.open, asked)
+            .await
+            .unwrap_or_else(|_| Err(TransferError::Unreachable("no stream in time".into())))?;
+        Ok(place.insert(Link::start(stream, self.patience)).clone())
+    }
+}
+
+fn is_live(link: &Option<Link>) -> bool {
+    link.as_ref().is_some_and(|l| !l.is_closed())
+}
+
+/// Turns a refusal into an error and anything unexpected into an accusation.
+fn expect(frame: Frame, kind: FrameKind) -> Result<Frame, TransferError> {
+    if frame.kind == kind {
+        return Ok(frame);
+    }
+    if frame.kind != FrameKind::Refused {
+        return Err(TransferError::Misbehaved(format!("{:?} where {kind:?} was due", frame.kind)));
+    }
+    let refused: Refused =
+        message::decode(&frame.head, "refusal").map_err(|e| TransferError::Misbehaved(e.to_string()))?;
+    Err(TransferError::Refused { code: refused.code(), retry_after_ms: refused.retry_after_ms })
+}

@@ -1,0 +1,149 @@
+//! Frames on a stream: read with lengths checked before memory is taken, written without copying the payload.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_proto::{
+    DecodeError,
+    wire::{FRAME_HEADER_SIZE, FrameHeader, FrameKind, Priority},
+};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+/// Bytes moved between two marks of progress: small enough that 15 s of silence means something on a slow line.
+const STEP: usize = 64 * 1024;
+
+/// A frame in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: FrameKind,
+    pub(crate) priority: Priority,
+    pub(crate) request: u32,
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Bytes,
+}
+
+impl Frame {
+    pub(crate) fn header(&self) -> FrameHeader {
+        FrameHeader {
+            kind: self.kind,
+            priority: self.priority,
+            head_len: u16::try_from(self.head.len()).unwrap_or(u16::MAX),
+            request: self.request,
+            payload_len: u32::try_from(self.payload.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// The stream ended or broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The bytes are no frame of the protocol.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// A frame was begun and not finished in time.
+    #[error("a frame was begun and not finished in time")]
+    Stalled,
+}
+
+/// When bytes last moved on a stream. Shared by its reader, its writer and those who wait for answers.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn mark(&self) {
+        self.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The last time that bytes moved.
+    pub(crate) fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Reads and checks a header. `Ok(None)` when the stream ends between frames.
+pub(crate) async fn read_header<R: AsyncRead + Unpin>(
+    io: &mut R,
+    frame_time: Duration,
+) -> Result<Option<FrameHeader>, FrameError> {
+    let mut bytes = [0u8; FRAME_HEADER_SIZE];
+    if io.read(&mut bytes[..1]).await? == 0 {
+        return Ok(None);
+    }
+    within(frame_time, async { Ok(io.read_exact(&mut bytes[1..]).await?) }).await?;
+    Ok(Some(FrameHeader::decode(&bytes)?))
+}
+
+/// Reads exactly `length` bytes. The caller has checked the length and holds the memory permit.
+pub(crate) async fn read_bytes<R: AsyncRead + Unpin>(
+    io: &mut R,
+    length: usize,
+    progress: &Progress,
+) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0u8; length];
+    let mut rest = bytes.as_mut_slice();
+    while !rest.is_empty() {
+        let n = io.read(rest).await?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        progress.mark();
+        rest = &mut rest[n..];
+    }
+    Ok(bytes)
+}
+
+/// Reads `length` bytes away, to stay in step after a refusal, with a small buffer whatever the length.
+pub(crate) async fn drain<R: AsyncRead + Unpin>(io: &mut R, length: usize) -> Result<(), FrameError> {
+    let mut scratch = [0u8; 8 * 1024];
+    let mut left = length;
+    while left > 0 {
+        let want = left.min(scratch.len());
+        let n = io.read(&mut scratch[..want]).await?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        left -= n;
+    }
+    Ok(())
+}
+
+/// Writes a frame; the caller flushes when it has nothing more to write.
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    frame: &Frame,
+    progress: &Progress,
+) -> io::Result<()> {
+    let mut front = Vec::with_capacity(FRAME_HEADER_SIZE + frame.head.len());
+    front.extend_from_slice(&frame.header().encode());
+    front.extend_from_slice(&frame.head);
+    io.write_all(&front).await?;
+    progress.mark();
+    for step in frame.payload.chunks(STEP) {
+        io.write_all(step).await?;
+        progress.mark();
+    }
+    Ok(())
+}
+
+/// Gives a part of a frame so much time.
+pub(crate) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, FrameError>>,
+) -> Result<T, FrameError> {
+    tokio::time::timeout(time, work).await.unwrap_or(Err(FrameError::Stalled))
+}

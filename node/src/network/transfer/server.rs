@@ -1,0 +1,456 @@
+//! The holder's side: one task reads a stream's requests, workers serve them, one task writes the answers.
+//!
+//! # Invariants
+//!
+//! - **SEP-1** A shard whose slot is not our colour in its group is refused before a byte of it is taken into
+//!   memory. Enforced in [`Session::admit`]; attacked by `network::tests::a_wrong_colour_is_refused`.
+//! - **NET-1** A request is served only under a grant that the group's authority made out to this holder and to
+//!   the peer that the transport authenticated. Enforced in [`Session::open_group`] and [`Session::admit`];
+//!   attacked by `network::tests::a_grant_of_another_bearer_opens_nothing`.
+//! - **NET-2** No length that a peer states makes us take memory before it is checked and paid for from the
+//!   budget. Attacked by `network::tests::garbage_closes_the_stream_and_the_node_still_serves`.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_core::colour::may_hold;
+use cairn_proto::{
+    Domain, Grant, GroupId, GroupTicket, PeerKey, Rights, SHARD_SIZE, ShardRoot, Slot, Timestamp,
+    message::{self, Receipt},
+    wire::{
+        DeleteShard, FrameHeader, FrameKind, GetShard, HasAnswer, HasShards, IN_FLIGHT_MAX, OPEN_GROUPS_MAX, OpenGroup,
+        Priority, PutShard, RefusalCode, Refused,
+    },
+};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    frame::{self, Frame, FrameError, Progress},
+    workers::Workers,
+};
+use crate::{
+    identity::Identity,
+    network::{
+        clock,
+        keeper::{OfferedShard, ShardKeeper},
+    },
+};
+
+/// Limits of the serving side. Tests make them small.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// Shard bytes in memory for all streams together. 64 MiB: 64 shards, twice what a group commit takes.
+    pub memory: usize,
+    /// A begun frame must be complete within this time.
+    pub frame_time: Duration,
+    /// A stream without any frame for this long is closed.
+    pub idle_time: Duration,
+    /// How long a request waits for memory before it is told `Busy`.
+    pub memory_wait: Duration,
+    /// Jobs at once.
+    pub workers: usize,
+    /// Jobs waiting.
+    pub queue: usize,
+    /// Streams of one peer at once: its two lanes, and two more while a broken connection is not yet noticed.
+    pub streams_per_peer: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            memory: 64 * SHARD_SIZE,
+            frame_time: Duration::from_secs(60),
+            idle_time: Duration::from_secs(300),
+            memory_wait: Duration::from_secs(2),
+            workers: super::workers::WORKERS,
+            queue: super::workers::QUEUE_MAX,
+            streams_per_peer: 4,
+        }
+    }
+}
+
+/// Requests of one stream that may be with us at once. Twice what a requester may have open: those it cancelled
+/// may still be in work.
+const REQUESTS_PER_STREAM: usize = 2 * IN_FLIGHT_MAX;
+/// When a requester that was told `Busy` should ask again, in milliseconds.
+const BUSY_RETRY_MS: u64 = 250;
+/// The memory budget counts in these, since a semaphore's permits are 32-bit.
+const PERMIT_BYTES: usize = 1024;
+
+/// What all streams share.
+pub(crate) struct Server {
+    identity: Arc<Identity>,
+    domain: Domain,
+    keeper: Option<Arc<dyn ShardKeeper>>,
+    limits: ServerLimits,
+    memory: Arc<Semaphore>,
+    workers: Workers,
+}
+
+impl Server {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        domain: Domain,
+        keeper: Option<Arc<dyn ShardKeeper>>,
+        limits: ServerLimits,
+        workers: Workers,
+    ) -> Self {
+        let memory = Arc::new(Semaphore::new(limits.memory / PERMIT_BYTES));
+        Self { identity, domain, keeper, limits, memory, workers }
+    }
+
+    /// Serves one stream until it ends, breaks the protocol, idles for too long, or `stop`.
+    pub(crate) async fn serve<S>(self: Arc<Self>, remote: PeerKey, stream: S, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut reader, mut writer) = stream.split();
+        let (answers, mut queue) = mpsc::channel::<Answer>(REQUESTS_PER_STREAM);
+        let frame_time = self.limits.frame_time;
+        let session = Session {
+            server: self,
+            remote,
+            groups: HashMap::new(),
+            opened: VecDeque::new(),
+            running: Arc::new(Mutex::new(HashSet::new())),
+            slots: Arc::new(Semaphore::new(REQUESTS_PER_STREAM)),
+            answers,
+            progress: Progress::new(),
+        };
+        let written = Progress::new();
+        let write = async move {
+            while let Some(answer) = queue.recv().await {
+                let work = async {
+                    frame::write_frame(&mut writer, &answer.frame, &written).await?;
+                    if queue.is_empty() {
+                        writer.flush().await?;
+                    }
+                    Ok(())
+                };
+                frame::within(frame_time, work).await?;
+            }
+            Ok::<(), FrameError>(writer.close().await?)
+        };
+        let read = session.read(&mut reader);
+        let ended = tokio::select! {
+            ended = read => ended,
+            ended = write => ended,
+            () = stop.cancelled() => Ok(()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %remote.short(), %error, "a shard stream ended");
+        }
+    }
+}
+
+/// An answer with what it holds until it is written: its place among the stream's requests, and its memory.
+struct Answer {
+    frame: Frame,
+    _slot: OwnedSemaphorePermit,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+struct OpenedGroup {
+    ticket: GroupTicket,
+    rights: Rights,
+    expires: Timestamp,
+}
+
+/// A refusal and when to ask again.
+struct No(RefusalCode);
+
+impl From<RefusalCode> for No {
+    fn from(code: RefusalCode) -> Self {
+        Self(code)
+    }
+}
+
+/// What an admitted request will do.
+enum Task {
+    Put { group: GroupId, slot: Slot, ordinal: u8, root: ShardRoot, lease_until: Timestamp },
+    Get { group: GroupId, slot: Slot, ordinal: u8, offset: u32, length: u32 },
+    Has { group: GroupId, slot: Slot },
+    Delete { group: GroupId, slot: Slot, ordinal: u8 },
+}
+
+impl Task {
+    /// Bytes of memory that serving it takes.
+    fn memory(&self) -> usize {
+        match self {
+            Self::Put { .. } => SHARD_SIZE,
+            Self::Get { offset, length: 0, .. } => SHARD_SIZE.saturating_sub(*offset as usize),
+            Self::Get { length, .. } => *length as usize,
+            Self::Has { .. } | Self::Delete { .. } => 0,
+        }
+    }
+}
+
+/// One stream's state; only its reader touches it, except for what is shared with running jobs.
+struct Session {
+    server: Arc<Server>,
+    remote: PeerKey,
+    groups: HashMap<GroupId, OpenedGroup>,
+    /// Groups in the order they were opened; the oldest is forgotten first.
+    opened: VecDeque<GroupId>,
+    /// Requests taken and neither answered nor cancelled.
+    running: Arc<Mutex<HashSet<u32>>>,
+    /// Places for requests, held until the answer is written.
+    slots: Arc<Semaphore>,
+    answers: mpsc::Sender<Answer>,
+    progress: Progress,
+}
+
+impl Session {
+    async fn read<R: AsyncRead + Unpin>(mut self, io: &mut R) -> Result<(), FrameError> {
+        let limits = self.server.limits;
+        loop {
+            let next = frame::read_header(io, limits.frame_time);
+            let Ok(header) = tokio::time::timeout(limits.idle_time, next).await else { return Ok(()) };
+            let Some(header) = header? else { return Ok(()) };
+            let head = frame::read_bytes(io, header.head_len.into(), &self.progress);
+            let head = frame::within(limits.frame_time, head).await?;
+            if header.kind == FrameKind::Cancel {
+                self.running().remove(&header.request);
+                continue;
+            }
+            // Waits only while our own answers pile up unread: back-pressure on this stream alone.
+            let Ok(slot) = self.slots.clone().acquire_owned().await else { return Ok(()) };
+            if header.kind == FrameKind::Open {
+                let frame = match self.open_group(&head, clock()) {
+                    Ok(()) => answer(&header, FrameKind::Opened, Vec::new()),
+                    Err(No(code)) => refusal(&header, code),
+                };
+                self.send(Answer { frame, _slot: slot, _memory: None }).await;
+                continue;
+            }
+            let admitted = match self.admit(&header, &head, clock())? {
+                Ok(task) => self.pay(task).await,
+                Err(no) => Err(no),
+            };
+            let payload_len = header.payload_len as usize;
+            match admitted {
+                Ok((task, memory)) => {
+                    let payload = frame::read_bytes(io, payload_len, &self.progress);
+                    let payload = frame::within(limits.frame_time, payload).await?;
+                    self.start(header, task, payload.into(), slot, memory).await?;
+                }
+                Err(No(code)) => {
+                    frame::within(limits.frame_time, frame::drain(io, payload_len)).await?;
+                    self.send(Answer { frame: refusal(&header, code), _slot: slot, _memory: None }).await;
+                }
+            }
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The channel has a place for every slot, so this never waits; it fails only when the writer is gone.
+    async fn send(&self, answer: Answer) {
+        let _ = self.answers.send(answer).await;
+    }
+
+    /// NET-1: the ticket certifies itself, the grant is the authority's, for us, and for the authenticated peer.
+    fn open_group(&mut self, head: &[u8], now: Timestamp) -> Result<(), No> {
+        let open: OpenGroup = message::decode(head, "open").map_err(|_| RefusalCode::BadRequest)?;
+        let ticket = GroupTicket::decode(&open.ticket).map_err(|_| RefusalCode::BadRequest)?;
+        let grant = Grant::open(&open.grant, &ticket, now).map_err(|_| RefusalCode::NotAuthorised)?;
+        if grant.holder != self.server.identity.peer() || grant.bearer != self.remote {
+            return Err(RefusalCode::NotAuthorised.into());
+        }
+        let id = ticket.id();
+        if self.groups.insert(id, OpenedGroup { ticket, rights: grant.rights, expires: grant.expires }).is_none() {
+            self.opened.push_back(id);
+        }
+        if self.opened.len() > OPEN_GROUPS_MAX
+            && let Some(oldest) = self.opened.pop_front()
+        {
+            self.groups.remove(&oldest);
+        }
+        Ok(())
+    }
+
+    /// Decides on a request from its head alone. The outer error closes the stream.
+    fn admit(&self, header: &FrameHeader, head: &[u8], now: Timestamp) -> Result<Result<Task, No>, FrameError> {
+        let broken = |why| FrameError::Malformed(cairn_proto::DecodeError::Invalid { what: "request", why });
+        if self.running().contains(&header.request) {
+            return Err(broken("its number is in use"));
+        }
+        let parsed = match header.kind {
+            FrameKind::Put => self.admit_put(head, header.payload_len as usize, now),
+            FrameKind::Get => self.admit_get(head, now),
+            FrameKind::Has => self.admit_has(head, now),
+            FrameKind::Delete => self.admit_delete(head, now),
+            _ => return Err(broken("only a holder sends this")),
+        };
+        Ok(parsed)
+    }
+
+    fn admit_put(&self, head: &[u8], payload_len: usize, now: Timestamp) -> Result<Task, No> {
+        let put: PutShard = message::decode(head, "put").map_err(|_| RefusalCode::BadRequest)?;
+        let (group, slot) = self.allowed(&put.group, put.slot, Rights::PUT, now)?;
+        let ordinal = message::ordinal(put.ordinal).map_err(|_| RefusalCode::BadRequest)?;
+        let root = ShardRoot::from_slice(&put.root).map_err(|_| RefusalCode::BadRequest)?;
+        if payload_len != SHARD_SIZE {
+            return Err(RefusalCode::BadRequest.into());
+        }
+        Ok(Task::Put { group, slot, ordinal, root, lease_until: Timestamp(put.lease_until) })
+    }
+
+    fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
+        let get: GetShard = message::decode(head, "get").map_err(|_| RefusalCode::BadRequest)?;
+        let (group, slot) = self.allowed(&get.group, get.slot, Rights::GET, now)?;
+        let ordinal = message::ordinal(get.ordinal).map_err(|_| RefusalCode::BadRequest)?;
+        let end = u64::from(get.offset) + u64::from(get.length);
+        if get.offset as usize >= SHARD_SIZE || end > SHARD_SIZE as u64 {
+            return Err(RefusalCode::BadRequest.into());
+        }
+        Ok(Task::Get { group, slot, ordinal, offset: get.offset, length: get.length })
+    }
+
+    fn admit_has(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
+        let has: HasShards = message::decode(head, "has").map_err(|_| RefusalCode::BadRequest)?;
+        let (group, slot) = self.allowed(&has.group, has.slot, Rights::GET, now)?;
+        Ok(Task::Has { group, slot })
+    }
+
+    fn admit_delete(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
+        let delete: DeleteShard = message::decode(head, "delete").map_err(|_| RefusalCode::BadRequest)?;
+        let (group, slot) = self.allowed(&delete.group, delete.slot, Rights::DELETE, now)?;
+        let ordinal = message::ordinal(delete.ordinal).map_err(|_| RefusalCode::BadRequest)?;
+        Ok(Task::Delete { group, slot, ordinal })
+    }
+
+    /// The group is open with the right, and the slot is our colour (SEP-1).
+    fn allowed(&self, group: &[u8], slot: u32, right: Rights, now: Timestamp) -> Result<(GroupId, Slot), No> {
+        if self.server.keeper.is_none() {
+            return Err(RefusalCode::NotStorage.into());
+        }
+        let group = GroupId::from_slice(group).map_err(|_| RefusalCode::BadRequest)?;
+        let slot = message::slot(slot).map_err(|_| RefusalCode::BadRequest)?;
+        let opened = self.groups.get(&group).ok_or(RefusalCode::NotAuthorised)?;
+        if now >= opened.expires || !opened.rights.allows(right) {
+            return Err(RefusalCode::NotAuthorised.into());
+        }
+        if !may_hold(&opened.ticket, &self.server.domain, slot) {
+            return Err(RefusalCode::WrongColour.into());
+        }
+        Ok((group, slot))
+    }
+
+    /// NET-2: takes the task's memory from the budget, or says `Busy`.
+    async fn pay(&self, task: Task) -> Result<(Task, Option<OwnedSemaphorePermit>), No> {
+        let permits = u32::try_from(task.memory().div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        if permits == 0 {
+            return Ok((task, None));
+        }
+        let memory = self.server.memory.clone().acquire_many_owned(permits);
+        match tokio::time::timeout(self.server.limits.memory_wait, memory).await {
+            Ok(Ok(permit)) => Ok((task, Some(permit))),
+            Ok(Err(_)) | Err(_) => Err(RefusalCode::Busy.into()),
+        }
+    }
+
+    /// Hands an admitted request to the workers.
+    async fn start(
+        &self,
+        header: FrameHeader,
+        task: Task,
+        payload: Bytes,
+        slot: OwnedSemaphorePermit,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), FrameError> {
+        self.running().insert(header.request);
+        let server = self.server.clone();
+        let running = self.running.clone();
+        let answers = self.answers.clone();
+        let job = async move {
+            let is_running = || running.lock().unwrap_or_else(PoisonError::into_inner).contains(&header.request);
+            if !is_running() {
+                return;
+            }
+            let frame = server.execute(&header, task, payload).await;
+            if !running.lock().unwrap_or_else(PoisonError::into_inner).remove(&header.request) {
+                return;
+            }
+            let _ = answers.try_send(Answer { frame, _slot: slot, _memory: memory });
+        };
+        if !self.server.workers.submit(header.priority, job.boxed()) {
+            self.running().remove(&header.request);
+            if let Ok(slot) = self.slots.clone().acquire_owned().await {
+                self.send(Answer { frame: refusal(&header, RefusalCode::Busy), _slot: slot, _memory: None }).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    async fn execute(&self, header: &FrameHeader, task: Task, payload: Bytes) -> Frame {
+        let Some(keeper) = &self.keeper else { return refusal(header, RefusalCode::NotStorage) };
+        let done = match task {
+            Task::Put { group, slot, ordinal, root, lease_until } => {
+                let offered = OfferedShard { group, slot, ordinal, root, lease_until, bytes: payload };
+                keeper.put(offered).await.map(|kept| {
+                    let receipt = Receipt {
+                        holder: self.identity.peer(),
+                        group,
+                        slot,
+                        ordinal,
+                        root,
+                        lease_until: kept.lease_until,
+                        stored_at: kept.stored_at,
+                    };
+                    let signed = receipt.seal(self.identity.signing_key());
+                    answer(header, FrameKind::Stored, signed.encode_to_vec())
+                })
+            }
+            Task::Get { group, slot, ordinal, offset, length } => keeper
+                .get(group, slot, ordinal, offset, length)
+                .await
+                .map(|payload| Frame { payload, ..answer(header, FrameKind::Data, Vec::new()) }),
+            Task::Has { group, slot } => keeper.holding(group, slot).await.map(|ordinals| {
+                answer(header, FrameKind::Holding, HasAnswer { ordinals: ordinals.to_vec() }.encode_to_vec())
+            }),
+            Task::Delete { group, slot, ordinal } => {
+                keeper.delete(group, slot, ordinal).await.map(|()| answer(header, FrameKind::Deleted, Vec::new()))
+            }
+        };
+        done.unwrap_or_else(|code| refusal(header, code))
+    }
+}
+
+fn answer(request: &FrameHeader, kind: FrameKind, head: Vec<u8>) -> Frame {
+    Frame { kind, priority: request.priority, request: request.request, head, payload: Bytes::new() }
+}
+
+fn refusal(request: &FrameHeader, code: RefusalCode) -> Frame {
+    let retry_after_ms = if code == RefusalCode::Busy { BUSY_RETRY_MS } else { 0 };
+    answer(request, FrameKind::Refused, Refused { code: code as i32, retry_after_ms }.encode_to_vec())
+}
+
+/// Which of a node's two streams to a peer carries a priority: reads and repairs never wait behind bulk writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Critical and high.
+    Urgent,
+    /// Normal and low.
+    Bulk,
+}
+
+impl From<Priority> for Lane {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Critical | Priority::High => Self::Urgent,
+            Priority::Normal | Priority::Low => Self::Bulk,
+        }
+    }
+}

@@ -88,7 +88,9 @@ pub(super) async fn backup(
     vault.catalogue.set_meta(Meta::Running, Some(vec![1])).map_err(failures::catalogue)?;
     vault.catalogue.flush().map_err(failures::catalogue)?;
 
+    // Whoever drops this verb does not wait for the scanning thread, so it must be told.
     let stop = cancel.child_token();
+    let _told = stop.clone().drop_guard();
     let scanning = {
         let (figures, events, stop) = (figures.clone(), events.clone(), stop.clone());
         tokio::task::spawn_blocking(move || scan(source, ingest, figures, events, stop, now))

@@ -9,7 +9,7 @@
 //! - **DUR-4** What was answered survives kill -9 and power loss. Enforced by `writer::Writer::commit`; attacked by
 //!   `tests::crashes`.
 //! - **DUR-5** Bytes go only after a deletion or an ended lease, and the hold in the trash; the trash is looked into before
-//!   "not found" is said. Enforced by [`Store::get`] and `writer::Writer::purge_trash`; attacked by `tests::trash`.
+//!   "not found" is said. Enforced by [`Store::get`] and `writer::Writer::purge_trash`; attacked by `tests::life::trash_is_served..`.
 //! - **SEP-1** The ledger: one slot of a group, for ever. See `writer` and `index`.
 
 mod compaction;

@@ -428,6 +428,45 @@ mod tests {
         }
     }
 
+    /// Frozen: a store written by an older version must stay readable. A change here is a new record version.
+    #[test]
+    fn golden_bytes() {
+        let (group, slot) = (GroupId::from_bytes([1; 32]), Slot::new(2).expect("below 32"));
+        let (root, time) = (ShardRoot::from_bytes([3; 32]), Timestamp(0x0102_0304));
+        let shard =
+            ShardHead { group, slot, ordinal: 9, root, lease_until: time, stored_at: time, blocks: [5; BLOCKS] };
+        let state = |change| {
+            Record::State(StateChange {
+                change,
+                group,
+                slot,
+                ordinal: 9,
+                root,
+                lease_until: time,
+                at: time,
+                segment: 6,
+            })
+        };
+        let head = KeptHead { vault: VaultKey::from_bytes([4; 32]), generation: 1, sequence: 2, bytes: vec![8; 70] };
+        let mut log = Vec::new();
+        for record in [
+            Record::Segment { number: 7 },
+            Record::Shard(shard),
+            Record::Ledger { group, slot },
+            state(Change::Lease),
+            state(Change::Tombstone),
+            state(Change::Restored),
+            state(Change::Purged),
+            Record::Head(head),
+        ] {
+            log.extend(record.encode(&key()));
+        }
+        assert_eq!(
+            blake3::hash(&log).to_hex().as_str(),
+            "e30c32a695a8cfc682df51428853e952eee24c2288daf469d1451c84cdd445b2"
+        );
+    }
+
     #[test]
     fn a_shard_record_is_192_bytes_and_the_shard() {
         assert_eq!((SHARD_HEAD, SHARD_RECORD), (192, 192 + SHARD_SIZE));

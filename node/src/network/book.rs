@@ -98,7 +98,7 @@ impl Outcomes {
     fn loss(mut self, now: Timestamp) -> u16 {
         self.turn(now);
         let (all, failed) = self.hours.iter().fold((0u64, 0u64), |(a, f), h| (a + u64::from(h.0), f + u64::from(h.1)));
-        if all == 0 { 0 } else { (failed * 1000 / all) as u16 }
+        (failed * 1000).checked_div(all).unwrap_or(0) as u16
     }
 }
 
@@ -277,7 +277,7 @@ impl PeerBook {
     }
 
     /// The file's bytes when something changed since the last call.
-    pub(crate) fn to_write(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_unwritten(&mut self) -> Option<Vec<u8>> {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
@@ -398,7 +398,7 @@ mod tests {
         let view = &book.views(now)[0];
         assert_eq!(view.domain.as_str(), "op:first", "BOOK-1");
 
-        let bytes = book.to_write().expect("changed");
+        let bytes = book.take_unwritten().expect("changed");
         let mut again = self::book();
         again.restore(&bytes, now).expect("valid");
         assert_eq!(again.views(now)[0].domain.as_str(), "op:first", "BOOK-1 survives a restart");

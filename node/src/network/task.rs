@@ -461,7 +461,7 @@ impl NetworkTask {
 
     fn write_book(&mut self) -> Option<tokio::task::JoinHandle<()>> {
         let folder = self.data_dir.clone()?;
-        let bytes = self.book.to_write()?;
+        let bytes = self.book.take_unwritten()?;
         Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = book::write_file(&folder, &bytes) {
                 tracing::warn!(%error, "cannot write the peer book");

@@ -6,9 +6,9 @@
 //! # Invariants
 //!
 //! - **SEP-1** A group has one slot for ever. Enforced by [`Index::apply`] (a second one is refused even from the
-//!   log) and by the writer before it writes; attacked by `tests::ledger`.
+//!   log) and by the writer before it writes; attacked by `tests::life::ledger_outlives..`.
 //! - **STORE-1** live + trash + records + dead = disk, and equals a recount from the log. Attacked by
-//!   `tests::accounting`.
+//!   `tests::self_check`.
 
 use std::{collections::BTreeMap, sync::Arc};
 

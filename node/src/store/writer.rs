@@ -6,7 +6,7 @@
 //! - **DUR-4** No answer before the records behind it are synced. Enforced by [`Writer::commit`]; attacked by
 //!   `tests::crashes`.
 //! - **SEP-1** A shard of a second slot of a group is refused before a byte of it is written, whatever became of the
-//!   first. Enforced by [`Writer::plan_put`]; attacked by `tests::ledger`.
+//!   first. Enforced by [`Writer::plan_put`]; attacked by `tests::life::ledger_outlives..`.
 
 use std::{
     collections::BTreeSet,

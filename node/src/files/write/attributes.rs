@@ -64,15 +64,7 @@ impl Ownership {
             });
         }
         if node.kind != NodeKind::Symlink {
-            // Linux has no call that sets the mode of a name without following it; the descriptor's own path is exact.
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let set = rustix::fs::openat(&at, name, flags, Mode::empty()).and_then(|fd| {
-                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Symlink {
-                    return Err(Errno::LOOP);
-                }
-                rustix::fs::chmodat(CWD, path, mode(node, owned), AtFlags::empty())
-            });
+            let set = set_mode(&at, name, mode(node, owned));
             failed.keep("given its mode", set);
         }
         failed.keep("given its time", rustix::fs::utimensat(&at, name, &times(node), flags));
@@ -152,6 +144,16 @@ fn mode(node: &Node, owned: bool) -> Mode {
 fn times(node: &Node) -> Timestamps {
     let mtime = Timespec { tv_sec: node.mtime.secs, tv_nsec: node.mtime.nanos.into() };
     Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: mtime }
+}
+
+/// Sets the mode of a name that is no symlink. Linux has no call that does so without following one; the path of a
+/// descriptor is exact.
+pub(super) fn set_mode(at: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+    let fd = rustix::fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    rustix::fs::chmodat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), mode, AtFlags::empty())
 }
 
 /// Makes a symlink, pipe, socket or device under a new name.

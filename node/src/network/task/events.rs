@@ -35,6 +35,11 @@ impl NetworkTask {
                 self.dial_failed(peer, &error.to_string(), now);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
+                // A relay must know its own addresses to make a reservation; on a LAN nobody else can confirm them.
+                let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
+                if lan && !addresses::is_relayed(&address) {
+                    self.swarm.add_external_address(address.clone());
+                }
                 self.state.listening.insert(address);
                 self.announce_within(ANNOUNCE_SOON);
             }
@@ -167,10 +172,12 @@ impl NetworkTask {
         }
         match self.book.learn(&signed, now) {
             Ok(Learned::New | Learned::Newer) => {
-                if let (Some(id), Some(key)) = (message.source, author)
-                    && self.state.connected.contains(&id)
-                {
-                    self.book.connected(&key, now);
+                if let (Some(id), Some(key)) = (message.source, author) {
+                    // It lives, and may have said new addresses.
+                    self.state.unreachable.remove(&id);
+                    if self.state.connected.contains(&id) {
+                        self.book.connected(&key, now);
+                    }
                 }
                 gossipsub::MessageAcceptance::Accept
             }

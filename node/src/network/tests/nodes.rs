@@ -139,10 +139,17 @@ async fn a_shard_passes_a_relay() {
     let owner = start(client(53, &door)).await.expect("starts");
     owner.wait_ready(1, DEADLINE).await.expect("hears of the hidden one");
     let (group, slot) = group_for(&hidden.inner.domain, 3);
+    let put = |ordinal| {
+        let put = shard(ShardAddress { group: group.clone(), slot, ordinal }, ordinal);
+        owner.put_shard(hidden.inner.me, put, cairn_proto::wire::Priority::Normal)
+    };
     let sent = async {
-        for ordinal in 0..3 {
-            let put = shard(ShardAddress { group: group.clone(), slot, ordinal }, ordinal);
-            owner.put_shard(hidden.inner.me, put, cairn_proto::wire::Priority::Normal).await.expect("through");
+        // Its advert with the circuit's address may still be under way.
+        while let Err(crate::overlay::TransferError::Unreachable(_)) = put(0).await {
+            tokio::task::yield_now().await;
+        }
+        for ordinal in 1..3 {
+            put(ordinal).await.expect("through");
         }
     };
     tokio::time::timeout(DEADLINE, sent).await.expect("in time");

@@ -42,11 +42,14 @@ const BUSY_WAIT: (u64, u64) = (20, 5_000);
 /// Links that are remembered; beyond, closed ones are swept. Two for each of some thousand peers.
 const LINKS_SWEEP: usize = 2048;
 
+/// Where a lane's link is or will be; whoever dials holds the lock.
+type LinkPlace = Arc<tokio::sync::Mutex<Option<Link>>>;
+
 /// Moves shards to and from holders.
 pub(crate) struct ShardClient {
     me: PeerKey,
     commands: mpsc::Sender<Command>,
-    links: Mutex<HashMap<(PeerKey, Lane), Arc<tokio::sync::Mutex<Option<Link>>>>>,
+    links: Mutex<HashMap<(PeerKey, Lane), LinkPlace>>,
     patience: ClientPatience,
 }
 

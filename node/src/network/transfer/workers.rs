@@ -82,7 +82,7 @@ impl Workers {
     fn take(&self) -> Option<Job> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.taken += 1;
-        let fair = queues.taken % FAIR_TURN == 0;
+        let fair = queues.taken.is_multiple_of(FAIR_TURN);
         let job = if fair {
             queues.jobs.iter_mut().rev().find_map(VecDeque::pop_front)
         } else {

@@ -68,7 +68,13 @@ pub(super) async fn backup(
     let (sender, queue) = mpsc::channel(QUEUED);
     let (highest_stripe, _) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
     let numbers = StripeNumbers::from_next(StripeNo(counters.next_stripe.max(highest_stripe + 1)));
-    let out = if args.dry_run { Out::Nowhere } else { Out::Senders(sender) };
+    let out = match args.dry_run {
+        true => {
+            drop(sender);
+            Out::Nowhere
+        }
+        false => Out::Senders(sender),
+    };
     let ingest = Ingest::new(
         vault.keys.clone(),
         vault.catalogue.clone(),

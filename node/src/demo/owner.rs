@@ -1,6 +1,6 @@
 //! The demo's owner: a data folder, a client node, verbs on it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use cairn_proto::network_file::NetworkFile;
 use serde_json::Value;
@@ -15,6 +15,9 @@ use crate::{
     failure::{ExitCode, Failure},
     ops::{Event, SecretText, Verb},
 };
+
+/// Peers are on this machine; who is not met by then is not there.
+const MEET: Duration = Duration::from_secs(15);
 
 /// An owner with a running client.
 pub(super) struct Owner {
@@ -39,6 +42,7 @@ impl Owner {
         let lock = dir.lock("demo")?;
         let settings = NodeSettings { mdns: false, ..NodeSettings::client() };
         let node = Node::start(dir, network.clone(), settings).await?;
+        node.meet(MEET).await;
         Ok(Self { service: NodeService::new(node, false), _lock: lock })
     }
 

@@ -13,9 +13,9 @@
 mod backup;
 mod browse;
 pub mod catalogue;
+mod check;
 mod commit;
 mod failures;
-mod check;
 mod groups;
 mod ingest;
 pub mod keyring;

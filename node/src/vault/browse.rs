@@ -245,7 +245,8 @@ fn modifier(a: &Node, b: &Node) -> Option<&'static str> {
     if a.kind != b.kind {
         return Some("T");
     }
-    let content = (a.size, &a.content, &a.link_target, a.rdev, &a.holes) != (b.size, &b.content, &b.link_target, b.rdev, &b.holes);
+    let content = (a.size, &a.content, &a.link_target, a.rdev, &a.holes)
+        != (b.size, &b.content, &b.link_target, b.rdev, &b.holes);
     match () {
         () if a.kind != NodeKind::Dir && content => Some("M"),
         () if meta(a) != meta(b) => Some("U"),

@@ -120,7 +120,8 @@ pub(super) async fn check(
     }
     let read_count = to_read.len() as u64;
     let wrong = AtomicU64::new(0);
-    let mut reads = futures::stream::iter(to_read.into_iter().map(|no| read_all(&reader, no, &wrong))).buffer_unordered(READ);
+    let mut reads =
+        futures::stream::iter(to_read.into_iter().map(|no| read_all(&reader, no, &wrong))).buffer_unordered(READ);
     let mut done = 0u64;
     while let Some((no, whole)) = reads.next().await {
         done += 1;
@@ -191,7 +192,9 @@ async fn ask_all(
                 let known = holdings.entry((number, slot.as_u8())).or_insert([0; 32]);
                 known.iter_mut().zip(bits).for_each(|(k, b)| *k |= b);
             }
-            Err(TransferError::ShuttingDown) => return Err(failures::overlay(crate::overlay::OverlayError::ShuttingDown)),
+            Err(TransferError::ShuttingDown) => {
+                return Err(failures::overlay(crate::overlay::OverlayError::ShuttingDown));
+            }
             Err(_) => {
                 silent.insert(holder);
             }
@@ -244,8 +247,7 @@ async fn name_losses(
             };
             count += 1;
             let path = String::from_utf8_lossy(&walk.path_of(&name)).into_owned();
-            let item =
-                ItemError { item: format!("{}:{path}", id.short()), during: "fetch".to_owned(), message: error };
+            let item = ItemError { item: format!("{}:{path}", id.short()), during: "fetch".to_owned(), message: error };
             let _ = events.send(Event::Error(item)).await;
         }
     }

@@ -53,16 +53,18 @@ pub(super) async fn recover(
             "NO_HEAD",
             format!("none of the {} peers known has anything for this recovery phrase", known.len()),
         )
-        .with_hint("the phrase is of another vault, the network file is of another network, or nothing was backed up yet")
+        .with_hint(
+            "the phrase is of another vault, the network file is of another network, or nothing was backed up yet",
+        )
     })?;
-    let head = open_head(&keys, &record).map_err(|e| {
-        Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e)
-    })?;
+    let head = open_head(&keys, &record)
+        .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
     let dir = vault_dir(data_dir);
     install_keyring(&dir, &seed, passphrase.as_ref())?;
 
     let fresh = dir.join("catalogue.new");
-    let failed = |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the catalogue").caused_by(&e);
+    let failed =
+        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the catalogue").caused_by(&e);
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh).map_err(failed)?;
     }
@@ -96,7 +98,8 @@ pub(super) async fn recover(
 /// whoever has the phrase may set a new passphrase.
 fn install_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let failed = |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the keyring").caused_by(&e);
+    let failed =
+        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the keyring").caused_by(&e);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let file = dir.join("keyring");
     match keyring::open(&file, passphrase) {

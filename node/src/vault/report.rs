@@ -148,9 +148,8 @@ pub(super) async fn placement(
     let peers = overlay.peers(true).await.map_err(failures::overlay)?;
     let policy = PlacementPolicy::for_network(&peers);
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
-    let random = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).map_err(|e| Failure::new(ExitCode::Failed, "RANDOM", e.to_string()))
-    };
+    let random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Failure::new(ExitCode::Failed, "RANDOM", e.to_string()));
     let mut seed = [0u8; 32];
     random(&mut seed)?;
     // With a vault: the group that its next backup would open. Without one: any group.
@@ -202,7 +201,8 @@ pub(super) async fn placement(
                     Some(reason) => json!({ "rejected": reason }),
                     None => json!({ "eligible": true }),
                 };
-                let listed = json!({ "peer": view.peer, "domain": view.domain, "region": view.region, "verdict": verdict });
+                let listed =
+                    json!({ "peer": view.peer, "domain": view.domain, "region": view.region, "verdict": verdict });
                 row(events, "candidate", listed).await;
             }
             let error = PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected };

@@ -1,8 +1,8 @@
 //! The vault over a network in memory.
 
+mod bad_days;
 mod memory_overlay;
 mod round_trip;
-mod bad_days;
 
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,8 @@ impl Ran {
 
     #[track_caller]
     fn summary(&self) -> &serde_json::Value {
-        let found = self.events.iter().find_map(|e| if let Event::Summary { summary, .. } = e { Some(summary) } else { None });
+        let found =
+            self.events.iter().find_map(|e| if let Event::Summary { summary, .. } = e { Some(summary) } else { None });
         found.expect("a summary")
     }
 }

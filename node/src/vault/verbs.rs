@@ -5,9 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Vault, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput,
-};
+use super::{Vault, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
 use crate::{
     failure::{ExitCode, Failure},
     ops::{Event, SecretText, Verb, VerbResult},
@@ -86,9 +84,12 @@ async fn run_reading(
         Verb::Check(args) => check::check(&vault, overlay, args, events).await,
         Verb::Stats => report::stats(&vault, events).await,
         Verb::Status => report::status(&vault, overlay, events).await,
-        Verb::Backup(_) | Verb::Restore(_) | Verb::Recover(_) | Verb::Peers | Verb::DebugStore | Verb::DebugPlacement => {
-            Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere"))
-        }
+        Verb::Backup(_)
+        | Verb::Restore(_)
+        | Verb::Recover(_)
+        | Verb::Peers
+        | Verb::DebugStore
+        | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),
     }
 }
 

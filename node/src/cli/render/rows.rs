@@ -12,6 +12,8 @@ enum Form {
     Bytes,
     Right,
     List,
+    /// An object with `verdict` and what belongs to it.
+    Verdict,
 }
 
 struct Column {
@@ -27,7 +29,7 @@ const fn column(title: &'static str, key: &'static str, width: usize, form: Form
 
 const SNAPSHOT: &[Column] = &[
     column("ID", "short_id", 8, Form::Text),
-    column("TIME", "time", 20, Form::Text),
+    column("TIME", "time", 24, Form::Text),
     column("HOST", "hostname", 14, Form::Text),
     column("TAGS", "tags", 12, Form::List),
     column("FILES", "total_files", 8, Form::Right),
@@ -54,11 +56,31 @@ const SHARD: &[Column] = &[
     column("STATE", "state", 0, Form::Text),
 ];
 
+const CANDIDATE: &[Column] = &[
+    column("PEER", "peer", 8, Form::Short),
+    column("DOMAIN", "domain", 22, Form::Text),
+    column("REGION", "region", 14, Form::Text),
+    column("COLOUR", "colour", 6, Form::Right),
+    column("RANK", "rank", 4, Form::Right),
+    column("VERDICT", "verdict", 0, Form::Verdict),
+];
+const GROUP: &[Column] = &[
+    column("GROUP", "group", 5, Form::Right),
+    column("CODE", "code", 8, Form::Text),
+    column("SLOTS", "slots", 5, Form::Right),
+    column("LIVE", "slots_live", 4, Form::Right),
+    column("MARGIN", "margin", 6, Form::Right),
+    column("STRIPES", "stripes", 7, Form::Right),
+    column("SEALED", "sealed", 0, Form::Text),
+];
+
 fn columns(kind: &str) -> Option<&'static [Column]> {
     match kind {
         "snapshot" => Some(SNAPSHOT),
         "peer" => Some(PEER),
         "shard" => Some(SHARD),
+        "candidate" => Some(CANDIDATE),
+        "group" => Some(GROUP),
         _ => None,
     }
 }
@@ -80,6 +102,7 @@ pub(super) fn row(kind: &str, row: &Value) -> String {
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         }
         (None, "node") if row["path"].is_string() => entry(row),
+        (None, "node") => block(row).join("\n"),
         (None, "match") => format!("{}  {}", cell(&row["snapshot"], Form::Short), entry(row)),
         (None, "change") => {
             let sign = row["modifier"].as_str().or_else(|| row["change"].as_str()).unwrap_or("?");
@@ -100,6 +123,21 @@ fn entry(row: &Value) -> String {
     }
 }
 
+/// One line for each key, inner objects by their own keys.
+pub(super) fn block(value: &Value) -> Vec<String> {
+    let Value::Object(map) = value else { return Vec::new() };
+    let mut out = Vec::new();
+    for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
+        match value {
+            Value::Object(inner) => out.extend(
+                inner.iter().map(|(k, v)| format!("{:<24} {}", format!("{key} {k}").replace('_', " "), named(k, v))),
+            ),
+            _ => out.push(format!("{:<24} {}", key.replace('_', " "), named(key, value))),
+        }
+    }
+    out
+}
+
 /// `key: value` for everything, when nothing better is known.
 pub(super) fn pairs(row: &Value) -> String {
     let Value::Object(map) = row else { return cell(row, Form::Text) };
@@ -112,8 +150,11 @@ pub(super) fn pairs(row: &Value) -> String {
 
 /// A value by its key's unit.
 pub(super) fn named(key: &str, value: &Value) -> String {
-    let is_bytes = key.ends_with("bytes") || ["give", "free", "data_added", "total_size"].contains(&key);
-    let is_id = ["group", "peer", "root", "holder"].contains(&key);
+    let is_bytes = key.ends_with("bytes")
+        || key.starts_with("bytes_")
+        || ["give", "free", "data_added", "total_size", "stored_size", "total_uncompressed_size"].contains(&key);
+    let is_id =
+        ["group", "peer", "root", "holder", "snapshot_id", "latest_snapshot", "vault", "network_id"].contains(&key);
     cell(
         value,
         if is_bytes {
@@ -133,6 +174,13 @@ fn cell(value: &Value, form: Form) -> String {
         (Value::String(s), Form::Short) => s.chars().take(8).collect(),
         (Value::String(s), _) => printable(s),
         (Value::Bool(b), _) => if *b { "yes" } else { "no" }.to_owned(),
+        (Value::Object(map), Form::Verdict) => {
+            let why: serde_json::Map<String, Value> =
+                map.iter().filter(|(k, _)| *k != "verdict").map(|(k, v)| (k.clone(), v.clone())).collect();
+            let name = map.get("verdict").map_or_else(String::new, |v| cell(v, Form::Text));
+            if why.is_empty() { name } else { format!("{name}: {}", pairs(&Value::Object(why))) }
+        }
+        (Value::Number(n), _) if n.is_f64() => format!("{:.2}", n.as_f64().unwrap_or(0.0)),
         (Value::Array(items), Form::List) => items.iter().map(|i| cell(i, Form::Text)).collect::<Vec<_>>().join(","),
         (Value::Array(items), _) => {
             format!("[{}]", items.iter().map(|i| cell(i, form)).collect::<Vec<_>>().join(", "))

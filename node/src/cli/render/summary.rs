@@ -46,14 +46,30 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
             rows::pairs(&summary["storage"])
         )],
         "debug-store" => vec![format!("{} shards, {}", rows::pairs(&summary["shards"]), bytes("bytes"))],
-        _ => match summary {
-            Value::Object(map) => map
-                .iter()
-                .filter(|(_, v)| !v.is_null())
-                .map(|(key, value)| format!("{:<24} {}", key.replace('_', " "), rows::named(key, value)))
-                .collect(),
-            _ => Vec::new(),
-        },
+        "restore" => {
+            let count = |key: &str| number(key).unwrap_or(0);
+            let seconds = summary["seconds_elapsed"].as_f64().unwrap_or(0.0);
+            let mut out = vec![format!(
+                "Restored {} files and {} folders, {} in {seconds:.1} s",
+                count("files_restored"),
+                count("dirs_restored"),
+                bytes("bytes_restored")
+            )];
+            if count("files_skipped") > 0 {
+                out.push(format!("{} files were there already", count("files_skipped")));
+            }
+            if count("wrong_shards") > 0 {
+                out.push(format!("{} damaged shards were noticed and replaced by others", count("wrong_shards")));
+            }
+            if count("files_lost") > 0 {
+                out.push(format!(
+                    "{} files cannot be restored now: too few of their shards are left",
+                    count("files_lost")
+                ));
+            }
+            out
+        }
+        _ => rows::block(summary),
     }
 }
 

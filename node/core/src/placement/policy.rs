@@ -1,7 +1,7 @@
 //! What a placement has to meet: the code, the replicas, the caps and the thresholds of eligibility.
 //!
 //! Decides which shape fits a network of a given size. Never looks at a single peer's fitness (that is
-//! [`super::eligible`]) and never chooses one.
+//! [`super::eligible()`]) and never chooses one.
 
 use std::{collections::BTreeSet, fmt};
 

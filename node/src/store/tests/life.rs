@@ -45,10 +45,9 @@ async fn put_get_ranges_and_what_is_refused() {
 async fn ledger_outlives_deletion_purge_compaction_and_the_index() {
     let (disk, clock) = (FaultyDisk::new(2), TestClock::new());
     let store = on(&disk, &clock, None);
-    // Both in one batch: one of them wins, the other learns so.
-    let (a, b) = tokio::join!(store.put(shard(1, 2, 0)), store.put(shard(1, 3, 1)));
-    assert!(a.is_ok());
-    assert!(matches!(b, Err(StoreError::LedgerConflict { accepted }) if accepted == slot(2)));
+    store.put(shard(1, 2, 0)).await.expect("stored");
+    let refused = store.put(shard(1, 3, 1)).await;
+    assert!(matches!(refused, Err(StoreError::LedgerConflict { accepted }) if accepted == slot(2)));
     store.delete(group(1), slot(2), 0).await.expect("deleted");
     assert!(matches!(store.put(shard(1, 3, 1)).await, Err(StoreError::LedgerConflict { .. })), "in the trash");
     clock.advance(86_400_000);
@@ -62,6 +61,19 @@ async fn ledger_outlives_deletion_purge_compaction_and_the_index() {
     assert!(matches!(store.put(shard(1, 3, 1)).await, Err(StoreError::LedgerConflict { .. })), "SEP-1");
     assert_eq!(store.accepted_slot(group(1)), Some(slot(2)));
     store.put(shard(1, 2, 1)).await.expect("its own slot is welcome");
+}
+
+#[tokio::test]
+async fn two_slots_at_the_same_moment_one_wins() {
+    let (disk, clock) = (FaultyDisk::new(2), TestClock::new());
+    let store = on(&disk, &clock, None);
+    for g in 0..8 {
+        let (a, b) = tokio::join!(store.put(shard(g, 2, 0)), store.put(shard(g, 3, 1)));
+        assert!(a.is_ok() != b.is_ok(), "SEP-1");
+        assert_eq!(store.accepted_slot(group(g)), Some(slot(if a.is_ok() { 2 } else { 3 })));
+    }
+    assert_eq!(store.list().len(), 8);
+    self_check(&store, &disk, &clock);
 }
 
 #[tokio::test]

@@ -1,7 +1,18 @@
 //! Cairn: a peer-to-peer backup network. This library is everything that the one binary, `cairn`, does.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod data_dir;
+pub mod demo;
 pub mod failure;
+pub mod files;
 pub mod identity;
+pub mod lab;
 pub mod network;
 pub mod ops;
 pub mod overlay;
+pub mod store;
+pub mod telemetry;
+pub mod vault;

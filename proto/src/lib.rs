@@ -12,6 +12,7 @@ mod layout;
 pub mod manifest;
 pub mod message;
 pub mod network_file;
+pub mod record;
 pub mod signed;
 pub mod tree;
 pub mod units;

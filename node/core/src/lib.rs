@@ -11,5 +11,6 @@ mod golden;
 pub mod keys;
 pub mod pack;
 pub mod peer_view;
+pub mod placement;
 pub mod seal;
 pub mod stripe;

@@ -37,6 +37,8 @@ const GRANT_MS: u64 = 24 * 3600 * 1000;
 const GRANT_EARLY_MS: u64 = 5 * 60 * 1000;
 /// Pause before a broken stream is opened again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Tries to open a stream: each connection lost meanwhile costs one, and two peers have two or three at most.
+const OPEN_TRIES: usize = 3;
 /// Shortest and longest wait between two tries at a busy holder, whatever it says.
 const BUSY_WAIT: (u64, u64) = (20, 5_000);
 /// Links that are remembered; beyond, closed ones are swept. Two for each of some thousand peers.
@@ -271,25 +273,33 @@ impl ShardClient {
         {
             return Ok(link.clone());
         }
-        let (reply, opened) = oneshot::channel();
-        let asked = async {
-            self.commands
-                .send(Command::OpenStream { peer: to, reply })
-                .await
-                .map_err(|_| TransferError::ShuttingDown)?;
-            match opened.await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(OpenError::Unsupported)) => {
-                    Err(TransferError::Refused { code: RefusalCode::NotStorage, retry_after_ms: 0 })
-                }
-                Ok(Err(error)) => Err(TransferError::Unreachable(error.to_string())),
-                Err(_) => Err(TransferError::ShuttingDown),
-            }
-        };
-        let stream = tokio::time::timeout(self.patience.open, asked)
+        let stream = tokio::time::timeout(self.patience.open, self.open_stream(to))
             .await
             .unwrap_or_else(|_| Err(TransferError::Unreachable("no stream in time".into())))?;
         Ok(place.insert(Link::start(stream, self.patience)).clone())
+    }
+
+    /// Opens a stream. Two connections to one peer are soon made one, and a stream that was asked for on the other
+    /// falls with it; then the one that stands is asked.
+    async fn open_stream(&self, to: PeerKey) -> Result<libp2p::swarm::Stream, TransferError> {
+        let mut why = String::new();
+        for _ in 0..OPEN_TRIES {
+            let (reply, opened) = oneshot::channel();
+            let asked = self.commands.send(Command::OpenStream { peer: to, reply }).await;
+            asked.map_err(|_| TransferError::ShuttingDown)?;
+            match opened.await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(OpenError::Unsupported)) => {
+                    return Err(TransferError::Refused { code: RefusalCode::NotStorage, retry_after_ms: 0 });
+                }
+                Ok(Err(error @ (OpenError::Broken(_) | OpenError::NotConnected))) => why = error.to_string(),
+                Ok(Err(error)) => return Err(TransferError::Unreachable(error.to_string())),
+                Err(_) if self.commands.is_closed() => return Err(TransferError::ShuttingDown),
+                Err(_) => why = "the connection closed while a stream was opened".into(),
+            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        }
+        Err(TransferError::Unreachable(why))
     }
 }
 

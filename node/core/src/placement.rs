@@ -1,0 +1,265 @@
+//! Chooses which peers hold which slot of a new group, and says why.
+//!
+//! Pure: no clock, no I/O, no chance of its own. Equal inputs give equal plans on every machine and in the
+//! simulator: decisions use integers and ordered maps only. A group is planned once; from then on its ticket fixes
+//! who may ever hold what (see [`crate::colour`]), and only the order of replacements is asked again
+//! ([`candidates`]).
+//!
+//! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
+//! [`rank`] (who first), `spread` (region caps), [`explain`](mod@explain) (the same, told).
+//!
+//! # Invariants
+//!
+//! - **SEP-1** A plan offers a domain at most one slot, the one of its colour, and nothing to the owner's domain.
+//!   Enforced by [`plan_group`] through [`crate::colour::colour`] and [`eligible::eligible`]; attacked by
+//!   `tests::no_domain_ever_gets_two_slots` and by `cairn-sim`'s `separation` scenario.
+//! - **SEP-2** Candidates of one slot are of different domains; no continent holds more than m slots alone when the
+//!   network can do better, and what cannot is in [`GroupPlan::relaxations`].
+//!   Enforced by `spread`; attacked by `tests::regions_are_capped_when_brute_force_finds_a_way`.
+
+pub mod eligible;
+pub mod explain;
+pub mod policy;
+pub mod rank;
+pub mod salt;
+mod spread;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_proto::{GroupTicket, PeerKey, Slot, Timestamp};
+use rand_core::CryptoRng;
+use serde::Serialize;
+
+pub use eligible::{Owner, Rejection, eligible};
+pub use explain::{Candidate, Verdict, explain};
+pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds};
+
+use self::rank::{RankKey, Score, Weights};
+use crate::{colour::colour, peer_view::PeerView};
+
+/// What a group is wanted for.
+#[derive(Clone, Debug)]
+pub struct GroupRequest<'a> {
+    /// Whose group.
+    pub owner: Owner,
+    /// The group's Ed25519 authority; part of its ticket.
+    pub authority: [u8; 32],
+    /// What has to be met.
+    pub policy: &'a PlacementPolicy,
+    /// Peers that failed in this run: not candidates.
+    pub avoid: &'a BTreeSet<PeerKey>,
+    /// Now, for staleness.
+    pub now: Timestamp,
+    /// The owner's secret for the randomised strategy's ranking. Without it the ranking is keyed with the salt.
+    pub owner_key: Option<[u8; 32]>,
+}
+
+/// Who may hold what in a new group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPlan {
+    /// What defines the group from now on.
+    pub ticket: GroupTicket,
+    /// Where salt and ranking came from.
+    pub strategy: Strategy,
+    /// Per slot, candidates of its colour in different domains: the first [`GroupPlan::replicas`] are the choice,
+    /// the rest replacements, best first.
+    pub slots: Vec<Vec<PeerKey>>,
+    /// Holders per slot.
+    pub replicas: usize,
+    /// What was wanted and could not be had.
+    pub relaxations: Vec<Relaxation>,
+    /// Salts looked at.
+    pub tries: u32,
+}
+
+impl GroupPlan {
+    /// The chosen holders of a slot; empty for a slot that the code does not have.
+    #[must_use]
+    pub fn chosen(&self, slot: Slot) -> &[PeerKey] {
+        self.slots.get(slot.index()).map_or(&[], |list| &list[..self.replicas.min(list.len())])
+    }
+
+    /// The replacements of a slot, best first.
+    #[must_use]
+    pub fn replacements(&self, slot: Slot) -> &[PeerKey] {
+        self.slots.get(slot.index()).map_or(&[], |list| &list[self.replicas.min(list.len())..])
+    }
+}
+
+/// A wish that the network cannot meet. Reported, never hidden.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Relaxation {
+    /// A continent holds more slots alone than the code can lose.
+    RegionCap {
+        /// The continent; empty: peers that did not say where they are.
+        region: String,
+        /// Slots that stand or fall with it.
+        slots: u8,
+        /// What was allowed.
+        limit: u8,
+    },
+    /// The group touches fewer continents than wanted.
+    FewRegions {
+        /// Continents touched.
+        found: u8,
+        /// Wanted.
+        wanted: u8,
+    },
+}
+
+/// Why no group can be placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// Not enough independent peers.
+    #[error(
+        "{eligible_domains} independent peers can take shards and {needed_domains} are needed: {more} more, for {}",
+        classes_text(.classes)
+    )]
+    TooFewPeers {
+        /// Different domains among eligible peers.
+        eligible_domains: usize,
+        /// n x r.
+        needed_domains: usize,
+        /// How many more independent peers are needed.
+        more: usize,
+        /// Colour classes (slots) that lacked a peer in the best draw.
+        classes: Vec<u8>,
+        /// Peers that are known and may not, with the reason.
+        rejected: Vec<(PeerKey, Rejection)>,
+    },
+    /// The policy cannot make a ticket.
+    #[error("the placement policy is not possible: {0}")]
+    Policy(#[from] cairn_proto::DecodeError),
+}
+
+fn classes_text(classes: &[u8]) -> String {
+    let list: Vec<String> = classes.iter().map(u8::to_string).collect();
+    format!("colour {} {}", if list.len() == 1 { "class" } else { "classes" }, list.join(", "))
+}
+
+impl PlacementError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        match self {
+            Self::TooFewPeers { more, rejected, .. } => {
+                let mut text = format!("start or invite {more} more storage peers in other domains");
+                if !rejected.is_empty() {
+                    text.push_str(&format!(
+                        "; {} known peers were refused, `cairn debug placement --explain` says why",
+                        rejected.len()
+                    ));
+                }
+                text
+            }
+            Self::Policy(_) => "check the placement section of the configuration".to_owned(),
+        }
+    }
+}
+
+/// Plans one new group, or says what is missing.
+///
+/// # Errors
+/// [`PlacementError`].
+pub fn plan_group<R: CryptoRng + ?Sized>(
+    peers: &[PeerView],
+    request: &GroupRequest<'_>,
+    rng: &mut R,
+) -> Result<GroupPlan, PlacementError> {
+    let policy = request.policy;
+    let (fit, rejected) = sift(peers, request);
+    let domains = salt::continents(&fit);
+    let strategy = policy.strategy_for(peers);
+    let draw = salt::draw(&domains, request, strategy, rng)?.map_err(|none| PlacementError::TooFewPeers {
+        eligible_domains: domains.len(),
+        needed_domains: policy.domains_needed(),
+        more: policy.domains_needed().checked_sub(domains.len()).filter(|n| *n > 0).unwrap_or(none.missing),
+        classes: none.classes,
+        rejected,
+    })?;
+    let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
+    let mut ranked = rank_classes(&fit, policy, &draw.ticket, &ranking);
+    let replicas = usize::from(policy.replicas.max(1));
+    let relaxations =
+        spread::choose(&mut ranked, replicas, usize::from(policy.regions.slots_max), policy.regions.regions_wanted);
+    let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
+    Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas, relaxations, tries: draw.tries })
+}
+
+/// Ranked candidates per slot of a group that exists: for replacements after its plan is gone, and for repair. By
+/// rank alone: regions are the caller's to weigh. The same order as the plan's replacements while the views are the
+/// same.
+#[must_use]
+pub fn candidates(
+    peers: &[PeerView],
+    request: &GroupRequest<'_>,
+    ticket: &GroupTicket,
+    strategy: Strategy,
+) -> Vec<Vec<PeerKey>> {
+    let (fit, _) = sift(peers, request);
+    let ranking = RankKey::new(strategy, ticket, request.owner_key.as_ref());
+    let ranked = rank_classes(&fit, request.policy, ticket, &ranking);
+    ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()
+}
+
+/// Parts peers into those that may be given something and those that may not, both by peer key.
+fn sift<'a>(peers: &'a [PeerView], request: &GroupRequest<'_>) -> (Vec<&'a PeerView>, Vec<(PeerKey, Rejection)>) {
+    let by_key: BTreeMap<PeerKey, &PeerView> = peers.iter().map(|v| (v.peer, v)).collect();
+    let mut fit = Vec::new();
+    let mut rejected = Vec::new();
+    for (peer, view) in by_key {
+        match verdict(view, request) {
+            Ok(()) => fit.push(view),
+            Err(reason) => rejected.push((peer, reason)),
+        }
+    }
+    (fit, rejected)
+}
+
+fn verdict(view: &PeerView, request: &GroupRequest<'_>) -> Result<(), Rejection> {
+    eligible(view, &request.owner, request.policy, request.now)?;
+    if request.avoid.contains(&view.peer) { Err(Rejection::Avoided) } else { Ok(()) }
+}
+
+/// Per slot, the fit peers of its colour, best first, one per domain.
+fn rank_classes<'a>(
+    fit: &[&'a PeerView],
+    policy: &PlacementPolicy,
+    ticket: &GroupTicket,
+    ranking: &RankKey,
+) -> Vec<Vec<&'a PeerView>> {
+    let mut seen = BTreeSet::new();
+    let mut slots = vec![Vec::new(); ticket.code().slots()];
+    for (class, list) in rank_all(fit, policy, ticket, ranking) {
+        if let Some(slot) = slots.get_mut(class) {
+            slot.extend(list.into_iter().filter(|v| seen.insert(&v.domain)));
+        }
+    }
+    slots
+}
+
+/// Every class that has fit peers, ranked; several peers of a domain included.
+fn rank_all<'a>(
+    fit: &[&'a PeerView],
+    policy: &PlacementPolicy,
+    ticket: &GroupTicket,
+    ranking: &RankKey,
+) -> BTreeMap<usize, Vec<&'a PeerView>> {
+    let weights = Weights::new(fit, policy);
+    let mut classes: BTreeMap<usize, Vec<(Score, &PeerView)>> = BTreeMap::new();
+    for view in fit.iter().copied() {
+        let score = ranking.score(&view.peer, weights.capped(view));
+        classes.entry(colour(ticket, &view.domain).index()).or_default().push((score, view));
+    }
+    classes
+        .into_iter()
+        .map(|(class, mut list)| {
+            list.sort_by_key(|(score, view)| (*score, view.peer));
+            (class, list.into_iter().map(|(_, view)| view).collect())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

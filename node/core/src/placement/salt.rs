@@ -1,0 +1,126 @@
+//! Draws a salt that gives every slot of a new group its peers, by rejection: most draws fail in a small network and
+//! the first succeeds in a large one (figures: 32 domains and nine colours, two peers each: one draw in four).
+//!
+//! Bounded: [`TRIES_MAX`] draws, each one hash per domain.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_proto::{DecodeError, Domain, GroupTicket};
+use rand_core::CryptoRng;
+
+use super::{
+    GroupRequest,
+    policy::{PlacementPolicy, Strategy},
+    spread,
+};
+use crate::{colour::colour, peer_view::PeerView};
+
+/// Most salts looked at for one group. Eight domains for eight slots of nine colours fit once in 1070 draws and 16
+/// domains for 8 x 2 once in 23,000, so a group that can stand is found with a probability above 94 % in the tightest
+/// case that a policy asks for; 65,536 draws over 16 domains take about 0.2 s.
+pub const TRIES_MAX: u32 = 1 << 16;
+/// Draws made only to tell which classes stay empty when there are too few domains anyway.
+const TRIES_TO_EXPLAIN: u32 = 4096;
+
+/// The salt of the deterministic strategy's given try: anyone who sees the ticket can recompute it.
+#[must_use]
+pub fn deterministic_salt(authority: &[u8; 32], policy: &PlacementPolicy, attempt: u32) -> [u8; 32] {
+    salt_of(authority, policy.code.into(), policy.colours(), attempt)
+}
+
+fn salt_of(authority: &[u8; 32], (data, parity): (u8, u8), colours: u8, attempt: u32) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 public salt v1");
+    hasher.update(authority).update(&[data, parity, colours]).update(&attempt.to_le_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// Rechecks that a ticket's salt is one of the deterministic strategy's; the try it came from. `None`: the salt was
+/// not drawn in public (randomised, or chosen by somebody).
+#[must_use]
+pub fn recheck_salt(ticket: &GroupTicket) -> Option<u32> {
+    (0..TRIES_MAX).find(|t| salt_of(ticket.authority(), ticket.code().into(), ticket.colours(), *t) == *ticket.salt())
+}
+
+/// A ticket that fits, and how many draws it took.
+pub(super) struct Draw {
+    pub(super) ticket: GroupTicket,
+    pub(super) tries: u32,
+}
+
+/// Why no draw fits: what the best one lacked.
+pub(super) struct NoDraw {
+    pub(super) classes: Vec<u8>,
+    pub(super) missing: usize,
+}
+
+/// Eligible domains and the continents in which each has peers.
+pub(super) type Continents<'a> = BTreeMap<&'a Domain, BTreeSet<&'a str>>;
+
+pub(super) fn continents<'a>(eligible: &[&'a PeerView]) -> Continents<'a> {
+    let mut map = Continents::new();
+    for view in eligible {
+        map.entry(&view.domain).or_default().insert(view.region.continent());
+    }
+    map
+}
+
+/// Draws until every slot's class has a domain for each replica, then a little longer if regions can be spread
+/// better than the draw does.
+pub(super) fn draw<R: CryptoRng + ?Sized>(
+    domains: &Continents<'_>,
+    request: &GroupRequest<'_>,
+    strategy: Strategy,
+    rng: &mut R,
+) -> Result<Result<Draw, NoDraw>, DecodeError> {
+    let policy = request.policy;
+    let replicas = usize::from(policy.replicas.max(1));
+    let slots = policy.code.slots();
+    let possible = domains.len() >= policy.domains_needed();
+    let acceptable = usize::from(policy.regions.slots_max).max(spread::floor(domains, slots, replicas));
+    let mut fitting: Option<(usize, Draw)> = None;
+    let mut extra = policy.regions.extra_salts;
+    let mut best_miss = NoDraw { classes: Vec::new(), missing: usize::MAX };
+    for attempt in 0..if possible { TRIES_MAX } else { TRIES_TO_EXPLAIN } {
+        let mut salt = [0u8; 32];
+        match strategy {
+            Strategy::Deterministic => salt = deterministic_salt(&request.authority, policy, attempt),
+            Strategy::Randomised => rng.fill_bytes(&mut salt),
+        }
+        let ticket = GroupTicket::new(request.authority, salt, policy.code, policy.colours())?;
+        let mut counts = vec![0usize; usize::from(ticket.colours())];
+        let classes: Vec<usize> = domains.keys().map(|d| colour(&ticket, d).index()).collect();
+        for class in &classes {
+            counts[*class] += 1;
+        }
+        let missing: usize = counts.iter().take(slots).map(|c| replicas.saturating_sub(*c)).sum();
+        if missing > 0 {
+            if missing < best_miss.missing {
+                let short = (0u8..).zip(&counts).take(slots).filter(|(_, c)| **c < replicas).map(|(class, _)| class);
+                best_miss = NoDraw { classes: short.collect(), missing };
+            }
+            continue;
+        }
+        let mut regions = vec![BTreeSet::new(); slots];
+        for (class, set) in classes.iter().zip(domains.values()) {
+            if let Some(region) = regions.get_mut(*class) {
+                region.extend(set.iter().copied());
+            }
+        }
+        let held = spread::least_cap(&regions, replicas);
+        let draw = Draw { ticket, tries: attempt + 1 };
+        if held <= acceptable {
+            return Ok(Ok(draw));
+        }
+        if fitting.as_ref().is_none_or(|(other, _)| held < *other) {
+            fitting = Some((held, draw));
+        }
+        if extra == 0 {
+            break;
+        }
+        extra -= 1;
+    }
+    Ok(match fitting {
+        Some((_, draw)) => Ok(draw),
+        None => Err(best_miss),
+    })
+}

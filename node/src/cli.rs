@@ -1,0 +1,243 @@
+//! The command line: what the verbs are called, and how their results become text, JSON lines and exit codes.
+//!
+//! One file per verb under `cli/`; each only turns arguments into a [`crate::ops::Verb`] or a call of the library.
+
+use std::{path::PathBuf, process::ExitCode as ProcessExit};
+
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::FileConfig,
+    failure::{ExitCode, Failure},
+    telemetry::{self, Verbosity},
+};
+
+mod backup;
+mod debug;
+mod demo;
+mod execute;
+mod init;
+mod lab;
+mod listing;
+mod network;
+mod node;
+mod recover;
+pub mod render;
+mod restore;
+mod secrets;
+mod signals;
+mod version;
+
+#[cfg(test)]
+mod tests;
+
+/// Peer-to-peer backup: give some disk, get your files kept by others, encrypted; 24 words bring everything back.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Examples:\n  cairn demo                          see it work, nothing is kept\n  \
+    cairn init --network network.toml   make a vault\n  cairn backup /home/me               back up a folder\n  \
+    cairn restore latest --target /tmp/back\n\nExit codes: 0 done, 1 failed, 2 usage, 3 some sources unreadable, 4 stored below the \
+    redundancy target,\n5 damage found, 6 data lost, 7 stream command failed, 8 nothing to do, 10 not found, 11 busy,\n12 wrong \
+    passphrase or phrase, 13 too few peers, 14 no space, 15 refused, 130 SIGINT, 143 SIGTERM")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Folder with everything of this node or owner [default: $XDG_DATA_HOME/cairn]
+    #[arg(long, env = "CAIRN_DATA_DIR", global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Network file; needed once, then kept in the data folder
+    #[arg(long, env = "CAIRN_NETWORK", global = true, value_name = "FILE")]
+    network: Option<PathBuf>,
+    /// Settings (TOML) [default: config.toml in the data folder]
+    #[arg(long, short = 'c', env = "CAIRN_CONFIG", global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// File with the vault's passphrase in its first line
+    #[arg(long, env = "CAIRN_PASSPHRASE_FILE", global = true, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say more on stderr; twice, three times: even more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// No progress bars and lines
+    #[arg(long, global = true)]
+    no_progress: bool,
+}
+
+impl Global {
+    fn data_dir(&self) -> Result<PathBuf, Failure> {
+        self.data_dir.clone().map_or_else(default_data_dir, Ok)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a network
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Run a node that keeps shards for others
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Make a vault; prints its 24 words once
+    Init(init::Init),
+    /// Back up paths, a stream or a command's output
+    Backup(backup::Backup),
+    /// List snapshots
+    Snapshots(listing::Snapshots),
+    /// List what is in a snapshot
+    Ls(listing::Ls),
+    /// Find entries in all snapshots
+    Find(listing::Find),
+    /// Compare two snapshots
+    Diff(listing::Diff),
+    /// Write one file of a snapshot to stdout
+    Dump(restore::Dump),
+    /// Write a snapshot's files to a folder
+    Restore(restore::Restore),
+    /// Verify that every shard is there, and with --read-data that it is right
+    Check(listing::Check),
+    /// Sizes and counts of the vault
+    Stats(listing::Stats),
+    /// What the node does and where every group stands
+    Status(listing::Status),
+    /// Peers known
+    Peers(listing::Peers),
+    /// Rebuild a vault on a blank data folder from its 24 words
+    Recover(recover::Recover),
+    /// Look inside
+    #[command(subcommand)]
+    Debug(debug::Command),
+    /// Run a network of real node processes on this machine, for trials and tests
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Show the whole thing with a network of its own: back up, lose peers, lose the machine, recover, compare
+    Demo(demo::Demo),
+    /// Print the version
+    Version(version::Version),
+    /// Print a shell's completions
+    Completions(version::Completions),
+}
+
+/// What a verb works with.
+struct Context {
+    global: Global,
+    config: FileConfig,
+    cancel: CancellationToken,
+}
+
+impl Context {
+    /// Asked for only by verbs that need it: `cairn lab` works without a home.
+    fn data_dir(&self) -> Result<PathBuf, Failure> {
+        self.global.data_dir()
+    }
+
+    fn output(&self) -> render::Output {
+        render::Output { json: self.global.json, quiet: self.global.quiet, progress: !self.global.no_progress }
+    }
+
+    fn network(&self) -> Option<&std::path::Path> {
+        self.global.network.as_deref().or(self.config.network.as_deref())
+    }
+
+    fn passphrase_file(&self) -> Option<&std::path::Path> {
+        self.global.passphrase_file.as_deref().or(self.config.owner.passphrase_file.as_deref())
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ProcessExit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ProcessExit::from(if e.use_stderr() { u8::from(ExitCode::Usage) } else { 0 });
+        }
+    };
+    let json = cli.global.json;
+    match start(cli) {
+        Ok(code) => ProcessExit::from(u8::from(code)),
+        Err(failure) => {
+            render::failure(&failure, json);
+            ProcessExit::from(u8::from(failure.code))
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode, Failure> {
+    // TLS libraries write session keys to the file that this variable names, ours (QUIC) among them. Unsetting it is
+    // `unsafe` in a process that may have threads, so refusing is the honest way.
+    if std::env::var_os("SSLKEYLOGFILE").is_some() {
+        return Err(Failure::new(
+            ExitCode::Refused,
+            "SSLKEYLOGFILE",
+            "SSLKEYLOGFILE is set, so session keys would be logged",
+        )
+        .with_hint("run `env -u SSLKEYLOGFILE cairn ..`"));
+    }
+    let verbosity = Verbosity { verbose: cli.global.verbose, quiet: cli.global.quiet, json: cli.global.json };
+    telemetry::start(verbosity);
+    let data_dir = cli.global.data_dir().ok();
+    let config = FileConfig::load(cli.global.config.as_deref(), data_dir.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(ExitCode::Failed, "RUNTIME", "cannot start").caused_by(&e))?;
+    let context = Context { global: cli.global, config, cancel: CancellationToken::new() };
+    let result = runtime.block_on(async {
+        let signals = signals::watch(context.cancel.clone());
+        let result = run(&context, cli.command).await;
+        signals.translate(result)
+    });
+    // Blocking work that cannot be cancelled (a read from a terminal) must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Network(c) => network::run(context, &c),
+        Command::Node(c) => node::run(context, c).await,
+        Command::Init(c) => init::run(context, c).await,
+        Command::Backup(c) => backup::run(context, c).await,
+        Command::Snapshots(c) => execute::verb(context, c.verb()).await,
+        Command::Ls(c) => execute::verb(context, c.verb()).await,
+        Command::Find(c) => execute::verb(context, c.verb()).await,
+        Command::Diff(c) => execute::verb(context, c.verb()).await,
+        Command::Dump(c) => restore::dump(context, c).await,
+        Command::Restore(c) => execute::verb(context, c.verb()?).await,
+        Command::Check(c) => execute::verb(context, c.verb()).await,
+        Command::Stats(_) => execute::verb(context, crate::ops::Verb::Stats).await,
+        Command::Status(_) => execute::verb(context, crate::ops::Verb::Status).await,
+        Command::Peers(_) => execute::verb(context, crate::ops::Verb::Peers).await,
+        Command::Recover(c) => recover::run(context, c).await,
+        Command::Debug(c) => execute::verb(context, c.verb()).await,
+        Command::Lab(c) => lab::run(context, c).await,
+        Command::Demo(c) => demo::run(context, c).await,
+        Command::Version(_) => Ok(version::print(context)),
+        Command::Completions(c) => Ok(version::completions(&c)),
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local").join("share")))
+        .map(|base| base.join("cairn"))
+        .ok_or_else(|| {
+            Failure::new(ExitCode::Usage, "DATA_DIR", "neither XDG_DATA_HOME nor HOME says where the data folder is")
+                .with_hint("name it with --data-dir or CAIRN_DATA_DIR")
+        })
+}

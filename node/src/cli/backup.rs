@@ -1,0 +1,115 @@
+//! `cairn backup`
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{Context, execute};
+use crate::{
+    config::Setting,
+    daemon::assemble,
+    failure::{ExitCode, Failure},
+    ops::{BackupArgs, Verb, encode_path},
+    vault::stream_input::StreamInput,
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cairn backup /home/me --exclude '*.o' --exclude-caches --tag daily\n  \
+    zcat dump.sql.gz | cairn backup --stdin --stdin-filename dump.sql\n  \
+    cairn backup --stdin-filename shop.sql --stdin-from-command -- pg_dump -Fp shop\n\nA command that fails makes no snapshot \
+    (exit 7). With --stdin, use `set -o pipefail` or --stdin-from-command.")]
+#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["paths", "stdin", "stdin_from_command"])))]
+#[command(group(clap::ArgGroup::new("stream").args(["stdin", "stdin_from_command"])))]
+pub(super) struct Backup {
+    /// Files and folders; with --stdin-from-command, the command and its arguments after `--`
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+    /// Back up what comes on stdin
+    #[arg(long, conflicts_with = "paths")]
+    stdin: bool,
+    /// The stream's file name in the snapshot [default: stdin]
+    #[arg(long, value_name = "NAME", requires = "stream")]
+    stdin_filename: Option<String>,
+    /// Back up what the command after `--` prints
+    #[arg(long, requires = "paths")]
+    stdin_from_command: bool,
+    /// Leave out what matches: with a `/` the path, else any name; may be given several times
+    #[arg(long, short = 'e', value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Read patterns from a file, one a line; `#` begins a comment
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out folders with a CACHEDIR.TAG
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Stay on each path's file system
+    #[arg(long, short = 'x')]
+    one_file_system: bool,
+    /// Tag for the snapshot; may be given several times, or separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    tag: Vec<String>,
+    /// Host name for the snapshot
+    #[arg(long, short = 'H')]
+    host: Option<String>,
+    /// Say what would be done, do nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Read every file again
+    #[arg(long, short = 'f')]
+    force: bool,
+    /// Make no snapshot when nothing changed (exit 8)
+    #[arg(long)]
+    skip_if_unchanged: bool,
+}
+
+pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, Failure> {
+    let mut exclude = context.config.owner.exclude.clone().unwrap_or_default();
+    exclude.extend(backup.exclude.iter().cloned());
+    for file in &backup.exclude_file {
+        exclude.extend(patterns(file)?);
+    }
+    let is_stream = backup.stdin || backup.stdin_from_command;
+    let paths = if is_stream { Vec::new() } else { absolute(&backup.paths)? };
+    let stdin_filename = is_stream.then(|| backup.stdin_filename.clone().unwrap_or_else(|| "stdin".to_owned()));
+    let args = BackupArgs {
+        paths,
+        stdin_filename,
+        exclude,
+        exclude_caches: backup.exclude_caches,
+        one_file_system: backup.one_file_system,
+        tags: backup.tag.clone(),
+        host: Setting::flag(backup.host.clone()).or(context.config.owner.host.clone()).get(),
+        force: backup.force,
+        dry_run: backup.dry_run,
+        skip_if_unchanged: backup.skip_if_unchanged,
+    };
+    let verb = Verb::Backup(args);
+    if backup.stdin_from_command {
+        execute::verb_with_input(context, verb, |cancel| assemble::command_input(&backup.paths, cancel)).await
+    } else if backup.stdin {
+        execute::verb_with_input(context, verb, |_| Ok(StreamInput::from_reader(tokio::io::stdin()))).await
+    } else {
+        execute::verb(context, verb).await
+    }
+}
+
+fn absolute(paths: &[OsString]) -> Result<Vec<String>, Failure> {
+    let one = |path: &OsString| {
+        std::path::absolute(path).map(|p| encode_path(&p)).map_err(|e| {
+            Failure::new(ExitCode::Usage, "USAGE", format!("cannot use the path {}", Path::new(path).display()))
+                .caused_by(&e)
+        })
+    };
+    paths.iter().map(one).collect()
+}
+
+fn patterns(file: &Path) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::new(ExitCode::Usage, "EXCLUDE_FILE", format!("cannot read {}", file.display())).caused_by(&e)
+    })?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
+}

@@ -1,0 +1,91 @@
+//! `cairn node run`
+
+use cairn_proto::{ByteSize, Domain, Region, message::Roles};
+use clap::{Args, Subcommand};
+use libp2p::Multiaddr;
+
+use super::Context;
+use crate::{
+    config::Setting,
+    daemon::{self, NodeSettings},
+    data_dir::DataDir,
+    failure::{ExitCode, Failure},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node in the foreground; prints `listening MULTIADDR/p2p/PEERID` once ready, ends on SIGTERM
+    #[command(after_help = "Examples:\n  cairn node run --network network.toml --give 500GB --region EU/DE/FSN\n  \
+        cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme")]
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// What the node does: storage, relay, bootstrap [default: storage]
+    #[arg(long, env = "CAIRN_ROLES", value_delimiter = ',', value_name = "ROLE")]
+    roles: Vec<String>,
+    /// Address to listen on; may be given several times [default: TCP and QUIC, any port]
+    #[arg(long, env = "CAIRN_LISTEN", value_delimiter = ',', value_name = "MULTIADDR")]
+    listen: Vec<Multiaddr>,
+    /// Where the node is: CONTINENT/COUNTRY/ZONE
+    #[arg(long, env = "CAIRN_REGION")]
+    region: Option<String>,
+    /// Who runs it; all nodes of one operator say the same. Pinned at first start
+    #[arg(long, env = "CAIRN_DOMAIN", value_name = "NAME")]
+    domain: Option<String>,
+    /// Space given to others [default: a fifth of what is free on the disk]
+    #[arg(long, env = "CAIRN_GIVE", value_name = "SIZE")]
+    give: Option<ByteSize>,
+    /// Space on the disk that is never touched [default: a twentieth of the disk, at most 10 GiB]
+    #[arg(long, env = "CAIRN_KEEP_FREE", value_name = "SIZE")]
+    keep_free: Option<ByteSize>,
+    /// Do not look for peers on the local network
+    #[arg(long)]
+    no_mdns: bool,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
+    let Command::Run(run) = command;
+    let file = &context.config.node;
+    let usage = |what: &str, e: &(dyn std::error::Error + 'static)| {
+        Failure::new(ExitCode::Usage, "USAGE", format!("cannot use this {what}")).caused_by(e)
+    };
+    let named = (!run.roles.is_empty()).then_some(run.roles);
+    let roles = parse_roles(&Setting::flag(named).or(file.roles.clone()).or_default(vec!["storage".to_owned()]))?;
+    let file_listen = match &file.listen {
+        None => None,
+        Some(texts) => Some(
+            texts.iter().map(|t| t.parse()).collect::<Result<Vec<Multiaddr>, _>>().map_err(|e| usage("listen", &e))?,
+        ),
+    };
+    let listen = Setting::flag((!run.listen.is_empty()).then_some(run.listen)).or(file_listen);
+    let region = Setting::flag(run.region).or(file.region.clone()).get();
+    let domain = Setting::flag(run.domain).or(file.domain.clone()).get();
+    let settings = NodeSettings {
+        roles,
+        listen: listen.or_default(daemon::default_listen()),
+        region: region.map_or(Ok(Region::unknown()), Region::new).map_err(|e| usage("region", &e))?,
+        domain: domain.map(|name| Domain::operator(&name)).transpose().map_err(|e| usage("domain", &e))?,
+        give: Setting::flag(run.give).or(file.give).get(),
+        keep_free: Setting::flag(run.keep_free).or(file.keep_free).get(),
+        mdns: !run.no_mdns && file.mdns.unwrap_or(true),
+    };
+    let dir = DataDir::open(&context.data_dir()?)?;
+    let network = dir.network(context.network())?;
+    daemon::run(dir, network, settings, context.cancel.clone(), |address| {
+        super::render::line(&format!("listening {address}"));
+    })
+    .await?;
+    Ok(ExitCode::Success)
+}
+
+fn parse_roles(names: &[String]) -> Result<Roles, Failure> {
+    names.iter().try_fold(Roles::NONE, |roles, name| match name.trim() {
+        "storage" => Ok(roles.with(Roles::STORAGE)),
+        "relay" => Ok(roles.with(Roles::RELAY)),
+        "bootstrap" => Ok(roles.with(Roles::BOOTSTRAP)),
+        other => Err(Failure::new(ExitCode::Usage, "USAGE", format!("there is no role `{other}`"))
+            .with_hint("roles are storage, relay and bootstrap")),
+    })
+}

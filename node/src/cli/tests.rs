@@ -1,0 +1,79 @@
+use clap::{CommandFactory, Parser};
+
+use super::Cli;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_verb_has_an_example() {
+    fn check(command: &clap::Command, path: &str) {
+        let path = format!("{path} {}", command.get_name());
+        if command.get_subcommands().next().is_none() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{path}: {help}");
+        }
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            check(sub, &path);
+        }
+    }
+    check(&Cli::command(), "");
+}
+
+#[test]
+fn command_lines_of_the_contract_parse() {
+    for text in [
+        "network new --name n --puzzle-bits 4",
+        "node run --roles storage,relay,bootstrap --listen /ip4/127.0.0.1/tcp/0 --region EU/DE/FSN --domain d --give 10GB",
+        "init --phrase-file f",
+        "backup a b --exclude *.o --exclude-file x --exclude-caches --one-file-system --tag a,b --host h --dry-run --force \
+         --skip-if-unchanged",
+        "backup --stdin --stdin-filename n",
+        "backup --stdin-from-command -- pg_dump -Fp --jobs 2 shop",
+        "backup --stdin-filename n --stdin-from-command -- pg_dump -Fp shop",
+        "snapshots --json",
+        "ls latest /a",
+        "find *.sql",
+        "diff a b",
+        "dump latest /a",
+        "restore latest --target d --include a --exclude b --overwrite if-newer --verify",
+        "check --read-data",
+        "check --read-data-subset 10%",
+        "stats",
+        "status",
+        "peers",
+        "recover",
+        "debug store --json",
+        "debug placement --explain",
+        "lab up --nodes 12 --dir d",
+        "lab status --dir d --json",
+        "lab kill --dir d 1 2",
+        "lab stop --dir d 1",
+        "lab start --dir d 1",
+        "lab down --dir d",
+        "demo",
+        "demo /etc --nodes 24 --keep",
+        "version",
+        "completions bash",
+        "--data-dir d --json snapshots",
+    ] {
+        let words = std::iter::once("cairn").chain(text.split_whitespace());
+        assert!(Cli::try_parse_from(words).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    for text in [
+        "backup",
+        "backup a --stdin",
+        "backup --stdin-filename n a",
+        "check --read-data --read-data-subset 1/2",
+        "frob",
+    ] {
+        let words = std::iter::once("cairn").chain(text.split_whitespace());
+        assert!(Cli::try_parse_from(words).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,40 @@
+use super::*;
+
+#[test]
+fn a_full_file_is_read() {
+    let config = FileConfig::parse(
+        "version = 1\nnetwork = \"n.toml\"\n[node]\nroles = [\"storage\"]\ngive = \"500GB\"\nkeep_free = 10\n\
+         [owner]\nexclude = [\"*.o\"]\n",
+    )
+    .expect("valid");
+    assert_eq!(config.node.give, Some(ByteSize(500_000_000_000)));
+    assert_eq!(config.node.keep_free, Some(ByteSize(10)));
+    assert_eq!(config.owner.exclude, Some(vec!["*.o".to_owned()]));
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    let check = |text: &str, message: &str, hint: &str| {
+        let wrong = FileConfig::parse(text).expect_err("unknown");
+        assert_eq!((wrong.message.as_str(), wrong.hint.as_str()), (message, hint));
+    };
+    check("[node]\ngiv = 1\n", "unknown key `node.giv`", "did you mean `node.give`?");
+    check("[node]\nregions = \"EU\"\n", "unknown key `node.regions`", "did you mean `node.region`?");
+    check("listen = []\n", "unknown key `listen`", "did you mean `node.listen`?");
+    check("[nodes]\n", "unknown key `nodes`", "did you mean `node`?");
+    check("[quite.something]\nelse = 1\n", "unknown key `quite`", "");
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    assert!(FileConfig::parse("[node]\ngive = \"a lot\"\n").is_err());
+    assert!(FileConfig::parse("version = 2\n").is_err());
+    assert!(FileConfig::parse("not toml").is_err());
+}
+
+#[test]
+fn ranks_are_flag_file_default() {
+    assert_eq!(Setting::flag(Some(1)).or(Some(2)).or_default(3), 1);
+    assert_eq!(Setting::flag(None).or(Some(2)).or_default(3), 2);
+    assert_eq!(Setting::<u8>::flag(None).or(None).or_default(3), 3);
+}

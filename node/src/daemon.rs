@@ -1,0 +1,164 @@
+//! A node as a whole: lock, domain, store, network, control API; started in that order and ended in the reverse.
+//!
+//! - [`run`] is `cairn node run`.
+//! - [`LocalNode`] is the short-lived client behind a verb when no daemon runs.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use cairn_proto::{ByteSize, Domain, Region, message::Roles, network_file::NetworkFile};
+use libp2p::Multiaddr;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::server,
+    data_dir::{DataDir, WriterLock},
+    failure::Failure,
+    ops::Verb,
+};
+
+pub mod assemble;
+mod keeper;
+pub mod service;
+
+pub use assemble::Node;
+pub use service::NodeService;
+
+/// How long a verb waits for the first peer. Dialling takes a second or two; who is not there then is not there.
+const MEET: Duration = Duration::from_secs(12);
+
+/// What a node is told.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// What it does for others; none for an owner's client.
+    pub roles: Roles,
+    /// Where it listens.
+    pub listen: Vec<Multiaddr>,
+    /// Where it says it is.
+    pub region: Region,
+    /// Its domain, when named; pinned at first start.
+    pub domain: Option<Domain>,
+    /// Space given; a share of the disk when not named.
+    pub give: Option<ByteSize>,
+    /// Space never touched; a share of the disk when not named.
+    pub keep_free: Option<ByteSize>,
+    /// Whether peers on the local network are looked for.
+    pub mdns: bool,
+}
+
+impl NodeSettings {
+    /// An owner's short-lived client.
+    #[must_use]
+    pub fn client() -> Self {
+        Self {
+            roles: Roles::NONE,
+            listen: Vec::new(),
+            region: Region::unknown(),
+            domain: None,
+            give: None,
+            keep_free: None,
+            mdns: true,
+        }
+    }
+}
+
+/// TCP and QUIC on any port.
+#[must_use]
+pub fn default_listen() -> Vec<Multiaddr> {
+    ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"].iter().filter_map(|a| a.parse().ok()).collect()
+}
+
+/// Runs a node until `cancel` fires. `listening` is called once per address when the node is ready for others.
+///
+/// # Errors
+/// The folder is in use, the domain is another, the store or the network cannot be started.
+pub async fn run(
+    dir: DataDir,
+    network: NetworkFile,
+    settings: NodeSettings,
+    cancel: CancellationToken,
+    mut listening: impl FnMut(&str),
+) -> Result<(), Failure> {
+    let lock = dir.lock("node run")?;
+    let service = Arc::new(NodeService::new(Node::start(dir, network, settings).await?, true));
+    let socket = server::bind(service.node().dir().socket());
+    let result = match socket {
+        Ok(socket) => {
+            let stop = CancellationToken::new();
+            let api =
+                tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
+            for address in service.node().addresses() {
+                listening(&address);
+            }
+            cancel.cancelled().await;
+            tracing::info!("going down");
+            stop.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(25), api).await;
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    };
+    service.node().close().await;
+    drop(lock);
+    result
+}
+
+/// A verb's own node, under the data folder's lock.
+pub struct LocalNode {
+    service: NodeService,
+    _lock: WriterLock,
+}
+
+impl LocalNode {
+    /// Takes the lock and starts what the verb needs.
+    ///
+    /// # Errors
+    /// The folder is in use, there is no network file, or the network does not start.
+    pub async fn start(dir: DataDir, network: Option<&Path>, verb: &Verb) -> Result<Self, Failure> {
+        let lock = dir.lock(purpose(verb))?;
+        let node = if matches!(verb, Verb::DebugStore) {
+            Node::store_only(dir).await?
+        } else {
+            let network = dir.network(network)?;
+            Node::start(dir, network, NodeSettings::client()).await?
+        };
+        if uses_peers(verb) {
+            node.meet(MEET).await;
+        }
+        Ok(Self { service: NodeService::new(node, false), _lock: lock })
+    }
+
+    /// What runs verbs.
+    #[must_use]
+    pub fn service(&self) -> &NodeService {
+        &self.service
+    }
+
+    /// Ends the node.
+    pub async fn close(self) {
+        self.service.node().close().await;
+    }
+}
+
+/// The others answer from the catalogue; a network that is away must not slow them.
+fn uses_peers(verb: &Verb) -> bool {
+    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore)
+}
+
+fn purpose(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::Backup(_) => "backup",
+        Verb::Snapshots(_) => "snapshots",
+        Verb::Ls(_) => "ls",
+        Verb::Find(_) => "find",
+        Verb::Diff(_) => "diff",
+        Verb::Dump(_) => "dump",
+        Verb::Restore(_) => "restore",
+        Verb::Check(_) => "check",
+        Verb::Stats => "stats",
+        Verb::Status => "status",
+        Verb::Peers => "peers",
+        Verb::Recover(_) => "recover",
+        Verb::DebugStore => "debug store",
+        Verb::DebugPlacement => "debug placement",
+    }
+}

@@ -1,0 +1,334 @@
+//! Puts a node together: identity, pinned domain, store, network. The only file that knows all of their interfaces.
+
+use std::{ffi::OsString, sync::Arc, time::Duration};
+
+use cairn_core::peer_view::PeerView;
+use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use tokio_util::sync::CancellationToken;
+
+use super::{NodeSettings, keeper::StoreKeeper};
+use crate::{
+    api::{NodeStatus, StoreStatus},
+    data_dir::DataDir,
+    failure::{ExitCode, Failure},
+    files::command::CommandStream,
+    identity::Identity,
+    network::{self, LanMode, NetworkConfig, NetworkHandle},
+    ops::SecretText,
+    overlay::Overlay,
+    store::{ShardInfo, Store, StoreConfig},
+    vault::{Vault, stream_input::StreamInput},
+};
+
+/// How long a node may take to listen on what it was told.
+const LISTENING: Duration = Duration::from_secs(10);
+/// Most that is kept free when nobody says otherwise.
+const KEEP_FREE_MAX: u64 = 10 << 30;
+
+/// A running node.
+pub struct Node {
+    dir: DataDir,
+    /// None when only the store was opened.
+    online: Option<Online>,
+    store: Option<Store>,
+}
+
+struct Online {
+    handle: NetworkHandle,
+    overlay: Arc<dyn Overlay>,
+    network: NetworkFile,
+    peer: PeerKey,
+    domain: Domain,
+    region: Region,
+    roles: Roles,
+    addresses: Vec<String>,
+}
+
+impl Node {
+    /// Starts all that the settings ask for; ready for others when this returns. The caller holds the folder's lock.
+    ///
+    /// # Errors
+    /// The domain is pinned otherwise, or the store or the network cannot be started.
+    pub async fn start(dir: DataDir, network: NetworkFile, settings: NodeSettings) -> Result<Self, Failure> {
+        let entropy = entropy()?;
+        let identity = {
+            let (root, network, seed) = (dir.root().to_owned(), network.clone(), self::entropy()?);
+            // Solving the puzzle may take minutes of one core.
+            blocking(move || Identity::load_or_create(&root, &network, &mut ChaCha20Rng::from_seed(seed)))
+                .await?
+                .map_err(|e| {
+                    Failure::new(ExitCode::Failed, "IDENTITY", "this node has no usable identity").caused_by(&e)
+                })?
+        };
+        let peer = identity.peer();
+        let public = public_domain(&settings.listen);
+        let domain = dir.pin_domain(settings.domain, || public.unwrap_or_else(|| Domain::of_peer(&peer)))?;
+        let stores = settings.roles.has(Roles::STORAGE);
+        let store = if stores { Some(open_store(&dir, settings.give, settings.keep_free).await?) } else { None };
+        let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
+        let all_loopback = !network.bootstrap.is_empty()
+            && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
+        let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
+        config.region = settings.region.clone();
+        config.roles = settings.roles;
+        config.give = settings.give.unwrap_or(ByteSize(0));
+        config.listen = settings.listen.clone();
+        // On a network that lives on this machine there is nobody else to be found.
+        config.lan = LanMode {
+            mdns: settings.mdns && !all_loopback,
+            allow_private: neighbours.into_iter().any(|a| is_private(&a)),
+        };
+        config.port_mapping = stores && settings.mdns && !all_loopback;
+        config.store =
+            store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
+        config.data_dir = Some(dir.root().to_owned());
+        let handle = match network::start(config).await {
+            Ok(handle) => handle,
+            Err(e) => {
+                if let Some(store) = &store {
+                    store.close().await;
+                }
+                return Err(Failure::new(ExitCode::Failed, "NETWORK", "the network cannot be started").caused_by(&e));
+            }
+        };
+        let addresses = listening(&handle, settings.listen.len()).await;
+        let online = Online {
+            overlay: Arc::new(handle.clone()),
+            handle,
+            network,
+            peer,
+            domain,
+            region: settings.region,
+            roles: settings.roles,
+            addresses,
+        };
+        Ok(Self { dir, online: Some(online), store })
+    }
+
+    /// Opens nothing but the store, to look into it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub async fn store_only(dir: DataDir) -> Result<Self, Failure> {
+        if !dir.store().exists() {
+            return Err(Failure::new(
+                ExitCode::NotFound,
+                "NO_STORE",
+                format!("nothing is stored in {}", dir.root().display()),
+            ));
+        }
+        // Nothing is written, so no pledge is needed.
+        let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
+        Ok(Self { dir, online: None, store: Some(store) })
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    fn online(&self) -> Result<&Online, Failure> {
+        self.online.as_ref().ok_or_else(|| Failure::new(ExitCode::Failed, "OFFLINE", "this needs the network"))
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// Only the store was opened.
+    pub fn overlay(&self) -> Result<Arc<dyn Overlay>, Failure> {
+        Ok(Arc::clone(&self.online()?.overlay))
+    }
+
+    /// Waits until somebody of the network is found, or the time is over: what follows will say it better.
+    pub async fn meet(&self, within: Duration) {
+        if let Some(online) = &self.online {
+            let _ = online.handle.wait_ready(1, within).await;
+        }
+    }
+
+    /// Addresses with `/p2p/`.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.online.as_ref().map(|o| o.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Own key, in hex; empty when only the store was opened.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        self.online.as_ref().map(|o| o.peer.to_string()).unwrap_or_default()
+    }
+
+    /// Ends the network, then the store: nothing may arrive at a store that is closed.
+    pub async fn close(&self) {
+        if let Some(online) = &self.online {
+            online.handle.shutdown().await;
+        }
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
+    }
+
+    /// Each shard held.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn shards(&self) -> Result<Vec<serde_json::Value>, Failure> {
+        let Some(store) = self.store.clone() else { return Ok(Vec::new()) };
+        let shards = blocking(move || store.list()).await?;
+        Ok(shards.iter().map(shard_row).collect())
+    }
+
+    /// What the node says of itself.
+    ///
+    /// # Errors
+    /// Only the store was opened.
+    pub fn status(&self, daemon: bool, peers: &[PeerView]) -> Result<NodeStatus, Failure> {
+        let online = self.online()?;
+        Ok(NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            daemon,
+            peer: online.peer,
+            network: online.network.name.clone(),
+            network_id: online.network.id,
+            domain: online.domain.clone(),
+            region: online.region.clone(),
+            roles: online.roles.names().iter().map(ToString::to_string).collect(),
+            addresses: online.addresses.clone(),
+            storage_peers: peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count(),
+            peers: peers.len(),
+            store: self.store.as_ref().map(|store| {
+                let usage = store.usage();
+                StoreStatus {
+                    pledged_bytes: usage.pledged,
+                    live_bytes: usage.live_bytes,
+                    trash_bytes: usage.trash_bytes,
+                    record_bytes: usage.record_bytes,
+                    dead_bytes: usage.dead_bytes,
+                    disk_bytes: usage.disk_bytes,
+                    free_bytes: usage.free_bytes,
+                    shards: usage.shards,
+                }
+            }),
+            vault: self.dir.has_vault(),
+        })
+    }
+}
+
+/// Makes the vault of a data folder; its recovery phrase.
+///
+/// # Errors
+/// There is one already, or the disk fails.
+pub async fn make_vault(dir: &DataDir, passphrase: Option<SecretText>) -> Result<SecretText, Failure> {
+    let root = dir.root().to_owned();
+    blocking(move || Vault::init(&root, passphrase.as_ref()).map(|(_vault, phrase)| phrase)).await?
+}
+
+/// A command's output as a stream that fails when the command does; the command dies with `cancel`.
+///
+/// # Errors
+/// The command cannot be started.
+pub fn command_input(argv: &[OsString], cancel: CancellationToken) -> Result<StreamInput, Failure> {
+    use crate::vault::stream_input::StreamItem;
+    use tokio::io::AsyncReadExt;
+
+    /// Bytes read at once.
+    const BLOCK: usize = 256 * 1024;
+    let mut stream = CommandStream::spawn(argv).map_err(|e| {
+        Failure::new(ExitCode::StreamCommand, "STREAM_COMMAND", "the stream command cannot be run").caused_by(&e)
+    })?;
+    let (sender, input) = StreamInput::channel();
+    tokio::spawn(async move {
+        loop {
+            let mut block = bytes::BytesMut::with_capacity(BLOCK);
+            let read = tokio::select! {
+                read = stream.read_buf(&mut block) => read,
+                () = cancel.cancelled() => return,
+                () = sender.closed() => return,
+            };
+            let item = match read {
+                Ok(0) => StreamItem::End,
+                Ok(_) => StreamItem::Bytes(block.freeze()),
+                Err(e) => StreamItem::Failed(e.to_string()),
+            };
+            let last = !matches!(item, StreamItem::Bytes(_));
+            if sender.send(item).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    Ok(input)
+}
+
+async fn open_store(dir: &DataDir, give: Option<ByteSize>, keep_free: Option<ByteSize>) -> Result<Store, Failure> {
+    let path = dir.store();
+    let root = dir.root().to_owned();
+    blocking(move || {
+        let disk = rustix::fs::statvfs(&root);
+        let (total, free) = disk.map_or((0, 0), |d| (d.f_blocks * d.f_frsize, d.f_bavail * d.f_frsize));
+        let mut config = StoreConfig::new(path, give.unwrap_or(ByteSize(free / 5)));
+        config.keep_free = keep_free.unwrap_or(ByteSize((total / 20).min(KEEP_FREE_MAX)));
+        Store::open(config)
+    })
+    .await?
+    .map_err(Failure::from)
+}
+
+/// Waits until every listener has an address; some never get one (no IPv6 here), so not for ever.
+async fn listening(handle: &NetworkHandle, wanted: usize) -> Vec<String> {
+    let deadline = tokio::time::Instant::now() + LISTENING;
+    loop {
+        let addresses = handle.dial_addresses().await.unwrap_or_default();
+        if addresses.len() >= wanted || tokio::time::Instant::now() >= deadline {
+            return addresses.iter().map(ToString::to_string).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn shard_row(shard: &ShardInfo) -> serde_json::Value {
+    let mut row = serde_json::to_value(shard).unwrap_or_default();
+    row["slot"] = shard.slot.index().into();
+    let lease = i64::try_from(shard.lease_until.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    row["lease"] = lease.map_or_else(|| "for ever".to_owned(), |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).into();
+    row
+}
+
+/// The domain that a public listening address gives.
+fn public_domain(listen: &[Multiaddr]) -> Option<Domain> {
+    listen.iter().filter_map(ip).find_map(Domain::of_address)
+}
+
+fn ip(address: &Multiaddr) -> Option<std::net::IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    ip(address).is_some_and(|ip| ip.is_loopback())
+}
+
+/// An address of this machine or its neighbourhood. The unspecified address says neither.
+fn is_private(address: &Multiaddr) -> bool {
+    ip(address).is_some_and(|ip| !ip.is_unspecified() && Domain::of_address(ip).is_none())
+}
+
+fn entropy() -> Result<[u8; 32], Failure> {
+    let mut seed = [0u8; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|e| Failure::new(ExitCode::Failed, "ENTROPY", "the system gives no random bytes").caused_by(&e))?;
+    Ok(seed)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Failure::new(ExitCode::Failed, "WORKER", "a worker thread died").caused_by(&e))
+}

@@ -1,0 +1,178 @@
+//! Runs verbs on a node: those about the node itself here, all others in the vault.
+
+use std::time::Duration;
+
+use cairn_core::peer_view::PeerView;
+use cairn_proto::message::Roles;
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{
+    io::AsyncWrite,
+    sync::{Mutex, MutexGuard, mpsc},
+};
+
+use super::{Node, assemble};
+use crate::{
+    api::{
+        NodeStatus,
+        server::{Call, Service},
+    },
+    failure::{ExitCode, Failure},
+    ops::{Event, Outcome, SecretText, Verb, VerbResult},
+    vault::verbs::{VaultContext, run_verb},
+};
+
+/// How long a verb waits for another one to leave the vault before it gives up.
+const VAULT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Verbs on one node.
+pub struct NodeService {
+    node: Node,
+    daemon: bool,
+    /// One verb at a time is in the vault: its catalogue is one database with one writer.
+    vault: Mutex<&'static str>,
+}
+
+impl NodeService {
+    /// Wraps a running node.
+    #[must_use]
+    pub fn new(node: Node, daemon: bool) -> Self {
+        Self { node, daemon, vault: Mutex::new("") }
+    }
+
+    /// The node itself.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    async fn enter_vault(&self) -> Result<MutexGuard<'_, &'static str>, Failure> {
+        tokio::time::timeout(VAULT_PATIENCE, self.vault.lock()).await.map_err(|_| {
+            Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
+                .with_hint("wait for it to end")
+                .retryable()
+        })
+    }
+
+    async fn run_call(&self, call: Call) -> VerbResult {
+        match &call.verb {
+            Verb::DebugStore => self.debug_store(&call.events).await,
+            Verb::Peers => self.list_peers(&call.events).await,
+            Verb::Status => self.describe(call).await,
+            _ => self.in_vault(call).await,
+        }
+    }
+
+    /// The verb runs on a thread of its own: its futures borrow across streams, which rustc cannot prove `Send`
+    /// (rust-lang/rust#102211), and much of what they do between two awaits is work for a processor anyway.
+    async fn in_vault(&self, call: Call) -> VerbResult {
+        let Call { verb, passphrase, input, mut output, events, cancel } = call;
+        let _turn = self.enter_vault().await?;
+        let context = VaultContext { dir: self.node.dir().root().to_owned(), overlay: self.node.overlay()? };
+        // Whoever drops this future does not wait for the thread, so the thread must be told.
+        let cancel = cancel.child_token();
+        let _told = cancel.clone().drop_guard();
+        let runtime = tokio::runtime::Handle::current();
+        let thread = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                let output: Option<&mut (dyn AsyncWrite + Send + Unpin)> = match &mut output {
+                    Some(output) => Some(output.as_mut()),
+                    None => None,
+                };
+                run_verb(&context, verb, passphrase, input, output, events, cancel).await
+            })
+        });
+        thread.await.unwrap_or_else(|e| {
+            Err(Failure::new(ExitCode::Failed, "PANIC", "the verb broke an invariant of its own")
+                .caused_by(&e)
+                .with_hint("this is a bug; nothing half done is listed"))
+        })
+    }
+
+    async fn debug_store(&self, events: &mpsc::Sender<Event>) -> VerbResult {
+        let (mut count, mut bytes) = (0u64, 0u64);
+        for row in self.node.shards().await? {
+            count += 1;
+            bytes += row["bytes"].as_u64().unwrap_or(0);
+            send(events, Event::Row { kind: "shard".into(), row }).await;
+        }
+        let summary = serde_json::json!({ "shards": count, "bytes": bytes });
+        send(events, Event::Summary { verb: "debug-store".into(), summary }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    async fn known_peers(&self, refresh: bool) -> Result<Vec<PeerView>, Failure> {
+        let overlay = self.node.overlay()?;
+        overlay.peers(refresh).await.map_err(|e| {
+            Failure::new(ExitCode::TooFewPeers, "NO_PEERS", "the network cannot be reached")
+                .caused_by(&e)
+                .with_hint("check the bootstrap addresses in the network file and the connection of this machine")
+                .retryable()
+        })
+    }
+
+    async fn list_peers(&self, events: &mpsc::Sender<Event>) -> VerbResult {
+        let peers = self.known_peers(true).await?;
+        let storage = peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count();
+        for peer in &peers {
+            send(events, Event::Row { kind: "peer".into(), row: peer_row(peer) }).await;
+        }
+        let summary = serde_json::json!({ "peers": peers.len(), "storage": storage });
+        send(events, Event::Summary { verb: "peers".into(), summary }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    /// The node's own row, then the vault's when there is one.
+    async fn describe(&self, call: Call) -> VerbResult {
+        let status = self.node_status(false).await?;
+        let row = serde_json::to_value(&status).unwrap_or_default();
+        if status.vault {
+            send(&call.events, Event::Row { kind: "node".into(), row }).await;
+            return self.in_vault(call).await;
+        }
+        send(&call.events, Event::Summary { verb: "status".into(), summary: row }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    async fn node_status(&self, refresh: bool) -> Result<NodeStatus, Failure> {
+        // A node without peers still has a status.
+        let peers = self.known_peers(refresh).await.unwrap_or_default();
+        self.node.status(self.daemon, &peers)
+    }
+}
+
+impl Service for NodeService {
+    fn run(&self, call: Call) -> BoxFuture<'_, VerbResult> {
+        self.run_call(call).boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<NodeStatus, Failure>> {
+        self.node_status(false).boxed()
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Result<Vec<serde_json::Value>, Failure>> {
+        async { Ok(self.known_peers(false).await.unwrap_or_default().iter().map(peer_row).collect()) }.boxed()
+    }
+
+    fn shards(&self) -> BoxFuture<'_, Result<Vec<serde_json::Value>, Failure>> {
+        self.node.shards().boxed()
+    }
+
+    fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>> {
+        async move {
+            let _turn = self.enter_vault().await?;
+            assemble::make_vault(self.node.dir(), passphrase).await
+        }
+        .boxed()
+    }
+}
+
+fn peer_row(peer: &PeerView) -> serde_json::Value {
+    let mut row = serde_json::to_value(peer).unwrap_or_default();
+    row["roles"] = peer.roles.names().into();
+    row
+}
+
+/// A caller that no longer listens does not stop a verb; it cancels it through the token.
+async fn send(events: &mpsc::Sender<Event>, event: Event) {
+    let _ = events.send(event).await;
+}

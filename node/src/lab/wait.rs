@@ -1,0 +1,107 @@
+//! Waiting for nodes: until they answer on their control socket, until they know each other.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Lab, LabNode};
+use crate::{
+    api::{self, client::DaemonClient},
+    failure::{ExitCode, Failure},
+};
+
+/// A node solves its puzzle and opens its store before it answers; with many nodes on few cores that takes turns.
+const READY: Duration = Duration::from_secs(60);
+/// Knowing each other takes a few rounds of gossip.
+const KNOWN: Duration = Duration::from_secs(120);
+/// How often a control socket is asked.
+const ASK: Duration = Duration::from_millis(100);
+
+/// Waits for a condition.
+pub(super) async fn until(patience: Duration, done: impl Fn() -> bool) -> Result<(), ()> {
+    let deadline = Instant::now() + patience;
+    while !done() {
+        if Instant::now() >= deadline {
+            return Err(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+impl Lab {
+    /// Waits until nodes answer, and notes their addresses.
+    pub(super) async fn ready(&mut self, nodes: &[usize]) -> Result<(), Failure> {
+        let deadline = Instant::now() + READY + Duration::from_secs(nodes.len() as u64);
+        for index in nodes {
+            let status = loop {
+                let node = &self.file.nodes[*index];
+                if let Some(status) = status(node).await.filter(|s| !s.addresses.is_empty()) {
+                    break status;
+                }
+                if !self.is_up(*index) {
+                    return Err(died(node, "ended while it started"));
+                }
+                if Instant::now() >= deadline {
+                    return Err(died(node, "does not answer"));
+                }
+                tokio::time::sleep(ASK).await;
+            };
+            self.file.nodes[*index].addresses = status.addresses;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node that is up knows every other one that is up.
+    pub(super) async fn all_know_all(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + KNOWN;
+        let up: Vec<&LabNode> =
+            (0..self.file.nodes.len()).filter(|i| self.is_up(*i)).map(|i| &self.file.nodes[i]).collect();
+        let mut keys = BTreeSet::new();
+        for node in &up {
+            keys.extend(status(node).await.map(|s| s.peer.to_string()));
+        }
+        for node in &up {
+            loop {
+                let known = known(node).await;
+                let missing = keys.difference(&known).count();
+                // A node does not list itself.
+                if missing <= 1 {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(died(node, &format!("has not found {} of {} others", missing - 1, keys.len() - 1)));
+                }
+                tokio::time::sleep(ASK).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn client(node: &LabNode) -> Option<DaemonClient> {
+    DaemonClient::find(&node.data_dir.join("control.sock")).await
+}
+
+async fn status(node: &LabNode) -> Option<api::NodeStatus> {
+    client(node).await?.get_json("/v1/status").await.ok()
+}
+
+async fn known(node: &LabNode) -> BTreeSet<String> {
+    let Some(client) = client(node).await else { return BTreeSet::new() };
+    let rows: Vec<serde_json::Value> = client.get_json("/v1/peers").await.unwrap_or_default();
+    rows.iter().filter_map(|row| row["peer"].as_str().map(str::to_owned)).collect()
+}
+
+/// What went wrong with a node, with the end of its log.
+fn died(node: &LabNode, what: &str) -> Failure {
+    const LINES: usize = 8;
+    let mut failure = Failure::new(ExitCode::Failed, "LAB_NODE", format!("{} {what}", node.domain))
+        .with_hint(format!("its whole log is {}", node.data_dir.join("log").display()));
+    if let Ok(log) = std::fs::read_to_string(node.data_dir.join("log")) {
+        let lines: Vec<&str> = log.lines().collect();
+        failure.causes.extend(lines[lines.len().saturating_sub(LINES)..].iter().map(|l| (*l).to_owned()));
+    }
+    failure
+}

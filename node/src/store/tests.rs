@@ -1,0 +1,98 @@
+//! Attacks on the store's invariants, over disks that fail as asked.
+
+#![allow(clippy::panic, reason = "a test that panics says what broke")]
+
+mod crashes;
+mod damage;
+mod life;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ed25519_dalek::SigningKey;
+
+use super::{faulty_disk::FaultyDisk, *};
+
+const VOLUME: [u8; 32] = [7; 32];
+
+/// A clock that stands until it is moved.
+#[derive(Clone)]
+struct TestClock(Arc<AtomicU64>);
+
+impl TestClock {
+    fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1_000_000)))
+    }
+    fn advance(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+    fn clock(&self) -> Clock {
+        let this = self.clone();
+        Arc::new(move || Timestamp(this.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// Small segments, a day of trash, a pledge of a GiB.
+fn config(dir: PathBuf, clock: &TestClock) -> StoreConfig {
+    StoreConfig {
+        dir,
+        give: ByteSize(1 << 30),
+        keep_free: ByteSize(0),
+        segment_size: ByteSize(3 << 20),
+        trash_hold_ms: 86_400_000,
+        clock: clock.clock(),
+    }
+}
+
+fn on(disk: &FaultyDisk, clock: &TestClock, database: Option<&Path>) -> Store {
+    Store::open_on(config("store".into(), clock), Arc::new(disk.clone()), &VOLUME, database).expect("opens")
+}
+
+fn group(n: u8) -> GroupId {
+    GroupId::from_bytes([n; 32])
+}
+
+fn slot(n: u8) -> Slot {
+    Slot::new(n).expect("below 32")
+}
+
+/// The shard that a test means by these numbers, always with the same bytes.
+fn shard(g: u8, s: u8, ordinal: u8) -> NewShard {
+    let mut bytes = vec![0; SHARD_SIZE];
+    blake3::Hasher::new().update(&[g, s, ordinal]).finalize_xof().fill(&mut bytes);
+    NewShard {
+        group: group(g),
+        slot: slot(s),
+        ordinal,
+        root: ShardRoot::from_bytes(*blake3::hash(&bytes).as_bytes()),
+        lease_until: Timestamp(5_000_000_000),
+        bytes: bytes.into(),
+    }
+}
+
+fn head(vault: u8, sequence: u64) -> (VaultKey, Vec<u8>) {
+    let key = SigningKey::from_bytes(&[vault; 32]);
+    let vault = VaultKey::from_bytes(key.verifying_key().to_bytes());
+    (vault, HeadRecord { vault, generation: 0, sequence, sealed: vec![9; 50] }.seal(&key))
+}
+
+async fn read(store: &Store, s: &NewShard) -> Result<Bytes, StoreError> {
+    store.get(s.group, s.slot, s.ordinal, 0, 0).await
+}
+
+/// STORE-1: the sums fit, and an index made from the log alone is the same, row by row and byte by byte.
+fn self_check(store: &Store, disk: &FaultyDisk, clock: &TestClock) {
+    let usage = store.usage();
+    let sum = usage.live_bytes.0 + usage.trash_bytes.0 + usage.record_bytes.0 + usage.dead_bytes.0;
+    assert_eq!(sum, usage.disk_bytes.0, "STORE-1 {usage:?}");
+    let again = on(&disk.copy(1), clock, None);
+    assert_eq!(again.index().groups, store.index().groups);
+    assert_eq!(again.index().heads, store.index().heads);
+    assert_eq!(again.usage(), usage, "STORE-1");
+}

@@ -1,0 +1,174 @@
+//! The owner's side: keys, catalogue, backup, restore, check, recovery. Everything against
+//! [`crate::overlay::Overlay`], nothing about how the network does it.
+//!
+//! # Invariants
+//!
+//! - **DUR-1** A head is published only when every stripe that it reaches is acknowledged, and a snapshot is listed only
+//!   when the head that names it was kept by at least one peer. Enforced by [`commit`](mod@commit); attacked by
+//!   `tests::cancelled_anywhere`.
+//! - **DUR-2** No wrong byte is ever returned: shards are checked against their root, chunks against their keyed id.
+//!   Enforced by [`reader`]; attacked by `tests::liars_and_rot`.
+//! - **SEC-1** Names, sizes and chunk boundaries never leave this module in the clear.
+
+mod backup;
+mod browse;
+pub mod catalogue;
+mod check;
+mod commit;
+mod failures;
+mod groups;
+mod ingest;
+pub mod keyring;
+pub mod reader;
+mod recover;
+mod report;
+mod restore;
+mod session;
+mod shortfall;
+mod sources;
+pub mod stream_input;
+mod tree_walk;
+pub mod verbs;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cairn_core::{
+    keys::{MasterSeed, VaultKeys, generate},
+    seal::open_head,
+};
+use cairn_proto::{Timestamp, manifest::EpochRow, message::HeadRecord};
+use zeroize::Zeroize as _;
+
+use crate::{
+    failure::{ExitCode, Failure},
+    ops::SecretText,
+    overlay::Overlay,
+};
+use catalogue::{Catalogue, Counters, Meta};
+
+#[cfg(test)]
+mod tests;
+
+/// A vault of this data folder, open. The caller holds the folder's lock.
+#[derive(Clone)]
+pub struct Vault {
+    keys: Arc<VaultKeys>,
+    catalogue: Catalogue,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vault({})", self.keys.vault_key().short())
+    }
+}
+
+fn vault_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("vault")
+}
+
+impl Vault {
+    /// Makes a vault in the data folder: the vault, and its recovery phrase, which is stored nowhere. Blocking.
+    ///
+    /// # Errors
+    /// When there is one already, or the disk fails.
+    pub fn init(data_dir: &Path, passphrase: Option<&SecretText>) -> Result<(Self, SecretText), Failure> {
+        let mut entropy = [0u8; 32];
+        getrandom::fill(&mut entropy).map_err(|e| Failure::new(ExitCode::Failed, "RANDOM", e.to_string()))?;
+        let (seed, phrase) = generate(entropy);
+        entropy.zeroize();
+        let vault = Self::create(data_dir, &seed, passphrase)?;
+        vault.set_epochs(&[EpochRow { number: 1, created: now() }])?;
+        vault.catalogue.flush().map_err(failures::catalogue)?;
+        Ok((vault, SecretText::new(phrase.as_str().to_owned())))
+    }
+
+    /// Opens the data folder's vault. Blocking: the passphrase costs about 50 ms.
+    ///
+    /// # Errors
+    /// No vault, a wrong passphrase (exit 12), a damaged catalogue.
+    pub fn open(data_dir: &Path, passphrase: Option<&SecretText>) -> Result<Self, Failure> {
+        let dir = vault_dir(data_dir);
+        let secret = keyring::open(&dir.join("keyring"), passphrase).map_err(failures::keyring)?;
+        Self::with_seed(&dir, &MasterSeed::from_entropy(*secret))
+    }
+
+    fn create(data_dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<Self, Failure> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let dir = vault_dir(data_dir);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|e| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot make the vault's folder").caused_by(&e))?;
+        keyring::create(&dir.join("keyring"), seed.expose(), passphrase).map_err(failures::keyring)?;
+        Self::with_seed(&dir, seed)
+    }
+
+    fn with_seed(dir: &Path, seed: &MasterSeed) -> Result<Self, Failure> {
+        let keys = Arc::new(VaultKeys::derive(seed));
+        let catalogue = Catalogue::open(&dir.join("catalogue"), &keys.vault_key()).map_err(failures::catalogue)?;
+        Ok(Self { keys, catalogue })
+    }
+
+    fn epochs(&self) -> Result<Vec<EpochRow>, Failure> {
+        let bytes = self.catalogue.meta(Meta::Epochs).map_err(failures::catalogue)?.unwrap_or_default();
+        let row = |c: &[u8]| {
+            let (mut number, mut created) = ([0u8; 4], [0u8; 8]);
+            number.copy_from_slice(&c[..4]);
+            created.copy_from_slice(&c[4..]);
+            EpochRow { number: u32::from_le_bytes(number), created: Timestamp(u64::from_le_bytes(created)) }
+        };
+        let rows: Vec<EpochRow> = bytes.chunks_exact(12).map(row).collect();
+        Ok(if rows.is_empty() { vec![EpochRow { number: 1, created: Timestamp(0) }] } else { rows })
+    }
+
+    fn set_epochs(&self, rows: &[EpochRow]) -> Result<(), Failure> {
+        let mut bytes = Vec::with_capacity(rows.len() * 12);
+        for row in rows {
+            bytes.extend_from_slice(&row.number.to_le_bytes());
+            bytes.extend_from_slice(&row.created.0.to_le_bytes());
+        }
+        self.catalogue.set_meta(Meta::Epochs, Some(bytes)).map_err(failures::catalogue)
+    }
+
+    /// Makes sure that no other machine wrote since: the network's head must not be newer than what the catalogue knows.
+    async fn check_network_head(&self, overlay: &Arc<dyn Overlay>) -> Result<Counters, Failure> {
+        let mut counters = self.catalogue.counters().map_err(failures::catalogue)?;
+        let found = overlay.find_head(self.keys.vault_key()).await.map_err(failures::overlay)?;
+        let newer = |r: &HeadRecord| (r.generation, r.sequence) > (counters.generation, counters.sequence);
+        let Some(record) = found.filter(newer) else {
+            // A new generation, so that a machine which still has the old catalogue notices.
+            let recovered = self.catalogue.meta(Meta::Recovered).map_err(failures::catalogue)?.is_some();
+            counters.generation += u32::from(recovered);
+            return Ok(counters);
+        };
+        // Perhaps it is our own, whose confirmation got lost.
+        let mine = self.catalogue.meta(Meta::Head).map_err(failures::catalogue)?;
+        let content = open_head(&self.keys, &record).ok().and_then(|c| c.encode().ok());
+        if content.is_some() && content == mine {
+            (counters.generation, counters.sequence) = (record.generation, record.sequence);
+            return Ok(counters);
+        }
+        Err(Failure::new(
+            ExitCode::Failed,
+            "NEWER_HEAD",
+            format!(
+                "the network has a newer state of this vault (sequence {}) than this folder knows (sequence {})",
+                record.sequence, counters.sequence
+            ),
+        )
+        .with_hint("another machine wrote to the vault; run `cairn recover` here to catch up"))
+    }
+}
+
+/// Milliseconds since 1970, taken once at the edge of each verb.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| d.as_millis() as u64))
+}
+
+/// RFC 3339 in the local time zone, as restic prints it.
+fn time_text(time: Timestamp) -> String {
+    let stamp = jiff::Timestamp::from_millisecond(i64::try_from(time.0).unwrap_or(i64::MAX));
+    stamp.map_or_else(|_| time.0.to_string(), |t| t.to_string())
+}

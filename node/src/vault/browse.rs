@@ -1,0 +1,373 @@
+//! Looking at snapshots: list, ls, find, diff, dump.
+
+use std::sync::Arc;
+
+use cairn_proto::{
+    SnapshotId,
+    manifest::SnapshotRecord,
+    tree::{ContentRef, Node, NodeKind},
+};
+use futures::StreamExt as _;
+use serde_json::json;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+};
+
+use super::{
+    Vault, failures,
+    reader::{ReadError, Reader},
+    tree_walk::{self, TreeStep, TreeWalk},
+};
+use crate::{
+    failure::{ExitCode, Failure},
+    files::filter::Filter,
+    ops::{
+        DiffArgs, DumpArgs, Event, FindArgs, ItemError, LsArgs, Outcome, SnapshotRow, SnapshotsArgs, VerbResult,
+        decode_path, encode_bytes,
+    },
+    overlay::Overlay,
+};
+
+/// Chunks fetched ahead of the reader of a dump.
+const AHEAD: usize = 8;
+
+const fn ok(code: ExitCode) -> VerbResult {
+    Ok(Outcome { code })
+}
+
+async fn row(events: &mpsc::Sender<Event>, kind: &str, row: serde_json::Value) {
+    // A listener that is gone ends the verb through its cancel token, not here.
+    let _ = events.send(Event::Row { kind: kind.to_owned(), row }).await;
+}
+
+async fn summary(events: &mpsc::Sender<Event>, verb: &str, summary: serde_json::Value) {
+    let _ = events.send(Event::Summary { verb: verb.to_owned(), summary }).await;
+}
+
+/// All snapshots, oldest first.
+pub(super) fn all(vault: &Vault) -> Result<Vec<(SnapshotId, SnapshotRecord)>, Failure> {
+    let mut list = vault.catalogue.snapshots().map_err(failures::catalogue)?;
+    list.sort_by_key(|(id, record)| (record.time, *id));
+    Ok(list)
+}
+
+/// The snapshot that a prefix of its id, or `latest`, means.
+pub(super) fn pick(vault: &Vault, name: &str) -> Result<(SnapshotId, SnapshotRecord), Failure> {
+    let list = all(vault)?;
+    let missing = |text: String| {
+        Failure::new(ExitCode::NotFound, "NO_SNAPSHOT", text).with_hint("`cairn snapshots` lists what there is")
+    };
+    if name == "latest" {
+        return list.into_iter().next_back().ok_or_else(|| missing("this vault has no snapshot yet".to_owned()));
+    }
+    let lower = name.to_ascii_lowercase();
+    let mut found: Vec<_> =
+        list.into_iter().filter(|(id, _)| !lower.is_empty() && id.to_string().starts_with(&lower)).collect();
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(missing(format!("no snapshot begins with {name:?}"))),
+        n => Err(missing(format!("{n} snapshots begin with {name:?}; give more digits"))),
+    }
+}
+
+/// The entry of a snapshot at a percent-encoded path; the root for an empty one.
+pub(super) async fn locate(reader: &Reader, root: &ContentRef, path: &str) -> Result<Node, Failure> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path_bytes = decode_path(path);
+    let found = tree_walk::find(reader, root, path_bytes.as_os_str().as_bytes()).await;
+    found.map_err(|e| failures::read(&e))?.ok_or_else(|| {
+        Failure::new(ExitCode::NotFound, "NO_PATH", format!("the snapshot has no {path:?}"))
+            .with_hint("`cairn ls SNAPSHOT` lists what is in it")
+    })
+}
+
+fn reader(vault: &Vault, overlay: Arc<dyn Overlay>) -> Arc<Reader> {
+    Arc::new(Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone())))
+}
+
+pub(super) async fn snapshots(vault: &Vault, args: SnapshotsArgs, events: &mpsc::Sender<Event>) -> VerbResult {
+    let mut count = 0u64;
+    for (id, record) in all(vault)? {
+        let wanted_tag = args.tag.as_ref().is_none_or(|t| record.tags.contains(t));
+        if !wanted_tag || args.host.as_ref().is_some_and(|h| *h != record.hostname) {
+            continue;
+        }
+        count += 1;
+        let listed = SnapshotRow {
+            id,
+            short_id: id.short(),
+            time: super::time_text(record.time),
+            time_ms: record.time,
+            hostname: record.hostname,
+            username: record.username,
+            paths: record.paths.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect(),
+            tags: record.tags,
+            total_files: record.total_files,
+            total_bytes: record.total_bytes,
+        };
+        row(events, "snapshot", json!(listed)).await;
+    }
+    summary(events, "snapshots", json!({ "snapshots": count })).await;
+    ok(ExitCode::Success)
+}
+
+fn kind_name(kind: NodeKind) -> &'static str {
+    match kind {
+        NodeKind::File => "file",
+        NodeKind::Dir => "dir",
+        NodeKind::Symlink => "symlink",
+        NodeKind::Fifo => "fifo",
+        NodeKind::Socket => "socket",
+        NodeKind::CharDevice => "chardev",
+        NodeKind::BlockDevice => "dev",
+    }
+}
+
+fn node_row(node: &Node, path: &[u8]) -> serde_json::Value {
+    let ms = node.mtime.secs.saturating_mul(1000).saturating_add(i64::from(node.mtime.nanos / 1_000_000));
+    json!({
+        "name": String::from_utf8_lossy(&node.name),
+        "type": kind_name(node.kind),
+        "path": String::from_utf8_lossy(path),
+        "path_encoded": encode_bytes(path),
+        "uid": node.uid,
+        "gid": node.gid,
+        "user": node.user,
+        "group": node.group,
+        "size": node.size,
+        "mode": node.mode,
+        "mtime": jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default(),
+        "mtime_nanos": node.mtime.nanos,
+        "links": node.links,
+        "inode": node.inode,
+        "link_target": (node.kind == NodeKind::Symlink).then(|| String::from_utf8_lossy(&node.link_target).into_owned()),
+    })
+}
+
+async fn item_error(events: &mpsc::Sender<Event>, item: &[u8], error: &ReadError) {
+    let item = String::from_utf8_lossy(item).into_owned();
+    let error = ItemError { item, during: "fetch".to_owned(), message: error.to_string() };
+    let _ = events.send(Event::Error(error)).await;
+}
+
+pub(super) async fn ls(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    args: LsArgs,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let (id, record) = pick(vault, &args.snapshot)?;
+    let reader = reader(vault, overlay);
+    let start = args.path.as_deref().unwrap_or("");
+    let root = locate(&reader, &record.root, start).await?;
+    let prefix = start_prefix(start);
+    let (mut count, mut lost) = (0u64, false);
+    if root.kind != NodeKind::Dir {
+        row(events, "node", node_row(&root, &prefix)).await;
+        count += 1;
+    } else {
+        let mut walk = TreeWalk::new(&reader, root.content);
+        while let Some(step) = walk.next().await {
+            match step {
+                TreeStep::Enter(node) | TreeStep::Leaf(node) => {
+                    let path = [prefix.as_slice(), &walk.path_of(&node.name)].concat();
+                    row(events, "node", node_row(&node, &path)).await;
+                    count += 1;
+                }
+                TreeStep::Leave => {}
+                TreeStep::Failed(e) => {
+                    lost |= e.is_loss();
+                    item_error(events, &[prefix.as_slice(), &walk.path_of(b"")].concat(), &e).await;
+                }
+            }
+        }
+    }
+    summary(events, "ls", json!({ "snapshot_id": id.to_string(), "entries": count })).await;
+    ok(if lost { ExitCode::Lost } else { ExitCode::Success })
+}
+
+/// The start of a listing as the beginning of absolute paths: no slash at the end.
+fn start_prefix(start: &str) -> Vec<u8> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut bytes = decode_path(start).into_os_string().into_vec();
+    while bytes.last() == Some(&b'/') {
+        bytes.pop();
+    }
+    if !bytes.is_empty() && bytes[0] != b'/' {
+        bytes.insert(0, b'/');
+    }
+    bytes
+}
+
+pub(super) async fn find(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    args: FindArgs,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    use std::os::unix::ffi::OsStrExt as _;
+    let filter = Filter::new(&args.patterns).map_err(|e| Failure::new(ExitCode::Usage, "USAGE", e.to_string()))?;
+    let list = match &args.snapshot {
+        Some(name) => vec![pick(vault, name)?],
+        None => all(vault)?,
+    };
+    let reader = reader(vault, overlay);
+    let (mut matches, mut lost) = (0u64, false);
+    for (id, record) in list {
+        let mut walk = TreeWalk::new(&reader, record.root);
+        while let Some(step) = walk.next().await {
+            match step {
+                TreeStep::Enter(node) | TreeStep::Leaf(node) => {
+                    let path = walk.path_of(&node.name);
+                    if filter.matches(std::path::Path::new(std::ffi::OsStr::from_bytes(&path))) {
+                        matches += 1;
+                        let mut found = node_row(&node, &path);
+                        found["snapshot"] = json!(id.to_string());
+                        row(events, "match", found).await;
+                    }
+                }
+                TreeStep::Leave => {}
+                TreeStep::Failed(e) => {
+                    lost |= e.is_loss();
+                    item_error(events, &walk.path_of(b""), &e).await;
+                }
+            }
+        }
+    }
+    summary(events, "find", json!({ "matches": matches })).await;
+    ok(if lost { ExitCode::Lost } else { ExitCode::Success })
+}
+
+/// What differs between two entries: `M` content, `T` kind, `U` metadata; restic's letters.
+fn modifier(a: &Node, b: &Node) -> Option<&'static str> {
+    let meta = |n: &Node| (n.mode, n.uid, n.gid, n.mtime, n.xattrs.clone());
+    if a.kind != b.kind {
+        return Some("T");
+    }
+    let content = (a.size, &a.content, &a.link_target, a.rdev, &a.holes)
+        != (b.size, &b.content, &b.link_target, b.rdev, &b.holes);
+    match () {
+        () if a.kind != NodeKind::Dir && content => Some("M"),
+        () if meta(a) != meta(b) => Some("U"),
+        () => None,
+    }
+}
+
+pub(super) async fn diff(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    args: DiffArgs,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let (from, a) = pick(vault, &args.from)?;
+    let (to, b) = pick(vault, &args.to)?;
+    let reader = reader(vault, overlay);
+    let (mut added, mut removed, mut changed) = (0u64, 0u64, 0u64);
+    let mut open = vec![(Some(a.root), Some(b.root), Vec::new())];
+    while let Some((left, right, path)) = open.pop() {
+        if left == right {
+            continue;
+        }
+        let load = async |content: Option<ContentRef>| match content {
+            Some(content) => tree_walk::folder(&reader, &content).await.map_err(|e| failures::read(&e)),
+            None => Ok(Vec::new()),
+        };
+        let mut left = load(left).await?.into_iter().peekable();
+        let mut right = load(right).await?.into_iter().peekable();
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => break,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(l), Some(r)) => l.name.cmp(&r.name),
+            };
+            let l = if order.is_le() { left.next() } else { None };
+            let r = if order.is_ge() { right.next() } else { None };
+            let Some(name) = l.as_ref().or(r.as_ref()).map(|n| n.name.clone()) else { break };
+            let here = [path.as_slice(), b"/", &name].concat();
+            let letter = match (&l, &r) {
+                (Some(l), Some(r)) => modifier(l, r),
+                (None, _) => Some("+"),
+                (_, None) => Some("-"),
+            };
+            if let Some(letter) = letter {
+                *match letter {
+                    "+" => &mut added,
+                    "-" => &mut removed,
+                    _ => &mut changed,
+                } += 1;
+                let text = String::from_utf8_lossy(&here);
+                row(events, "change", json!({ "path": text, "path_encoded": encode_bytes(&here), "modifier": letter }))
+                    .await;
+            }
+            let folder = |n: Option<Node>| n.filter(|n| n.kind == NodeKind::Dir).map(|n| n.content);
+            let (l, r) = (folder(l), folder(r));
+            if l.is_some() || r.is_some() {
+                open.push((l, r, here));
+            }
+        }
+    }
+    let figures = json!({
+        "source_snapshot": from.to_string(),
+        "target_snapshot": to.to_string(),
+        "added": added,
+        "removed": removed,
+        "changed": changed,
+    });
+    summary(events, "diff", figures).await;
+    ok(ExitCode::Success)
+}
+
+pub(super) async fn dump(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    args: DumpArgs,
+    output: Option<&mut (dyn AsyncWrite + Send + Unpin)>,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let output = output.ok_or_else(|| Failure::new(ExitCode::Usage, "USAGE", "dump needs somewhere to write to"))?;
+    let (id, record) = pick(vault, &args.snapshot)?;
+    let reader = reader(vault, overlay);
+    let node = locate(&reader, &record.root, &args.path).await?;
+    if node.kind != NodeKind::File {
+        return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path)));
+    }
+    let broken = |e: std::io::Error| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e);
+    let ids = reader.ids(&node.content).await.map_err(|e| failures::read(&e))?;
+    let mut chunks = futures::stream::iter(ids.into_iter().map(|id| reader.chunk(id))).buffered(AHEAD);
+    let mut holes = node.holes.iter().copied().peekable();
+    let mut at = 0u64;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| failures::read(&e))?;
+        let mut left = &chunk[..];
+        while !left.is_empty() {
+            while let Some((_, length)) = holes.next_if(|(start, _)| *start == at) {
+                zeros(output, length).await.map_err(broken)?;
+                at += length;
+            }
+            let room = holes.peek().map_or(left.len() as u64, |(start, _)| start - at).min(left.len() as u64);
+            let (now, later) = left.split_at(room as usize);
+            output.write_all(now).await.map_err(broken)?;
+            at += room;
+            left = later;
+        }
+    }
+    for (_, length) in holes {
+        zeros(output, length).await.map_err(broken)?;
+        at += length;
+    }
+    output.flush().await.map_err(broken)?;
+    summary(events, "dump", json!({ "snapshot_id": id.to_string(), "bytes": at })).await;
+    ok(ExitCode::Success)
+}
+
+async fn zeros(output: &mut (dyn AsyncWrite + Send + Unpin), mut length: u64) -> std::io::Result<()> {
+    static BLOCK: [u8; 65536] = [0; 65536];
+    while length > 0 {
+        let now = length.min(BLOCK.len() as u64);
+        output.write_all(&BLOCK[..now as usize]).await?;
+        length -= now;
+    }
+    Ok(())
+}

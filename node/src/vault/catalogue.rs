@@ -1,0 +1,627 @@
+//! The catalogue: what this machine knows of its vault without asking the network. A cache of what the network holds
+//! (rebuilt by `cairn recover`) plus a journal of what the next commit must still write.
+//!
+//! One sled tree, one-byte prefixes, so that what belongs together is one atomic batch. Each value ends with the CRC32C of
+//! key and value: a damaged row is an error that names `cairn recover`, never an answer.
+//!
+//! # Invariants
+//!
+//! - **DUR-1** A chunk is in here only when every stripe that its run touches is acknowledged. Enforced by
+//!   [`Catalogue::record_stripe`]'s caller, which hands over a run with the last of its stripes.
+//! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use cairn_proto::{
+    ChunkId, DecodeError, SnapshotId, Timestamp, VaultKey,
+    index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
+    manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
+};
+use sled::Batch;
+
+/// Layout version of the rows below.
+const FORMAT: u8 = 1;
+/// sled's page cache, in bytes: small, because most of a backup never reads a row twice.
+const CACHE: u64 = 64 << 20;
+
+const META: u8 = b'm';
+const CHUNK: u8 = b'c';
+const RUN: u8 = b'r';
+const STRIPE: u8 = b's';
+const GROUP: u8 = b'g';
+const SNAPSHOT: u8 = b'n';
+const RECEIPT: u8 = b'e';
+const FILE: u8 = b'f';
+const SHORTFALL: u8 = b'h';
+const PENDING_STRIPE: u8 = b'p';
+const PENDING_RUN: u8 = b'q';
+
+/// Why the catalogue could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CatalogueError {
+    /// sled failed.
+    #[error("the catalogue cannot be read or written: {0}")]
+    Database(Arc<str>),
+    /// A row is not what was written.
+    #[error("the catalogue is damaged: {0}")]
+    Damaged(&'static str),
+    /// It is of another vault.
+    #[error("the catalogue belongs to another vault")]
+    OtherVault,
+}
+
+impl From<sled::Error> for CatalogueError {
+    fn from(e: sled::Error) -> Self {
+        Self::Database(e.to_string().into())
+    }
+}
+
+impl From<DecodeError> for CatalogueError {
+    fn from(_: DecodeError) -> Self {
+        Self::Damaged("a row does not decode")
+    }
+}
+
+type Result<T, E = CatalogueError> = std::result::Result<T, E>;
+
+/// The catalogue of one vault. Cheap to clone; all clones are one, and so are all that this process opened.
+#[derive(Clone)]
+pub struct Catalogue {
+    tree: sled::Tree,
+    db: Arc<Database>,
+}
+
+struct Database {
+    path: PathBuf,
+    sled: sled::Db,
+}
+
+/// Catalogues open in this process: sled locks its folder, and verbs that read must not shut out one another.
+static OPEN: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
+
+/// How often, and after what pause, a folder is tried that is still locked: sled lets go of it a little after the last
+/// handle is gone.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+fn open_database(dir: &Path) -> Result<Arc<Database>> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|d| d.strong_count() > 0);
+    if let Some(found) = open.iter().filter_map(Weak::upgrade).find(|d| d.path == dir) {
+        return Ok(found);
+    }
+    let config =
+        sled::Config::new().path(dir).cache_capacity(CACHE).mode(sled::Mode::HighThroughput).flush_every_ms(Some(1000));
+    let mut tries = 0;
+    let sled = loop {
+        // sled may panic on some kinds of damage; that is damage too.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        match opened.map_err(|_| CatalogueError::Damaged("the database does not open"))? {
+            Err(sled::Error::Io(e)) if tries < LOCK_TRIES && e.to_string().contains("lock") => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(sled::Error::Corruption { .. }) => {
+                return Err(CatalogueError::Damaged("the database fails its own checksums"));
+            }
+            other => break other?,
+        }
+    };
+    let database = Arc::new(Database { path: dir.to_owned(), sled });
+    open.push(Arc::downgrade(&database));
+    Ok(database)
+}
+
+impl std::fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Catalogue(..)")
+    }
+}
+
+/// Names of single values.
+#[derive(Clone, Copy, Debug)]
+pub enum Meta {
+    /// Layout version and vault key.
+    Identity,
+    /// The numbers, see [`Counters`].
+    Counters,
+    /// A backup is running, or one ended without cleaning up.
+    Running,
+    /// Places of all index segments written so far, as a manifest without anything else.
+    Segments,
+    /// Content of the last head that was, or may have been, published.
+    Head,
+    /// Epochs of data keys: number and beginning of each.
+    Epochs,
+    /// The catalogue came from the network: the next head begins a new generation.
+    Recovered,
+}
+
+/// The vault's running numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Generation of the last head.
+    pub generation: u32,
+    /// Sequence of the last head; 0 before the first.
+    pub sequence: u64,
+    /// Next stripe number; counts from 1.
+    pub next_stripe: u64,
+    /// Next group number; counts from 1.
+    pub next_group: u32,
+}
+
+/// Everything that one acknowledged stripe adds.
+#[derive(Debug, Default)]
+pub struct StripeRecord {
+    /// The stripe itself.
+    pub row: Option<StripeRow>,
+    /// Runs that are complete with it.
+    pub runs: Vec<RunRow>,
+    /// Its group as it stands now.
+    pub group: Option<GroupRow>,
+    /// Signed receipts by slot, encoded.
+    pub receipts: Vec<(u8, Vec<u8>)>,
+    /// Slots that nobody acknowledged.
+    pub shortfall: Vec<u8>,
+    /// Whether the rows wait for a segment (false while recovering: they come from one).
+    pub pending: bool,
+}
+
+/// Everything that a commit, or an index segment written before one, changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommitRecord<'a> {
+    /// New snapshots.
+    pub snapshots: &'a [(SnapshotId, SnapshotRecord)],
+    /// New numbers; `None` when nothing was published.
+    pub counters: Option<Counters>,
+    /// All segments, oldest first.
+    pub segments: &'a [RunPlace],
+    /// Stripes whose rows are in a segment now.
+    pub stripes: &'a [StripeNo],
+    /// Runs whose rows are in a segment now.
+    pub runs: &'a [RunPlace],
+    /// Groups as they stand now.
+    pub groups: &'a [GroupRow],
+}
+
+fn stripe_key(prefix: u8, no: StripeNo) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(&no.0.to_be_bytes());
+    key
+}
+
+fn run_key(prefix: u8, place: &RunPlace) -> Vec<u8> {
+    let mut key = stripe_key(prefix, place.stripe);
+    key.extend_from_slice(&place.offset.to_be_bytes());
+    key
+}
+
+fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(id);
+    key
+}
+
+fn group_key(number: u32) -> Vec<u8> {
+    let mut key = vec![GROUP];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn put(batch: &mut Batch, key: &[u8], mut value: Vec<u8>) {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(key), &value);
+    value.extend_from_slice(&sum.to_le_bytes());
+    batch.insert(key, value);
+}
+
+fn checked<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8]> {
+    let (value, sum) =
+        value.split_last_chunk::<4>().ok_or(CatalogueError::Damaged("a row is shorter than its checksum"))?;
+    if crc32c::crc32c_append(crc32c::crc32c(key), value) != u32::from_le_bytes(*sum) {
+        return Err(CatalogueError::Damaged("a row fails its checksum"));
+    }
+    Ok(value)
+}
+
+fn encode_run(row: &RunRow) -> Result<Vec<u8>> {
+    Ok(IndexSegment { stripes: vec![], runs: vec![row.clone()] }.encode()?)
+}
+
+fn encode_stripe(row: &StripeRow) -> Result<Vec<u8>> {
+    Ok(IndexSegment { stripes: vec![row.clone()], runs: vec![] }.encode()?)
+}
+
+/// A group row is encoded as a manifest that has nothing else: one encoding, one decoder.
+fn encode_group(row: &GroupRow) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![row.clone()],
+        segments: vec![],
+        snapshots: vec![],
+        next_stripe: StripeNo(1),
+        next_group: row.number.saturating_add(1),
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+fn encode_segments(segments: &[RunPlace]) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![],
+        segments: segments.to_vec(),
+        snapshots: vec![],
+        next_stripe: StripeNo(u64::MAX),
+        next_group: 1,
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+fn decode_group(bytes: &[u8]) -> Result<GroupRow> {
+    Manifest::decode(bytes)?.groups.pop().ok_or(CatalogueError::Damaged("a group row is empty"))
+}
+
+impl Catalogue {
+    /// Opens or makes the catalogue of a vault in `dir`.
+    ///
+    /// # Errors
+    /// Damage, another vault's catalogue, or the disk.
+    pub fn open(dir: &Path, vault: &VaultKey) -> Result<Self> {
+        let db = open_database(dir)?;
+        let this = Self { tree: db.sled.open_tree("catalogue")?, db };
+        let mut identity = vec![FORMAT];
+        identity.extend_from_slice(vault.as_bytes());
+        match this.meta(Meta::Identity)? {
+            None if this.tree.is_empty() => {
+                let mut batch = Batch::default();
+                put(&mut batch, &meta_key(Meta::Identity), identity);
+                this.tree.apply_batch(batch)?;
+                this.flush()?;
+            }
+            None => return Err(CatalogueError::Damaged("rows without an identity")),
+            Some(found) if found == identity => {}
+            Some(found) if found.first() != Some(&FORMAT) => {
+                return Err(CatalogueError::Damaged("another layout version"));
+            }
+            Some(_) => return Err(CatalogueError::OtherVault),
+        }
+        Ok(this)
+    }
+
+    /// Whether this process has the catalogue of that folder open.
+    #[must_use]
+    pub fn is_open(dir: &Path) -> bool {
+        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().filter_map(Weak::upgrade).any(|d| d.path == dir)
+    }
+
+    /// Makes all that was written durable.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn flush(&self) -> Result<()> {
+        self.db.sled.flush()?;
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.tree.get(key)? {
+            None => Ok(None),
+            Some(value) => Ok(Some(checked(key, &value)?.to_vec())),
+        }
+    }
+
+    fn scan(&self, prefix: u8) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
+        self.tree.scan_prefix([prefix]).map(|item| {
+            let (key, value) = item?;
+            let value = checked(&key, &value)?.to_vec();
+            Ok((key, value))
+        })
+    }
+
+    /// A single value.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn meta(&self, name: Meta) -> Result<Option<Vec<u8>>> {
+        self.get(&meta_key(name))
+    }
+
+    /// Sets or removes a single value.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_meta(&self, name: Meta, value: Option<Vec<u8>>) -> Result<()> {
+        let mut batch = Batch::default();
+        match value {
+            Some(value) => put(&mut batch, &meta_key(name), value),
+            None => batch.remove(&meta_key(name)[..]),
+        }
+        self.tree.apply_batch(batch)?;
+        Ok(())
+    }
+
+    /// The running numbers.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn counters(&self) -> Result<Counters> {
+        let Some(v) = self.meta(Meta::Counters)? else {
+            return Ok(Counters { generation: 0, sequence: 0, next_stripe: 1, next_group: 1 });
+        };
+        let bad = CatalogueError::Damaged("counters");
+        let v: [u8; 24] = v.try_into().map_err(|_| bad)?;
+        let wide = |at: usize| {
+            let mut b = [0u8; 8];
+            b.copy_from_slice(&v[at..at + 8]);
+            u64::from_le_bytes(b)
+        };
+        Ok(Counters {
+            generation: (wide(16) >> 32) as u32,
+            sequence: wide(0),
+            next_stripe: wide(8),
+            next_group: wide(16) as u32,
+        })
+    }
+
+    /// Sets the running numbers.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_counters(&self, c: Counters) -> Result<()> {
+        self.set_meta(Meta::Counters, Some(counters_bytes(c)))
+    }
+
+    /// Whether the chunk lies in acknowledged stripes.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn has_chunk(&self, id: &ChunkId) -> Result<bool> {
+        Ok(self.tree.contains_key(id_key(CHUNK, id.as_bytes()))?)
+    }
+
+    /// The run that a chunk lies in.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn find_chunk(&self, id: &ChunkId) -> Result<Option<RunRow>> {
+        let Some(place) = self.get(&id_key(CHUNK, id.as_bytes()))? else { return Ok(None) };
+        let mut key = vec![RUN];
+        key.extend_from_slice(&place);
+        let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a chunk without its run"))?;
+        let row = IndexSegment::decode(&bytes)?.runs.pop();
+        row.map(Some).ok_or(CatalogueError::Damaged("a run row is empty"))
+    }
+
+    /// A stripe.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn stripe(&self, no: StripeNo) -> Result<Option<StripeRow>> {
+        let Some(bytes) = self.get(&stripe_key(STRIPE, no))? else { return Ok(None) };
+        Ok(IndexSegment::decode(&bytes)?.stripes.pop())
+    }
+
+    /// The highest stripe number and group number on record; 0 where there is none.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn highest_numbers(&self) -> Result<(u64, u32)> {
+        let stripe = self.tree.scan_prefix([STRIPE]).keys().next_back().transpose()?;
+        let group = self.tree.scan_prefix([GROUP]).keys().next_back().transpose()?;
+        let stripe = stripe.and_then(|k| Some(u64::from_be_bytes(k.get(1..9)?.try_into().ok()?)));
+        let group = group.and_then(|k| Some(u32::from_be_bytes(k.get(1..5)?.try_into().ok()?)));
+        Ok((stripe.unwrap_or(0), group.unwrap_or(0)))
+    }
+
+    /// Every stripe, in order of number.
+    pub fn stripes(&self) -> impl Iterator<Item = Result<StripeRow>> {
+        self.scan(STRIPE).map(|item| {
+            IndexSegment::decode(&item?.1)?.stripes.pop().ok_or(CatalogueError::Damaged("a stripe row is empty"))
+        })
+    }
+
+    /// Every run, in order of place.
+    pub fn runs(&self) -> impl Iterator<Item = Result<RunRow>> {
+        self.scan(RUN)
+            .map(|item| IndexSegment::decode(&item?.1)?.runs.pop().ok_or(CatalogueError::Damaged("a run row is empty")))
+    }
+
+    /// A group.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn group(&self, number: u32) -> Result<Option<GroupRow>> {
+        self.get(&group_key(number))?.map(|bytes| decode_group(&bytes)).transpose()
+    }
+
+    /// Every group, in order of number.
+    pub fn groups(&self) -> impl Iterator<Item = Result<GroupRow>> {
+        self.scan(GROUP).map(|item| decode_group(&item?.1))
+    }
+
+    /// Adds or replaces a group.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_group(&self, row: &GroupRow) -> Result<()> {
+        let mut batch = Batch::default();
+        put(&mut batch, &group_key(row.number), encode_group(row)?);
+        self.tree.apply_batch(batch)?;
+        Ok(())
+    }
+
+    /// Adds an acknowledged stripe with all that is complete with it, atomically.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn record_stripe(&self, record: &StripeRecord) -> Result<()> {
+        let mut batch = Batch::default();
+        if let Some(row) = &record.row {
+            put(&mut batch, &stripe_key(STRIPE, row.no), encode_stripe(row)?);
+            if record.pending {
+                put(&mut batch, &stripe_key(PENDING_STRIPE, row.no), Vec::new());
+            }
+            for (slot, signed) in &record.receipts {
+                let mut key = stripe_key(RECEIPT, row.no);
+                key.push(*slot);
+                put(&mut batch, &key, signed.clone());
+            }
+            if !record.shortfall.is_empty() {
+                put(&mut batch, &stripe_key(SHORTFALL, row.no), record.shortfall.clone());
+            }
+        }
+        if let Some(group) = &record.group {
+            put(&mut batch, &group_key(group.number), encode_group(group)?);
+        }
+        for run in &record.runs {
+            let key = run_key(RUN, &run.place);
+            for (id, _) in &run.chunks {
+                put(&mut batch, &id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
+            }
+            put(&mut batch, &key, encode_run(run)?);
+            if record.pending {
+                put(&mut batch, &run_key(PENDING_RUN, &run.place), Vec::new());
+            }
+        }
+        self.tree.apply_batch(batch)?;
+        Ok(())
+    }
+
+    /// Rows that no published segment has: stripes and runs, in order.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn pending(&self) -> Result<(Vec<StripeRow>, Vec<RunRow>)> {
+        let (mut stripes, mut runs) = (Vec::new(), Vec::new());
+        for item in self.tree.scan_prefix([PENDING_STRIPE]).keys() {
+            let mut key = item?.to_vec();
+            key[0] = STRIPE;
+            let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a pending stripe is missing"))?;
+            stripes.extend(IndexSegment::decode(&bytes)?.stripes);
+        }
+        for item in self.tree.scan_prefix([PENDING_RUN]).keys() {
+            let mut key = item?.to_vec();
+            key[0] = RUN;
+            let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a pending run is missing"))?;
+            runs.extend(IndexSegment::decode(&bytes)?.runs);
+        }
+        Ok((stripes, runs))
+    }
+
+    /// Snapshots, by id.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn snapshots(&self) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
+        self.scan(SNAPSHOT)
+            .map(|item| {
+                let (key, value) = item?;
+                Ok((SnapshotId::from_slice(&key[1..])?, SnapshotRecord::decode(&value)?))
+            })
+            .collect()
+    }
+
+    /// Ends a commit, atomically: snapshots, numbers, where the segments lie, and which rows they have.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn finish_commit(&self, commit: &CommitRecord<'_>) -> Result<()> {
+        let mut batch = Batch::default();
+        for (id, record) in commit.snapshots {
+            put(&mut batch, &id_key(SNAPSHOT, id.as_bytes()), record.encode()?);
+        }
+        if let Some(counters) = commit.counters {
+            put(&mut batch, &meta_key(Meta::Counters), counters_bytes(counters));
+        }
+        put(&mut batch, &meta_key(Meta::Segments), encode_segments(commit.segments)?);
+        for no in commit.stripes {
+            batch.remove(stripe_key(PENDING_STRIPE, *no));
+        }
+        for place in commit.runs {
+            batch.remove(run_key(PENDING_RUN, place));
+        }
+        for group in commit.groups {
+            put(&mut batch, &group_key(group.number), encode_group(group)?);
+        }
+        self.tree.apply_batch(batch)?;
+        self.flush()
+    }
+
+    /// Where the index segments lie that were written so far, oldest first.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn segments(&self) -> Result<Vec<RunPlace>> {
+        match self.meta(Meta::Segments)? {
+            None => Ok(Vec::new()),
+            Some(bytes) => Ok(Manifest::decode(&bytes)?.segments),
+        }
+    }
+
+    /// What was known of a file when it was last read, by a keyed hash of its path.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn file(&self, path: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+        self.get(&id_key(FILE, path))
+    }
+
+    /// Remembers files, atomically.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_files(&self, files: &[([u8; 32], Vec<u8>)]) -> Result<()> {
+        let mut batch = Batch::default();
+        for (path, value) in files {
+            put(&mut batch, &id_key(FILE, path), value.clone());
+        }
+        self.tree.apply_batch(batch)?;
+        Ok(())
+    }
+
+    /// Stripes that lack slots, with the slots.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn shortfalls(&self) -> Result<Vec<(StripeNo, Vec<u8>)>> {
+        self.scan(SHORTFALL)
+            .map(|item| {
+                let (key, value) = item?;
+                let no: [u8; 8] = key[1..].try_into().map_err(|_| CatalogueError::Damaged("a shortfall key"))?;
+                Ok((StripeNo(u64::from_be_bytes(no)), value))
+            })
+            .collect()
+    }
+
+    /// Sets which slots a stripe lacks; none removes the note.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_shortfall(&self, no: StripeNo, slots: &[u8]) -> Result<()> {
+        let mut batch = Batch::default();
+        let key = stripe_key(SHORTFALL, no);
+        if slots.is_empty() {
+            batch.remove(key);
+        } else {
+            put(&mut batch, &key, slots.to_vec());
+        }
+        self.tree.apply_batch(batch)?;
+        Ok(())
+    }
+}
+
+fn meta_key(name: Meta) -> [u8; 2] {
+    [META, name as u8]
+}
+
+fn counters_bytes(c: Counters) -> Vec<u8> {
+    let mut v = Vec::with_capacity(24);
+    v.extend_from_slice(&c.sequence.to_le_bytes());
+    v.extend_from_slice(&c.next_stripe.to_le_bytes());
+    v.extend_from_slice(&((u64::from(c.generation) << 32) | u64::from(c.next_group)).to_le_bytes());
+    v
+}

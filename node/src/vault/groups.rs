@@ -1,0 +1,328 @@
+//! The groups that a run puts stripes into: which are open, who holds what in them, who failed.
+//!
+//! A holder that fails costs its groups their openness: they are sealed, their stripes in flight go to a replacement of the
+//! same colour, and new stripes go to a new group among peers that live. Only when no new group can be placed are sealed
+//! groups of this run used on, as long as enough of their slots live.
+//!
+//! # Invariants
+//!
+//! - **SEP-1** Slot i of a group is offered to peers of colour i only: holders come from a plan or from
+//!   [`placement::candidates`], both by colour. A stripe that moves to another group is sealed again first (new stripe
+//!   id, new keys), so no old shard complements a new one. Attacked by the recorder in `tests/memory_overlay.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cairn_core::{
+    keys::VaultKeys,
+    peer_view::PeerView,
+    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Strategy},
+};
+use cairn_proto::{
+    DecodeError, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
+    manifest::{GroupRow, HOLDERS_MAX},
+};
+use rand_core::SeedableRng as _;
+
+use crate::overlay::GroupAccess;
+
+/// Groups that take stripes at the same time, so that throughput grows with the network.
+const OPEN_MAX: usize = 4;
+/// Stripes in flight in every open group before another group is opened.
+const IN_FLIGHT_BEFORE_NEXT: usize = 2;
+
+/// A place for one stripe.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Group number.
+    pub(super) group: u32,
+    /// Ordinal in the group.
+    pub(super) ordinal: u8,
+    /// What the overlay needs.
+    pub(super) access: Arc<GroupAccess>,
+}
+
+/// Why there is no place.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    /// The network is too small.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// Group numbers are used up.
+    #[error("the vault has no group number left")]
+    NoNumber,
+    /// The operating system gives no randomness.
+    #[error("no randomness: {0}")]
+    Random(String),
+}
+
+struct Open {
+    row: GroupRow,
+    access: Arc<GroupAccess>,
+    /// Ranked candidates by slot, chosen ones first.
+    ranked: Vec<Vec<PeerKey>>,
+    in_flight: usize,
+}
+
+struct Book {
+    peers: Vec<PeerView>,
+    policy: PlacementPolicy,
+    avoid: BTreeSet<PeerKey>,
+    groups: BTreeMap<u32, Open>,
+    next_number: u32,
+    relaxations: BTreeSet<String>,
+}
+
+/// The groups of one run. All methods are short; planning a group takes milliseconds.
+pub(super) struct Groups {
+    keys: Arc<VaultKeys>,
+    owner: Owner,
+    now: Timestamp,
+    book: Mutex<Book>,
+}
+
+impl Groups {
+    /// Starts with the unsealed groups that are left over, as far as their holders live.
+    pub(super) fn new(
+        keys: Arc<VaultKeys>,
+        owner: Owner,
+        peers: Vec<PeerView>,
+        now: Timestamp,
+        left: Vec<GroupRow>,
+        next_number: u32,
+    ) -> Self {
+        let policy = PlacementPolicy::for_network(&peers);
+        let this = Self {
+            keys,
+            owner,
+            now,
+            book: Mutex::new(Book {
+                peers,
+                policy,
+                avoid: BTreeSet::new(),
+                groups: BTreeMap::new(),
+                next_number,
+                relaxations: BTreeSet::new(),
+            }),
+        };
+        for row in left {
+            this.adopt(row);
+        }
+        this
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // A panic elsewhere leaves the book consistent: each change is a single step.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy of this run.
+    pub(super) fn policy(&self) -> PlacementPolicy {
+        self.book().policy.clone()
+    }
+
+    /// What had to be relaxed so far, as sentences.
+    pub(super) fn relaxations(&self) -> Vec<String> {
+        self.book().relaxations.iter().cloned().collect()
+    }
+
+    /// The next group number, for the counters.
+    pub(super) fn next_number(&self) -> u32 {
+        self.book().next_number
+    }
+
+    fn adopt(&self, mut row: GroupRow) {
+        let mut book = self.book();
+        let replicas = usize::from(book.policy.replicas);
+        let alive: BTreeSet<PeerKey> = book
+            .peers
+            .iter()
+            .filter(|p| placement::eligible(p, &self.owner, &book.policy, self.now).is_ok())
+            .map(|p| p.peer)
+            .collect();
+        let whole = row.holders.iter().all(|slot| slot.iter().filter(|p| alive.contains(p)).count() >= replicas);
+        if row.sealed || row.code != book.policy.code || !whole {
+            row.sealed = true;
+        }
+        let Ok(access) = access_of(&self.keys, &row) else { return };
+        let ranked = row.holders.iter().map(|s| s.iter().filter(|p| alive.contains(p)).copied().collect()).collect();
+        book.groups.insert(row.number, Open { row, access: Arc::new(access), ranked, in_flight: 0 });
+    }
+
+    /// A place for the next stripe. `only` asks for that group if it still takes stripes.
+    pub(super) fn take_place(&self, only: Option<u32>) -> Result<Place, PlaceError> {
+        let mut book = self.book();
+        let takes = |g: &Open| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX;
+        let limit = OPEN_MAX.min((book.peers.len() / book.policy.code.slots().max(1)).max(1));
+        let preferred = only.filter(|n| book.groups.get(n).is_some_and(takes));
+        let open: Vec<(usize, u32)> =
+            book.groups.values().filter(|g| takes(g)).map(|g| (g.in_flight, g.row.number)).collect();
+        let calmest = open.iter().min().copied();
+        let number = match (preferred, calmest) {
+            (Some(number), _) => number,
+            (None, Some((in_flight, number))) if in_flight < IN_FLIGHT_BEFORE_NEXT || open.len() >= limit => number,
+            (None, calmest) => match self.open_group(&mut book) {
+                Ok(number) => number,
+                Err(e) => calmest.map(|c| c.1).or_else(|| usable(&book)).ok_or(e)?,
+            },
+        };
+        let group = book.groups.get_mut(&number).ok_or(PlaceError::NoNumber)?;
+        let ordinal = group.row.stripes_used as u8;
+        group.row.stripes_used += 1;
+        group.row.sealed |= usize::from(group.row.stripes_used) == STRIPES_PER_GROUP_MAX;
+        group.in_flight += 1;
+        Ok(Place { group: number, ordinal, access: group.access.clone() })
+    }
+
+    fn open_group(&self, book: &mut Book) -> Result<u32, PlaceError> {
+        let number = book.next_number;
+        let mut seed = [0u8; 32];
+        getrandom::fill(&mut seed).map_err(|e| PlaceError::Random(e.to_string()))?;
+        let mut rng = rand_chacha::ChaCha20Rng::from_seed(seed);
+        let authority = self.keys.group_authority(number);
+        let request = GroupRequest {
+            owner: self.owner.clone(),
+            authority: authority.verifying_key().to_bytes(),
+            policy: &book.policy,
+            avoid: &book.avoid,
+            now: self.now,
+            owner_key: Some(*self.keys.placement_key(number)),
+        };
+        let plan = placement::plan_group(&book.peers, &request, &mut rng)?;
+        for relaxation in &plan.relaxations {
+            book.relaxations.insert(relaxation_text(relaxation));
+        }
+        let row = GroupRow {
+            number,
+            salt: *plan.ticket.salt(),
+            code: plan.ticket.code(),
+            colours: plan.ticket.colours(),
+            holders: plan
+                .slots
+                .iter()
+                .map(|s| s.iter().take(plan.replicas.min(HOLDERS_MAX)).copied().collect())
+                .collect(),
+            stripes_used: 0,
+            sealed: false,
+        };
+        book.next_number = number.checked_add(1).ok_or(PlaceError::NoNumber)?;
+        let access = Arc::new(GroupAccess { ticket: plan.ticket, authority });
+        book.groups.insert(number, Open { row, access, ranked: plan.slots, in_flight: 0 });
+        Ok(number)
+    }
+
+    /// Whom to give a slot to next: the best candidates that did not fail and are not in `tried`.
+    pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
+        let mut book = self.book();
+        let Book { groups, avoid, .. } = &mut *book;
+        let open = groups.get_mut(&group)?;
+        let ranked = open.ranked.get(slot)?;
+        let peer = *ranked.iter().find(|p| !avoid.contains(p) && !tried.contains(p))?;
+        let holders = open.row.holders.get_mut(slot)?;
+        if !holders.contains(&peer) {
+            // A slot that has had HOLDERS_MAX holders takes no more: its row could not be written.
+            if holders.len() >= HOLDERS_MAX {
+                return None;
+            }
+            holders.push(peer);
+        }
+        Some(peer)
+    }
+
+    /// A peer failed: not a candidate for the rest of the run, and its groups take no new stripes.
+    pub(super) fn peer_failed(&self, peer: PeerKey) {
+        let mut book = self.book();
+        book.avoid.insert(peer);
+        for open in book.groups.values_mut().filter(|g| g.row.holders.iter().flatten().any(|p| *p == peer)) {
+            open.row.sealed = true;
+        }
+    }
+
+    /// The group takes no new stripes.
+    pub(super) fn seal(&self, group: u32) {
+        if let Some(open) = self.book().groups.get_mut(&group) {
+            open.row.sealed = true;
+        }
+    }
+
+    /// A stripe is out of flight; the group as it stands now.
+    pub(super) fn release(&self, group: u32) -> Option<GroupRow> {
+        let mut book = self.book();
+        let open = book.groups.get_mut(&group)?;
+        open.in_flight = open.in_flight.saturating_sub(1);
+        Some(open.row.clone())
+    }
+
+    /// Makes sure that there is a group to begin with, so that a network that is too small is noticed before anything is
+    /// read.
+    pub(super) fn ready(&self) -> Result<(), PlaceError> {
+        let mut book = self.book();
+        let open =
+            book.groups.values().any(|g| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX);
+        if open { Ok(()) } else { self.open_group(&mut book).map(|_| ()) }
+    }
+
+    /// A group of this run as it stands now.
+    pub(super) fn current(&self, group: u32) -> Option<GroupRow> {
+        self.book().groups.get(&group).map(|g| g.row.clone())
+    }
+
+    /// A group of this run has other holders now; nothing for a group that is not of this run.
+    pub(super) fn replace_row(&self, row: &GroupRow) {
+        if let Some(open) = self.book().groups.get_mut(&row.number) {
+            open.row.holders.clone_from(&row.holders);
+        }
+    }
+
+    /// Every group touched in this run as it stands now.
+    pub(super) fn rows(&self) -> Vec<GroupRow> {
+        self.book().groups.values().map(|g| g.row.clone()).collect()
+    }
+
+    /// Living candidates for a slot of any group, best first, without those who hold it already.
+    pub(super) fn candidates(&self, row: &GroupRow, slot: usize) -> Vec<PeerKey> {
+        let book = self.book();
+        let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
+        let request = GroupRequest {
+            owner: self.owner.clone(),
+            authority: *access.ticket.authority(),
+            policy: &book.policy,
+            avoid: &book.avoid,
+            now: self.now,
+            owner_key: Some(*self.keys.placement_key(row.number)),
+        };
+        let mut ranked = placement::candidates(&book.peers, &request, &access.ticket, Strategy::Deterministic);
+        if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() }
+    }
+}
+
+/// A group of this run that is sealed for a dead holder, has ordinals left and k + 2 living slots.
+fn usable(book: &Book) -> Option<u32> {
+    let lives = |slot: &Vec<PeerKey>| slot.iter().any(|p| !book.avoid.contains(p));
+    book.groups
+        .values()
+        .filter(|g| g.row.code == book.policy.code && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX)
+        .find(|g| g.ranked.iter().filter(|s| lives(s)).count() >= (g.row.code.data() + 2).min(g.row.code.slots()))
+        .map(|g| g.row.number)
+}
+
+fn relaxation_text(relaxation: &placement::Relaxation) -> String {
+    match relaxation {
+        placement::Relaxation::RegionCap { region, slots, limit } => {
+            let region = if region.is_empty() { "an unnamed region" } else { region };
+            format!("{region} holds {slots} slots of a group alone, more than the {limit} that may be lost")
+        }
+        placement::Relaxation::FewRegions { found, wanted } => {
+            format!("shards are spread over {found} regions, {wanted} are wanted")
+        }
+    }
+}
+
+/// Ticket and authority of a group that we own, made again from its row.
+pub(super) fn access_of(keys: &VaultKeys, row: &GroupRow) -> Result<GroupAccess, DecodeError> {
+    let authority = keys.group_authority(row.number);
+    let ticket = GroupTicket::new(authority.verifying_key().to_bytes(), row.salt, row.code, row.colours)?;
+    Ok(GroupAccess { ticket, authority })
+}

@@ -1,0 +1,304 @@
+//! From bytes to stripes: cut, name, leave out what is known, compress, pack. Blocking; runs on one thread of the
+//! blocking pool and hands full stripes to the senders through a bounded channel.
+//!
+//! Memory: one open stripe payload, the metadata lane (one payload), two open runs (1 MiB each), the chunker's buffer
+//! (8 MiB): about 20 MiB, whatever the size of the source.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cairn_core::{
+    chunking::ChunkProfile,
+    keys::VaultKeys,
+    pack::{MetadataLane, PackError, Packed, Packer, RawRun, RunBuilder, StripeNumbers, compress},
+};
+use cairn_proto::{
+    ChunkId, CodeParams, DecodeError,
+    index::{RunPlace, RunRow, StripeNo},
+    tree::{ContentRef, ListBuilder, Node, TreeWriter},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    catalogue::{Catalogue, CatalogueError},
+    session::StripeJob,
+};
+
+/// Chunks of this run that are remembered before those that are recorded meanwhile are forgotten again: 2 MiB.
+const SEEN_MAX: usize = 1 << 16;
+
+/// Why packing ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IngestError {
+    /// The senders are gone, or the run was cancelled.
+    #[error("the run was stopped")]
+    Stopped,
+    /// A rule of packing was broken.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// A rule of the formats was broken.
+    #[error(transparent)]
+    Format(#[from] DecodeError),
+    /// The catalogue failed.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+}
+
+/// Figures of a run, shared with the progress display.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) files: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) added: AtomicU64,
+    pub(super) stored: AtomicU64,
+    pub(super) data_chunks: AtomicU64,
+    pub(super) tree_chunks: AtomicU64,
+    pub(super) current: std::sync::Mutex<String>,
+}
+
+/// Which lane a chunk goes into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Data,
+    Metadata,
+}
+
+/// Where full stripes go.
+pub(super) enum Out {
+    /// To the senders.
+    Senders(mpsc::Sender<StripeJob>),
+    /// Nowhere: a dry run.
+    Nowhere,
+}
+
+/// The packing half of a backup.
+pub(super) struct Ingest {
+    keys: Arc<VaultKeys>,
+    catalogue: Catalogue,
+    data: RunBuilder,
+    metadata: RunBuilder,
+    code: CodeParams,
+    packer: Packer,
+    lane: MetadataLane,
+    numbers: StripeNumbers,
+    /// Rows of placed runs by the stripe that completes them.
+    rows: BTreeMap<StripeNo, Vec<RunRow>>,
+    seen: HashSet<ChunkId>,
+    out: Out,
+    figures: Arc<Figures>,
+}
+
+impl Ingest {
+    pub(super) fn new(
+        keys: Arc<VaultKeys>,
+        catalogue: Catalogue,
+        code: CodeParams,
+        profile: ChunkProfile,
+        numbers: StripeNumbers,
+        out: Out,
+        figures: Arc<Figures>,
+    ) -> Result<Self, PackError> {
+        Ok(Self {
+            keys,
+            catalogue,
+            data: RunBuilder::new(profile),
+            metadata: RunBuilder::new(ChunkProfile::Metadata),
+            code,
+            packer: Packer::new(code)?,
+            lane: MetadataLane::new(code),
+            numbers,
+            rows: BTreeMap::new(),
+            seen: HashSet::new(),
+            out,
+            figures,
+        })
+    }
+
+    /// Keeps a chunk, unless the vault has it; its id.
+    pub(super) fn keep(&mut self, lane: Lane, chunk: &[u8]) -> Result<ChunkId, IngestError> {
+        let id = self.keys.chunk_id(chunk);
+        if self.seen.contains(&id) || self.catalogue.has_chunk(&id)? {
+            return Ok(id);
+        }
+        self.remember(id)?;
+        self.figures.added.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        match lane {
+            Lane::Data => {
+                self.figures.data_chunks.fetch_add(1, Ordering::Relaxed);
+                if let Some(run) = self.data.push(id, chunk)? {
+                    self.place(run)?;
+                }
+            }
+            Lane::Metadata => {
+                self.figures.tree_chunks.fetch_add(1, Ordering::Relaxed);
+                if let Some(run) = self.metadata.push(id, chunk)? {
+                    let packed = self.lane.push(compress(run), &mut self.numbers)?;
+                    self.emit(packed)?;
+                }
+            }
+        }
+        Ok(id)
+    }
+
+    fn remember(&mut self, id: ChunkId) -> Result<(), IngestError> {
+        if self.seen.len() >= SEEN_MAX {
+            let (mut kept, catalogue) = (HashSet::new(), &self.catalogue);
+            for id in self.seen.drain() {
+                if !catalogue.has_chunk(&id)? {
+                    kept.insert(id);
+                }
+            }
+            self.seen = kept;
+        }
+        self.seen.insert(id);
+        Ok(())
+    }
+
+    /// Places a run in the data lane at once.
+    pub(super) fn place(&mut self, run: RawRun) -> Result<RunPlace, IngestError> {
+        let run = compress(run);
+        self.figures.stored.fetch_add(run.stored.len() as u64, Ordering::Relaxed);
+        let (place, packed) = self.packer.push(run, &mut self.numbers)?;
+        self.emit(packed)?;
+        Ok(place)
+    }
+
+    fn emit(&mut self, packed: Packed) -> Result<(), IngestError> {
+        for row in packed.rows {
+            // A run without chunks is an index segment or a manifest: whoever placed it keeps its place.
+            if !row.chunks.is_empty() {
+                self.rows.entry(row.place.next.unwrap_or(row.place.stripe)).or_default().push(row);
+            }
+        }
+        for stripe in packed.stripes {
+            let job = self.job(stripe);
+            match &self.out {
+                Out::Senders(sender) => sender.blocking_send(job).map_err(|_| IngestError::Stopped)?,
+                Out::Nowhere => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn job(&mut self, stripe: cairn_core::pack::FilledStripe) -> StripeJob {
+        let runs = self.rows.remove(&stripe.no).unwrap_or_default();
+        StripeJob { no: stripe.no, payload: stripe.payload, runs, group: None }
+    }
+
+    /// Places a run behind the last data. Stripes that fill up on the way are collected, not sent.
+    pub(super) fn place_in_tail(&mut self, run: RawRun, jobs: &mut Vec<StripeJob>) -> Result<RunPlace, IngestError> {
+        let (place, packed) = self.packer.push(compress(run), &mut self.numbers)?;
+        for stripe in packed.stripes {
+            jobs.push(self.job(stripe));
+        }
+        Ok(place)
+    }
+
+    /// Packs runs without chunks into stripes of their own.
+    pub(super) fn pack_apart(&mut self, runs: Vec<RawRun>) -> Result<(Vec<RunPlace>, Vec<StripeJob>), IngestError> {
+        let mut packer = Packer::new(self.code)?;
+        let (mut places, mut jobs) = (Vec::new(), Vec::new());
+        for run in runs {
+            let (place, packed) = packer.push(compress(run), &mut self.numbers)?;
+            places.push(place);
+            jobs.extend(packed.stripes.into_iter().map(|s| self.job(s)));
+        }
+        jobs.extend(packer.finish().map(|s| self.job(s)));
+        Ok((places, jobs))
+    }
+
+    /// Places all that waits, data first, then metadata. The last stripe stays open for the tail.
+    pub(super) fn settle(&mut self) -> Result<(), IngestError> {
+        if let Some(run) = self.data.finish() {
+            self.place(run)?;
+        }
+        if let Some(run) = self.metadata.finish() {
+            let packed = self.lane.push(compress(run), &mut self.numbers)?;
+            self.emit(packed)?;
+        }
+        for run in self.lane.drain() {
+            self.figures.stored.fetch_add(run.stored.len() as u64, Ordering::Relaxed);
+            let (_, packed) = self.packer.push(run, &mut self.numbers)?;
+            self.emit(packed)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of runs that end in a stripe which is not sent yet.
+    pub(super) fn open_rows(&self) -> Vec<RunRow> {
+        self.rows.values().flatten().cloned().collect()
+    }
+
+    /// The open stripe, as short as it may be; nothing when none is open.
+    pub(super) fn close(&mut self) -> Option<StripeJob> {
+        let stripe = self.packer.finish()?;
+        Some(self.job(stripe))
+    }
+
+    /// Lets go of the senders, so that they end when their queue is empty.
+    pub(super) fn release_senders(&mut self) {
+        self.out = Out::Nowhere;
+    }
+
+    /// The first stripe number not given out.
+    pub(super) const fn next_stripe(&self) -> StripeNo {
+        self.numbers.next()
+    }
+
+    /// Whether the vault has all chunks that the content names directly.
+    pub(super) fn has_content(&self, content: &ContentRef) -> Result<bool, IngestError> {
+        for id in &content.ids {
+            if !self.catalogue.has_chunk(id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bytes of chunks that the vault did not have.
+    pub(super) fn bytes_added(&self) -> u64 {
+        self.figures.added.load(Ordering::Relaxed)
+    }
+
+    /// Keys, for naming.
+    pub(super) fn keys(&self) -> &VaultKeys {
+        &self.keys
+    }
+
+    /// The catalogue.
+    pub(super) const fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+}
+
+/// A folder on its way: nodes go in by name, its content comes out.
+#[derive(Default)]
+pub(super) struct Folder {
+    tree: TreeWriter,
+    list: ListBuilder,
+}
+
+impl Folder {
+    /// Adds an entry.
+    pub(super) fn push(&mut self, node: &Node, ingest: &mut Ingest) -> Result<(), IngestError> {
+        if let Some(chunk) = self.tree.push(node)? {
+            let id = ingest.keep(Lane::Metadata, &chunk)?;
+            self.list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))?;
+        }
+        Ok(())
+    }
+
+    /// The folder's content.
+    pub(super) fn finish(mut self, ingest: &mut Ingest) -> Result<ContentRef, IngestError> {
+        if let Some(chunk) = self.tree.finish() {
+            let id = ingest.keep(Lane::Metadata, &chunk)?;
+            self.list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))?;
+        }
+        self.list.finish(&mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
+    }
+}

@@ -1,0 +1,425 @@
+//! Chunks by id, from whoever still holds their shards.
+//!
+//! Reads the one shard that a chunk lies in when its holder answers; else gathers any `used` good shards of the stripe and
+//! rebuilds. Slow holders are hedged: after [`HEDGE`] another slot is asked too. Recently opened stripes, shards and
+//! runs are kept, a bounded number of each, and several readers of one of them share one fetch.
+//!
+//! # Invariants
+//!
+//! - **DUR-2** Shards are checked against their roots, chunks against their keyed ids; what does not match counts as
+//!   missing. Enforced by [`Reader::chunk`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
+//!   `tests`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    hash::Hash,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_core::{
+    erasure::Codec,
+    keys::{EpochKeys, KeyMode, VaultKeys},
+    pack::read_run,
+    stripe::{StripePayload, open_shard, open_stripe, shard_is_right},
+};
+use cairn_proto::{
+    ChunkId, CodeParams, Slot,
+    index::{RunPlace, StripeNo, StripeRow},
+    manifest::GroupRow,
+    tree::{ContentRef, decode_list},
+    wire::Priority,
+};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::OnceCell;
+
+use super::{
+    catalogue::{Catalogue, CatalogueError},
+    groups::access_of,
+};
+use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
+
+/// How long one holder may take before another slot is asked as well: some times what 1 MiB takes on a home line.
+const HEDGE: Duration = Duration::from_secs(3);
+/// Opened shards that are kept: 24 MiB.
+const SHARDS_KEPT: usize = 24;
+/// Rebuilt stripes that are kept: 4 x 5 MiB.
+const STRIPES_KEPT: usize = 4;
+/// Decompressed runs that are kept: 16, typically 1 MiB and at most 4.
+const RUNS_KEPT: usize = 16;
+
+/// Why a chunk could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody knows this chunk.
+    #[error("chunk {} is not in the catalogue", .0.short())]
+    UnknownChunk(ChunkId),
+    /// The catalogue has no row for a stripe or group that it names.
+    #[error("the catalogue has no {0}")]
+    UnknownRow(String),
+    /// Fewer good shards than it takes.
+    #[error("stripe {no} is lost for now: {good} of {needed} shards could be had")]
+    Lost {
+        /// The stripe's number.
+        no: u64,
+        /// Good shards found.
+        good: usize,
+        /// Good shards needed.
+        needed: usize,
+    },
+    /// The bytes are not the chunk's: the index is wrong, or the stripe was made wrong.
+    #[error("chunk {} does not match its id", .0.short())]
+    WrongChunk(ChunkId),
+    /// A run, list or tree does not decode.
+    #[error("damaged content: {0}")]
+    Damaged(String),
+    /// The catalogue failed.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// A worker died.
+    #[error("a worker stopped unexpectedly")]
+    Worker,
+}
+
+impl ReadError {
+    /// Whether more peers could make it good.
+    #[must_use]
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+}
+
+/// The newest `limit` entries, each filled once.
+struct Kept<K, V> {
+    limit: usize,
+    order: VecDeque<K>,
+    cells: HashMap<K, Arc<OnceCell<V>>>,
+}
+
+impl<K: Copy + Eq + Hash, V> Kept<K, V> {
+    fn new(limit: usize) -> Self {
+        Self { limit, order: VecDeque::new(), cells: HashMap::new() }
+    }
+
+    fn cell(&mut self, key: K) -> Arc<OnceCell<V>> {
+        if let Some(cell) = self.cells.get(&key) {
+            let cell = cell.clone();
+            if self.order.back() != Some(&key) {
+                self.order.retain(|k| *k != key);
+                self.order.push_back(key);
+            }
+            return cell;
+        }
+        while self.order.len() >= self.limit {
+            if let Some(old) = self.order.pop_front() {
+                self.cells.remove(&old);
+            }
+        }
+        let cell = Arc::new(OnceCell::new());
+        self.order.push_back(key);
+        self.cells.insert(key, cell.clone());
+        cell
+    }
+}
+
+/// What rows and keys a stripe is read with.
+#[derive(Clone)]
+pub(super) struct StripeSource {
+    pub(super) row: Arc<StripeRow>,
+    pub(super) group: Arc<(GroupRow, Arc<GroupAccess>)>,
+    pub(super) codec: Arc<Codec>,
+    pub(super) epoch: Arc<EpochKeys>,
+}
+
+#[derive(Default)]
+struct Known {
+    stripes: BTreeMap<StripeNo, Arc<StripeRow>>,
+    groups: BTreeMap<u32, Arc<(GroupRow, Arc<GroupAccess>)>>,
+    codecs: BTreeMap<CodeParams, Arc<Codec>>,
+    epochs: BTreeMap<u32, Arc<EpochKeys>>,
+    /// Stripes that could not be had in this verb: not asked for again, or every chunk in them would wait anew.
+    lost: BTreeMap<StripeNo, (usize, usize)>,
+    /// Peers that failed or lied in this verb: asked last.
+    suspects: BTreeSet<cairn_proto::PeerKey>,
+}
+
+struct Caches {
+    shards: Kept<(StripeNo, u8), Bytes>,
+    stripes: Kept<StripeNo, Arc<StripePayload>>,
+    runs: Kept<(StripeNo, u32), Bytes>,
+}
+
+/// Reads a vault. Cheap to share; lives for one verb.
+pub struct Reader {
+    keys: Arc<VaultKeys>,
+    overlay: Arc<dyn Overlay>,
+    catalogue: Option<Catalogue>,
+    known: Mutex<Known>,
+    caches: Mutex<Caches>,
+    fetched: AtomicU64,
+    wrong_shards: AtomicU64,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader(..)")
+    }
+}
+
+impl Reader {
+    pub(super) fn new(keys: Arc<VaultKeys>, overlay: Arc<dyn Overlay>, catalogue: Option<Catalogue>) -> Self {
+        let caches =
+            Caches { shards: Kept::new(SHARDS_KEPT), stripes: Kept::new(STRIPES_KEPT), runs: Kept::new(RUNS_KEPT) };
+        Self {
+            keys,
+            overlay,
+            catalogue,
+            known: Mutex::default(),
+            caches: Mutex::new(caches),
+            fetched: AtomicU64::new(0),
+            wrong_shards: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of shards fetched so far.
+    #[must_use]
+    pub fn bytes_fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Shards that came with wrong bytes so far.
+    #[must_use]
+    pub fn wrong_shards(&self) -> u64 {
+        self.wrong_shards.load(Ordering::Relaxed)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn caches(&self) -> std::sync::MutexGuard<'_, Caches> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Teaches rows that are not in the catalogue (recovery).
+    pub(super) fn learn(&self, stripes: &[StripeRow], groups: &[GroupRow]) -> Result<(), ReadError> {
+        let mut known = self.known();
+        for row in stripes {
+            known.stripes.insert(row.no, Arc::new(row.clone()));
+        }
+        for row in groups {
+            let access = access_of(&self.keys, row).map_err(|e| ReadError::Damaged(e.to_string()))?;
+            known.groups.insert(row.number, Arc::new((row.clone(), Arc::new(access))));
+        }
+        Ok(())
+    }
+
+    /// Rows and keys of a stripe.
+    pub(super) fn source(&self, no: StripeNo) -> Result<StripeSource, ReadError> {
+        let mut known = self.known();
+        let row = match known.stripes.get(&no) {
+            Some(row) => row.clone(),
+            None => {
+                let found = self.catalogue.as_ref().map(|c| c.stripe(no)).transpose()?.flatten();
+                Arc::new(found.ok_or_else(|| ReadError::UnknownRow(format!("stripe {}", no.0)))?)
+            }
+        };
+        let group = match known.groups.get(&row.group) {
+            Some(group) => group.clone(),
+            None => {
+                let found = self.catalogue.as_ref().map(|c| c.group(row.group)).transpose()?.flatten();
+                let found = found.ok_or_else(|| ReadError::UnknownRow(format!("group {}", row.group)))?;
+                let access = access_of(&self.keys, &found).map_err(|e| ReadError::Damaged(e.to_string()))?;
+                let group = Arc::new((found, Arc::new(access)));
+                known.groups.insert(row.group, group.clone());
+                group
+            }
+        };
+        let code = row.code().map_err(|e| ReadError::Damaged(e.to_string()))?;
+        let codec = known.codecs.entry(code).or_insert_with(|| Arc::new(Codec::new(code))).clone();
+        let number = row.epoch;
+        let epoch =
+            known.epochs.entry(number).or_insert_with(|| Arc::new(self.keys.epoch(KeyMode::Paper, number))).clone();
+        Ok(StripeSource { row, group, codec, epoch })
+    }
+
+    /// A chunk's bytes.
+    ///
+    /// # Errors
+    /// [`ReadError`]; never a wrong byte.
+    pub async fn chunk(&self, id: ChunkId) -> Result<Bytes, ReadError> {
+        let catalogue = self.catalogue.as_ref().ok_or(ReadError::UnknownChunk(id))?;
+        let row = catalogue.find_chunk(&id)?.ok_or(ReadError::UnknownChunk(id))?;
+        let run = self.run(&row.place).await?;
+        let range = row.ranges().find(|(found, _)| *found == id).map(|(_, range)| range);
+        let range = range.filter(|r| r.end <= run.len()).ok_or(ReadError::WrongChunk(id))?;
+        let bytes = run.slice(range);
+        if self.keys.chunk_id(&bytes) != id {
+            return Err(ReadError::WrongChunk(id));
+        }
+        Ok(bytes)
+    }
+
+    /// A run's bytes, decompressed. Only its chunks' ids, or its decoder, can tell whether they are right.
+    pub(super) async fn run(&self, place: &RunPlace) -> Result<Bytes, ReadError> {
+        let cell = self.caches().runs.cell((place.stripe, place.offset));
+        let make = || async {
+            let (payload, next) = (self.source(place.stripe)?.row.payload(), place.next);
+            let (first, rest) = place.split(payload).map_err(|e| ReadError::Damaged(e.to_string()))?;
+            let mut stored = Vec::with_capacity(place.stored_len as usize);
+            self.gather(place.stripe, place.offset, first, &mut stored).await?;
+            if let Some(next) = next {
+                self.gather(next, 0, rest, &mut stored).await?;
+            }
+            let place = *place;
+            let raw = tokio::task::spawn_blocking(move || read_run(&place, stored)).await;
+            Ok(Bytes::from(raw.map_err(|_| ReadError::Worker)?.map_err(|e| ReadError::Damaged(e.to_string()))?))
+        };
+        cell.get_or_try_init(make).await.cloned()
+    }
+
+    async fn gather(&self, no: StripeNo, offset: u32, length: u32, out: &mut Vec<u8>) -> Result<(), ReadError> {
+        const PAYLOAD: usize = cairn_proto::SHARD_PAYLOAD;
+        let slots = RunPlace::slots_of(offset, length);
+        let shards = futures::future::join_all(slots.clone().map(|slot| self.data_shard(no, slot as u8))).await;
+        for (slot, shard) in slots.zip(shards) {
+            let shard = shard?;
+            let begin = (offset as usize).saturating_sub(slot * PAYLOAD).min(PAYLOAD);
+            let end = (offset as usize + length as usize - slot * PAYLOAD).min(PAYLOAD);
+            let part = shard.get(begin..end).ok_or_else(|| ReadError::Damaged("a run outside its stripe".into()))?;
+            out.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    /// Plaintext of one data shard.
+    async fn data_shard(&self, no: StripeNo, slot: u8) -> Result<Bytes, ReadError> {
+        let cell = self.caches().shards.cell((no, slot));
+        let make = || async {
+            let source = self.source(no)?;
+            let slot = Slot::new(slot).map_err(|e| ReadError::Damaged(e.to_string()))?;
+            let rebuilt = self.caches().stripes.cell(no);
+            if rebuilt.get().is_none()
+                && self.has_trusted_holder(&source, slot)
+                && let Ok(Some(shard)) = tokio::time::timeout(HEDGE, self.fetch(&source, slot, Priority::High)).await
+            {
+                let work = move || open_shard(&source.row, slot, &shard, &source.epoch);
+                let plain = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
+                return plain.map(Bytes::from).map_err(|e| ReadError::Damaged(e.to_string()));
+            }
+            let payload = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
+            const PAYLOAD: usize = cairn_proto::SHARD_PAYLOAD;
+            let bytes = payload.read(slot.index() * PAYLOAD, PAYLOAD);
+            bytes.map(Bytes::from).ok_or_else(|| ReadError::Damaged("a slot outside its stripe".into()))
+        };
+        cell.get_or_try_init(make).await.cloned()
+    }
+
+    fn has_trusted_holder(&self, source: &StripeSource, slot: Slot) -> bool {
+        let known = self.known();
+        source.group.0.holders.get(slot.index()).is_some_and(|h| h.iter().any(|p| !known.suspects.contains(p)))
+    }
+
+    /// One shard from any of its holders, checked against its root; `None` when nobody has it.
+    pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<Bytes> {
+        let mut holders = source.group.0.holders.get(slot.index())?.clone();
+        {
+            let known = self.known();
+            holders.sort_by_key(|p| known.suspects.contains(p));
+        }
+        for holder in holders {
+            let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
+            match self.overlay.get_shard(holder, address, 0, 0, priority).await {
+                Ok(bytes) => {
+                    self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    let (row, candidate) = (source.row.clone(), bytes.clone());
+                    let right = tokio::task::spawn_blocking(move || shard_is_right(&row, slot, &candidate)).await;
+                    if right.unwrap_or(false) {
+                        return Some(bytes);
+                    }
+                    self.wrong_shards.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(peer = %holder.short(), stripe = %source.row.stripe.short(), "a holder gave wrong bytes");
+                    self.known().suspects.insert(holder);
+                }
+                Err(TransferError::ShuttingDown) => return None,
+                Err(TransferError::Refused { .. }) => {}
+                Err(e) => {
+                    tracing::debug!(peer = %holder.short(), error = %e, "a holder did not answer");
+                    self.known().suspects.insert(holder);
+                }
+            }
+        }
+        None
+    }
+
+    /// Good shards of a stripe, at least `wanted`, by slot; fewer when there are no more.
+    pub(super) async fn fetch_some(
+        &self,
+        source: &StripeSource,
+        wanted: usize,
+        priority: Priority,
+    ) -> Vec<Option<Bytes>> {
+        let mut slots: VecDeque<Slot> = source.row.present().map(|(slot, _)| slot).collect();
+        slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
+        let mut shards: Vec<Option<Bytes>> = vec![None; source.row.roots.len()];
+        let mut running = FuturesUnordered::new();
+        let ask = |slot: Slot| async move { (slot, self.fetch(source, slot, priority).await) };
+        let mut good = 0;
+        for slot in slots.drain(..wanted.min(slots.len())) {
+            running.push(ask(slot));
+        }
+        while good < wanted {
+            tokio::select! {
+                biased;
+                done = running.next() => match done {
+                    Some((slot, Some(bytes))) => {
+                        shards[slot.index()] = Some(bytes);
+                        good += 1;
+                    }
+                    Some((_, None)) => running.extend(slots.pop_front().map(ask)),
+                    None => break,
+                },
+                () = tokio::time::sleep(HEDGE), if !slots.is_empty() => running.extend(slots.pop_front().map(ask)),
+            }
+        }
+        shards
+    }
+
+    async fn rebuild(&self, no: StripeNo) -> Result<Arc<StripePayload>, ReadError> {
+        if let Some((good, needed)) = self.known().lost.get(&no).copied() {
+            return Err(ReadError::Lost { no: no.0, good, needed });
+        }
+        let source = self.source(no)?;
+        let needed = usize::from(source.row.used);
+        let shards = self.fetch_some(&source, needed, Priority::High).await;
+        let good = shards.iter().flatten().count();
+        if good < needed {
+            self.known().lost.insert(no, (good, needed));
+            return Err(ReadError::Lost { no: no.0, good, needed });
+        }
+        let work = move || open_stripe(&source.codec, &source.row, shards, &source.epoch);
+        let opened = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
+        opened.map(|o| Arc::new(o.payload)).map_err(|e| ReadError::Damaged(e.to_string()))
+    }
+
+    /// The chunk ids of a content, lists resolved, in order: 32 MiB for a terabyte.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn ids(&self, content: &ContentRef) -> Result<Vec<ChunkId>, ReadError> {
+        let mut ids = content.ids.clone();
+        for _ in 0..content.depth {
+            let mut below = Vec::new();
+            for id in ids {
+                let list = self.chunk(id).await?;
+                below.extend(decode_list(&list).map_err(|e| ReadError::Damaged(e.to_string()))?);
+            }
+            ids = below;
+        }
+        Ok(ids)
+    }
+}

@@ -1,0 +1,195 @@
+//! From 24 words and a network to a working vault: phrase -> keys -> head -> tail -> manifest -> segments -> catalogue.
+//!
+//! The new catalogue is built beside the old one and takes its place when it is complete. All groups are sealed: nobody
+//! knows which ordinals the lost machine gave out after its last commit.
+
+use std::{path::Path, sync::Arc};
+
+use cairn_core::{
+    keys::{MasterSeed, VaultKeys},
+    seal::open_head,
+};
+use cairn_proto::{
+    head::HeadContent,
+    index::{IndexSegment, StripeNo},
+    manifest::Manifest,
+    message::HeadRecord,
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    Vault,
+    catalogue::{Catalogue, CommitRecord, Counters, Meta, StripeRecord},
+    failures,
+    keyring::{self, KeyringError},
+    reader::{ReadError, Reader},
+    vault_dir,
+};
+use crate::{
+    failure::{ExitCode, Failure},
+    ops::{Event, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
+    overlay::Overlay,
+};
+
+/// Runs a recovery.
+pub(super) async fn recover(
+    data_dir: &Path,
+    overlay: Arc<dyn Overlay>,
+    args: RecoverArgs,
+    passphrase: Option<SecretText>,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let seed = MasterSeed::from_phrase(args.phrase.expose()).map_err(|e| {
+        Failure::new(ExitCode::WrongSecret, "WRONG_PHRASE", "this is not a recovery phrase")
+            .caused_by(&e)
+            .with_hint("a recovery phrase has 24 words of the BIP39 English list; check spelling and order")
+    })?;
+    let keys = Arc::new(VaultKeys::derive(&seed));
+    let known = overlay.peers(true).await.map_err(failures::overlay)?;
+    let record = overlay.find_head(keys.vault_key()).await.map_err(failures::overlay)?.ok_or_else(|| {
+        Failure::new(
+            ExitCode::WrongSecret,
+            "NO_HEAD",
+            format!("none of the {} peers known has anything for this recovery phrase", known.len()),
+        )
+        .with_hint(
+            "the phrase is of another vault, the network file is of another network, or nothing was backed up yet",
+        )
+    })?;
+    let head = open_head(&keys, &record)
+        .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
+    let dir = vault_dir(data_dir);
+    let final_place = dir.join("catalogue");
+    if Catalogue::is_open(&final_place) {
+        return Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
+            .with_hint("wait for it to end")
+            .retryable());
+    }
+    install_keyring(&dir, &seed, passphrase.as_ref())?;
+
+    let fresh = dir.join("catalogue.new");
+    let failed =
+        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the catalogue").caused_by(&e);
+    if fresh.exists() {
+        std::fs::remove_dir_all(&fresh).map_err(failed)?;
+    }
+    let catalogue = Catalogue::open(&fresh, &keys.vault_key()).map_err(failures::catalogue)?;
+    let reader = Reader::new(keys.clone(), overlay, None);
+    let vault = Vault { keys, catalogue };
+    let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
+    let Vault { keys, catalogue } = vault;
+    drop((keys, catalogue));
+    if final_place.exists() {
+        std::fs::remove_dir_all(&final_place).map_err(failed)?;
+    }
+    std::fs::rename(&fresh, &final_place).map_err(failed)?;
+    std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(failed)?;
+
+    let summary = json!({
+        "snapshots": manifest.snapshots.len(),
+        "groups": manifest.groups.len(),
+        "index_segments": manifest.segments.len(),
+        "generation": record.generation,
+        "sequence": record.sequence,
+        "bytes_fetched": reader.bytes_fetched(),
+        "wrong_shards": reader.wrong_shards(),
+    });
+    let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
+    Ok(Outcome { code: ExitCode::Success })
+}
+
+/// Makes the keyring, or makes sure that the one that is there is this vault's. One that does not open is kept beside:
+/// whoever has the phrase may set a new passphrase.
+fn install_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let failed =
+        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the keyring").caused_by(&e);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let file = dir.join("keyring");
+    match keyring::open(&file, passphrase) {
+        Ok(secret) if *secret == *seed.expose() => return Ok(()),
+        Ok(_) => {
+            return Err(Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
+                .with_hint("recover into an empty data folder"));
+        }
+        Err(KeyringError::Missing) => {}
+        Err(_) => {
+            let aside = dir.join(format!("keyring.{}", super::now().0));
+            std::fs::rename(&file, aside).map_err(failed)?;
+        }
+    }
+    keyring::create(&file, seed.expose(), passphrase).map_err(failures::keyring)
+}
+
+async fn rebuild(
+    vault: &Vault,
+    reader: &Reader,
+    record: &HeadRecord,
+    head: &HeadContent,
+    events: &mpsc::Sender<Event>,
+) -> Result<Manifest, Failure> {
+    let read = |e: ReadError| failures::read(&e);
+    let damaged = |e: cairn_proto::DecodeError| read(ReadError::Damaged(e.to_string()));
+    reader.learn(&head.tail, &head.groups).map_err(read)?;
+    let mut encoded = Vec::new();
+    for place in &head.manifest {
+        encoded.extend_from_slice(&reader.run(place).await.map_err(read)?);
+    }
+    let mut manifest = Manifest::decode(&encoded).map_err(damaged)?;
+    // The head's rows of the tail's groups are newer than the manifest's.
+    manifest.groups.retain(|g| head.groups.iter().all(|newer| newer.number != g.number));
+    manifest.groups.extend(head.groups.iter().cloned());
+    manifest.groups.sort_by_key(|g| g.number);
+    reader.learn(&[], &manifest.groups).map_err(read)?;
+    for group in &mut manifest.groups {
+        group.sealed = true;
+    }
+    let total = manifest.segments.len();
+    for (done, place) in manifest.segments.iter().rev().enumerate() {
+        let segment = IndexSegment::decode(&reader.run(place).await.map_err(read)?).map_err(damaged)?;
+        reader.learn(&segment.stripes, &[]).map_err(read)?;
+        add(vault, segment)?;
+        let progress = Progress {
+            phase: "recover".to_owned(),
+            percent_done: Some((done + 1) as f64 / total.max(1) as f64),
+            bytes_sent: reader.bytes_fetched(),
+            ..Progress::default()
+        };
+        let _ = events.try_send(Event::Status(progress));
+    }
+    for row in &head.tail {
+        // In no segment yet: the next commit must write them.
+        let record = StripeRecord { row: Some(row.clone()), pending: true, ..StripeRecord::default() };
+        vault.catalogue.record_stripe(&record).map_err(failures::catalogue)?;
+    }
+    vault.set_epochs(&manifest.epochs)?;
+    vault.catalogue.set_meta(Meta::Head, Some(head.encode().map_err(damaged)?)).map_err(failures::catalogue)?;
+    vault.catalogue.set_meta(Meta::Recovered, Some(vec![1])).map_err(failures::catalogue)?;
+    let tail_end = head.tail.iter().map(|row| row.no.0 + 1).max().unwrap_or(1);
+    let groups_end = manifest.groups.last().map_or(1, |g| g.number + 1);
+    let counters = Counters {
+        generation: record.generation,
+        sequence: record.sequence,
+        next_stripe: manifest.next_stripe.max(StripeNo(tail_end)).0,
+        next_group: manifest.next_group.max(groups_end),
+    };
+    let commit = CommitRecord {
+        snapshots: &manifest.snapshots,
+        counters: Some(counters),
+        segments: &manifest.segments,
+        groups: &manifest.groups,
+        ..CommitRecord::default()
+    };
+    vault.catalogue.finish_commit(&commit).map_err(failures::catalogue)?;
+    Ok(manifest)
+}
+
+fn add(vault: &Vault, segment: IndexSegment) -> Result<(), Failure> {
+    for row in segment.stripes {
+        let record = StripeRecord { row: Some(row), ..StripeRecord::default() };
+        vault.catalogue.record_stripe(&record).map_err(failures::catalogue)?;
+    }
+    let record = StripeRecord { runs: segment.runs, ..StripeRecord::default() };
+    vault.catalogue.record_stripe(&record).map_err(failures::catalogue)
+}

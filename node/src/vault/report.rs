@@ -1,0 +1,213 @@
+//! Figures and states: stats, status, peers, why peers were chosen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use cairn_core::placement::{
+    GroupRequest, Owner, PlacementError, PlacementPolicy, eligible, explain::explain, plan_group,
+};
+use cairn_proto::{PeerKey, SHARD_SIZE};
+use ed25519_dalek::SigningKey;
+use rand_core::SeedableRng as _;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{Vault, browse, failures, session::StoreError};
+use crate::{
+    failure::{ExitCode, Failure},
+    ops::{Event, Outcome, SecretText, VerbResult},
+    overlay::Overlay,
+};
+
+async fn row(events: &mpsc::Sender<Event>, kind: &str, row: serde_json::Value) {
+    let _ = events.send(Event::Row { kind: kind.to_owned(), row }).await;
+}
+
+async fn done(events: &mpsc::Sender<Event>, verb: &str, summary: serde_json::Value) -> VerbResult {
+    let _ = events.send(Event::Summary { verb: verb.to_owned(), summary }).await;
+    Ok(Outcome { code: ExitCode::Success })
+}
+
+/// Sizes and counts, from the catalogue alone.
+pub(super) async fn stats(vault: &Vault, events: &mpsc::Sender<Event>) -> VerbResult {
+    let catalogue = &vault.catalogue;
+    let (mut runs, mut chunks, mut raw, mut stored) = (0u64, 0u64, 0u64, 0u64);
+    for run in catalogue.runs() {
+        let run = run.map_err(failures::catalogue)?;
+        runs += 1;
+        chunks += run.chunks.len() as u64;
+        raw += u64::from(run.place.raw_len);
+        stored += u64::from(run.place.stored_len);
+    }
+    let (mut stripes, mut shards) = (0u64, 0u64);
+    for stripe in catalogue.stripes() {
+        let stripe = stripe.map_err(failures::catalogue)?;
+        stripes += 1;
+        shards += stripe.present().count() as u64;
+    }
+    let groups = catalogue.groups().count();
+    let snapshots = browse::all(vault)?;
+    let total: u64 = snapshots.iter().map(|(_, r)| r.total_bytes).sum();
+    let files: u64 = snapshots.iter().map(|(_, r)| r.total_files).sum();
+    let summary = json!({
+        "snapshots_count": snapshots.len(),
+        "total_size": total,
+        "total_file_count": files,
+        "total_uncompressed_size": raw,
+        "total_blob_count": chunks,
+        "compression_ratio": if stored > 0 { raw as f64 / stored as f64 } else { 1.0 },
+        "stored_size": stored,
+        "runs": runs,
+        "groups": groups,
+        "stripes": stripes,
+        "shards": shards,
+        "shard_bytes": shards * SHARD_SIZE as u64,
+        "expansion": if stored > 0 { (shards * SHARD_SIZE as u64) as f64 / stored as f64 } else { 0.0 },
+    });
+    done(events, "stats", summary).await
+}
+
+/// Where every group stands, by what is known of its holders now.
+pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event>) -> VerbResult {
+    let (peers, network) = match overlay.peers(false).await {
+        Ok(peers) => (peers, "reachable"),
+        Err(_) => (Vec::new(), "unreachable"),
+    };
+    let alive: BTreeSet<PeerKey> = peers.iter().filter(|p| p.reachable != Some(false)).map(|p| p.peer).collect();
+    let (mut groups, mut lowest) = (0u64, None);
+    for group in vault.catalogue.groups() {
+        let group = group.map_err(failures::catalogue)?;
+        groups += 1;
+        let live = group.holders.iter().filter(|s| s.iter().any(|p| alive.contains(p))).count();
+        let margin = live as i64 - group.code.data() as i64;
+        lowest = Some(lowest.map_or(margin, |l: i64| l.min(margin)));
+        let holders: Vec<Vec<String>> =
+            group.holders.iter().map(|s| s.iter().map(ToString::to_string).collect()).collect();
+        let listed = json!({
+            "group": group.number,
+            "code": group.code.to_string(),
+            "stripes": group.stripes_used,
+            "sealed": group.sealed,
+            "slots": group.code.slots(),
+            "slots_live": live,
+            "margin": margin,
+            "holders": holders,
+        });
+        row(events, "group", listed).await;
+    }
+    let snapshots = browse::all(vault)?;
+    let counters = vault.catalogue.counters().map_err(failures::catalogue)?;
+    let short = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
+    let summary = json!({
+        "vault": vault.keys.vault_key().to_string(),
+        "network": network,
+        "peers_known": peers.len(),
+        "groups": groups,
+        "lowest_margin": lowest,
+        "stripes_below_target": short,
+        "snapshots_count": snapshots.len(),
+        "latest_snapshot": snapshots.last().map(|(id, _)| id.to_string()),
+        "latest_time": snapshots.last().map(|(_, r)| super::time_text(r.time)),
+        "generation": counters.generation,
+        "sequence": counters.sequence,
+    });
+    done(events, "status", summary).await
+}
+
+/// Peers known now, and whether each may hold shards of ours.
+pub(super) async fn peers(overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event>) -> VerbResult {
+    let peers = overlay.peers(true).await.map_err(failures::overlay)?;
+    let policy = PlacementPolicy::for_network(&peers);
+    let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
+    let now = super::now();
+    let (mut fit, mut domains) = (0u64, BTreeSet::new());
+    for view in &peers {
+        let verdict = eligible(view, &owner, &policy, now);
+        if verdict.is_ok() {
+            fit += 1;
+            domains.insert(view.domain.clone());
+        }
+        let mut listed = json!(view);
+        listed["eligible"] = json!(verdict.is_ok());
+        listed["why_not"] = json!(verdict.err().map(|r| r.to_string()));
+        row(events, "peer", listed).await;
+    }
+    done(events, "peers", json!({ "peers": peers.len(), "eligible": fit, "eligible_domains": domains.len() })).await
+}
+
+/// Plans a group as a backup would now, and explains every peer's part in it.
+pub(super) async fn placement(
+    data_dir: &Path,
+    overlay: Arc<dyn Overlay>,
+    passphrase: Option<SecretText>,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let peers = overlay.peers(true).await.map_err(failures::overlay)?;
+    let policy = PlacementPolicy::for_network(&peers);
+    let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
+    let random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Failure::new(ExitCode::Failed, "RANDOM", e.to_string()));
+    let mut seed = [0u8; 32];
+    random(&mut seed)?;
+    // With a vault: the group that its next backup would open. Without one: any group.
+    let dir = data_dir.to_owned();
+    let vault = tokio::task::spawn_blocking(move || Vault::open(&dir, passphrase.as_ref()).ok());
+    let vault = vault.await.map_err(|e| failures::bug("WORKER", &e))?;
+    let (authority, owner_key) = match &vault {
+        Some(vault) => {
+            let number = vault.catalogue.counters().map_err(failures::catalogue)?.next_group;
+            (vault.keys.group_authority(number), Some(*vault.keys.placement_key(number)))
+        }
+        None => (SigningKey::from_bytes(&seed), None),
+    };
+    let avoid = BTreeSet::new();
+    let request = GroupRequest {
+        owner,
+        authority: authority.verifying_key().to_bytes(),
+        policy: &policy,
+        avoid: &avoid,
+        now: super::now(),
+        owner_key,
+    };
+    random(&mut seed)?;
+    let mut rng = rand_chacha::ChaCha20Rng::from_seed(seed);
+    if let Some(notice) = policy.notice {
+        let _ = events.send(Event::Notice { id: "POLICY".to_owned(), text: notice.to_string() }).await;
+    }
+    match plan_group(&peers, &request, &mut rng) {
+        Ok(plan) => {
+            for candidate in explain(&peers, &request, &plan) {
+                row(events, "candidate", json!(candidate)).await;
+            }
+            let summary = json!({
+                "planned": true,
+                "code": plan.ticket.code().to_string(),
+                "colours": plan.ticket.colours(),
+                "replicas": plan.replicas,
+                "strategy": plan.strategy,
+                "relaxations": plan.relaxations,
+                "tries": plan.tries,
+                "group": plan.ticket.id().to_string(),
+            });
+            done(events, "debug-placement", summary).await
+        }
+        Err(PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected }) => {
+            let why: BTreeMap<PeerKey, String> = rejected.iter().map(|(p, r)| (*p, r.to_string())).collect();
+            for view in &peers {
+                let verdict = match why.get(&view.peer) {
+                    Some(reason) => json!({ "rejected": reason }),
+                    None => json!({ "eligible": true }),
+                };
+                let listed =
+                    json!({ "peer": view.peer, "domain": view.domain, "region": view.region, "verdict": verdict });
+                row(events, "candidate", listed).await;
+            }
+            let error = PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected };
+            Err(failures::store(&StoreError::Place(error.into())))
+        }
+        Err(e) => Err(failures::store(&StoreError::Place(e.into()))),
+    }
+}

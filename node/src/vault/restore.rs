@@ -1,0 +1,330 @@
+//! A snapshot back onto a disk.
+//!
+//! Three stages: a blocking thread walks the tree and places entries; an async stage fetches [`AHEAD`] chunks ahead, in
+//! order; another blocking thread writes. A file whose chunks cannot be had is named and dropped whole; the rest goes on.
+//!
+//! Memory: [`AHEAD`] chunks (1 MiB each as a rule, 4 MiB at most), the reader's caches (about 60 MiB).
+//!
+//! - **DUR-2** Only verified chunks reach a file, and a file takes its place only when it is complete.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cairn_proto::tree::{ContentRef, Node};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    Vault, browse, failures,
+    reader::{ReadError, Reader},
+    tree_walk::{TreeStep, TreeWalk},
+};
+use crate::{
+    failure::{ExitCode, Failure},
+    files::{
+        filter::Filter,
+        write::{Descend, FileSink, Placed, RestoreOptions, RestoreReport, Restorer},
+    },
+    ops::{Event, ItemError, Outcome, Progress, RestoreArgs, VerbResult, decode_path},
+    overlay::Overlay,
+};
+
+/// Chunks fetched ahead of the writer.
+const AHEAD: usize = 16;
+/// Files placed ahead of the fetcher; each keeps a temporary file.
+const FILES_AHEAD: usize = 64;
+
+struct Job {
+    sink: Box<FileSink>,
+    content: ContentRef,
+}
+
+enum Part {
+    Begin(Box<FileSink>),
+    Data(Result<Bytes, ReadError>),
+    End,
+}
+
+#[derive(Default)]
+struct Tally {
+    lost: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+    files: AtomicU64,
+}
+
+impl Tally {
+    fn read_failed(&self, events: &mpsc::Sender<Event>, item: String, error: &ReadError) {
+        if error.is_loss() { &self.lost } else { &self.failed }.fetch_add(1, Ordering::Relaxed);
+        let item = ItemError { item, during: "fetch".to_owned(), message: error.to_string() };
+        let _ = events.blocking_send(Event::Error(item));
+    }
+
+    fn write_failed(&self, events: &mpsc::Sender<Event>, item: ItemError) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let _ = events.blocking_send(Event::Error(item));
+    }
+}
+
+/// Runs a restore.
+pub(super) async fn restore(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    args: RestoreArgs,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) -> VerbResult {
+    let started = Instant::now();
+    let usage = |text: String| Failure::new(ExitCode::Usage, "USAGE", text);
+    let filter = |patterns: &[String]| Filter::new(patterns).map_err(|e| usage(e.to_string()));
+    let options = RestoreOptions {
+        overwrite: args.overwrite.as_deref().unwrap_or("if-changed").parse().map_err(usage)?,
+        include: filter(&args.include)?,
+        exclude: filter(&args.exclude)?,
+        verify: args.verify,
+        dry_run: args.dry_run,
+        no_sync: false,
+    };
+    let target = decode_path(&args.target);
+    if !target.is_absolute() {
+        return Err(usage("the target must be an absolute path".to_owned()));
+    }
+    let (name, below) = args.snapshot.split_once(':').unwrap_or((&args.snapshot, ""));
+    let (id, record) = browse::pick(vault, name)?;
+    let reader = Arc::new(Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone())));
+    let root = browse::locate(&reader, &record.root, below).await?;
+
+    // Whoever drops this verb does not wait for its threads, so they must be told.
+    let stop = cancel.child_token();
+    let _told = stop.clone().drop_guard();
+    let tally = Arc::new(Tally::default());
+    let (jobs, queue) = mpsc::channel::<Job>(FILES_AHEAD);
+    let (parts, written) = mpsc::channel::<Part>(AHEAD);
+    let placing = {
+        let (reader, events, cancel, tally) = (reader.clone(), events.clone(), stop.clone(), tally.clone());
+        tokio::task::spawn_blocking(move || place_all(&reader, root, target, options, &jobs, &events, &cancel, &tally))
+    };
+    let writing = {
+        let (events, tally) = (events.clone(), tally.clone());
+        tokio::task::spawn_blocking(move || write_all(written, &events, &tally))
+    };
+    let fetched = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(failures::interrupted()),
+        () = fetch_all(&reader, queue, parts) => Ok(()),
+        () = progress(&events, &tally, &reader, started, record.total_files, record.total_bytes) => Ok(()),
+    };
+    writing.await.map_err(|e| failures::bug("RESTORE", &e))?;
+    let restorer = placing.await.map_err(|e| failures::bug("RESTORE", &e))??;
+    let ending = {
+        let (events, tally) = (events.clone(), tally.clone());
+        tokio::task::spawn_blocking(move || {
+            let (report, errors) = restorer.finish();
+            for item in errors {
+                tally.write_failed(&events, item);
+            }
+            report
+        })
+    };
+    let report: RestoreReport = ending.await.map_err(|e| failures::bug("RESTORE", &e))?;
+    fetched?;
+    let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+    let summary = serde_json::json!({
+        "snapshot_id": id.to_string(),
+        "total_files": record.total_files,
+        "files_restored": report.files,
+        "files_skipped": report.left,
+        "dirs_restored": report.folders,
+        "others_restored": report.others,
+        "links_restored": report.links,
+        "total_bytes": record.total_bytes,
+        "bytes_restored": report.bytes,
+        "bytes_fetched": reader.bytes_fetched(),
+        "wrong_shards": reader.wrong_shards(),
+        "owners_kept": report.owners_kept,
+        "files_lost": load(&tally.lost),
+        "errors": load(&tally.failed) + load(&tally.lost),
+        "seconds_elapsed": started.elapsed().as_secs_f64(),
+        "dry_run": args.dry_run,
+    });
+    let _ = events.send(Event::Summary { verb: "restore".to_owned(), summary }).await;
+    let code = match () {
+        () if load(&tally.lost) > 0 => ExitCode::Lost,
+        () if load(&tally.failed) > 0 => ExitCode::Partial,
+        () => ExitCode::Success,
+    };
+    Ok(Outcome { code })
+}
+
+async fn progress(
+    events: &mpsc::Sender<Event>,
+    tally: &Tally,
+    reader: &Reader,
+    started: Instant,
+    files: u64,
+    bytes: u64,
+) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let done = tally.bytes.load(Ordering::Relaxed);
+        let progress = Progress {
+            phase: "restore".to_owned(),
+            percent_done: (bytes > 0).then(|| (done as f64 / bytes as f64).min(1.0)),
+            total_files: files,
+            files_done: tally.files.load(Ordering::Relaxed),
+            total_bytes: bytes,
+            bytes_done: done,
+            bytes_sent: reader.bytes_fetched(),
+            elapsed_ms: started.elapsed().as_millis() as u64,
+            ..Progress::default()
+        };
+        let _ = events.try_send(Event::Status(progress));
+    }
+}
+
+/// Blocking: walks the tree, places entries, hands out the files that need content.
+#[allow(clippy::too_many_arguments, reason = "a thread's whole world")]
+fn place_all(
+    reader: &Reader,
+    root: Node,
+    target: PathBuf,
+    options: RestoreOptions,
+    jobs: &mpsc::Sender<Job>,
+    events: &mpsc::Sender<Event>,
+    cancel: &CancellationToken,
+    tally: &Tally,
+) -> Result<Restorer, Failure> {
+    let mut restorer = Restorer::new(&target, options)
+        .map_err(|e| Failure::new(ExitCode::Failed, "TARGET", "cannot restore there").caused_by(&e))?;
+    let runtime = tokio::runtime::Handle::current();
+    let single = root.kind != cairn_proto::tree::NodeKind::Dir;
+    if single {
+        place_one(&mut restorer, &root, jobs);
+    }
+    let mut walk = TreeWalk::new(reader, if single { ContentRef::empty() } else { root.content });
+    loop {
+        let step = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => None,
+                step = walk.next() => step,
+            }
+        });
+        match step {
+            None => break,
+            Some(TreeStep::Enter(node)) => {
+                if restorer.enter(&node) == Descend::Skip {
+                    walk.skip();
+                }
+            }
+            Some(TreeStep::Leave) => restorer.leave(),
+            Some(TreeStep::Leaf(node)) => {
+                if !place_one(&mut restorer, &node, jobs) {
+                    break;
+                }
+            }
+            Some(TreeStep::Failed(error)) => {
+                let path = String::from_utf8_lossy(&walk.path_of(b"")).into_owned();
+                tally.read_failed(events, path, &error);
+            }
+        }
+        for item in restorer.take_errors() {
+            tally.write_failed(events, item);
+        }
+    }
+    Ok(restorer)
+}
+
+/// False when nobody takes the content any more.
+fn place_one(restorer: &mut Restorer, node: &Node, jobs: &mpsc::Sender<Job>) -> bool {
+    match restorer.place(node) {
+        Placed::Content(sink) => jobs.blocking_send(Job { sink, content: node.content.clone() }).is_ok(),
+        _ => true,
+    }
+}
+
+/// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
+/// the writer is slow; dropping this ends them all.
+async fn fetch_all(reader: &Arc<Reader>, mut queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
+    let mut ahead: FuturesOrdered<BoxFuture<'static, Part>> = FuturesOrdered::new();
+    let mut current = None;
+    let mut open = true;
+    while open || current.is_some() || !ahead.is_empty() {
+        tokio::select! {
+            biased;
+            job = queue.recv(), if open && current.is_none() && ahead.len() < AHEAD => match job {
+                None => open = false,
+                Some(job) => {
+                    ahead.push_back(futures::future::ready(Part::Begin(job.sink)).boxed());
+                    match reader.ids(&job.content).await {
+                        Ok(ids) => current = Some(ids.into_iter()),
+                        Err(e) => {
+                            ahead.push_back(futures::future::ready(Part::Data(Err(e))).boxed());
+                            ahead.push_back(futures::future::ready(Part::End).boxed());
+                        }
+                    }
+                }
+            },
+            Some(part) = ahead.next(), if !ahead.is_empty() => {
+                if parts.send(part).await.is_err() {
+                    return;
+                }
+            }
+        }
+        while let Some(ids) = current.as_mut().filter(|_| ahead.len() < AHEAD) {
+            let Some(id) = ids.next() else {
+                current = None;
+                ahead.push_back(futures::future::ready(Part::End).boxed());
+                break;
+            };
+            let reader = reader.clone();
+            let fetch = AbortOnDropHandle::new(tokio::spawn(async move { reader.chunk(id).await }));
+            ahead.push_back(async move { Part::Data(fetch.await.unwrap_or(Err(ReadError::Worker))) }.boxed());
+        }
+    }
+}
+
+/// Blocking: writes what comes, file after file.
+fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tally: &Tally) {
+    let mut open: Option<Box<FileSink>> = None;
+    while let Some(part) = parts.blocking_recv() {
+        match part {
+            Part::Begin(sink) => open = Some(sink),
+            Part::Data(Ok(bytes)) => {
+                if let Some(sink) = &mut open {
+                    tally.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    if let Err(item) = sink.write(&bytes) {
+                        open = None;
+                        tally.write_failed(events, item);
+                    }
+                }
+            }
+            Part::Data(Err(error)) => {
+                if let Some(sink) = open.take() {
+                    tally.read_failed(events, sink.path().to_string_lossy().into_owned(), &error);
+                }
+            }
+            Part::End => {
+                if let Some(sink) = open.take() {
+                    match sink.finish() {
+                        Ok(warnings) => {
+                            tally.files.fetch_add(1, Ordering::Relaxed);
+                            for item in warnings {
+                                tally.write_failed(events, item);
+                            }
+                        }
+                        Err(item) => tally.write_failed(events, item),
+                    }
+                }
+            }
+        }
+    }
+}

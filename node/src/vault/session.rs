@@ -1,0 +1,290 @@
+//! Stripes to holders: seal, code, hash on the blocking pool; send to every slot at once; acknowledge; record.
+//!
+//! # Invariants
+//!
+//! - **DUR-1** A stripe counts when all its slots are held, or `used + 2` of them: then the group is sealed and what
+//!   lacks is remembered. Nothing is recorded before. Enforced by [`Session::store`].
+//! - **SEC-2** A stripe that moves to another group gets a new id, so new keys.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use cairn_core::{
+    erasure::Codec,
+    keys::{EpochKeys, VaultKeys},
+    stripe::{SealedStripe, StripeError, StripePayload, open_stripe},
+};
+use cairn_proto::{
+    ShardRoot, Slot, StripeId, Timestamp,
+    index::{RunRow, StripeNo, StripeRow},
+    wire::{Priority, RefusalCode},
+};
+use futures::future::join_all;
+
+use super::{
+    catalogue::{Catalogue, CatalogueError, StripeRecord},
+    groups::{Groups, Place, PlaceError},
+};
+use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
+
+/// Groups that a stripe is offered to before the run gives up.
+const ATTEMPTS: usize = 4;
+
+/// A full payload on its way out.
+#[derive(Debug)]
+pub(super) struct StripeJob {
+    /// Its number.
+    pub(super) no: StripeNo,
+    /// Its plaintext.
+    pub(super) payload: StripePayload,
+    /// Runs that end in it.
+    pub(super) runs: Vec<RunRow>,
+    /// The group that it should go to, when it still takes stripes.
+    pub(super) group: Option<u32>,
+}
+
+/// Why a stripe could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// No group to put it into.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// It could not be sealed.
+    #[error(transparent)]
+    Stripe(#[from] StripeError),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// Too few holders took it, in several groups.
+    #[error("only {acknowledged} of {needed} shards were taken, in {ATTEMPTS} groups; the last refusal: {last}")]
+    NotAcknowledged {
+        /// Slots that are held.
+        acknowledged: usize,
+        /// Slots needed.
+        needed: usize,
+        /// The last error.
+        last: TransferError,
+    },
+    /// Our own node is going down.
+    #[error("this node is going down")]
+    ShuttingDown,
+    /// A worker died.
+    #[error("a worker stopped unexpectedly")]
+    Worker,
+    /// The operating system gives no randomness.
+    #[error("no randomness: {0}")]
+    Random(String),
+}
+
+#[derive(Default)]
+struct Tracker {
+    acknowledged: HashSet<StripeNo>,
+    waiting: Vec<RunRow>,
+}
+
+/// What sending needs. One per run; shared by the stripes in flight.
+pub(super) struct Session {
+    pub(super) keys: Arc<VaultKeys>,
+    pub(super) epoch: Arc<EpochKeys>,
+    pub(super) codec: Arc<Codec>,
+    pub(super) catalogue: Catalogue,
+    pub(super) overlay: Arc<dyn Overlay>,
+    pub(super) groups: Groups,
+    pub(super) replicas: usize,
+    pub(super) lease_until: Timestamp,
+    tracker: Mutex<Tracker>,
+    sent: AtomicU64,
+    short: AtomicUsize,
+}
+
+impl Session {
+    #[allow(clippy::too_many_arguments, reason = "one call, named fields")]
+    pub(super) fn new(
+        keys: Arc<VaultKeys>,
+        epoch: Arc<EpochKeys>,
+        catalogue: Catalogue,
+        overlay: Arc<dyn Overlay>,
+        groups: Groups,
+        lease_until: Timestamp,
+    ) -> Self {
+        let policy = groups.policy();
+        Self {
+            keys,
+            epoch,
+            codec: Arc::new(Codec::new(policy.code)),
+            catalogue,
+            overlay,
+            groups,
+            replicas: usize::from(policy.replicas.max(1)),
+            lease_until,
+            tracker: Mutex::default(),
+            sent: AtomicU64::new(0),
+            short: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes of shards acknowledged so far, replicas counted.
+    pub(super) fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Stripes acknowledged with slots lacking.
+    pub(super) fn short_stripes(&self) -> usize {
+        self.short.load(Ordering::Relaxed)
+    }
+
+    /// Stores one stripe and records it with the runs that are complete with it.
+    pub(super) async fn store(&self, job: StripeJob) -> Result<StripeRow, StoreError> {
+        let mut payload = job.payload;
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let place = self.groups.take_place(job.group)?;
+            let sealed = self.seal(payload).await?;
+            let row = sealed.row(job.no, place.group, place.ordinal);
+            let outcome = self.send(&sealed, &place).await?;
+            if outcome.acknowledged >= outcome.needed {
+                return self.record(row, &place, job.runs, outcome);
+            }
+            self.groups.seal(place.group);
+            self.groups.release(place.group);
+            last = Some((outcome.acknowledged, outcome.needed, outcome.last));
+            payload = self.unseal(&sealed, row).await?;
+        }
+        let (acknowledged, needed, error) = last.unwrap_or((0, 0, None));
+        let last = error.unwrap_or(TransferError::TimedOut);
+        Err(StoreError::NotAcknowledged { acknowledged, needed, last })
+    }
+
+    async fn seal(&self, payload: StripePayload) -> Result<SealedStripe, StoreError> {
+        let (codec, epoch) = (self.codec.clone(), self.epoch.clone());
+        let mut id = [0u8; 32];
+        getrandom::fill(&mut id).map_err(|e| StoreError::Random(e.to_string()))?;
+        let work = move || SealedStripe::build(&codec, payload, &epoch, StripeId::from_bytes(id));
+        Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)??)
+    }
+
+    async fn unseal(&self, sealed: &SealedStripe, row: StripeRow) -> Result<StripePayload, StoreError> {
+        let (codec, epoch, shards) = (self.codec.clone(), self.epoch.clone(), sealed.shards().to_vec());
+        let work = move || open_stripe(&codec, &row, shards, &epoch);
+        Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)??.payload)
+    }
+
+    async fn send(&self, sealed: &SealedStripe, place: &Place) -> Result<Sent, StoreError> {
+        let slots: Vec<(Slot, Bytes, ShardRoot)> = (0u8..)
+            .zip(sealed.shards().iter().zip(sealed.roots()))
+            .filter_map(|(slot, (bytes, root))| Some((Slot::new(slot).ok()?, bytes.clone()?, (*root)?)))
+            .collect();
+        let results =
+            join_all(slots.iter().map(|(slot, bytes, root)| self.send_slot(place, *slot, *root, bytes.clone()))).await;
+        let mut outcome = Sent {
+            acknowledged: 0,
+            needed: (usize::from(sealed.used()) + 2).min(slots.len()),
+            receipts: Vec::new(),
+            lacking: Vec::new(),
+            last: None,
+        };
+        for ((slot, _, _), (receipts, error)) in slots.iter().zip(results) {
+            outcome.acknowledged += usize::from(!receipts.is_empty());
+            if receipts.len() < self.replicas {
+                outcome.lacking.push(slot.as_u8());
+            }
+            outcome.receipts.extend(receipts.into_iter().map(|r| (slot.as_u8(), r)));
+            if error == Some(TransferError::ShuttingDown) {
+                return Err(StoreError::ShuttingDown);
+            }
+            outcome.last = error.or(outcome.last);
+        }
+        Ok(outcome)
+    }
+
+    /// Gives one shard to as many holders as there are replicas, replacing those that fail.
+    async fn send_slot(
+        &self,
+        place: &Place,
+        slot: Slot,
+        root: ShardRoot,
+        bytes: Bytes,
+    ) -> (Vec<KeptReceipt>, Option<TransferError>) {
+        let tried = Mutex::new(BTreeSet::new());
+        let next = || {
+            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let peer = self.groups.next_holder(place.group, slot.index(), &tried)?;
+            tried.insert(peer);
+            Some(peer)
+        };
+        let one = || async {
+            let mut last = None;
+            while let Some(peer) = next() {
+                let address = ShardAddress { group: place.access.clone(), slot, ordinal: place.ordinal };
+                let put = ShardPut { address, root, lease_until: self.lease_until, bytes: bytes.clone() };
+                match self.overlay.put_shard(peer, put, Priority::Normal).await {
+                    Ok(kept) => {
+                        self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        return Ok(kept);
+                    }
+                    Err(TransferError::ShuttingDown) => return Err(Some(TransferError::ShuttingDown)),
+                    Err(e @ TransferError::Refused { code: RefusalCode::Occupied, .. }) => {
+                        // The ordinal was given out in a run that nobody remembers: not this holder's fault.
+                        self.groups.seal(place.group);
+                        return Err(Some(e));
+                    }
+                    Err(e) => {
+                        tracing::debug!(peer = %peer.short(), error = %e, "a holder did not take a shard");
+                        self.groups.peer_failed(peer);
+                        last = Some(e);
+                    }
+                }
+            }
+            Err(last)
+        };
+        let (mut receipts, mut error) = (Vec::new(), None);
+        for result in join_all((0..self.replicas).map(|_| one())).await {
+            match result {
+                Ok(kept) => receipts.push(kept),
+                Err(e) => error = e.or(error),
+            }
+        }
+        (receipts, error)
+    }
+
+    fn record(&self, row: StripeRow, place: &Place, runs: Vec<RunRow>, outcome: Sent) -> Result<StripeRow, StoreError> {
+        if !outcome.lacking.is_empty() {
+            self.groups.seal(place.group);
+            self.short.fetch_add(1, Ordering::Relaxed);
+        }
+        // The lock is held over the write, so that a later state of the group never lies under an earlier one.
+        let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = self.groups.release(place.group);
+        tracker.acknowledged.insert(row.no);
+        tracker.waiting.extend(runs);
+        let Tracker { acknowledged, waiting } = &mut *tracker;
+        let there = |run: &RunRow| {
+            acknowledged.contains(&run.place.stripe) && run.place.next.is_none_or(|no| acknowledged.contains(&no))
+        };
+        let ready: Vec<RunRow> = waiting.extract_if(.., |run| there(run)).collect();
+        use prost::Message as _;
+        self.catalogue.record_stripe(&StripeRecord {
+            row: Some(row.clone()),
+            runs: ready,
+            group,
+            receipts: outcome.receipts.iter().map(|(s, r)| (*s, r.signed.encode_to_vec())).collect(),
+            shortfall: outcome.lacking,
+            pending: true,
+        })?;
+        Ok(row)
+    }
+}
+
+struct Sent {
+    acknowledged: usize,
+    needed: usize,
+    receipts: Vec<(u8, KeptReceipt)>,
+    lacking: Vec<u8>,
+    last: Option<TransferError>,
+}

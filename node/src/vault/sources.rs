@@ -1,0 +1,397 @@
+//! What is backed up, turned into chunks and trees: files and folders, or one stream. Blocking.
+//!
+//! A file whose size, times, inode and device are those of the last backup is not read again, provided that all of its
+//! chunks are in acknowledged stripes.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use cairn_core::chunking::{ChunkProfile, Chunker};
+use cairn_proto::{
+    DecodeError,
+    tree::{ContentRef, FileTime, ListBuilder, Node, NodeKind},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ingest::{Figures, Folder, Ingest, IngestError, Lane},
+    stream_input::{StreamInput, StreamItem},
+};
+use crate::{
+    files::{
+        filter::Filter,
+        read::{ContentSink, READ_BUFFER, ReadFailure, Stability, read_file},
+        walk::{Entry, Step, Walk, WalkError, WalkOptions},
+    },
+    ops::{Event, ItemError},
+};
+
+/// Files remembered before they are written to the catalogue together.
+const FILES_BATCH: usize = 256;
+/// Hard-linked inodes remembered, so that their second name is not read again.
+const LINKS_MAX: usize = 100_000;
+
+/// Why a source could not be turned into a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    /// Packing ended.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The walk cannot begin.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// A stream broke.
+    #[error("the stream failed: {0}")]
+    Stream(String),
+    /// The stream's file name cannot be one.
+    #[error("{0:?} cannot be a file's name in a snapshot")]
+    Name(String),
+}
+
+impl From<DecodeError> for SourceError {
+    fn from(e: DecodeError) -> Self {
+        Self::Ingest(e.into())
+    }
+}
+
+/// What was found in the source.
+#[derive(Clone, Debug)]
+pub(super) struct Scanned {
+    pub(super) root: ContentRef,
+    /// The sources themselves, without the folders above them.
+    pub(super) tops: Vec<(PathBuf, Node)>,
+    pub(super) files_new: u64,
+    pub(super) files_changed: u64,
+    pub(super) files_unmodified: u64,
+    pub(super) dirs: u64,
+    pub(super) errors: u64,
+    pub(super) total_files: u64,
+    pub(super) total_bytes: u64,
+}
+
+impl Scanned {
+    fn new() -> Self {
+        Self {
+            root: ContentRef::empty(),
+            tops: Vec::new(),
+            files_new: 0,
+            files_changed: 0,
+            files_unmodified: 0,
+            dirs: 0,
+            errors: 0,
+            total_files: 0,
+            total_bytes: 0,
+        }
+    }
+}
+
+/// Cuts one content after the other.
+struct Content<'a> {
+    ingest: &'a mut Ingest,
+    chunker: &'a mut Chunker,
+    list: ListBuilder,
+    cancel: &'a CancellationToken,
+    figures: &'a Figures,
+}
+
+impl Content<'_> {
+    fn add(&mut self, chunk: &[u8]) -> Result<(), IngestError> {
+        let id = self.ingest.keep(Lane::Data, chunk)?;
+        let ingest = &mut *self.ingest;
+        self.list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
+    }
+
+    fn end(mut self) -> Result<ContentRef, IngestError> {
+        // The chunker is borrowed beside the list, so the chunk is copied once; only the last one or two of a content.
+        while let Some(chunk) = self.chunker.finish().map(<[u8]>::to_vec) {
+            self.add(&chunk)?;
+        }
+        let ingest = self.ingest;
+        self.list.finish(&mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
+    }
+}
+
+impl ContentSink for Content<'_> {
+    type Error = IngestError;
+
+    fn restart(&mut self) {
+        while self.chunker.finish().is_some() {}
+        self.list = ListBuilder::new();
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
+        if self.cancel.is_cancelled() {
+            return Err(IngestError::Stopped);
+        }
+        self.figures.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.chunker.push(bytes);
+        let Self { ingest, chunker, list, .. } = self;
+        while let Some(chunk) = chunker.next_chunk() {
+            let id = ingest.keep(Lane::Data, chunk)?;
+            list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))?;
+        }
+        Ok(())
+    }
+}
+
+/// What to walk and how.
+#[derive(Clone, Debug)]
+pub(super) struct FileSource {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) options: WalkOptions,
+    pub(super) force: bool,
+}
+
+/// Compiles the patterns of a backup.
+pub(super) fn walk_options(args: &crate::ops::BackupArgs) -> Result<WalkOptions, String> {
+    Ok(WalkOptions {
+        exclude: Filter::new(&args.exclude).map_err(|e| e.to_string())?,
+        exclude_caches: args.exclude_caches,
+        exclude_if_present: Vec::new(),
+        one_file_system: args.one_file_system,
+    })
+}
+
+struct Scan<'a> {
+    ingest: &'a mut Ingest,
+    chunker: Chunker,
+    buffer: Vec<u8>,
+    figures: Arc<Figures>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+    force: bool,
+    sources: &'a [PathBuf],
+    scanned: Scanned,
+    remembered: Vec<([u8; 32], Vec<u8>)>,
+    /// Large files: their lists of chunks are only sure to be complete once the run is over.
+    remembered_late: Vec<([u8; 32], Vec<u8>)>,
+    links: HashMap<u64, Node>,
+}
+
+/// Files that may be remembered once everything is acknowledged.
+pub(super) type LateFiles = Vec<([u8; 32], Vec<u8>)>;
+
+/// Walks and packs files and folders.
+pub(super) fn scan_files(
+    source: &FileSource,
+    ingest: &mut Ingest,
+    figures: Arc<Figures>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) -> Result<(Scanned, LateFiles), SourceError> {
+    let chunker = Chunker::new(ChunkProfile::Files, ingest.keys().chunker_seed());
+    let mut scan = Scan {
+        ingest,
+        chunker,
+        buffer: vec![0; READ_BUFFER],
+        figures,
+        events,
+        cancel,
+        force: source.force,
+        sources: &source.paths,
+        scanned: Scanned::new(),
+        remembered: Vec::new(),
+        remembered_late: Vec::new(),
+        links: HashMap::new(),
+    };
+    let mut folders = vec![Folder::default()];
+    for step in Walk::new(&source.paths, source.options.clone())? {
+        if scan.cancel.is_cancelled() {
+            return Err(IngestError::Stopped.into());
+        }
+        match step {
+            Step::Enter(_) => folders.push(Folder::default()),
+            Step::Leave(mut entry) => {
+                let done = folders.pop().unwrap_or_default();
+                entry.node.content = done.finish(scan.ingest)?;
+                scan.scanned.dirs += 1;
+                scan.add(&mut folders, &entry.path, &entry.node)?;
+            }
+            Step::Leaf(mut entry) => {
+                if entry.node.kind != NodeKind::File || scan.file(&mut entry)? {
+                    scan.add(&mut folders, &entry.path, &entry.node)?;
+                }
+            }
+            Step::Failed(item) => scan.fail(item),
+        }
+    }
+    let root = folders.pop().unwrap_or_default().finish(scan.ingest)?;
+    scan.remember_now()?;
+    scan.scanned.root = root;
+    Ok((scan.scanned, scan.remembered_late))
+}
+
+impl Scan<'_> {
+    fn fail(&mut self, item: ItemError) {
+        self.scanned.errors += 1;
+        // A reader that is gone does not stop the work.
+        let _ = self.events.blocking_send(Event::Error(item));
+    }
+
+    /// Puts a node into the folder that is open.
+    fn add(&mut self, folders: &mut [Folder], path: &Path, node: &Node) -> Result<(), SourceError> {
+        let Some(folder) = folders.last_mut() else { return Ok(()) };
+        if self.sources.iter().any(|s| s == path) {
+            self.scanned.tops.push((path.to_owned(), node.clone()));
+        }
+        match folder.push(node, self.ingest) {
+            Err(IngestError::Format(e)) => {
+                let message = format!("cannot be recorded: {e}");
+                self.fail(ItemError { item: path.to_string_lossy().into_owned(), during: "scan".to_owned(), message });
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Completes a file's node; false when it could not be read.
+    fn file(&mut self, entry: &mut Entry) -> Result<bool, SourceError> {
+        *self.figures.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            entry.path.to_string_lossy().into_owned();
+        let key = path_key(self.ingest, &entry.path);
+        let before = self.ingest.catalogue().file(&key).map_err(IngestError::from)?;
+        let before = before.and_then(|bytes| Node::decode(&bytes).ok());
+        let linked = entry.node.hardlink.and_then(|k| self.links.get(&k)).cloned();
+        let known = linked.or_else(|| before.clone().filter(|_| !self.force));
+        if let Some(known) = known.filter(|known| is_same(known, &entry.node))
+            && self.ingest.has_content(&known.content)?
+        {
+            entry.node.content = known.content;
+            entry.node.holes = known.holes;
+            self.figures.bytes.fetch_add(entry.node.size, Ordering::Relaxed);
+            self.scanned.files_unmodified += 1;
+            self.count(entry);
+            return Ok(true);
+        }
+        let mut content = Content {
+            ingest: self.ingest,
+            chunker: &mut self.chunker,
+            list: ListBuilder::new(),
+            cancel: &self.cancel,
+            figures: &self.figures,
+        };
+        match read_file(entry, &mut content, &mut self.buffer) {
+            Ok(stability) => {
+                entry.node.content = content.end()?;
+                let changed = match stability {
+                    Stability::Stable => false,
+                    Stability::Changed(item) => {
+                        self.fail(item);
+                        true
+                    }
+                };
+                *if before.is_some() { &mut self.scanned.files_changed } else { &mut self.scanned.files_new } += 1;
+                if !changed {
+                    self.remember(key, &entry.node)?;
+                }
+                self.count(entry);
+                Ok(true)
+            }
+            Err(ReadFailure::Source(e)) => {
+                content.restart();
+                self.fail(e.about(entry));
+                Ok(false)
+            }
+            Err(ReadFailure::Sink(e)) => Err(e.into()),
+        }
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.scanned.total_files += 1;
+        self.scanned.total_bytes += entry.node.size;
+        self.figures.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remember(&mut self, key: [u8; 32], node: &Node) -> Result<(), SourceError> {
+        if let Some(link) = node.hardlink
+            && self.links.len() < LINKS_MAX
+        {
+            self.links.insert(link, node.clone());
+        }
+        let slim = Node { xattrs: Vec::new(), ..node.clone() };
+        let encoded = slim.encode()?;
+        if node.content.depth > 0 {
+            self.remembered_late.push((key, encoded));
+            return Ok(());
+        }
+        self.remembered.push((key, encoded));
+        if self.remembered.len() >= FILES_BATCH { self.remember_now() } else { Ok(()) }
+    }
+
+    fn remember_now(&mut self) -> Result<(), SourceError> {
+        self.ingest.catalogue().set_files(&self.remembered).map_err(IngestError::from)?;
+        self.remembered.clear();
+        Ok(())
+    }
+}
+
+fn path_key(ingest: &Ingest, path: &Path) -> [u8; 32] {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut text = b"path\0".to_vec();
+    text.extend_from_slice(path.as_os_str().as_bytes());
+    *ingest.keys().chunk_id(&text).as_bytes()
+}
+
+fn is_same(a: &Node, b: &Node) -> bool {
+    let key = |n: &Node| (n.kind, n.size, n.mtime, n.ctime, n.inode, n.device_id);
+    key(a) == key(b)
+}
+
+/// Packs one stream as one file.
+pub(super) fn scan_stream(
+    name: &str,
+    mut input: StreamInput,
+    ingest: &mut Ingest,
+    figures: &Figures,
+    cancel: &CancellationToken,
+    now: cairn_proto::Timestamp,
+) -> Result<Scanned, SourceError> {
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    let bad = || SourceError::Name(name.to_owned());
+    let (file, above) = parts.split_last().ok_or_else(bad)?;
+    let time = FileTime { secs: (now.0 / 1000) as i64, nanos: (now.0 % 1000) as u32 * 1_000_000 };
+    let owned = |name: &str, kind, mode| {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        Node { mode, uid, gid, mtime: time, ctime: time, ..Node::new(name.as_bytes().to_vec(), kind) }
+    };
+    let mut chunker = Chunker::new(ChunkProfile::Stream, ingest.keys().chunker_seed());
+    let mut content = Content { ingest, chunker: &mut chunker, list: ListBuilder::new(), cancel, figures };
+    let runtime = tokio::runtime::Handle::current();
+    let mut size = 0u64;
+    loop {
+        let item = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => None,
+                item = input.next() => Some(item),
+            }
+        });
+        match item {
+            None => return Err(IngestError::Stopped.into()),
+            Some(StreamItem::Bytes(bytes)) => {
+                size += bytes.len() as u64;
+                content.write(&bytes)?;
+            }
+            Some(StreamItem::End) => break,
+            Some(StreamItem::Failed(why)) => return Err(SourceError::Stream(why)),
+        }
+    }
+    let mut node = owned(file, NodeKind::File, 0o600);
+    node.size = size;
+    node.content = content.end()?;
+    for part in above.iter().rev() {
+        let mut folder = Folder::default();
+        folder.push(&node, ingest)?;
+        node = owned(part, NodeKind::Dir, 0o700);
+        node.content = folder.finish(ingest)?;
+    }
+    let mut root = Folder::default();
+    root.push(&node, ingest).map_err(|e| if matches!(e, IngestError::Format(_)) { bad() } else { e.into() })?;
+    figures.files.fetch_add(1, Ordering::Relaxed);
+    let root = root.finish(ingest)?;
+    Ok(Scanned { root, files_new: 1, total_files: 1, total_bytes: size, dirs: above.len() as u64, ..Scanned::new() })
+}

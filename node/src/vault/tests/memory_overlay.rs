@@ -1,0 +1,352 @@
+//! A network in memory, with switches for everything that goes wrong: dead peers, liars, lost and rotten shards, lost
+//! heads. Holders enforce colours as real ones do, and a recorder proves SEP-1 over everything ever offered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use cairn_core::{colour, peer_view::PeerView};
+use cairn_proto::{
+    ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
+    message::{HeadRecord, Receipt, Roles},
+    wire::{Priority, RefusalCode},
+};
+use ed25519_dalek::SigningKey;
+use futures::future::BoxFuture;
+
+use crate::overlay::{
+    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
+};
+
+type Place = (GroupId, u8, u8);
+
+/// How a peer misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Honest,
+    Dead,
+    /// Accepts and answers, but every byte that it gives back is wrong.
+    Liar,
+    /// Refuses every put.
+    Full,
+}
+
+struct Peer {
+    key: SigningKey,
+    domain: Domain,
+    manner: Manner,
+    shards: BTreeMap<Place, (ShardRoot, Bytes)>,
+}
+
+#[derive(Default)]
+struct World {
+    peers: BTreeMap<PeerKey, Peer>,
+    head: Option<HeadRecord>,
+    /// What was ever offered to whom: domain -> group -> slots.
+    offered: BTreeMap<(Domain, GroupId), BTreeSet<u8>>,
+    keep_no_heads: bool,
+}
+
+/// The network; clones are the same one.
+#[derive(Clone)]
+pub(super) struct MemoryOverlay {
+    world: Arc<Mutex<World>>,
+    me: PeerKey,
+    domain: Domain,
+    sent: Arc<AtomicU64>,
+    fetched: Arc<AtomicU64>,
+    /// Puts left until a token fires; `u64::MAX`: never.
+    fuse: Arc<AtomicU64>,
+    fuse_token: Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>,
+}
+
+impl MemoryOverlay {
+    /// A network of `count` honest peers in domains of their own.
+    pub(super) fn new(count: u8) -> Self {
+        let mut world = World::default();
+        for i in 0..count {
+            let key = SigningKey::from_bytes(&[i + 1; 32]);
+            let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
+            let domain = Domain::operator(&format!("d{i}")).expect("valid");
+            world.peers.insert(peer, Peer { key, domain, manner: Manner::Honest, shards: BTreeMap::new() });
+        }
+        Self {
+            world: Arc::new(Mutex::new(world)),
+            me: PeerKey::from_bytes([0xee; 32]),
+            domain: Domain::operator("owner").expect("valid"),
+            sent: Arc::default(),
+            fetched: Arc::default(),
+            fuse: Arc::new(AtomicU64::new(u64::MAX)),
+            fuse_token: Arc::default(),
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no test panics inside")
+    }
+
+    pub(super) fn shared(&self) -> Arc<dyn Overlay> {
+        Arc::new(self.clone())
+    }
+
+    pub(super) fn peer_keys(&self) -> Vec<PeerKey> {
+        self.world().peers.keys().copied().collect()
+    }
+
+    pub(super) fn set_manner(&self, peer: &PeerKey, manner: Manner) {
+        self.world().peers.get_mut(peer).expect("known peer").manner = manner;
+    }
+
+    /// Bytes of shards sent since the last call.
+    pub(super) fn take_sent(&self) -> u64 {
+        self.sent.swap(0, Ordering::SeqCst)
+    }
+
+    /// Bytes of shards fetched since the last call.
+    pub(super) fn take_fetched(&self) -> u64 {
+        self.fetched.swap(0, Ordering::SeqCst)
+    }
+
+    /// Fires the token when that many puts have been done.
+    pub(super) fn cancel_after(&self, puts: u64, token: tokio_util::sync::CancellationToken) {
+        *self.fuse_token.lock().expect("lock") = Some(token);
+        self.fuse.store(puts, Ordering::SeqCst);
+    }
+
+    pub(super) fn keep_no_heads(&self, on: bool) {
+        self.world().keep_no_heads = on;
+    }
+
+    pub(super) fn lose_head(&self) {
+        self.world().head = None;
+    }
+
+    /// Peers that hold shards of a slot, over all groups.
+    pub(super) fn holders_of_slot(&self, slot: u8) -> Vec<PeerKey> {
+        let world = self.world();
+        let holds = |p: &Peer| p.shards.keys().any(|(_, s, _)| *s == slot);
+        world.peers.iter().filter(|(_, p)| holds(p)).map(|(k, _)| *k).collect()
+    }
+
+    /// Flips a byte in every shard of a peer.
+    pub(super) fn rot(&self, peer: &PeerKey) {
+        for (_, bytes) in self.world().peers.get_mut(peer).expect("known peer").shards.values_mut() {
+            let mut bad = bytes.to_vec();
+            bad[12_345] ^= 1;
+            *bytes = bad.into();
+        }
+    }
+
+    /// Loses every shard of a peer.
+    pub(super) fn lose_shards(&self, peer: &PeerKey) {
+        self.world().peers.get_mut(peer).expect("known peer").shards.clear();
+    }
+
+    pub(super) fn shard_count(&self) -> usize {
+        self.world().peers.values().map(|p| p.shards.len()).sum()
+    }
+
+    /// SEP-1: no domain was ever offered two slots of one group, and the owner's own domain nothing.
+    pub(super) fn assert_separated(&self) {
+        for ((domain, group), slots) in &self.world().offered {
+            assert!(slots.len() == 1, "SEP-1: {domain} was offered {slots:?} of group {}", group.short());
+            assert!(*domain != self.domain, "SEP-1: the owner's own domain was offered a shard");
+        }
+    }
+
+    fn view(key: PeerKey, peer: &Peer, at: usize) -> PeerView {
+        const REGIONS: [&str; 4] = ["EU/DE/FSN", "EU/FI/HEL", "US/VA/ASH", "AP/SG/SIN"];
+        PeerView {
+            peer: key,
+            domain: peer.domain.clone(),
+            region: Region::new(REGIONS[at % REGIONS.len()]).expect("valid"),
+            roles: Roles::STORAGE,
+            protocol: PROTOCOL_VERSION,
+            give: ByteSize(1 << 40),
+            free: ByteSize(1 << 40),
+            last_heard: now(),
+            reachable: Some(peer.manner != Manner::Dead),
+            rtt_ms: Some(1),
+            loss: 0,
+            reputation: 900,
+            newcomer: false,
+        }
+    }
+
+    fn access<T>(
+        &self,
+        peer: PeerKey,
+        work: impl FnOnce(&mut Peer) -> Result<T, TransferError>,
+    ) -> Result<T, TransferError> {
+        let mut world = self.world();
+        let found = world.peers.get_mut(&peer).ok_or(TransferError::Unreachable("unknown".to_owned()))?;
+        if found.manner == Manner::Dead {
+            return Err(TransferError::Unreachable("dead".to_owned()));
+        }
+        work(found)
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    Timestamp(since.as_millis() as u64)
+}
+
+fn refused(code: RefusalCode) -> TransferError {
+    TransferError::Refused { code, retry_after_ms: 0 }
+}
+
+impl Overlay for MemoryOverlay {
+    fn me(&self) -> PeerKey {
+        self.me
+    }
+
+    fn my_domain(&self) -> Domain {
+        self.domain.clone()
+    }
+
+    fn peers(&self, _refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
+        let world = self.world();
+        let views: Vec<_> =
+            world.peers.iter().enumerate().map(|(at, (key, peer))| Self::view(*key, peer, at)).collect();
+        Box::pin(
+            async move { if views.is_empty() { Err(OverlayError::NoPeers("nobody".to_owned())) } else { Ok(views) } },
+        )
+    }
+
+    fn put_shard(
+        &self,
+        to: PeerKey,
+        put: ShardPut,
+        _priority: Priority,
+    ) -> BoxFuture<'_, Result<KeptReceipt, TransferError>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let ticket = put.address.group.ticket;
+            let (group, slot, ordinal) = (ticket.id(), put.address.slot, put.address.ordinal);
+            assert_eq!(put.bytes.len(), cairn_proto::SHARD_SIZE);
+            assert_eq!(put.root.as_bytes(), blake3::hash(&put.bytes).as_bytes());
+            {
+                let mut world = self.world();
+                let domain = world.peers.get(&to).map(|p| p.domain.clone()).expect("puts go to known peers");
+                world.offered.entry((domain, group)).or_default().insert(slot.as_u8());
+            }
+            let receipt = self.access(to, |peer| {
+                if !colour::may_hold(&ticket, &peer.domain, slot) {
+                    return Err(refused(RefusalCode::WrongColour));
+                }
+                if peer.manner == Manner::Full {
+                    return Err(refused(RefusalCode::NoSpace));
+                }
+                let kept =
+                    peer.shards.entry((group, slot.as_u8(), ordinal)).or_insert_with(|| (put.root, put.bytes.clone()));
+                if kept.0 != put.root {
+                    return Err(refused(RefusalCode::Occupied));
+                }
+                let receipt = Receipt {
+                    holder: to,
+                    group,
+                    slot,
+                    ordinal,
+                    root: put.root,
+                    lease_until: put.lease_until,
+                    stored_at: now(),
+                };
+                Ok(KeptReceipt { receipt, signed: receipt.seal(&peer.key) })
+            })?;
+            self.sent.fetch_add(put.bytes.len() as u64, Ordering::SeqCst);
+            if self.fuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
+                Some(if n == u64::MAX { n } else { n.saturating_sub(1) })
+            }) == Ok(1)
+                && let Some(token) = &*self.fuse_token.lock().expect("lock")
+            {
+                token.cancel();
+            }
+            Ok(receipt)
+        })
+    }
+
+    fn get_shard(
+        &self,
+        from: PeerKey,
+        address: ShardAddress,
+        offset: u32,
+        length: u32,
+        _priority: Priority,
+    ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
+            let bytes = self.access(from, |peer| {
+                let (_, bytes) = peer.shards.get(&place).ok_or(refused(RefusalCode::NotFound))?;
+                let end = if length == 0 { bytes.len() } else { (offset + length) as usize };
+                let mut part = bytes.slice(offset as usize..end);
+                if peer.manner == Manner::Liar {
+                    part = part.iter().map(|b| b ^ 0x55).collect::<Vec<_>>().into();
+                }
+                Ok(part)
+            })?;
+            self.fetched.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            Ok(bytes)
+        })
+    }
+
+    fn has_shards(
+        &self,
+        at: PeerKey,
+        group: Arc<GroupAccess>,
+        slot: Slot,
+    ) -> BoxFuture<'_, Result<[u8; 32], TransferError>> {
+        Box::pin(async move {
+            let id = group.ticket.id();
+            self.access(at, |peer| {
+                let mut bits = [0u8; 32];
+                for (_, _, ordinal) in peer.shards.keys().filter(|(g, s, _)| *g == id && *s == slot.as_u8()) {
+                    bits[usize::from(*ordinal / 8)] |= 1 << (ordinal % 8);
+                }
+                Ok(bits)
+            })
+        })
+    }
+
+    fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(async move {
+            let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
+            self.access(at, |peer| peer.shards.remove(&place).map(|_| ()).ok_or(refused(RefusalCode::NotFound)))
+        })
+    }
+
+    fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {
+        Box::pin(async move {
+            let record = HeadRecord::open(&encoded).expect("a head that verifies");
+            assert_eq!(record.vault, vault);
+            let mut world = self.world();
+            if world.keep_no_heads {
+                return Ok(HeadPublished { kept_by: 0 });
+            }
+            let alive = world.peers.values().filter(|p| p.manner != Manner::Dead).count();
+            if alive == 0 {
+                return Err(OverlayError::NoPeers("all dead".to_owned()));
+            }
+            if world.head.as_ref().is_none_or(|old| record.supersedes(old)) {
+                world.head = Some(record);
+            }
+            Ok(HeadPublished { kept_by: alive.min(20) })
+        })
+    }
+
+    fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<HeadRecord>, OverlayError>> {
+        Box::pin(async move {
+            let world = self.world();
+            if world.peers.values().all(|p| p.manner == Manner::Dead) {
+                return Err(OverlayError::NoPeers("all dead".to_owned()));
+            }
+            Ok(world.head.clone().filter(|h| h.vault == vault))
+        })
+    }
+}

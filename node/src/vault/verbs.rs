@@ -1,0 +1,106 @@
+//! The door of the vault: one verb in, events meanwhile, one result out.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::{io::AsyncWrite, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Vault, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
+use crate::{
+    failure::{ExitCode, Failure},
+    ops::{Event, SecretText, Verb, VerbResult},
+    overlay::Overlay,
+};
+
+/// What every verb works with.
+#[derive(Clone)]
+pub struct VaultContext {
+    /// The data folder; the vault lives in `vault/` inside. The caller holds the folder's lock.
+    pub dir: PathBuf,
+    /// The network.
+    pub overlay: Arc<dyn Overlay>,
+}
+
+/// Runs one verb to its end. `passphrase` opens the keyring (`None`: the vault was made without one); `input` is the
+/// stream of a stream backup; `output` takes the bytes of [`Verb::Dump`]. When `cancel` fires, the verb ends soon with
+/// [`ExitCode::Interrupted`] and leaves nothing half listed. `Verb::DebugStore` is not answered here.
+///
+/// # Errors
+/// The verb's [`Failure`].
+pub async fn run_verb(
+    ctx: &VaultContext,
+    verb: Verb,
+    passphrase: Option<SecretText>,
+    input: Option<StreamInput>,
+    output: Option<&mut (dyn AsyncWrite + Send + Unpin)>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) -> VerbResult {
+    let overlay = ctx.overlay.clone();
+    // Work that has no checkpoint of its own is dropped where it stands: it changes nothing.
+    let until = |cancel: CancellationToken| async move {
+        cancel.cancelled().await;
+        Err(failures::interrupted())
+    };
+    match verb {
+        Verb::Backup(args) => {
+            let vault = open(ctx, passphrase).await?;
+            backup::backup(&vault, overlay, args, input, events, cancel).await
+        }
+        Verb::Restore(args) => {
+            let vault = open(ctx, passphrase).await?;
+            restore::restore(&vault, overlay, args, events, cancel).await
+        }
+        Verb::DebugStore => Err(Failure::new(ExitCode::Usage, "USAGE", "only a running node has a store")),
+        verb => tokio::select! {
+            biased;
+            ended = until(cancel.clone()) => ended,
+            done = run_reading(ctx, verb, passphrase, output, &events) => done,
+        },
+    }
+}
+
+async fn run_reading(
+    ctx: &VaultContext,
+    verb: Verb,
+    passphrase: Option<SecretText>,
+    output: Option<&mut (dyn AsyncWrite + Send + Unpin)>,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    let overlay = ctx.overlay.clone();
+    match verb {
+        Verb::Recover(args) => return recover::recover(&ctx.dir, overlay, args, passphrase, events).await,
+        Verb::Peers => return report::peers(overlay, events).await,
+        Verb::DebugPlacement => return report::placement(&ctx.dir, overlay, passphrase, events).await,
+        _ => {}
+    }
+    let vault = open(ctx, passphrase).await?;
+    match verb {
+        Verb::Snapshots(args) => browse::snapshots(&vault, args, events).await,
+        Verb::Ls(args) => browse::ls(&vault, overlay, args, events).await,
+        Verb::Find(args) => browse::find(&vault, overlay, args, events).await,
+        Verb::Diff(args) => browse::diff(&vault, overlay, args, events).await,
+        Verb::Dump(args) => browse::dump(&vault, overlay, args, output, events).await,
+        Verb::Check(args) => check::check(&vault, overlay, args, events).await,
+        Verb::Stats => report::stats(&vault, events).await,
+        Verb::Status => report::status(&vault, overlay, events).await,
+        Verb::Backup(_)
+        | Verb::Restore(_)
+        | Verb::Recover(_)
+        | Verb::Peers
+        | Verb::DebugStore
+        | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),
+    }
+}
+
+async fn open(ctx: &VaultContext, passphrase: Option<SecretText>) -> Result<Vault, Failure> {
+    let dir = ctx.dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Vault::open(&dir, passphrase.as_ref())).await;
+    opened.map_err(|e| failures::bug("OPEN", &e))?
+}
+
+#[cfg(test)]
+fn _run_verb_can_be_spawned(ctx: &VaultContext, verb: Verb, events: mpsc::Sender<Event>) {
+    fn is_send(_: impl Send) {}
+    is_send(run_verb(ctx, verb, None, None, None, events, CancellationToken::new()));
+}

@@ -1,0 +1,63 @@
+//! A verb with a daemon on its data folder, and one without, do the same.
+
+use std::{fs, process::Stdio};
+
+use rustix::process::Signal;
+
+use crate::{
+    harness::{Lab, Owner, Running, below},
+    tree,
+};
+
+#[test]
+fn verbs_talk_to_the_daemon_of_their_folder() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), tree::noise("daemon", 3_000_000)).unwrap();
+    owner.backup(&source).ok();
+
+    let node = owner.command([
+        "node",
+        "run",
+        "--domain",
+        "the-owner",
+        "--region",
+        "EU/DE/FSN",
+        "--give",
+        "1GiB",
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+    ]);
+    let node = Running::spawn(node, Stdio::null());
+    let said = node.wait_for("\n");
+    assert!(said.starts_with("listening /ip4/127.0.0.1/tcp/") && said.contains("/p2p/"), "{said:?}");
+
+    // Through the daemon: listing, backup of paths and streams, dump of bytes, restore, a failing command, a busy no-one.
+    assert_eq!(owner.snapshots().len(), 1);
+    fs::write(source.join("second"), b"more").unwrap();
+    owner.backup(&source).ok();
+    let bytes = tree::dump_text(30_000);
+    owner.backup_stream("piped.sql", &bytes).ok();
+    assert!(owner.dump("latest", "piped.sql").ok().stdout == bytes);
+    owner
+        .run(["backup", "--stdin-from-command", "--stdin-filename", "f", "--", "sh", "-c", "echo a; exit 9"])
+        .expect(7);
+    let ids: Vec<_> = owner.snapshots().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 3);
+    let target = owner.place("restored");
+    owner.restore(&ids[1], &target).ok();
+    tree::assert_same(&tree::describe(&source), &below(&target, &source));
+    owner.run(["status", "--json"]).ok().json();
+
+    // A second daemon on the folder is refused, a changed domain too.
+    owner.run(["node", "run"]).expect(11);
+    node.signal(Signal::TERM);
+    let ended = node.finish();
+    assert!(matches!(ended.code, Some(0 | 143)), "SIGTERM ends it cleanly: {:?} {}", ended.code, ended.stderr);
+    let moved = owner.run(["node", "run", "--domain", "somewhere-else"]);
+    assert_ne!(moved.code, Some(0));
+    assert!(moved.stderr.contains("domain"), "{}", moved.stderr);
+    assert_eq!(owner.snapshots().len(), 3, "and without the daemon everything still is there");
+}

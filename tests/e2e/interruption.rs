@@ -1,0 +1,84 @@
+//! Two at once, killed in the middle, interrupted by hand.
+
+use std::{fs, io::Write, process::Stdio};
+
+use rustix::process::Signal;
+
+use crate::{
+    harness::{Lab, Owner, Running, until},
+    tree,
+};
+
+const MIB: usize = 1 << 20;
+
+fn streaming(owner: &Owner) -> Running {
+    Running::spawn(owner.command(["backup", "--json", "--stdin", "--stdin-filename", "stream"]), Stdio::piped())
+}
+
+#[test]
+fn a_second_writer_is_refused_with_who_is_first() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    fs::write(owner.place("file"), b"x").unwrap();
+    let mut first = streaming(&owner);
+    let mut stdin = first.stdin();
+    stdin.write_all(b"begun").unwrap();
+    let pid = first.pid().to_string();
+    until("the first writer has the lock", || {
+        fs::read_to_string(owner.data_dir().join("lock")).ok().filter(|text| text.contains(&pid))
+    });
+
+    let second = owner.backup(&owner.place("file")).expect(11);
+    let error = second.exit_error();
+    assert_eq!(error["code"], 11);
+    assert!(error.to_string().contains(&pid), "it says who holds the folder: {error}");
+    assert!(first.is_running());
+    drop(stdin);
+    first.finish().ok();
+    owner.backup(&owner.place("file")).ok();
+    assert_eq!(owner.snapshots().len(), 2);
+}
+
+#[test]
+fn a_killed_backup_leaves_nothing_half_listed_and_resumes() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    owner.backup_stream("before", b"the snapshot before").ok();
+    let bytes = tree::noise("interrupted stream", 96 * MIB);
+
+    let empty = lab.bytes_on_disk();
+    let mut killed = streaming(&owner);
+    let mut stdin = killed.stdin();
+    stdin.write_all(&bytes[..64 * MIB]).unwrap();
+    // 64 MiB are twelve stripes; most of their shards have arrived.
+    until("80 MiB are stored", || (lab.bytes_on_disk() >= empty + 80 * MIB as u64).then_some(()));
+    killed.signal(Signal::KILL);
+    drop(stdin);
+    drop(killed);
+
+    let listed = owner.snapshots();
+    assert_eq!(listed.len(), 1, "DUR-1: {listed:?}");
+    assert_eq!(owner.dump("latest", "before").ok().stdout, b"the snapshot before");
+
+    let whole = 96 * MIB as u64 * 8 / 5;
+    let resumed = owner.backup_stream("stream", &bytes).ok();
+    let sent = resumed.figure("bytes_sent");
+    assert!(sent < whole - 24 * MIB as u64, "what was acknowledged is not sent again: {sent} of {whole}");
+    assert!(owner.dump("latest", "stream").ok().stdout == bytes);
+    assert_eq!(owner.snapshots().len(), 2);
+    lab.stores().assert_separated();
+}
+
+#[test]
+fn ctrl_c_ends_cleanly() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let mut running = streaming(&owner);
+    let mut stdin = running.stdin();
+    stdin.write_all(&tree::noise("ctrl-c", 6 * MIB)).unwrap();
+    running.signal(Signal::INT);
+    running.finish().expect(130);
+    drop(stdin);
+    assert_eq!(owner.snapshots().len(), 0);
+    owner.backup_stream("stream", b"after").ok();
+}

@@ -1,0 +1,23 @@
+//! Black-box tests of the real binary: real processes, real files, real sockets, a cleared environment.
+//!
+//! They show the wiring and the promises, not the logic (unit and property tests beside the code do that). Every wait
+//! has a deadline and waits for something that happens; no test sleeps and hopes. One lab runs at a time, because two
+//! cores are what CI has; tests that harm no node share one.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod harness;
+mod hostile;
+mod tree;
+
+mod daemon;
+mod demo;
+mod durability;
+mod interruption;
+mod loss;
+mod recovery;
+mod refusals;
+mod round_trip;
+mod separation;
+mod streams;
+mod surface;

@@ -35,9 +35,10 @@ impl NetworkTask {
                 self.dial_failed(peer, &error.to_string(), now);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                // A relay must know its own addresses to make a reservation; on a LAN nobody else can confirm them.
+                // A routable address of this machine needs nobody's word. On a LAN nobody could confirm one, and a
+                // relay must know its own addresses to make a reservation.
                 let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
-                if lan && !addresses::is_relayed(&address) {
+                if addresses::is_usable(&address, lan) && !addresses::is_relayed(&address) {
                     self.swarm.add_external_address(address.clone());
                 }
                 self.state.listening.insert(address);

@@ -26,9 +26,11 @@ use super::{
     failures,
     groups::Groups,
     ingest::{Figures, Ingest, Out},
+    reader::Reader,
     session::{Session, StoreError, StripeJob},
     sources::{self, FileSource, LateFiles, Scanned, SourceError},
     stream_input::StreamInput,
+    tree_walk,
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -88,7 +90,9 @@ pub(super) async fn backup(
     vault.catalogue.set_meta(Meta::Running, Some(vec![1])).map_err(failures::catalogue)?;
     vault.catalogue.flush().map_err(failures::catalogue)?;
 
+    // Whoever drops this verb does not wait for the scanning thread, so it must be told.
     let stop = cancel.child_token();
+    let _told = stop.clone().drop_guard();
     let scanning = {
         let (figures, events, stop) = (figures.clone(), events.clone(), stop.clone());
         tokio::task::spawn_blocking(move || scan(source, ingest, figures, events, stop, now))
@@ -313,7 +317,10 @@ async fn finish(
     let mut snapshots = vault.catalogue.snapshots().map_err(failures::catalogue)?;
     snapshots.retain(|(_, record)| mine(record));
     let parent = snapshots.into_iter().max_by_key(|(_, record)| record.time);
-    let unchanged = args.skip_if_unchanged && parent.as_ref().is_some_and(|(_, p)| p.root == scanned.root);
+    let unchanged = match &parent {
+        Some((_, parent)) if args.skip_if_unchanged => is_unchanged(vault, session, args, parent, &scanned).await,
+        _ => false,
+    };
     if args.dry_run || unchanged {
         return Ok(Done { scanned, snapshot: None, unchanged, head_kept_by: None });
     }
@@ -345,6 +352,32 @@ async fn finish(
     };
     vault.catalogue.set_files(&late).map_err(failures::catalogue)?;
     Ok(Done { scanned, snapshot: Some(id), unchanged, head_kept_by: Some(committed.head_kept_by) })
+}
+
+/// Whether the sources are as the parent has them. The folders above them do not count: their times change with their
+/// other entries.
+async fn is_unchanged(
+    vault: &Vault,
+    session: &Session,
+    args: &BackupArgs,
+    parent: &SnapshotRecord,
+    scanned: &Scanned,
+) -> bool {
+    if parent.root == scanned.root {
+        return true;
+    }
+    if scanned.errors > 0 || args.paths.is_empty() || scanned.tops.len() != args.paths.len() {
+        return false;
+    }
+    let reader = Reader::new(vault.keys.clone(), session.overlay.clone(), Some(vault.catalogue.clone()));
+    for (path, node) in &scanned.tops {
+        use std::os::unix::ffi::OsStrExt as _;
+        let before = tree_walk::find(&reader, &parent.root, path.as_os_str().as_bytes()).await;
+        if !matches!(before, Ok(Some(before)) if before == *node) {
+            return false;
+        }
+    }
+    true
 }
 
 fn hostname(args: &BackupArgs) -> String {

@@ -363,7 +363,7 @@ pub(super) async fn dump(
 }
 
 async fn zeros(output: &mut (dyn AsyncWrite + Send + Unpin), mut length: u64) -> std::io::Result<()> {
-    const BLOCK: [u8; 65536] = [0; 65536];
+    static BLOCK: [u8; 65536] = [0; 65536];
     while length > 0 {
         let now = length.min(BLOCK.len() as u64);
         output.write_all(&BLOCK[..now as usize]).await?;

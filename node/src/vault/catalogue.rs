@@ -10,7 +10,11 @@
 //!   [`Catalogue::record_stripe`]'s caller, which hands over a run with the last of its stripes.
 //! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use cairn_proto::{
     ChunkId, DecodeError, SnapshotId, Timestamp, VaultKey,
@@ -64,11 +68,52 @@ impl From<DecodeError> for CatalogueError {
 
 type Result<T, E = CatalogueError> = std::result::Result<T, E>;
 
-/// The catalogue of one vault. Cheap to clone; all clones are one.
+/// The catalogue of one vault. Cheap to clone; all clones are one, and so are all that this process opened.
 #[derive(Clone)]
 pub struct Catalogue {
     tree: sled::Tree,
-    db: sled::Db,
+    db: Arc<Database>,
+}
+
+struct Database {
+    path: PathBuf,
+    sled: sled::Db,
+}
+
+/// Catalogues open in this process: sled locks its folder, and verbs that read must not shut out one another.
+static OPEN: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
+
+/// How often, and after what pause, a folder is tried that is still locked: sled lets go of it a little after the last
+/// handle is gone.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+fn open_database(dir: &Path) -> Result<Arc<Database>> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|d| d.strong_count() > 0);
+    if let Some(found) = open.iter().filter_map(Weak::upgrade).find(|d| d.path == dir) {
+        return Ok(found);
+    }
+    let config =
+        sled::Config::new().path(dir).cache_capacity(CACHE).mode(sled::Mode::HighThroughput).flush_every_ms(Some(1000));
+    let mut tries = 0;
+    let sled = loop {
+        // sled may panic on some kinds of damage; that is damage too.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        match opened.map_err(|_| CatalogueError::Damaged("the database does not open"))? {
+            Err(sled::Error::Io(e)) if tries < LOCK_TRIES && e.to_string().contains("lock") => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(sled::Error::Corruption { .. }) => {
+                return Err(CatalogueError::Damaged("the database fails its own checksums"));
+            }
+            other => break other?,
+        }
+    };
+    let database = Arc::new(Database { path: dir.to_owned(), sled });
+    open.push(Arc::downgrade(&database));
+    Ok(database)
 }
 
 impl std::fmt::Debug for Catalogue {
@@ -225,17 +270,8 @@ impl Catalogue {
     /// # Errors
     /// Damage, another vault's catalogue, or the disk.
     pub fn open(dir: &Path, vault: &VaultKey) -> Result<Self> {
-        // sled may panic on some kinds of damage; that is damage too.
-        let opened = std::panic::catch_unwind(|| {
-            sled::Config::new()
-                .path(dir)
-                .cache_capacity(CACHE)
-                .mode(sled::Mode::HighThroughput)
-                .flush_every_ms(Some(1000))
-                .open()
-        });
-        let db = opened.map_err(|_| CatalogueError::Damaged("the database does not open"))??;
-        let this = Self { tree: db.open_tree("catalogue")?, db };
+        let db = open_database(dir)?;
+        let this = Self { tree: db.sled.open_tree("catalogue")?, db };
         let mut identity = vec![FORMAT];
         identity.extend_from_slice(vault.as_bytes());
         match this.meta(Meta::Identity)? {
@@ -255,12 +291,19 @@ impl Catalogue {
         Ok(this)
     }
 
+    /// Whether this process has the catalogue of that folder open.
+    #[must_use]
+    pub fn is_open(dir: &Path) -> bool {
+        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().filter_map(Weak::upgrade).any(|d| d.path == dir)
+    }
+
     /// Makes all that was written durable.
     ///
     /// # Errors
     /// The disk.
     pub fn flush(&self) -> Result<()> {
-        self.db.flush()?;
+        self.db.sled.flush()?;
         Ok(())
     }
 

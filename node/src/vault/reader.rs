@@ -141,6 +141,8 @@ struct Known {
     groups: BTreeMap<u32, Arc<(GroupRow, Arc<GroupAccess>)>>,
     codecs: BTreeMap<CodeParams, Arc<Codec>>,
     epochs: BTreeMap<u32, Arc<EpochKeys>>,
+    /// Stripes that could not be had in this verb: not asked for again, or every chunk in them would wait anew.
+    lost: BTreeMap<StripeNo, (usize, usize)>,
     /// Peers that failed or lied in this verb: asked last.
     suspects: BTreeSet<cairn_proto::PeerKey>,
 }
@@ -388,11 +390,15 @@ impl Reader {
     }
 
     async fn rebuild(&self, no: StripeNo) -> Result<Arc<StripePayload>, ReadError> {
+        if let Some((good, needed)) = self.known().lost.get(&no).copied() {
+            return Err(ReadError::Lost { no: no.0, good, needed });
+        }
         let source = self.source(no)?;
         let needed = usize::from(source.row.used);
         let shards = self.fetch_some(&source, needed, Priority::High).await;
         let good = shards.iter().flatten().count();
         if good < needed {
+            self.known().lost.insert(no, (good, needed));
             return Err(ReadError::Lost { no: no.0, good, needed });
         }
         let work = move || open_stripe(&source.codec, &source.row, shards, &source.epoch);
@@ -400,8 +406,7 @@ impl Reader {
         opened.map(|o| Arc::new(o.payload)).map_err(|e| ReadError::Damaged(e.to_string()))
     }
 
-    /// The chunk ids of a content, lists resolved, in order, from a position of the tree of lists on. Large contents are
-    /// listed piece by piece through `each`, so that memory stays bounded.
+    /// The chunk ids of a content, lists resolved, in order: 32 MiB for a terabyte.
     ///
     /// # Errors
     /// [`ReadError`].

@@ -60,6 +60,12 @@ pub(super) async fn recover(
     let head = open_head(&keys, &record)
         .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
     let dir = vault_dir(data_dir);
+    let final_place = dir.join("catalogue");
+    if Catalogue::is_open(&final_place) {
+        return Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
+            .with_hint("wait for it to end")
+            .retryable());
+    }
     install_keyring(&dir, &seed, passphrase.as_ref())?;
 
     let fresh = dir.join("catalogue.new");
@@ -74,7 +80,6 @@ pub(super) async fn recover(
     let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
     let Vault { keys, catalogue } = vault;
     drop((keys, catalogue));
-    let final_place = dir.join("catalogue");
     if final_place.exists() {
         std::fs::remove_dir_all(&final_place).map_err(failed)?;
     }

@@ -18,9 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use cairn_proto::tree::{ContentRef, Node};
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Vault, browse, failures,
@@ -102,11 +102,14 @@ pub(super) async fn restore(
     let reader = Arc::new(Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone())));
     let root = browse::locate(&reader, &record.root, below).await?;
 
+    // Whoever drops this verb does not wait for its threads, so they must be told.
+    let stop = cancel.child_token();
+    let _told = stop.clone().drop_guard();
     let tally = Arc::new(Tally::default());
     let (jobs, queue) = mpsc::channel::<Job>(FILES_AHEAD);
     let (parts, written) = mpsc::channel::<Part>(AHEAD);
     let placing = {
-        let (reader, events, cancel, tally) = (reader.clone(), events.clone(), cancel.clone(), tally.clone());
+        let (reader, events, cancel, tally) = (reader.clone(), events.clone(), stop.clone(), tally.clone());
         tokio::task::spawn_blocking(move || place_all(&reader, root, target, options, &jobs, &events, &cancel, &tally))
     };
     let writing = {
@@ -248,30 +251,43 @@ fn place_one(restorer: &mut Restorer, node: &Node, jobs: &mpsc::Sender<Job>) -> 
     }
 }
 
-/// Turns files into parts, chunks fetched ahead, order kept.
-async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
-    let jobs = futures::stream::unfold(queue, |mut queue| async { queue.recv().await.map(|job| (job, queue)) });
-    let flat = jobs.flat_map(|job| {
-        let reader = reader.clone();
-        async move {
-            let content = reader.ids(&job.content).await;
-            let (ids, failed) = content.map_or_else(|e| (Vec::new(), Some(e)), |ids| (ids, None));
-            let ready = |part: Part| -> BoxFuture<'static, Part> { futures::future::ready(part).boxed() };
-            let data = ids.into_iter().map(move |id| -> BoxFuture<'static, Part> {
-                let reader = reader.clone();
-                async move { Part::Data(reader.chunk(id).await) }.boxed()
-            });
-            let begin = std::iter::once(ready(Part::Begin(job.sink)));
-            let failed = failed.map(|e| ready(Part::Data(Err(e))));
-            futures::stream::iter(begin.chain(data).chain(failed).chain(std::iter::once(ready(Part::End))))
+/// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
+/// the writer is slow; dropping this ends them all.
+async fn fetch_all(reader: &Arc<Reader>, mut queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
+    let mut ahead: FuturesOrdered<BoxFuture<'static, Part>> = FuturesOrdered::new();
+    let mut current = None;
+    let mut open = true;
+    while open || current.is_some() || !ahead.is_empty() {
+        tokio::select! {
+            biased;
+            job = queue.recv(), if open && current.is_none() && ahead.len() < AHEAD => match job {
+                None => open = false,
+                Some(job) => {
+                    ahead.push_back(futures::future::ready(Part::Begin(job.sink)).boxed());
+                    match reader.ids(&job.content).await {
+                        Ok(ids) => current = Some(ids.into_iter()),
+                        Err(e) => {
+                            ahead.push_back(futures::future::ready(Part::Data(Err(e))).boxed());
+                            ahead.push_back(futures::future::ready(Part::End).boxed());
+                        }
+                    }
+                }
+            },
+            Some(part) = ahead.next(), if !ahead.is_empty() => {
+                if parts.send(part).await.is_err() {
+                    return;
+                }
+            }
         }
-        .flatten_stream()
-        .boxed()
-    });
-    let mut resolved = std::pin::pin!(flat.buffered(AHEAD));
-    while let Some(part) = resolved.next().await {
-        if parts.send(part).await.is_err() {
-            return;
+        while let Some(ids) = current.as_mut().filter(|_| ahead.len() < AHEAD) {
+            let Some(id) = ids.next() else {
+                current = None;
+                ahead.push_back(futures::future::ready(Part::End).boxed());
+                break;
+            };
+            let reader = reader.clone();
+            let fetch = AbortOnDropHandle::new(tokio::spawn(async move { reader.chunk(id).await }));
+            ahead.push_back(async move { Part::Data(fetch.await.unwrap_or(Err(ReadError::Worker))) }.boxed());
         }
     }
 }

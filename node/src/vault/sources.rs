@@ -62,6 +62,8 @@ impl From<DecodeError> for SourceError {
 #[derive(Clone, Debug)]
 pub(super) struct Scanned {
     pub(super) root: ContentRef,
+    /// The sources themselves, without the folders above them.
+    pub(super) tops: Vec<(PathBuf, Node)>,
     pub(super) files_new: u64,
     pub(super) files_changed: u64,
     pub(super) files_unmodified: u64,
@@ -72,9 +74,10 @@ pub(super) struct Scanned {
 }
 
 impl Scanned {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             root: ContentRef::empty(),
+            tops: Vec::new(),
             files_new: 0,
             files_changed: 0,
             files_unmodified: 0,
@@ -161,6 +164,7 @@ struct Scan<'a> {
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
     force: bool,
+    sources: &'a [PathBuf],
     scanned: Scanned,
     remembered: Vec<([u8; 32], Vec<u8>)>,
     /// Large files: their lists of chunks are only sure to be complete once the run is over.
@@ -188,6 +192,7 @@ pub(super) fn scan_files(
         events,
         cancel,
         force: source.force,
+        sources: &source.paths,
         scanned: Scanned::new(),
         remembered: Vec::new(),
         remembered_late: Vec::new(),
@@ -230,6 +235,9 @@ impl Scan<'_> {
     /// Puts a node into the folder that is open.
     fn add(&mut self, folders: &mut [Folder], path: &Path, node: &Node) -> Result<(), SourceError> {
         let Some(folder) = folders.last_mut() else { return Ok(()) };
+        if self.sources.iter().any(|s| s == path) {
+            self.scanned.tops.push((path.to_owned(), node.clone()));
+        }
         match folder.push(node, self.ingest) {
             Err(IngestError::Format(e)) => {
                 let message = format!("cannot be recorded: {e}");

@@ -98,3 +98,9 @@ async fn open(ctx: &VaultContext, passphrase: Option<SecretText>) -> Result<Vaul
     let opened = tokio::task::spawn_blocking(move || Vault::open(&dir, passphrase.as_ref())).await;
     opened.map_err(|e| failures::bug("OPEN", &e))?
 }
+
+#[cfg(test)]
+fn _run_verb_can_be_spawned(ctx: &VaultContext, verb: Verb, events: mpsc::Sender<Event>) {
+    fn is_send(_: impl Send) {}
+    is_send(run_verb(ctx, verb, None, None, None, events, CancellationToken::new()));
+}

@@ -200,3 +200,50 @@ async fn a_damaged_catalogue_is_noticed_and_recovered() {
     owner.restore("out").await.expect(ExitCode::Success);
     owner.assert_same("out");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_backup_is_as_good_as_a_killed_one() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 40 << 20));
+    let cancel = CancellationToken::new();
+    owner.overlay.cancel_after(30, cancel.clone());
+    let ctx = VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared() };
+    let (events, _listener) = mpsc::channel(1024);
+    let verb = Verb::Backup(owner.backup_args());
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        _ = run_verb(&ctx, verb, None, None, None, events, CancellationToken::new()) => {}
+    }
+    assert!(owner.overlay.shard_count() > 0);
+    owner.backup().await.expect(ExitCode::Success);
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_lost_the_head_gets_a_new_one() {
+    let mut owner = Owner::new(24);
+    owner.write("a", &noise(1, 2 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    owner.overlay.lose_head();
+    owner.backup().await.expect(ExitCode::Success);
+    owner.data = owner.dir.path().join("blank");
+    owner.recover().await.expect(ExitCode::Success);
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_restore_fetches_little() {
+    let owner = Owner::new(24);
+    owner.write("big", &noise(1, 30 << 20));
+    owner.write("small", b"only this");
+    owner.backup().await.expect(ExitCode::Success);
+    owner.overlay.take_fetched();
+    let path = encode_path(&owner.source.join("small"));
+    let args = crate::ops::DumpArgs { snapshot: "latest".to_owned(), path };
+    let ran = owner.run(Verb::Dump(args)).await.expect(ExitCode::Success);
+    assert_eq!(ran.output, b"only this");
+    assert!(owner.overlay.take_fetched() <= 3 << 20, "a file of a few bytes needs a few shards");
+}

@@ -199,3 +199,60 @@ async fn listings_tell_what_is_there() {
     let nothing = owner.run(Verb::Ls(LsArgs { snapshot: "ffff".to_owned(), path: None })).await;
     assert_eq!(nothing.code(), ExitCode::NotFound);
 }
+
+/// A long history of acknowledged stripes whose rows no segment has yet: more than a tail carries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_index_is_written_in_segments_of_its_own() {
+    use crate::vault::catalogue::StripeRecord;
+    use cairn_proto::{
+        ChunkId,
+        index::{RunCodec, RunPlace, RunRow, StripeNo},
+    };
+    let mut owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    let id = |run: u64, at: u32| {
+        ChunkId::from_bytes(*blake3::hash(&[run.to_le_bytes(), u64::from(at).to_le_bytes()].concat()).as_bytes())
+    };
+    {
+        let vault = Vault::open(&owner.data, None).expect("opens");
+        for no in 1..=80u64 {
+            let chunks: Vec<_> = (0..2000).map(|at| (id(no, at), 64)).collect();
+            let place = RunPlace {
+                stripe: StripeNo(no),
+                offset: 0,
+                stored_len: 2000 * 64,
+                next: None,
+                codec: RunCodec::Raw,
+                raw_len: 2000 * 64,
+            };
+            let record =
+                StripeRecord { runs: vec![RunRow { place, chunks }], pending: true, ..StripeRecord::default() };
+            vault.catalogue.record_stripe(&record).expect("recorded");
+        }
+        vault
+            .catalogue
+            .set_counters(crate::vault::catalogue::Counters { next_stripe: 81, next_group: 1, ..Default::default() })
+            .expect("set");
+    }
+    owner.backup().await.expect(ExitCode::Success);
+    let vault = Vault::open(&owner.data, None).expect("opens");
+    assert!(vault.catalogue.segments().expect("read").len() > 3);
+    let (stripes, runs) = vault.catalogue.pending().expect("read");
+    assert!(runs.is_empty() && stripes.len() <= 3, "only the tail's rows wait");
+    owner.data = owner.dir.path().join("blank");
+    owner.recover().await.expect(ExitCode::Success);
+    let vault = Vault::open(&owner.data, None).expect("opens");
+    assert!((1..=80).all(|no| vault.catalogue.has_chunk(&id(no, 1999)).expect("read")));
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_share_the_catalogue() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    let _held = Vault::open(&owner.data, None).expect("opens");
+    owner.backup().await.expect(ExitCode::Success);
+    let busy = owner.recover().await.expect(ExitCode::Busy);
+    assert_eq!(busy.failure().id, "BUSY");
+}

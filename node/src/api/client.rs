@@ -185,7 +185,7 @@ async fn read_lines(answer: Response<Incoming>, events: &mpsc::Sender<crate::ops
     let mut body = answer.into_body();
     let mut reader = LineReader::default();
     loop {
-        while let Some(line) = reader.next() {
+        while let Some(line) = reader.next_line() {
             match serde_json::from_slice(&line).map_err(|e| broken(&e))? {
                 Line::Final(last) => return last.into(),
                 // Nobody listens any more: the verb still runs to its end.
@@ -207,7 +207,7 @@ async fn read_frames(
     let mut body = answer.into_body();
     let mut reader = FrameReader::default();
     loop {
-        while let Some(frame) = reader.next().map_err(|e| broken(&e))? {
+        while let Some(frame) = reader.next_frame().map_err(|e| broken(&e))? {
             match frame {
                 Frame::Data(bytes) => output
                     .write_all(&bytes)

@@ -74,7 +74,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// The bytes are no frames; nothing after them can be trusted.
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.buffer.len() < HEAD {
             return Ok(None);
         }
@@ -116,7 +116,7 @@ impl LineReader {
     }
 
     /// The next line that is not empty (empty ones only keep the connection alive).
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn next_line(&mut self) -> Option<Bytes> {
         loop {
             let end = self.buffer.iter().position(|b| *b == b'\n')?;
             let line = self.buffer.split_to(end).freeze();
@@ -140,7 +140,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in bytes.chunks(cut) {
             reader.push(piece);
-            while let Some(frame) = reader.next()? {
+            while let Some(frame) = reader.next_frame()? {
                 out.push(frame);
             }
         }
@@ -160,7 +160,7 @@ mod tests {
         fn junk_never_panics(bytes: Vec<u8>) {
             let mut reader = FrameReader::default();
             reader.push(&bytes);
-            while let Ok(Some(_)) = reader.next() {}
+            while let Ok(Some(_)) = reader.next_frame() {}
         }
     }
 
@@ -168,20 +168,20 @@ mod tests {
     fn a_frame_over_the_limit_is_refused_before_it_is_read() {
         let mut reader = FrameReader::default();
         reader.push(&[1, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(reader.next(), Err(FrameError::TooLong(0xffff_ffff)));
+        assert_eq!(reader.next_frame(), Err(FrameError::TooLong(0xffff_ffff)));
         let mut reader = FrameReader::default();
         reader.push(&[9, 0, 0, 0, 0]);
-        assert_eq!(reader.next(), Err(FrameError::UnknownKind(9)));
+        assert_eq!(reader.next_frame(), Err(FrameError::UnknownKind(9)));
     }
 
     #[test]
     fn empty_lines_are_skipped() {
         let mut reader = LineReader::default();
         reader.push(b"\n\nab");
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.next_line(), None);
         reader.push(b"c\n\nd\n");
-        assert_eq!(reader.next().as_deref(), Some(&b"abc"[..]));
-        assert_eq!(reader.next().as_deref(), Some(&b"d"[..]));
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.next_line().as_deref(), Some(&b"abc"[..]));
+        assert_eq!(reader.next_line().as_deref(), Some(&b"d"[..]));
+        assert_eq!(reader.next_line(), None);
     }
 }

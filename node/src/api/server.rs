@@ -219,7 +219,7 @@ async fn streams(State(api): State<Api>, request: Request) -> Response {
     let mut body = request.into_body().into_data_stream();
     let mut reader = FrameReader::default();
     let first = loop {
-        match reader.next() {
+        match reader.next_frame() {
             Ok(Some(Frame::Request(json))) if json.len() <= REQUEST_MAX => break parse(&json),
             Ok(None) => {}
             Ok(Some(_)) => {
@@ -245,7 +245,7 @@ async fn streams(State(api): State<Api>, request: Request) -> Response {
 /// Passes an uploaded stream on. Whatever is not a clean end is a failure of the stream.
 async fn pump(mut body: BodyDataStream, mut reader: FrameReader, sender: mpsc::Sender<StreamItem>) {
     loop {
-        let item = match reader.next() {
+        let item = match reader.next_frame() {
             Ok(Some(Frame::Data(bytes))) => StreamItem::Bytes(bytes),
             Ok(Some(Frame::End)) => StreamItem::End,
             Ok(Some(Frame::Failed(why))) => StreamItem::Failed(why),

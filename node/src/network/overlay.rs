@@ -16,7 +16,10 @@ use cairn_proto::{
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use libp2p::{Multiaddr, PeerId, identity};
 use rand_core::Rng as _;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{NetworkHandle, command::Command};
 use crate::overlay::{
@@ -36,7 +39,10 @@ const FIND_WIDTH: usize = 32;
 const FIND_MAX: usize = 512;
 /// A head's publication and look-up; those who have not answered by then do not count.
 const HEAD_TIME: Duration = Duration::from_secs(12);
-/// How long the DHT may take once the direct answers are in.
+/// What stragglers still get once half of those asked have answered well: the others are most likely gone, and a
+/// dial to somebody who is gone takes its whole time-out.
+const LATE_TIME: Duration = Duration::from_millis(1500);
+/// How long the DHT may take when those who were asked directly are through.
 const DHT_GRACE: Duration = Duration::from_secs(4);
 
 impl Overlay for NetworkHandle {
@@ -98,6 +104,7 @@ impl Overlay for NetworkHandle {
             let put = Command::PutRecord { key, value: encoded.clone(), reply };
             self.inner.commands.send(put).await.map_err(|_| OverlayError::ShuttingDown)?;
             let keepers = nearest(self.storage_peers().await?, &key, HEAD_KEEPERS);
+            let count = keepers.len();
             let asked = stream::iter(keepers).map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::KeepHead(encoded.clone())) };
                 async move {
@@ -105,9 +112,17 @@ impl Overlay for NetworkHandle {
                     answer.is_some_and(|a| a.granted).then_some(peer)
                 }
             });
-            let direct = asked.buffer_unordered(HEAD_KEEPERS).filter_map(std::future::ready).collect::<BTreeSet<_>>();
-            let mut kept: BTreeSet<PeerKey> = timeout(HEAD_TIME, direct).await.unwrap_or_default();
-            if let Ok(Ok(took)) = timeout(DHT_GRACE, dht).await {
+            let mut kept = BTreeSet::new();
+            let mut until = Instant::now() + HEAD_TIME;
+            let mut direct = std::pin::pin!(asked.buffer_unordered(HEAD_KEEPERS));
+            while let Ok(Some(keeper)) = timeout_at(until, direct.next()).await {
+                kept.extend(keeper);
+                if 2 * kept.len() >= count {
+                    until = until.min(Instant::now() + LATE_TIME);
+                }
+            }
+            let dht_time = if 2 * kept.len() >= count { LATE_TIME } else { DHT_GRACE };
+            if let Ok(Ok(took)) = timeout(dht_time, dht).await {
                 kept.extend(took);
             }
             kept.remove(&self.inner.me);
@@ -129,21 +144,27 @@ impl Overlay for NetworkHandle {
                 .await
                 .map_err(|_| OverlayError::ShuttingDown)?;
             let asked = nearest(self.storage_peers().await?, &key, FIND_MAX);
-            let anybody = !asked.is_empty();
+            let count = asked.len();
             let questions = stream::iter(asked).map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::FindHead(vault.as_bytes().to_vec())) };
                 async move { self.control(peer, Vec::new(), request).await.map(|answer| answer.head) }
             });
             let mut best = None;
-            let direct = questions.buffer_unordered(FIND_WIDTH).for_each(|head| {
-                head.into_iter().for_each(|head| take_newer(&mut best, &head, &vault));
-                std::future::ready(())
-            });
-            let _ = timeout(HEAD_TIME, direct).await;
-            for head in timeout(DHT_GRACE, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
+            let (mut answered, mut until) = (0, Instant::now() + HEAD_TIME);
+            let mut direct = std::pin::pin!(questions.buffer_unordered(FIND_WIDTH));
+            while let Ok(Some(answer)) = timeout_at(until, direct.next()).await {
+                let Some(head) = answer else { continue };
+                answered += 1;
+                take_newer(&mut best, &head, &vault);
+                if best.is_some() && 2 * answered >= count {
+                    until = until.min(Instant::now() + LATE_TIME);
+                }
+            }
+            let dht_time = if best.is_some() { LATE_TIME } else { DHT_GRACE };
+            for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
-            if best.is_none() && !anybody && self.readiness().connected == 0 {
+            if best.is_none() && count == 0 && self.readiness().connected == 0 {
                 return Err(OverlayError::NoPeers("nobody could be asked for the head".into()));
             }
             Ok(best)

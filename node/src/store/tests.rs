@@ -86,13 +86,22 @@ async fn read(store: &Store, s: &NewShard) -> Result<Bytes, StoreError> {
     store.get(s.group, s.slot, s.ordinal, 0, 0).await
 }
 
+/// What the log says. `damaged` is a finding of the last read, told to the index without waiting, and not in the log.
+fn facts(store: &Store) -> BTreeMap<GroupId, super::index::Group> {
+    let mut groups = store.index().groups.clone();
+    for entry in groups.values_mut().flat_map(|g| g.shards.values_mut()) {
+        entry.damaged = false;
+    }
+    groups
+}
+
 /// STORE-1: the sums fit, and an index made from the log alone is the same, row by row and byte by byte.
 fn self_check(store: &Store, disk: &FaultyDisk, clock: &TestClock) {
     let usage = store.usage();
     let sum = usage.live_bytes.0 + usage.trash_bytes.0 + usage.record_bytes.0 + usage.dead_bytes.0;
     assert_eq!(sum, usage.disk_bytes.0, "STORE-1 {usage:?}");
     let again = on(&disk.copy(1), clock, None);
-    assert_eq!(again.index().groups, store.index().groups);
+    assert_eq!(facts(&again), facts(store));
     assert_eq!(again.index().heads, store.index().heads);
     assert_eq!(again.usage(), usage, "STORE-1");
 }

@@ -193,10 +193,14 @@ async fn open_session(
     let mut left = Vec::new();
     for row in vault.catalogue.groups() {
         let mut row = row.map_err(failures::catalogue)?;
-        if !row.sealed {
-            // Nobody knows which ordinals a run gave out that did not end: those groups take no more.
-            row.sealed = crashed;
-            left.push(row);
+        match (row.sealed, crashed) {
+            (true, _) => {}
+            (false, false) => left.push(row),
+            (false, true) => {
+                // Nobody knows which ordinals a run gave out that did not end: its groups take no more.
+                row.sealed = true;
+                vault.catalogue.set_group(&row).map_err(failures::catalogue)?;
+            }
         }
     }
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };

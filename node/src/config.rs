@@ -160,7 +160,7 @@ fn nearest(path: &str, is_table: bool) -> Option<&'static str> {
             (edits(path, known).min(edits(last, known_last) + 1), *known)
         })
         .min()
-        .filter(|(edits, _)| *edits <= 3)
+        .filter(|(edits, known)| *edits <= 4.min(known.len() / 2))
         .map(|(_, known)| known)
 }
 

@@ -72,6 +72,9 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
         exclude.extend(patterns(file)?);
     }
     let is_stream = backup.stdin || backup.stdin_from_command;
+    if !is_stream {
+        check_any_exists(&backup.paths)?;
+    }
     let paths = if is_stream { Vec::new() } else { absolute(&backup.paths)? };
     let stdin_filename = is_stream.then(|| backup.stdin_filename.clone().unwrap_or_else(|| "stdin".to_owned()));
     let args = BackupArgs {
@@ -93,6 +96,16 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
         execute::verb_with_input(context, verb, |_| Ok(StreamInput::from_reader(tokio::io::stdin()))).await
     } else {
         execute::verb(context, verb).await
+    }
+}
+
+/// Some that are missing are errors on the way (exit 3); when all are, there is nothing to make a snapshot of.
+fn check_any_exists(paths: &[OsString]) -> Result<(), Failure> {
+    match paths.iter().find_map(|path| Path::new(path).symlink_metadata().err()) {
+        Some(e) if paths.iter().all(|path| Path::new(path).symlink_metadata().is_err()) => {
+            Err(Failure::new(ExitCode::Failed, "NO_SOURCE", "none of the paths can be read").caused_by(&e))
+        }
+        _ => Ok(()),
     }
 }
 

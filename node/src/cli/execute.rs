@@ -27,7 +27,17 @@ enum Place {
 }
 
 impl Place {
+    /// Finding peers takes seconds; nobody who interrupts wants to wait for them.
     async fn find(context: &Context, verb: &Verb) -> Result<Self, Failure> {
+        tokio::select! {
+            place = Self::look(context, verb) => place,
+            () = context.cancel.cancelled() => {
+                Err(Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted before anything was done"))
+            }
+        }
+    }
+
+    async fn look(context: &Context, verb: &Verb) -> Result<Self, Failure> {
         let dir = DataDir::open(&context.data_dir()?)?;
         if let Some(daemon) = DaemonClient::find(&dir.socket()).await {
             return Ok(Self::Daemon(daemon));

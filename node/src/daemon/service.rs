@@ -7,7 +7,7 @@ use cairn_proto::message::Roles;
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     io::AsyncWrite,
-    sync::{Mutex, MutexGuard, mpsc},
+    sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
 };
 
 use super::{Node, assemble};
@@ -21,22 +21,39 @@ use crate::{
     vault::verbs::{VaultContext, run_verb},
 };
 
-/// How long a verb waits for another one to leave the vault before it gives up.
+/// How long a verb waits for one that shuts it out of the vault before it gives up.
 const VAULT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Verbs on one node.
 pub struct NodeService {
     node: Node,
     daemon: bool,
-    /// One verb at a time is in the vault: its catalogue is one database with one writer.
-    vault: Mutex<&'static str>,
+    /// One backup at a time.
+    writer: Mutex<()>,
+    /// Shared by verbs that work with the catalogue, alone for what replaces it.
+    catalogue: RwLock<()>,
+}
+
+/// What a verb does to the vault.
+#[derive(Clone, Copy)]
+enum Entry {
+    Reader,
+    Writer,
+    Replacer,
+}
+
+/// The right to do it, until dropped.
+enum Turn<'a> {
+    Reader { _catalogue: RwLockReadGuard<'a, ()> },
+    Writer { _writer: MutexGuard<'a, ()>, _catalogue: RwLockReadGuard<'a, ()> },
+    Replacer { _catalogue: RwLockWriteGuard<'a, ()> },
 }
 
 impl NodeService {
     /// Wraps a running node.
     #[must_use]
     pub fn new(node: Node, daemon: bool) -> Self {
-        Self { node, daemon, vault: Mutex::new("") }
+        Self { node, daemon, writer: Mutex::new(()), catalogue: RwLock::new(()) }
     }
 
     /// The node itself.
@@ -45,8 +62,18 @@ impl NodeService {
         &self.node
     }
 
-    async fn enter_vault(&self) -> Result<MutexGuard<'_, &'static str>, Failure> {
-        tokio::time::timeout(VAULT_PATIENCE, self.vault.lock()).await.map_err(|_| {
+    async fn enter_vault(&self, how: Entry) -> Result<Turn<'_>, Failure> {
+        let turn = async {
+            match how {
+                Entry::Reader => Turn::Reader { _catalogue: self.catalogue.read().await },
+                Entry::Writer => {
+                    let writer = self.writer.lock().await;
+                    Turn::Writer { _writer: writer, _catalogue: self.catalogue.read().await }
+                }
+                Entry::Replacer => Turn::Replacer { _catalogue: self.catalogue.write().await },
+            }
+        };
+        tokio::time::timeout(VAULT_PATIENCE, turn).await.map_err(|_| {
             Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
                 .with_hint("wait for it to end")
                 .retryable()
@@ -66,7 +93,12 @@ impl NodeService {
     /// (rust-lang/rust#102211), and much of what they do between two awaits is work for a processor anyway.
     async fn in_vault(&self, call: Call) -> VerbResult {
         let Call { verb, passphrase, input, mut output, events, cancel } = call;
-        let _turn = self.enter_vault().await?;
+        let how = match &verb {
+            Verb::Recover(_) => Entry::Replacer,
+            Verb::Backup(_) => Entry::Writer,
+            _ => Entry::Reader,
+        };
+        let _turn = self.enter_vault(how).await?;
         let context = VaultContext { dir: self.node.dir().root().to_owned(), overlay: self.node.overlay()? };
         // Whoever drops this future does not wait for the thread, so the thread must be told.
         let cancel = cancel.child_token();
@@ -159,7 +191,7 @@ impl Service for NodeService {
 
     fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>> {
         async move {
-            let _turn = self.enter_vault().await?;
+            let _turn = self.enter_vault(Entry::Replacer).await?;
             assemble::make_vault(self.node.dir(), passphrase).await
         }
         .boxed()

@@ -19,6 +19,7 @@ use crate::{
 pub mod assemble;
 mod keeper;
 pub mod service;
+mod upkeep;
 
 pub use assemble::Node;
 pub use service::NodeService;
@@ -86,6 +87,10 @@ pub async fn run(
             let stop = CancellationToken::new();
             let api =
                 tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
+            let upkeep = service
+                .node()
+                .store()
+                .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), upkeep::COMPACT_EVERY, stop.child_token())));
             for address in service.node().addresses() {
                 listening(&address);
             }
@@ -93,6 +98,10 @@ pub async fn run(
             tracing::info!("going down");
             stop.cancel();
             let _ = tokio::time::timeout(Duration::from_secs(25), api).await;
+            if let Some(upkeep) = upkeep {
+                // It may be in the middle of a scrub; the store's own close waits for what is being written.
+                upkeep.abort();
+            }
             Ok(())
         }
         Err(failure) => Err(failure),

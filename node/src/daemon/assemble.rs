@@ -162,6 +162,12 @@ impl Node {
         self.online.as_ref().map(|o| o.peer.to_string()).unwrap_or_default()
     }
 
+    /// The store, when this node keeps shards.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// Ends the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
         if let Some(online) = &self.online {

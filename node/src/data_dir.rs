@@ -244,7 +244,8 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Failed, "DATA_DIR", format!("cannot write {}", path.display())).caused_by(e)
     };
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    // The parent of a bare name is the empty path, which no call takes for the folder that we are in.
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;

@@ -189,6 +189,20 @@ impl DataDir {
     /// # Errors
     /// Another one is pinned than the one asked for.
     pub fn pin_domain(&self, asked: Option<Domain>, fallback: impl FnOnce() -> Domain) -> Result<Domain, Failure> {
+        let domain = self.domain(asked, fallback)?;
+        let path = self.root.join("domain");
+        if !path.exists() {
+            write_private(&path, format!("{domain}\n").as_bytes())?;
+        }
+        Ok(domain)
+    }
+
+    /// The pinned domain, else the one asked for, else the fallback; nothing is pinned. For clients: they hold no
+    /// shards, and an owner who backs up today may still name a domain when the folder becomes a node tomorrow.
+    ///
+    /// # Errors
+    /// Another one is pinned than the one asked for.
+    pub fn domain(&self, asked: Option<Domain>, fallback: impl FnOnce() -> Domain) -> Result<Domain, Failure> {
         let path = self.root.join("domain");
         let pinned = match fs::read_to_string(&path) {
             Ok(text) => Some(Domain::new(text.trim()).map_err(|e| {
@@ -212,11 +226,7 @@ impl DataDir {
                  start with an empty data folder to use another domain",
             )),
             (Some(pinned), _) => Ok(pinned),
-            (None, asked) => {
-                let domain = asked.unwrap_or_else(fallback);
-                write_private(&path, format!("{domain}\n").as_bytes())?;
-                Ok(domain)
-            }
+            (None, asked) => Ok(asked.unwrap_or_else(fallback)),
         }
     }
 }

@@ -189,6 +189,20 @@ impl DataDir {
     /// # Errors
     /// Another one is pinned than the one asked for.
     pub fn pin_domain(&self, asked: Option<Domain>, fallback: impl FnOnce() -> Domain) -> Result<Domain, Failure> {
+        let domain = self.domain(asked, fallback)?;
+        let path = self.root.join("domain");
+        if !path.exists() {
+            write_private(&path, format!("{domain}\n").as_bytes())?;
+        }
+        Ok(domain)
+    }
+
+    /// The pinned domain, else the one asked for, else the fallback; nothing is pinned. For clients: they hold no
+    /// shards, and an owner who backs up today may still name a domain when the folder becomes a node tomorrow.
+    ///
+    /// # Errors
+    /// Another one is pinned than the one asked for.
+    pub fn domain(&self, asked: Option<Domain>, fallback: impl FnOnce() -> Domain) -> Result<Domain, Failure> {
         let path = self.root.join("domain");
         let pinned = match fs::read_to_string(&path) {
             Ok(text) => Some(Domain::new(text.trim()).map_err(|e| {
@@ -212,11 +226,7 @@ impl DataDir {
                  start with an empty data folder to use another domain",
             )),
             (Some(pinned), _) => Ok(pinned),
-            (None, asked) => {
-                let domain = asked.unwrap_or_else(fallback);
-                write_private(&path, format!("{domain}\n").as_bytes())?;
-                Ok(domain)
-            }
+            (None, asked) => Ok(asked.unwrap_or_else(fallback)),
         }
     }
 }
@@ -244,7 +254,8 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Failed, "DATA_DIR", format!("cannot write {}", path.display())).caused_by(e)
     };
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    // The parent of a bare name is the empty path, which no call takes for the folder that we are in.
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;

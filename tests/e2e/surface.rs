@@ -110,6 +110,9 @@ fn the_output_of_every_verb_is_json_when_asked() {
     }
     let (a, b) = (snapshots[0]["id"].as_str().unwrap(), snapshots[1]["id"].as_str().unwrap());
     let target = owner.place("t").to_str().unwrap().to_owned();
+    // A folder that is no node's has no store to look into; it says so instead of showing an empty one.
+    assert_eq!(owner.run(["debug", "store", "--json"]).expect(10).exit_error()["id"], "NO_STORE");
+    let node = lab.node_dir(0).to_str().unwrap().to_owned();
     let verbs: [&[&str]; 14] = [
         &["snapshots"],
         &["ls", "latest"],
@@ -122,7 +125,7 @@ fn the_output_of_every_verb_is_json_when_asked() {
         &["stats"],
         &["status"],
         &["peers"],
-        &["debug", "store"],
+        &["debug", "store", "--data-dir", &node],
         &["debug", "placement", "--explain"],
         &["network", "new", "--name", "x", "--puzzle-bits", "1"],
     ];

@@ -65,8 +65,10 @@ impl Node {
         };
         let peer = identity.peer();
         let public = public_domain(&settings.listen);
-        let domain = dir.pin_domain(settings.domain, || public.unwrap_or_else(|| Domain::of_peer(&peer)))?;
         let stores = settings.roles.has(Roles::STORAGE);
+        let fallback = || public.unwrap_or_else(|| Domain::of_peer(&peer));
+        let domain =
+            if stores { dir.pin_domain(settings.domain, fallback) } else { dir.domain(settings.domain, fallback) }?;
         let store = if stores { Some(open_store(&dir, settings.give, settings.keep_free).await?) } else { None };
         let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
         let all_loopback = !network.bootstrap.is_empty()

@@ -32,7 +32,9 @@ fn a_domain_is_pinned_for_ever() {
     let (_temp, dir) = folder();
     let acme = Domain::operator("acme").expect("valid");
     let other = Domain::operator("other").expect("valid");
+    assert_eq!(dir.domain(None, || other.clone()).expect("a client's"), other, "and a client pins nothing");
     assert_eq!(dir.pin_domain(Some(acme.clone()), || other.clone()).expect("pins"), acme);
+    assert_eq!(dir.domain(None, || other.clone()).expect("pinned"), acme);
     assert_eq!(dir.pin_domain(None, || other.clone()).expect("keeps"), acme);
     assert_eq!(dir.pin_domain(Some(other), || acme).expect_err("refused").id, "DOMAIN_PINNED");
 }

@@ -51,28 +51,35 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// Folder with everything of this node or owner [default: $XDG_DATA_HOME/cairn]
-    #[arg(long, env = "CAIRN_DATA_DIR", global = true, value_name = "DIR")]
+    #[arg(long, env = "CAIRN_DATA_DIR", global = true, help_heading = "Global options", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Network file; needed once, then kept in the data folder
-    #[arg(long, env = "CAIRN_NETWORK", global = true, value_name = "FILE")]
+    #[arg(long, env = "CAIRN_NETWORK", global = true, help_heading = "Global options", value_name = "FILE")]
     network: Option<PathBuf>,
     /// Settings (TOML) [default: config.toml in the data folder]
-    #[arg(long, short = 'c', env = "CAIRN_CONFIG", global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        short = 'c',
+        env = "CAIRN_CONFIG",
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
     /// File with the vault's passphrase in its first line
-    #[arg(long, env = "CAIRN_PASSPHRASE_FILE", global = true, value_name = "FILE")]
+    #[arg(long, env = "CAIRN_PASSPHRASE_FILE", global = true, help_heading = "Global options", value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Print JSON, one object a line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// Print results and errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
     /// Say more on stderr; twice, three times: even more
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, help_heading = "Global options", action = clap::ArgAction::Count)]
     verbose: u8,
     /// No progress bars and lines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     no_progress: bool,
 }
 

@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, process::ExitCode as ProcessExit};
 
+use cairn_proto::Domain;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
@@ -156,6 +157,15 @@ impl Context {
 
     fn network(&self) -> Option<&std::path::Path> {
         self.global.network.as_deref().or(self.config.network.as_deref())
+    }
+
+    /// Who we are to our own nodes: `CAIRN_DOMAIN`, else the settings file. `node run` has a flag above both.
+    fn domain(&self) -> Result<Option<Domain>, Failure> {
+        let named = std::env::var("CAIRN_DOMAIN").ok().or_else(|| self.config.node.domain.clone());
+        named
+            .map(|name| Domain::operator(&name))
+            .transpose()
+            .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot use this domain").caused_by(&e))
     }
 
     fn passphrase_file(&self) -> Option<&std::path::Path> {

@@ -80,7 +80,13 @@ pub async fn run(
     mut listening: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let lock = dir.lock("node run")?;
-    let service = Arc::new(NodeService::new(Node::start(dir, network, settings).await?, true));
+    // A puzzle, or a store that is read from its log, may take minutes; both are safe to be left in the middle.
+    let node = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Ok(()),
+        node = Node::start(dir, network, settings) => node?,
+    };
+    let service = Arc::new(NodeService::new(node, true));
     let socket = server::bind(service.node().dir().socket());
     let result = match socket {
         Ok(socket) => {
@@ -122,13 +128,19 @@ impl LocalNode {
     ///
     /// # Errors
     /// The folder is in use, there is no network file, or the network does not start.
-    pub async fn start(dir: DataDir, network: Option<&Path>, verb: &Verb) -> Result<Self, Failure> {
+    pub async fn start(
+        dir: DataDir,
+        network: Option<&Path>,
+        domain: Option<Domain>,
+        verb: &Verb,
+    ) -> Result<Self, Failure> {
         let lock = dir.lock(purpose(verb))?;
         let node = if matches!(verb, Verb::DebugStore) {
             Node::store_only(dir).await?
         } else {
             let network = dir.network(network)?;
-            Node::start(dir, network, NodeSettings::client()).await?
+            // An owner's own nodes never hold the owner's groups, wherever a verb runs.
+            Node::start(dir, network, NodeSettings { domain, ..NodeSettings::client() }).await?
         };
         if uses_peers(verb) {
             node.meet(MEET).await;

@@ -222,8 +222,11 @@ fn rate(bytes: u64, seconds: f64) -> ByteSize {
 async fn differences(source: &Path, target: &Path, ours: bool) -> Result<Vec<String>, Failure> {
     let restored = target.join(source.strip_prefix("/").unwrap_or(source));
     let source = source.to_owned();
-    // A tree that somebody uses may change its times while we look; ours does not.
-    let options = if ours { CompareOptions::FULL } else { CompareOptions { layout: false, ..CompareOptions::FULL } };
+    // Whether a hole stays a hole is the file system's affair, and only root gives files to others; what we made
+    // ourselves has neither excuse.
+    let strict = CompareOptions::FULL;
+    let owners = rustix::process::geteuid().is_root();
+    let options = if ours { strict } else { CompareOptions { layout: false, owners, ..strict } };
     let compared = tokio::task::spawn_blocking(move || compare::compare(&source, &restored, options)).await;
     let failed = |e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Failed, "COMPARE", "cannot compare the two trees").caused_by(e)

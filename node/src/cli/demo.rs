@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cairn demo\n  cairn demo /etc --nodes 24\n  cairn demo ~/photos --keep\n\nNothing leaves \
+    after_help = "Examples:\n  cairn demo\n  cairn demo ~/Documents --nodes 24\n  cairn demo ~/photos --keep\n\nNothing leaves \
     this machine and nothing is kept, unless --keep is given."
 )]
 pub(super) struct Demo {

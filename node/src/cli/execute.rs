@@ -50,7 +50,7 @@ impl Place {
             )
             .with_hint("`cairn init` makes one, `cairn recover` brings one back from its 24 words"));
         }
-        let node = daemon::LocalNode::start(dir, context.network(), verb).await?;
+        let node = daemon::LocalNode::start(dir, context.network(), context.domain()?, verb).await?;
         Ok(Self::Here(Box::new(node)))
     }
 
@@ -85,7 +85,7 @@ pub(super) async fn verb_with_passphrase(
     passphrase: Option<SecretText>,
 ) -> Result<ExitCode, Failure> {
     let place = Place::find(context, &verb).await?;
-    let ask = passphrase.is_none() && needs_vault(&verb);
+    let ask = passphrase.is_none() && (needs_vault(&verb) || matches!(verb, Verb::Status));
     let mut result = run(context, &place, Io { verb: verb.clone(), passphrase, input: None, output: None }).await;
     if ask
         && matches!(&result, Err(f) if f.code == ExitCode::WrongSecret)

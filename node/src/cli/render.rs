@@ -37,8 +37,16 @@ pub(crate) struct Output {
 
 /// A line of results on stdout.
 pub(crate) fn line(text: &str) {
+    let _ = try_line(text);
+}
+
+/// As [`line`], for what must not be lost.
+///
+/// # Errors
+/// Stdout is closed, or its disk is full.
+pub(crate) fn try_line(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// A line for people on stderr.

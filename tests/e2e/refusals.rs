@@ -51,6 +51,37 @@ fn without_a_network_or_a_vault_it_says_so() {
     assert!(!matches!(unknown.code, Some(0) | None) && unknown.stderr.contains("pasphrase"), "{}", unknown.stderr);
 }
 
+/// Words that nobody saw open nothing: no vault may stand behind them.
+#[test]
+fn a_vault_whose_words_cannot_be_handed_over_is_not_made() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = cairn(home.path());
+        command.args(["--data-dir", "data", "--network", "network.toml"]).args(args);
+        command
+    };
+    let finish = |command| Running::spawn(command, Stdio::null()).finish();
+    fs::write(home.path().join("network.toml"), finish(run(&["network", "new", "--name", "trial"])).ok().stdout)
+        .unwrap();
+
+    finish(run(&["init", "--phrase-file", "no/such/folder/words"])).expect(1);
+    fs::write(home.path().join("mine"), b"mine").unwrap();
+    finish(run(&["init", "--phrase-file", "mine"])).expect(15);
+    assert_eq!(fs::read(home.path().join("mine")).unwrap(), b"mine");
+    // The harness reads stdout, so the full disk is given by a shell.
+    let mut shell = std::process::Command::new("sh");
+    let full = run(&["init"]);
+    shell.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(full.get_program()).args(full.get_args());
+    shell.current_dir(home.path()).env_clear().env("HOME", home.path());
+    let lost = finish(shell);
+    assert_eq!(lost.code, Some(1), "{}", lost.stderr);
+    assert!(!home.path().join("data/vault/keyring").exists(), "no vault without its words");
+
+    finish(run(&["init", "--phrase-file", "words"])).ok();
+    assert_eq!(fs::read_to_string(home.path().join("words")).unwrap().split_whitespace().count(), 24);
+    finish(run(&["init"])).expect(15);
+}
+
 #[test]
 fn unknown_snapshots_and_paths_are_not_found() {
     let lab = Lab::shared();

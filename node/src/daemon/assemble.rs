@@ -306,9 +306,22 @@ fn shard_row(shard: &ShardInfo) -> serde_json::Value {
     row
 }
 
-/// The domain that a public listening address gives.
+/// The domain that a public listening address gives; for one that means every interface, the address that this
+/// machine would send from.
 fn public_domain(listen: &[Multiaddr]) -> Option<Domain> {
-    listen.iter().filter_map(ip).find_map(Domain::of_address)
+    listen.iter().filter_map(ip).find_map(|listening| {
+        let address = if listening.is_unspecified() { sending_address(listening)? } else { listening };
+        Domain::of_address(address)
+    })
+}
+
+/// Asks the routing table; connecting a UDP socket sends nothing. The far ends are documentation addresses (RFC 5737,
+/// RFC 3849).
+fn sending_address(unspecified: std::net::IpAddr) -> Option<std::net::IpAddr> {
+    let far = if unspecified.is_ipv4() { "192.0.2.1:9" } else { "[2001:db8::1]:9" };
+    let socket = std::net::UdpSocket::bind((unspecified, 0)).ok()?;
+    socket.connect(far).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
 }
 
 fn ip(address: &Multiaddr) -> Option<std::net::IpAddr> {

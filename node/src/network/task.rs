@@ -28,7 +28,7 @@ use libp2p::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, Interval},
 };
@@ -43,7 +43,7 @@ use super::{
     keeper::ShardKeeper,
     keys::{peer_id, peer_key},
     streams::{OpenError, OpenReply},
-    transfer::server::Server,
+    transfer::server::{PeerPlaces, Server, ServerLimits},
 };
 use crate::identity::Identity;
 
@@ -98,7 +98,7 @@ enum Step {
 
 enum Lookup {
     Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>),
-    Put(oneshot::Sender<Vec<PeerKey>>),
+    Put(oneshot::Sender<()>),
     Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct NetworkTask {
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
     pub(crate) server: Arc<Server>,
-    pub(crate) streams_per_peer: usize,
+    pub(crate) limits: ServerLimits,
     pub(crate) book: PeerBook,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) rng: ChaCha20Rng,
@@ -136,7 +136,7 @@ pub(crate) struct State {
     lookups: HashMap<kad::QueryId, Lookup>,
     answering: JoinSet<(ResponseChannel<ControlAnswer>, ControlAnswer)>,
     serving: JoinSet<()>,
-    stream_places: HashMap<PeerKey, Arc<Semaphore>>,
+    places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
 }
 
@@ -158,7 +158,7 @@ impl State {
             lookups: HashMap::new(),
             answering: JoinSet::new(),
             serving: JoinSet::new(),
-            stream_places: HashMap::new(),
+            places: HashMap::new(),
             connected: BTreeSet::new(),
         }
     }
@@ -264,12 +264,12 @@ impl NetworkTask {
         }
     }
 
-    fn put_record(&mut self, key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<Vec<PeerKey>>) {
+    fn put_record(&mut self, key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<()>) {
         if self.state.lookups.len() >= OPEN_MAX {
             return;
         }
         let record = kad::Record::new(kad::RecordKey::new(&key), value);
-        // Quorum "all" does not mean that all must: it makes the result name everyone who took it.
+        // Quorum "all" does not mean that all must: it makes the query go on to everyone near.
         match self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::All) {
             Ok(query) => {
                 self.state.lookups.insert(query, Lookup::Put(reply));
@@ -375,8 +375,7 @@ impl NetworkTask {
             self.knock(instant);
         }
         self.state.unreachable.retain(|_, until| *until > instant);
-        let all = self.streams_per_peer;
-        self.state.stream_places.retain(|_, places| places.available_permits() < all);
+        self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
     }
 

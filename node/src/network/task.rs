@@ -51,6 +51,8 @@ use crate::identity::Identity;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// ... and this soon after a change, so that ten changes make one advert.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
+/// ... but never sooner than this after the last: peers ignore what comes faster than once a second.
+const ANNOUNCE_APART: Duration = Duration::from_secs(2);
 /// When nobody listened, again after this.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 /// The peer book goes to disk at most this often.
@@ -123,6 +125,7 @@ pub(crate) struct NetworkTask {
 /// What the task remembers.
 pub(crate) struct State {
     announce_at: Instant,
+    announced: Option<Instant>,
     write_at: Instant,
     knock_at: Instant,
     knock_pause: Duration,
@@ -145,6 +148,7 @@ impl State {
         let now = Instant::now();
         Self {
             announce_at: now + ANNOUNCE_SOON,
+            announced: None,
             write_at: now + WRITE_EVERY,
             knock_at: now,
             knock_pause: KNOCK.0,
@@ -411,7 +415,9 @@ impl NetworkTask {
     }
 
     fn announce_within(&mut self, time: Duration) {
-        self.state.announce_at = self.state.announce_at.min(Instant::now() + time);
+        let at = Instant::now() + time;
+        let at = self.state.announced.map_or(at, |last| at.max(last + ANNOUNCE_APART));
+        self.state.announce_at = self.state.announce_at.min(at);
     }
 
     /// Where we may be dialled, for adverts.
@@ -449,11 +455,14 @@ impl NetworkTask {
         self.state.last_sequence = sequence;
         self.state.my_advert = Some(signed);
         let topic = self.protocols.adverts.clone();
-        if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
-            // Normal while alone: whoever connects asks for adverts anyway.
-            tracing::debug!(%error, "our advert was not gossiped");
-            if !self.state.connected.is_empty() {
-                self.announce_within(ANNOUNCE_AGAIN);
+        match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
+            Ok(_) => self.state.announced = Some(Instant::now()),
+            Err(error) => {
+                // Normal while alone: whoever connects asks for adverts anyway.
+                tracing::debug!(%error, "our advert was not gossiped");
+                if !self.state.connected.is_empty() {
+                    self.announce_within(ANNOUNCE_AGAIN);
+                }
             }
         }
     }

@@ -178,7 +178,7 @@ impl NetworkTask {
         if author.is_none_or(|author| author.as_bytes().as_slice() != signed.signer) {
             return gossipsub::MessageAcceptance::Reject;
         }
-        match self.book.learn(&signed, now) {
+        match self.book.learn_gossiped(&signed, now) {
             Ok(Learned::New | Learned::Newer) => {
                 if let (Some(id), Some(key)) = (message.source, author) {
                     // It lives, and may have said new addresses.
@@ -189,7 +189,7 @@ impl NetworkTask {
                 }
                 gossipsub::MessageAcceptance::Accept
             }
-            Ok(Learned::Stale) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
+            Ok(Learned::Stale | Learned::TooSoon) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
                 gossipsub::MessageAcceptance::Ignore
             }
             Err(error) => {

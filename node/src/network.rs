@@ -44,12 +44,12 @@ use self::{
     behaviour::{Choices, NodeBehaviour, Protocols},
     book::PeerBook,
     command::Command,
-    heads::{HEADS_MAX, HeadRecords},
+    heads::HeadRecords,
     keeper::ShardKeeper,
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
-use crate::{identity::Identity, overlay::OverlayError};
+use crate::{identity::Identity, overlay::OverlayError, store::HEADS_MAX};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
@@ -235,7 +235,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         protocols,
         keeper: config.store,
         server: Arc::new(server),
-        streams_per_peer: config.limits.streams_per_peer,
+        limits: config.limits,
         book,
         data_dir: config.data_dir,
         rng,
@@ -259,7 +259,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     Ok(NetworkHandle { inner: Arc::new(inner) })
 }
 
-/// The DHT's record store with what the keeper has, and the task that writes new heads down.
+/// The DHT's record store with what the keeper has, as large as the store's own, and the task that writes new heads down.
 async fn heads(
     store: Option<&Arc<dyn ShardKeeper>>,
     shutdown: &CancellationToken,

@@ -169,6 +169,8 @@ fn kademlia(
         .set_replication_interval(Some(Duration::from_secs(3600)))
         .set_provider_publication_interval(None)
         .set_caching(kad::Caching::Disabled)
+        // Heads come to the task with their source, which counts them.
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
         // Only identify's findings come into the routing table, filtered.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
     let mut kad = kad::Behaviour::with_config(me, heads, config);

@@ -33,6 +33,10 @@ const AHEAD_MAX_MS: u64 = 3600 * 1000;
 const NEWCOMER_MS: u64 = 24 * 3600 * 1000;
 /// A contact older than this says nothing about now.
 const CONTACT_MS: u64 = 10 * 60 * 1000;
+/// Adverts of one peer that come over gossip closer together than this are not taken and so not forwarded: a peer
+/// that signs a thousand a second must not make the whole network carry them. Half of what
+/// [`task`](super::task) leaves between two of ours, so that an uneven way costs none.
+const GOSSIP_APART_MS: u64 = 1000;
 /// File in the data folder.
 const FILE: &str = "peers";
 const HOUR_MS: u64 = 3600 * 1000;
@@ -46,6 +50,8 @@ pub(crate) enum Learned {
     Newer,
     /// Nothing: we have this or a newer one.
     Stale,
+    /// News, but too soon after the last.
+    TooSoon,
 }
 
 /// Why an advert was not taken.
@@ -108,6 +114,8 @@ struct Known {
     signed: SignedBytes,
     first_seen: Timestamp,
     last_heard: Timestamp,
+    /// When its last advert came over gossip. What we asked for does not count: we decide how often we ask.
+    gossiped: Option<Timestamp>,
     connected: bool,
     contact: Option<(bool, Timestamp)>,
     rtt_ms: Option<u32>,
@@ -146,8 +154,22 @@ impl PeerBook {
         Self { network, me, allow_private, peers: BTreeMap::new(), dirty: false }
     }
 
-    /// Takes an advert, or says why not.
+    /// Takes an advert that we asked for, or says why not.
     pub(crate) fn learn(&mut self, signed: &SignedBytes, now: Timestamp) -> Result<Learned, NotLearned> {
+        self.take(signed, now, None)
+    }
+
+    /// Takes an advert that came unasked, or says why not.
+    pub(crate) fn learn_gossiped(&mut self, signed: &SignedBytes, now: Timestamp) -> Result<Learned, NotLearned> {
+        self.take(signed, now, Some(now))
+    }
+
+    fn take(
+        &mut self,
+        signed: &SignedBytes,
+        now: Timestamp,
+        gossiped: Option<Timestamp>,
+    ) -> Result<Learned, NotLearned> {
         let advert = Advert::open(signed)?;
         if advert.peer == self.me {
             return Err(NotLearned::Own);
@@ -165,6 +187,12 @@ impl PeerBook {
             if advert.sequence <= known.advert.sequence {
                 return Ok(Learned::Stale);
             }
+            // A clock that was set back must not silence the peer until it has caught up.
+            let last = known.gossiped.filter(|last| gossiped.is_some() && *last <= now);
+            if last.is_some_and(|last| now.ms_since(last) < GOSSIP_APART_MS) {
+                return Ok(Learned::TooSoon);
+            }
+            known.gossiped = gossiped.or(known.gossiped);
             known.advert = advert;
             known.signed = signed.clone();
             known.last_heard = now;
@@ -182,6 +210,7 @@ impl PeerBook {
                 signed: signed.clone(),
                 first_seen: now,
                 last_heard: now,
+                gossiped,
                 connected: false,
                 contact: None,
                 rtt_ms: None,
@@ -408,6 +437,22 @@ mod tests {
             assert!(self::book().restore(&bad, now).is_err(), "byte {at}");
         }
         assert_eq!(book.learn(&advert(3, 2000 + AHEAD_MAX_MS, "later"), now), Err(NotLearned::Ahead));
+    }
+
+    #[test]
+    fn a_flood_of_adverts_is_not_forwarded() {
+        let mut book = book();
+        let at = Timestamp;
+        assert_eq!(book.learn(&advert(2, 10, "a"), at(5000)), Ok(Learned::New));
+        assert_eq!(book.learn_gossiped(&advert(2, 11, "a"), at(5001)), Ok(Learned::Newer), "the first over gossip");
+        for sequence in 12..20 {
+            let flood = book.learn_gossiped(&advert(2, sequence, "a"), at(5001 + sequence));
+            assert_eq!(flood, Ok(Learned::TooSoon));
+        }
+        assert_eq!(book.learn_gossiped(&advert(3, 12, "b"), at(5100)), Ok(Learned::New), "another peer");
+        assert_eq!(book.learn(&advert(2, 12, "a"), at(5100)), Ok(Learned::Newer), "asked for");
+        assert_eq!(book.learn_gossiped(&advert(2, 21, "a"), at(6001)), Ok(Learned::Newer));
+        assert_eq!(book.learn_gossiped(&advert(2, 22, "a"), at(100)), Ok(Learned::Newer), "our clock went back");
     }
 
     #[test]

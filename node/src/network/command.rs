@@ -41,8 +41,9 @@ pub(crate) enum Command {
     Closest { target: PeerId, reply: oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>> },
     /// Everyone in the peer book.
     Peers { reply: oneshot::Sender<Vec<PeerView>> },
-    /// Put a head record into the DHT; answers the peers that took it.
-    PutRecord { key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<Vec<PeerKey>> },
+    /// Put a head record into the DHT; answers when everyone near was told. Who took it is not told: Kademlia's
+    /// answer comes before the head is durable.
+    PutRecord { key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<()> },
     /// Look a head record up in the DHT; answers every version found.
     GetRecord { key: [u8; 32], reply: oneshot::Sender<Vec<Vec<u8>>> },
     /// A transfer with a peer worked or did not.

@@ -4,6 +4,8 @@
 //!
 //! - **HEAD-1** Only a valid [`HeadRecord`] under its own look-up key is ever kept or served, and a newer one is
 //!   never replaced by an older. Enforced by [`HeadRecords::offer`]; attacked by `tests` below.
+//! - **HEAD-2** One peer brings at most [`VAULTS_PER_SOURCE`] vaults that we did not know. Enforced by
+//!   [`HeadRecords::offer`] and [`HeadRecords::receive`]; attacked by `tests` below.
 //! - Provider records are never kept.
 
 use std::{
@@ -16,15 +18,19 @@ use cairn_proto::{
     VaultKey,
     message::{HEAD_RECORD_MAX, HeadRecord},
 };
-use libp2p::kad::{
-    ProviderRecord, Record, RecordKey,
-    store::{Error, RecordStore, Result},
+use libp2p::{
+    PeerId,
+    kad::{
+        ProviderRecord, Record, RecordKey,
+        store::{Error, RecordStore, Result},
+    },
 };
 use tokio::sync::mpsc;
 
-/// Most heads in memory: 8192 of at most 8 KiB are 64 MiB, and one head is one vault of the network, twenty copies
-/// each: enough for 400 vaults a storage peer.
-pub(crate) const HEADS_MAX: usize = 8192;
+/// Vaults that one peer may bring. An owner has a few, and a peer that replicates the heads it holds brings a newcomer
+/// some of the vaults near both; the others come from other peers or with their owners' next snapshot. To fill all
+/// places an attacker needs [`HEADS_MAX`](crate::store::HEADS_MAX) / 64 identities, each with its solved puzzle.
+pub(crate) const VAULTS_PER_SOURCE: usize = 64;
 
 /// A head to be written down.
 pub(crate) type HeadToKeep = (VaultKey, Vec<u8>);
@@ -32,6 +38,8 @@ pub(crate) type HeadToKeep = (VaultKey, Vec<u8>);
 pub(crate) struct Kept {
     record: Record,
     rank: (u32, u64),
+    /// Who brought the vault's first head, since we run.
+    source: Option<PeerId>,
 }
 
 /// The record store of our Kademlia.
@@ -39,6 +47,8 @@ pub(crate) struct HeadRecords {
     heads: HashMap<RecordKey, Kept>,
     /// Where accepted heads are made durable; none for a node without a store.
     keep: Option<mpsc::Sender<HeadToKeep>>,
+    /// Vaults kept by who brought them; each counts at least one of `heads`, so `capacity` bounds it too.
+    sources: HashMap<PeerId, usize>,
     capacity: usize,
 }
 
@@ -53,7 +63,7 @@ pub(crate) enum Offered {
 
 impl HeadRecords {
     pub(crate) fn new(keep: Option<mpsc::Sender<HeadToKeep>>, capacity: usize) -> Self {
-        Self { heads: HashMap::new(), keep, capacity }
+        Self { heads: HashMap::new(), keep, sources: HashMap::new(), capacity }
     }
 
     /// Takes heads that the store kept from before, without writing them again.
@@ -62,7 +72,7 @@ impl HeadRecords {
             if let Ok(head) = HeadRecord::open(&value) {
                 let key = RecordKey::new(&HeadRecord::lookup_key(&head.vault));
                 let rank = (head.generation, head.sequence);
-                self.heads.insert(key.clone(), Kept { record: Record::new(key, value), rank });
+                self.heads.insert(key.clone(), Kept { record: Record::new(key, value), rank, source: None });
             }
         }
     }
@@ -72,12 +82,17 @@ impl HeadRecords {
         self.heads.get(&RecordKey::new(&HeadRecord::lookup_key(vault))).map(|kept| kept.record.value.as_slice())
     }
 
-    /// HEAD-1. Takes a head into memory; the caller writes it down.
-    pub(crate) fn offer(&mut self, record: Record) -> Result<Offered> {
-        self.take(record, false)
+    /// HEAD-1, HEAD-2. Takes a head from a peer into memory; the caller writes it down.
+    pub(crate) fn offer(&mut self, record: Record, source: PeerId) -> Result<Offered> {
+        self.take(record, Some(source), false)
     }
 
-    fn take(&mut self, record: Record, write: bool) -> Result<Offered> {
+    /// HEAD-1, HEAD-2. Takes a head that came over Kademlia, and writes it through.
+    pub(crate) fn receive(&mut self, record: Record, source: PeerId) -> Result<Offered> {
+        self.take(record, Some(source), true)
+    }
+
+    fn take(&mut self, record: Record, source: Option<PeerId>, write: bool) -> Result<Offered> {
         if record.value.len() > HEAD_RECORD_MAX {
             return Err(Error::ValueTooLarge);
         }
@@ -87,7 +102,8 @@ impl HeadRecords {
             return Err(Error::ValueTooLarge);
         }
         let rank = (head.generation, head.sequence);
-        let full = self.heads.len() >= self.capacity;
+        let brought = source.and_then(|source| self.sources.get(&source)).copied().unwrap_or(0);
+        let full = self.heads.len() >= self.capacity || brought >= VAULTS_PER_SOURCE;
         let entry = self.heads.entry(record.key.clone());
         match &entry {
             hash_map::Entry::Occupied(kept) if kept.get().record.value == record.value => return Ok(Offered::Known),
@@ -99,13 +115,17 @@ impl HeadRecords {
             keep.try_send((head.vault, record.value.clone())).map_err(|_| Error::MaxRecords)?;
         }
         // No expiry: the vault's owner may be away for months; the network keeps the last word.
-        let kept = Kept { record: Record { expires: None, ..record }, rank };
+        let record = Record { expires: None, ..record };
         match entry {
             hash_map::Entry::Occupied(mut entry) => {
-                entry.insert(kept);
+                let source = entry.get().source;
+                entry.insert(Kept { record, rank, source });
             }
             hash_map::Entry::Vacant(entry) => {
-                entry.insert(kept);
+                entry.insert(Kept { record, rank, source });
+                if let Some(source) = source {
+                    *self.sources.entry(source).or_default() += 1;
+                }
             }
         }
         Ok(Offered::Taken)
@@ -121,13 +141,19 @@ impl RecordStore for HeadRecords {
         self.heads.get(key).map(|kept| Cow::Borrowed(&kept.record))
     }
 
-    /// Writes through. An error makes Kademlia reset the stream, so that the sender sees the refusal.
+    /// Writes through. Only our own heads come this way: those of others come as requests, with their source.
     fn put(&mut self, record: Record) -> Result<()> {
-        self.take(record, true).map(|_| ())
+        self.take(record, None, true).map(|_| ())
     }
 
     fn remove(&mut self, key: &RecordKey) {
-        self.heads.remove(key);
+        let Some(source) = self.heads.remove(key).and_then(|kept| kept.source) else { return };
+        if let hash_map::Entry::Occupied(mut brought) = self.sources.entry(source) {
+            *brought.get_mut() -= 1;
+            if *brought.get() == 0 {
+                brought.remove();
+            }
+        }
     }
 
     fn records(&self) -> Self::RecordsIter<'_> {
@@ -146,7 +172,7 @@ impl RecordStore for HeadRecords {
         [].iter().map(Cow::Borrowed)
     }
 
-    fn remove_provider(&mut self, _: &RecordKey, _: &libp2p::PeerId) {}
+    fn remove_provider(&mut self, _: &RecordKey, _: &PeerId) {}
 }
 
 #[cfg(test)]
@@ -166,7 +192,7 @@ mod tests {
         let mut heads = HeadRecords::new(None, 2);
         assert!(heads.put(head(1, 5)).is_ok());
         assert!(heads.put(head(1, 4)).is_err(), "older");
-        assert_eq!(heads.offer(head(1, 5)).ok(), Some(Offered::Known));
+        assert_eq!(heads.offer(head(1, 5), PeerId::random()).ok(), Some(Offered::Known));
         assert!(heads.put(head(1, 6)).is_ok());
         assert_eq!(heads.get(&head(1, 0).key).expect("kept").value, head(1, 6).value);
 
@@ -176,6 +202,28 @@ mod tests {
         assert!(heads.put(head(2, 1)).is_ok());
         assert!(heads.put(head(3, 1)).is_err(), "full");
         assert!(heads.put(head(1, 8)).is_ok(), "a known vault may still move on");
+    }
+
+    #[test]
+    fn one_peer_cannot_fill_all_places() {
+        let (keep, mut kept) = mpsc::channel(256);
+        let mut heads = HeadRecords::new(Some(keep), 256);
+        let (flooder, other) = (PeerId::random(), PeerId::random());
+        for vault in 0..VAULTS_PER_SOURCE as u8 {
+            let record = head(vault, 1);
+            let taken = if vault % 2 == 0 { heads.offer(record, flooder) } else { heads.receive(record, flooder) };
+            assert!(matches!(taken, Ok(Offered::Taken)), "vault {vault}");
+        }
+        assert!(heads.offer(head(100, 1), flooder).is_err(), "HEAD-2");
+        assert!(heads.receive(head(100, 1), flooder).is_err(), "HEAD-2 over Kademlia");
+        assert!(heads.offer(head(3, 2), flooder).is_ok(), "a known vault may still move on");
+        assert!(heads.receive(head(100, 1), other).is_ok());
+        assert!(heads.put(head(101, 1)).is_ok(), "our own");
+        assert!(heads.receive(head(100, 2), flooder).is_ok(), "another's vault is no new one");
+        heads.remove(&head(3, 0).key);
+        assert!(heads.receive(head(102, 1), flooder).is_ok(), "a place became free");
+        let written = std::iter::from_fn(|| kept.try_recv().ok()).count();
+        assert_eq!(written, 32 + 4, "what came over Kademlia, and our own");
     }
 
     #[test]

@@ -32,7 +32,8 @@ const WALKS_MAX: usize = 6;
 const WALK_WIDTH: usize = 8;
 /// One walk with all its questions.
 const WALK_TIME: Duration = Duration::from_secs(15);
-/// Peers told directly of a new head, beside the DHT's own twenty.
+/// Peers told directly of a new head, beside the DHT's own twenty. Only these count as keepers: they answer when the
+/// head is durable, Kademlia before.
 const HEAD_KEEPERS: usize = 8;
 /// Peers asked for a head at once, and in all.
 const FIND_WIDTH: usize = 32;
@@ -122,9 +123,8 @@ impl Overlay for NetworkHandle {
                 }
             }
             let dht_time = if 2 * kept.len() >= count { LATE_TIME } else { DHT_GRACE };
-            if let Ok(Ok(took)) = timeout(dht_time, dht).await {
-                kept.extend(took);
-            }
+            // Waited for so that it is out before a short-lived process ends.
+            let _ = timeout(dht_time, dht).await;
             kept.remove(&self.inner.me);
             if kept.is_empty() && self.readiness().connected == 0 {
                 return Err(OverlayError::NoPeers("nobody could be asked to keep the head".into()));

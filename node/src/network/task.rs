@@ -28,7 +28,7 @@ use libp2p::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, Interval},
 };
@@ -43,7 +43,7 @@ use super::{
     keeper::ShardKeeper,
     keys::{peer_id, peer_key},
     streams::{OpenError, OpenReply},
-    transfer::server::Server,
+    transfer::server::{PeerPlaces, Server, ServerLimits},
 };
 use crate::identity::Identity;
 
@@ -51,6 +51,8 @@ use crate::identity::Identity;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// ... and this soon after a change, so that ten changes make one advert.
 const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
+/// ... but never sooner than this after the last: peers ignore what comes faster than once a second.
+const ANNOUNCE_APART: Duration = Duration::from_secs(2);
 /// When nobody listened, again after this.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 /// The peer book goes to disk at most this often.
@@ -98,7 +100,7 @@ enum Step {
 
 enum Lookup {
     Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>),
-    Put(oneshot::Sender<Vec<PeerKey>>),
+    Put(oneshot::Sender<()>),
     Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
 }
 
@@ -112,7 +114,7 @@ pub(crate) struct NetworkTask {
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
     pub(crate) server: Arc<Server>,
-    pub(crate) streams_per_peer: usize,
+    pub(crate) limits: ServerLimits,
     pub(crate) book: PeerBook,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) rng: ChaCha20Rng,
@@ -123,6 +125,7 @@ pub(crate) struct NetworkTask {
 /// What the task remembers.
 pub(crate) struct State {
     announce_at: Instant,
+    announced: Option<Instant>,
     write_at: Instant,
     knock_at: Instant,
     knock_pause: Duration,
@@ -136,7 +139,7 @@ pub(crate) struct State {
     lookups: HashMap<kad::QueryId, Lookup>,
     answering: JoinSet<(ResponseChannel<ControlAnswer>, ControlAnswer)>,
     serving: JoinSet<()>,
-    stream_places: HashMap<PeerKey, Arc<Semaphore>>,
+    places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
 }
 
@@ -145,6 +148,7 @@ impl State {
         let now = Instant::now();
         Self {
             announce_at: now + ANNOUNCE_SOON,
+            announced: None,
             write_at: now + WRITE_EVERY,
             knock_at: now,
             knock_pause: KNOCK.0,
@@ -158,7 +162,7 @@ impl State {
             lookups: HashMap::new(),
             answering: JoinSet::new(),
             serving: JoinSet::new(),
-            stream_places: HashMap::new(),
+            places: HashMap::new(),
             connected: BTreeSet::new(),
         }
     }
@@ -264,12 +268,12 @@ impl NetworkTask {
         }
     }
 
-    fn put_record(&mut self, key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<Vec<PeerKey>>) {
+    fn put_record(&mut self, key: [u8; 32], value: Vec<u8>, reply: oneshot::Sender<()>) {
         if self.state.lookups.len() >= OPEN_MAX {
             return;
         }
         let record = kad::Record::new(kad::RecordKey::new(&key), value);
-        // Quorum "all" does not mean that all must: it makes the result name everyone who took it.
+        // Quorum "all" does not mean that all must: it makes the query go on to everyone near.
         match self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::All) {
             Ok(query) => {
                 self.state.lookups.insert(query, Lookup::Put(reply));
@@ -375,8 +379,7 @@ impl NetworkTask {
             self.knock(instant);
         }
         self.state.unreachable.retain(|_, until| *until > instant);
-        let all = self.streams_per_peer;
-        self.state.stream_places.retain(|_, places| places.available_permits() < all);
+        self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
     }
 
@@ -412,7 +415,9 @@ impl NetworkTask {
     }
 
     fn announce_within(&mut self, time: Duration) {
-        self.state.announce_at = self.state.announce_at.min(Instant::now() + time);
+        let at = Instant::now() + time;
+        let at = self.state.announced.map_or(at, |last| at.max(last + ANNOUNCE_APART));
+        self.state.announce_at = self.state.announce_at.min(at);
     }
 
     /// Where we may be dialled, for adverts.
@@ -450,11 +455,14 @@ impl NetworkTask {
         self.state.last_sequence = sequence;
         self.state.my_advert = Some(signed);
         let topic = self.protocols.adverts.clone();
-        if let Err(error) = self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
-            // Normal while alone: whoever connects asks for adverts anyway.
-            tracing::debug!(%error, "our advert was not gossiped");
-            if !self.state.connected.is_empty() {
-                self.announce_within(ANNOUNCE_AGAIN);
+        match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
+            Ok(_) => self.state.announced = Some(Instant::now()),
+            Err(error) => {
+                // Normal while alone: whoever connects asks for adverts anyway.
+                tracing::debug!(%error, "our advert was not gossiped");
+                if !self.state.connected.is_empty() {
+                    self.announce_within(ANNOUNCE_AGAIN);
+                }
             }
         }
     }

@@ -19,8 +19,8 @@ impl NetworkTask {
         now: Timestamp,
     ) {
         match event {
-            request_response::Event::Message { message: Message::Request { request, channel, .. }, .. } => {
-                self.question(request, channel);
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.question(peer, request, channel);
             }
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
                 for advert in &response.adverts {
@@ -50,20 +50,20 @@ impl NetworkTask {
         }
     }
 
-    fn question(&mut self, request: ControlRequest, channel: ResponseChannel<ControlAnswer>) {
+    fn question(&mut self, peer: PeerId, request: ControlRequest, channel: ResponseChannel<ControlAnswer>) {
         match request.ask {
             Some(Ask::Adverts(wanted)) => {
                 let adverts = self.some_adverts(wanted);
                 self.answer(channel, ControlAnswer { adverts, ..ControlAnswer::default() });
             }
-            Some(Ask::KeepHead(encoded)) => self.keep_head(encoded, channel),
+            Some(Ask::KeepHead(encoded)) => self.keep_head(peer, encoded, channel),
             Some(Ask::FindHead(vault)) => self.find_head(&vault, channel),
             None => self.answer(channel, ControlAnswer::default()),
         }
     }
 
     /// Keeps a head as the DHT does, and says yes only once it is durable.
-    fn keep_head(&mut self, encoded: Vec<u8>, channel: ResponseChannel<ControlAnswer>) {
+    fn keep_head(&mut self, peer: PeerId, encoded: Vec<u8>, channel: ResponseChannel<ControlAnswer>) {
         let Some(keeper) = self.keeper.clone() else { return self.answer(channel, ControlAnswer::default()) };
         if self.state.answering.len() >= ANSWERING_MAX {
             return self.answer(channel, ControlAnswer { retry_after_ms: ANSWER_RETRY_MS, ..ControlAnswer::default() });
@@ -71,7 +71,7 @@ impl NetworkTask {
         let Ok(head) = HeadRecord::open(&encoded) else { return self.answer(channel, ControlAnswer::default()) };
         let key = kad::RecordKey::new(&HeadRecord::lookup_key(&head.vault));
         let heads = self.swarm.behaviour_mut().kad.store_mut();
-        match heads.offer(kad::Record::new(key, encoded.clone())) {
+        match heads.offer(kad::Record::new(key, encoded.clone()), peer) {
             Ok(Offered::Taken | Offered::Known) => {
                 self.state.answering.spawn(async move {
                     let granted = keeper.keep_head(head.vault, encoded).await.is_ok();

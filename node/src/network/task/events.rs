@@ -1,6 +1,6 @@
 //! What the Swarm tells us, translated into what we do.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use cairn_proto::{Domain, message::Roles, signed::SignedBytes};
 use libp2p::{
@@ -8,7 +8,6 @@ use libp2p::{
     swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
 };
 use prost::Message as _;
-use tokio::sync::Semaphore;
 
 use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
 use crate::network::{
@@ -17,6 +16,7 @@ use crate::network::{
     book::{Learned, NotLearned},
     keys::peer_key,
     streams::InboundStream,
+    transfer::server::PeerPlaces,
 };
 
 impl NetworkTask {
@@ -63,6 +63,13 @@ impl NetworkTask {
             NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
                 self.looked_up(id, result, step.last);
             }
+            NodeBehaviourEvent::Kad(kad::Event::InboundRequest {
+                request: kad::InboundRequest::PutRecord { source, record: Some(record), .. },
+            }) => {
+                if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().receive(record, source) {
+                    tracing::debug!(%source, %error, "a head from the DHT was refused");
+                }
+            }
             NodeBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 let verdict = self.gossiped(&message, now);
                 let gossip = &mut self.swarm.behaviour_mut().gossip;
@@ -107,13 +114,13 @@ impl NetworkTask {
 
     fn serve(&mut self, InboundStream { peer, stream }: InboundStream) {
         let Some(key) = peer_key(&peer) else { return };
-        let places = self.streams_per_peer;
-        let places = self.state.stream_places.entry(key).or_insert_with(|| Arc::new(Semaphore::new(places))).clone();
-        let Ok(place) = places.try_acquire_owned() else {
+        let limits = self.limits;
+        let places = self.state.places.entry(key).or_insert_with(|| PeerPlaces::new(limits)).clone();
+        let Ok(place) = places.streams.clone().try_acquire_owned() else {
             tracing::debug!(peer = %key.short(), "too many shard streams");
             return;
         };
-        let serving = self.server.clone().serve(key, stream, self.shutdown.child_token());
+        let serving = self.server.clone().serve(key, places, stream, self.shutdown.child_token());
         self.state.serving.spawn(async move {
             serving.await;
             drop(place);
@@ -171,7 +178,7 @@ impl NetworkTask {
         if author.is_none_or(|author| author.as_bytes().as_slice() != signed.signer) {
             return gossipsub::MessageAcceptance::Reject;
         }
-        match self.book.learn(&signed, now) {
+        match self.book.learn_gossiped(&signed, now) {
             Ok(Learned::New | Learned::Newer) => {
                 if let (Some(id), Some(key)) = (message.source, author) {
                     // It lives, and may have said new addresses.
@@ -182,7 +189,7 @@ impl NetworkTask {
                 }
                 gossipsub::MessageAcceptance::Accept
             }
-            Ok(Learned::Stale) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
+            Ok(Learned::Stale | Learned::TooSoon) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
                 gossipsub::MessageAcceptance::Ignore
             }
             Err(error) => {
@@ -216,14 +223,8 @@ impl NetworkTask {
                     .filter_map(|peer| Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private))));
                 let _ = reply.send(found.collect());
             }
-            (Some(Lookup::Put(reply)), kad::QueryResult::PutRecord(Err(error))) => {
-                let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =
-                    error;
-                let _ = reply.send(success.iter().filter_map(peer_key).collect());
-            }
-            // A complete success names nobody; the direct questions have told the count.
             (Some(Lookup::Put(reply)), _) => {
-                let _ = reply.send(Vec::new());
+                let _ = reply.send(());
             }
             (Some(Lookup::Closest(_)) | None, _) => {}
         }

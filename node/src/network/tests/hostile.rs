@@ -219,6 +219,43 @@ async fn streams_of_one_peer_are_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_reads_leaves_memory_for_others() {
+    let tight = |serving: &mut NetworkConfig, _: &mut NetworkConfig| {
+        serving.limits.memory = 4 * SHARD_SIZE;
+        serving.limits.memory_wait = Duration::from_millis(50);
+    };
+    let Pair { holder, owner, keeper } = pair_with(TCP, tight).await;
+    let (at, me) = (holder.inner.me, owner.inner.me);
+    let (group, slot) = group_for(&holder.inner.domain, 13);
+    let kept = shard(ShardAddress { group: group.clone(), slot, ordinal: 0 }, 1);
+    owner.put_shard(at, kept, Priority::Normal).await.expect("stored");
+    let name = group.ticket.id().as_bytes().to_vec();
+    let get = GetShard { group: name, slot: slot.as_u8().into(), ordinal: 0, offset: 0, length: 0 }.encode_to_vec();
+    let mut greedy = Vec::new();
+    // The fourth stream is the one that stored the shard.
+    for _ in 0..3 {
+        let mut io = raw(&owner, at).await;
+        write(&mut io, FrameKind::Open, 1, open(&group, &grant(&group, at, me, Rights::OWNER)), Bytes::new()).await;
+        assert_eq!(answer(&mut io).await, Some((FrameKind::Opened, None)));
+        for request in 2..6 {
+            write(&mut io, FrameKind::Get, request, get.clone(), Bytes::new()).await;
+        }
+        greedy.push(io);
+    }
+    // Until all of them asked; nothing tells from outside when they hold what they can get.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut config = super::nodes::client(102, &super::nodes::listening(&holder).await);
+    config.patience.busy = Duration::from_millis(500);
+    let other = start(config).await.expect("starts");
+    other.wait_ready(1, DEADLINE).await.expect("is in");
+    let (theirs, slot) = group_for(&holder.inner.domain, 14);
+    let put = shard(ShardAddress { group: theirs, slot, ordinal: 0 }, 2);
+    other.put_shard(at, put, Priority::Normal).await.expect("there is room for another peer");
+    assert_eq!(keeper.count(), 2);
+    drop(greedy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_store_says_so() {
     let Pair { holder, owner, .. } = pair(TCP).await;
     let (group, slot) = group_for(&owner.inner.domain, 12);

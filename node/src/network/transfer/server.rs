@@ -28,7 +28,7 @@ use cairn_proto::{
 };
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -46,7 +46,8 @@ use crate::{
 /// Limits of the serving side. Tests make them small.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Shard bytes in memory for all streams together. 64 MiB: 64 shards, twice what a group commit takes.
+    /// Shard bytes in memory for all streams together. 64 MiB: 64 shards, twice what a group commit takes. One peer
+    /// gets a quarter.
     pub memory: usize,
     /// A begun frame must be complete within this time.
     pub frame_time: Duration,
@@ -84,6 +85,37 @@ const BUSY_RETRY_MS: u64 = 250;
 /// The memory budget counts in these, since a semaphore's permits are 32-bit.
 const PERMIT_BYTES: usize = 1024;
 
+impl ServerLimits {
+    /// Memory for all streams of one peer: a quarter, so that one that never reads its answers leaves room for
+    /// others; 16 shards are all that its two lanes may have asked for. Never less than the one shard that it needs.
+    fn memory_per_peer(&self) -> usize {
+        (self.memory / 4).max(SHARD_SIZE)
+    }
+}
+
+/// What one peer may take, shared by its streams.
+#[derive(Clone)]
+pub(crate) struct PeerPlaces {
+    pub(crate) streams: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    limits: ServerLimits,
+}
+
+impl PeerPlaces {
+    pub(crate) fn new(limits: ServerLimits) -> Self {
+        let streams = Arc::new(Semaphore::new(limits.streams_per_peer));
+        let memory = Arc::new(Semaphore::new(limits.memory_per_peer() / PERMIT_BYTES));
+        Self { streams, memory, limits }
+    }
+
+    /// Nothing is taken. Jobs outlive their stream, so memory counts too: else a peer that comes and goes would get
+    /// a new budget each time.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.streams.available_permits() >= self.limits.streams_per_peer
+            && self.memory.available_permits() >= self.limits.memory_per_peer() / PERMIT_BYTES
+    }
+}
+
 /// What all streams share.
 pub(crate) struct Server {
     identity: Arc<Identity>,
@@ -107,8 +139,13 @@ impl Server {
     }
 
     /// Serves one stream until it ends, breaks the protocol, idles for too long, or `stop`.
-    pub(crate) async fn serve<S>(self: Arc<Self>, remote: PeerKey, stream: S, stop: CancellationToken)
-    where
+    pub(crate) async fn serve<S>(
+        self: Arc<Self>,
+        remote: PeerKey,
+        places: PeerPlaces,
+        stream: S,
+        stop: CancellationToken,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (mut reader, mut writer) = stream.split();
@@ -117,6 +154,7 @@ impl Server {
         let session = Session {
             server: self,
             remote,
+            places,
             groups: HashMap::new(),
             opened: VecDeque::new(),
             running: Arc::new(Mutex::new(HashSet::new())),
@@ -154,7 +192,13 @@ impl Server {
 struct Answer {
     frame: Frame,
     _slot: OwnedSemaphorePermit,
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<Memory>,
+}
+
+/// Memory of one request: of its peer's budget, and of everybody's.
+struct Memory {
+    _of_peer: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 struct OpenedGroup {
@@ -196,6 +240,7 @@ impl Task {
 struct Session {
     server: Arc<Server>,
     remote: PeerKey,
+    places: PeerPlaces,
     groups: HashMap<GroupId, OpenedGroup>,
     /// Groups in the order they were opened; the oldest is forgotten first.
     opened: VecDeque<GroupId>,
@@ -346,15 +391,19 @@ impl Session {
         Ok((group, slot))
     }
 
-    /// NET-2: takes the task's memory from the budget, or says `Busy`.
-    async fn pay(&self, task: Task) -> Result<(Task, Option<OwnedSemaphorePermit>), No> {
+    /// NET-2: takes the task's memory from the peer's budget, then from everybody's, or says `Busy`.
+    async fn pay(&self, task: Task) -> Result<(Task, Option<Memory>), No> {
         let permits = u32::try_from(task.memory().div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         if permits == 0 {
             return Ok((task, None));
         }
-        let memory = self.server.memory.clone().acquire_many_owned(permits);
+        let memory = async {
+            let of_peer = self.places.memory.clone().acquire_many_owned(permits).await?;
+            let of_all = self.server.memory.clone().acquire_many_owned(permits).await?;
+            Ok::<_, AcquireError>(Memory { _of_peer: of_peer, _of_all: of_all })
+        };
         match tokio::time::timeout(self.server.limits.memory_wait, memory).await {
-            Ok(Ok(permit)) => Ok((task, Some(permit))),
+            Ok(Ok(memory)) => Ok((task, Some(memory))),
             Ok(Err(_)) | Err(_) => Err(RefusalCode::Busy.into()),
         }
     }
@@ -366,7 +415,7 @@ impl Session {
         task: Task,
         payload: Bytes,
         slot: OwnedSemaphorePermit,
-        memory: Option<OwnedSemaphorePermit>,
+        memory: Option<Memory>,
     ) -> Result<(), FrameError> {
         self.running().insert(header.request);
         let server = self.server.clone();
@@ -381,6 +430,8 @@ impl Session {
             if !running.lock().unwrap_or_else(PoisonError::into_inner).remove(&header.request) {
                 return;
             }
+            // Only shard bytes are paid for: a refusal or a receipt that is never read must not hold a shard's room.
+            let memory = memory.filter(|_| !frame.payload.is_empty());
             let _ = answers.try_send(Answer { frame, _slot: slot, _memory: memory });
         };
         if !self.server.workers.submit(header.priority, job.boxed()) {

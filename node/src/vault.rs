@@ -39,7 +39,7 @@ use cairn_core::{
     keys::{MasterSeed, VaultKeys, generate},
     seal::open_head,
 };
-use cairn_proto::{Timestamp, manifest::EpochRow, message::HeadRecord};
+use cairn_proto::{Timestamp, head::HeadContent, manifest::EpochRow, message::HeadRecord};
 use zeroize::Zeroize as _;
 
 use crate::{
@@ -47,7 +47,7 @@ use crate::{
     ops::SecretText,
     overlay::Overlay,
 };
-use catalogue::{Catalogue, Counters, Meta};
+use catalogue::{Catalogue, CatalogueError, Counters, Meta};
 
 #[cfg(test)]
 mod tests;
@@ -92,6 +92,10 @@ impl Vault {
     pub fn open(data_dir: &Path, passphrase: Option<&SecretText>) -> Result<Self, Failure> {
         let dir = vault_dir(data_dir);
         let secret = keyring::open(&dir.join("keyring"), passphrase).map_err(failures::keyring)?;
+        // Opening would make an empty one, and the next head would list nothing of what the vault has.
+        if !dir.join("catalogue").is_dir() {
+            return Err(failures::catalogue(CatalogueError::Damaged("it is missing")));
+        }
         Self::with_seed(&dir, &MasterSeed::from_entropy(*secret))
     }
 
@@ -134,21 +138,29 @@ impl Vault {
     /// Makes sure that no other machine wrote since: the network's head must not be newer than what the catalogue knows.
     async fn check_network_head(&self, overlay: &Arc<dyn Overlay>) -> Result<Counters, Failure> {
         let mut counters = self.catalogue.counters().map_err(failures::catalogue)?;
+        let mine = self.catalogue.meta(Meta::Head).map_err(failures::catalogue)?;
+        let signed = mine.as_deref().and_then(|bytes| HeadContent::decode(bytes).ok());
+        let signed = signed.map(|head| (head.generation, head.sequence));
+        // A number that was signed once is never signed again, kept by a peer or not: two heads with one number would
+        // both be the newest.
+        (counters.generation, counters.sequence) =
+            signed.unwrap_or_default().max((counters.generation, counters.sequence));
         let found = overlay.find_head(self.keys.vault_key()).await.map_err(failures::overlay)?;
-        let newer = |r: &HeadRecord| (r.generation, r.sequence) > (counters.generation, counters.sequence);
-        let Some(record) = found.filter(newer) else {
+        let known = (counters.generation, counters.sequence);
+        let foreign = |r: &HeadRecord| match (r.generation, r.sequence) {
+            at if at > known => true,
+            at if Some(at) == signed => {
+                let content = open_head(&self.keys, r).ok().and_then(|c| c.encode().ok());
+                content.is_some() && content != mine
+            }
+            _ => false,
+        };
+        let Some(record) = found.filter(foreign) else {
             // A new generation, so that a machine which still has the old catalogue notices.
             let recovered = self.catalogue.meta(Meta::Recovered).map_err(failures::catalogue)?.is_some();
             counters.generation += u32::from(recovered);
             return Ok(counters);
         };
-        // Perhaps it is our own, whose confirmation got lost.
-        let mine = self.catalogue.meta(Meta::Head).map_err(failures::catalogue)?;
-        let content = open_head(&self.keys, &record).ok().and_then(|c| c.encode().ok());
-        if content.is_some() && content == mine {
-            (counters.generation, counters.sequence) = (record.generation, record.sequence);
-            return Ok(counters);
-        }
         Err(Failure::new(
             ExitCode::Failed,
             "NEWER_HEAD",

@@ -164,7 +164,8 @@ impl Overlay for NetworkHandle {
             for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
-            if best.is_none() && count == 0 && self.readiness().connected == 0 {
+            // "Nobody answered" is not "there is none": whoever believes that starts the vault anew over what it has.
+            if best.is_none() && answered == 0 && (count > 0 || self.readiness().connected == 0) {
                 return Err(OverlayError::NoPeers("nobody could be asked for the head".into()));
             }
             Ok(best)

@@ -116,6 +116,8 @@ pub(super) async fn backup(
         let _ = events.send(Event::Notice { id: "REGIONS_RELAXED".to_owned(), text }).await;
     }
     let scanned = &done.scanned;
+    // Of all runs, not of this one alone: what an earlier run left short is short.
+    let below_target = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
     let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     let summary = serde_json::json!({
         "files_new": scanned.files_new,
@@ -136,16 +138,15 @@ pub(super) async fn backup(
         "snapshot_id": done.snapshot.map(|id| id.to_string()),
         "dry_run": args.dry_run,
         "errors": scanned.errors,
-        "stripes_below_target": session.short_stripes(),
+        "stripes_below_target": below_target,
         "stripes_completed": repaired,
         "head_kept_by": done.head_kept_by,
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
-    let short = session.short_stripes() > 0;
     let code = match () {
         () if scanned.errors > 0 => ExitCode::Partial,
         () if done.unchanged => ExitCode::NothingToDo,
-        () if short || done.head_kept_by.is_some_and(|n| n < HEAD_QUORUM) => ExitCode::BelowTarget,
+        () if below_target > 0 || done.head_kept_by.is_some_and(|n| n < HEAD_QUORUM) => ExitCode::BelowTarget,
         () => ExitCode::Success,
     };
     Ok(Outcome { code })

@@ -11,6 +11,7 @@
 //! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -37,6 +38,7 @@ const SNAPSHOT: u8 = b'n';
 const RECEIPT: u8 = b'e';
 const FILE: u8 = b'f';
 const SHORTFALL: u8 = b'h';
+const LOST: u8 = b'l';
 const PENDING_STRIPE: u8 = b'p';
 const PENDING_RUN: u8 = b'q';
 
@@ -169,6 +171,8 @@ pub struct StripeRecord {
     pub shortfall: Vec<u8>,
     /// Whether the rows wait for a segment (false while recovering: they come from one).
     pub pending: bool,
+    /// A chunk that has a place already keeps it.
+    pub keep_places: bool,
 }
 
 /// Everything that a commit, or an index segment written before one, changes.
@@ -480,7 +484,9 @@ impl Catalogue {
         for run in &record.runs {
             let key = run_key(RUN, &run.place);
             for (id, _) in &run.chunks {
-                put(&mut batch, &id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
+                if !(record.keep_places && self.has_chunk(id)?) {
+                    put(&mut batch, &id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
+                }
             }
             put(&mut batch, &key, encode_run(run)?);
             if record.pending {
@@ -595,6 +601,36 @@ impl Catalogue {
                 Ok((StripeNo(u64::from_be_bytes(no)), value))
             })
             .collect()
+    }
+
+    /// Stripes that the last check found lost: chunks in them do not count as had.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn lost(&self) -> Result<BTreeSet<StripeNo>> {
+        self.scan(LOST)
+            .map(|item| {
+                let no: [u8; 8] =
+                    item?.0[1..].try_into().map_err(|_| CatalogueError::Damaged("a lost stripe's key"))?;
+                Ok(StripeNo(u64::from_be_bytes(no)))
+            })
+            .collect()
+    }
+
+    /// Replaces the set of lost stripes, atomically.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn set_lost(&self, lost: &BTreeSet<StripeNo>) -> Result<()> {
+        let mut batch = Batch::default();
+        for no in self.lost()?.difference(lost) {
+            batch.remove(stripe_key(LOST, *no));
+        }
+        for no in lost {
+            put(&mut batch, &stripe_key(LOST, *no), Vec::new());
+        }
+        self.tree.apply_batch(batch)?;
+        self.flush()
     }
 
     /// Sets which slots a stripe lacks; none removes the note.

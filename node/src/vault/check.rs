@@ -1,7 +1,7 @@
 //! Is everything there, and, with `--read-data`, is it right?
 //!
 //! Asks every holder which shards it has, counts each stripe's living slots, and names the files that a lost stripe
-//! takes with it. Changes nothing.
+//! takes with it. Changes nothing but the note of which stripes are lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -143,6 +143,10 @@ pub(super) async fn check(
         let _ = events.try_send(Event::Status(progress));
     }
     drop(reads);
+    // The next backup stores anew what lies in them. When nobody answered at all, it is we who are cut off.
+    if !holdings.is_empty() {
+        vault.catalogue.set_lost(&lost).map_err(failures::catalogue)?;
+    }
     let files_lost = if lost.is_empty() { 0 } else { name_losses(vault, &reader, &lost, events).await? };
     let summary = json!({
         "num_errors": lost.len() as u64 + damaged,

@@ -21,7 +21,7 @@ use cairn_core::{
     placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Strategy},
 };
 use cairn_proto::{
-    DecodeError, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
+    DecodeError, Domain, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
     manifest::{GroupRow, HOLDERS_MAX},
 };
 use rand_core::SeedableRng as _;
@@ -281,8 +281,9 @@ impl Groups {
         self.book().groups.values().map(|g| g.row.clone()).collect()
     }
 
-    /// Living candidates for a slot of any group, best first, without those who hold it already.
-    pub(super) fn candidates(&self, row: &GroupRow, slot: usize) -> Vec<PeerKey> {
+    /// Living candidates for one more copy of a slot of any group, best first: nobody of `holding` or of a domain
+    /// among them, and nobody who stands in another slot of the group (its domain may have changed since).
+    pub(super) fn candidates(&self, row: &GroupRow, slot: usize, holding: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let book = self.book();
         let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
         let request = GroupRequest {
@@ -294,7 +295,14 @@ impl Groups {
             owner_key: Some(*self.keys.placement_key(row.number)),
         };
         let mut ranked = placement::candidates(&book.peers, &request, &access.ticket, Strategy::Deterministic);
-        if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() }
+        let mut found = if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() };
+        let domains: BTreeMap<PeerKey, &Domain> = book.peers.iter().map(|p| (p.peer, &p.domain)).collect();
+        let taken: BTreeSet<_> = holding.iter().filter_map(|p| domains.get(p)).collect();
+        found.retain(|peer| {
+            let elsewhere = row.holders.iter().enumerate().any(|(at, held)| at != slot && held.contains(peer));
+            !elsewhere && !holding.contains(peer) && domains.get(peer).is_none_or(|d| !taken.contains(d))
+        });
+        found
     }
 }
 

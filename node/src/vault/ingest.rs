@@ -5,7 +5,7 @@
 //! (8 MiB): about 20 MiB, whatever the size of the source.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -89,6 +89,8 @@ pub(super) struct Ingest {
     /// Rows of placed runs by the stripe that completes them.
     rows: BTreeMap<StripeNo, Vec<RunRow>>,
     seen: HashSet<ChunkId>,
+    /// Stripes known to be lost: what lies in them is stored anew.
+    lost: BTreeSet<StripeNo>,
     out: Out,
     figures: Arc<Figures>,
 }
@@ -102,7 +104,8 @@ impl Ingest {
         numbers: StripeNumbers,
         out: Out,
         figures: Arc<Figures>,
-    ) -> Result<Self, PackError> {
+    ) -> Result<Self, IngestError> {
+        let lost = catalogue.lost()?;
         Ok(Self {
             keys,
             catalogue,
@@ -114,6 +117,7 @@ impl Ingest {
             numbers,
             rows: BTreeMap::new(),
             seen: HashSet::new(),
+            lost,
             out,
             figures,
         })
@@ -122,7 +126,7 @@ impl Ingest {
     /// Keeps a chunk, unless the vault has it; its id.
     pub(super) fn keep(&mut self, lane: Lane, chunk: &[u8]) -> Result<ChunkId, IngestError> {
         let id = self.keys.chunk_id(chunk);
-        if self.seen.contains(&id) || self.catalogue.has_chunk(&id)? {
+        if self.seen.contains(&id) || has(&self.catalogue, &self.lost, &id)? {
             return Ok(id);
         }
         self.remember(id)?;
@@ -147,9 +151,9 @@ impl Ingest {
 
     fn remember(&mut self, id: ChunkId) -> Result<(), IngestError> {
         if self.seen.len() >= SEEN_MAX {
-            let (mut kept, catalogue) = (HashSet::new(), &self.catalogue);
+            let mut kept = HashSet::new();
             for id in self.seen.drain() {
-                if !catalogue.has_chunk(&id)? {
+                if !has(&self.catalogue, &self.lost, &id)? {
                     kept.insert(id);
                 }
             }
@@ -250,10 +254,14 @@ impl Ingest {
         self.numbers.next()
     }
 
-    /// Whether the vault has all chunks that the content names directly.
+    /// Whether the vault has all chunks that the content names directly. While stripes are lost, content behind lists
+    /// does not count as had: the lists' own chunks are not looked at here.
     pub(super) fn has_content(&self, content: &ContentRef) -> Result<bool, IngestError> {
+        if content.depth > 0 && !self.lost.is_empty() {
+            return Ok(false);
+        }
         for id in &content.ids {
-            if !self.catalogue.has_chunk(id)? {
+            if !has(&self.catalogue, &self.lost, id)? {
                 return Ok(false);
             }
         }
@@ -274,6 +282,15 @@ impl Ingest {
     pub(super) const fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
+}
+
+/// Whether the chunk lies in acknowledged stripes that are not lost.
+fn has(catalogue: &Catalogue, lost: &BTreeSet<StripeNo>, id: &ChunkId) -> Result<bool, CatalogueError> {
+    if lost.is_empty() {
+        return catalogue.has_chunk(id);
+    }
+    let whole = |p: &RunPlace| !lost.contains(&p.stripe) && p.next.is_none_or(|no| !lost.contains(&no));
+    Ok(catalogue.find_chunk(id)?.is_some_and(|run| whole(&run.place)))
 }
 
 /// A folder on its way: nodes go in by name, its content comes out.

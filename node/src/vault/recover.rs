@@ -66,7 +66,8 @@ pub(super) async fn recover(
             .with_hint("wait for it to end")
             .retryable());
     }
-    install_keyring(&dir, &seed, passphrase.as_ref())?;
+    refuse_older(&final_place, &keys, &record)?;
+    let keyring = look_at_keyring(&dir, &seed, passphrase.as_ref())?;
 
     let fresh = dir.join("catalogue.new");
     let failed =
@@ -80,11 +81,20 @@ pub(super) async fn recover(
     let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
     let Vault { keys, catalogue } = vault;
     drop((keys, catalogue));
+    // The old one goes when the new one stands: what ends this in between leaves at least one of them.
+    let old = dir.join("catalogue.old");
     if final_place.exists() {
-        std::fs::remove_dir_all(&final_place).map_err(failed)?;
+        if old.exists() {
+            std::fs::remove_dir_all(&old).map_err(failed)?;
+        }
+        std::fs::rename(&final_place, &old).map_err(failed)?;
     }
     std::fs::rename(&fresh, &final_place).map_err(failed)?;
     std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(failed)?;
+    install_keyring(&dir, keyring, &seed, passphrase.as_ref())?;
+    if old.exists() {
+        std::fs::remove_dir_all(&old).map_err(failed)?;
+    }
 
     let summary = json!({
         "snapshots": manifest.snapshots.len(),
@@ -99,24 +109,65 @@ pub(super) async fn recover(
     Ok(Outcome { code: ExitCode::Success })
 }
 
-/// Makes the keyring, or makes sure that the one that is there is this vault's. One that does not open is kept beside:
-/// whoever has the phrase may set a new passphrase.
-fn install_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<(), Failure> {
+/// A catalogue that knows a newer state than the network shows now must not be lost to an older one. One that does not
+/// open, or is another vault's, is no reason: recovery is there to replace it.
+fn refuse_older(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<(), Failure> {
+    if !place.is_dir() {
+        return Ok(());
+    }
+    let counters = Catalogue::open(place, &keys.vault_key()).and_then(|local| local.counters());
+    match counters {
+        Ok(c) if (c.generation, c.sequence) > (record.generation, record.sequence) => Err(Failure::new(
+            ExitCode::Refused,
+            "OLDER_HEAD",
+            format!(
+                "the network shows an older state of this vault (sequence {}) than this folder has (sequence {})",
+                record.sequence, c.sequence
+            ),
+        )
+        .with_hint("peers with the newer state are not reachable; delete the vault's catalogue to recover anyway")),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be done about the keyring when the catalogue stands.
+enum KeyringWork {
+    /// It is this vault's.
+    Nothing,
+    /// There is none.
+    Make,
+    /// It does not open and is kept beside: whoever has the phrase may set a new passphrase.
+    Replace,
+}
+
+fn look_at_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<KeyringWork, Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
     let failed =
-        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the keyring").caused_by(&e);
+        |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot make the vault's folder").caused_by(&e);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    match keyring::open(&dir.join("keyring"), passphrase) {
+        Ok(secret) if *secret == *seed.expose() => Ok(KeyringWork::Nothing),
+        Ok(_) => Err(Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
+            .with_hint("recover into an empty data folder")),
+        Err(KeyringError::Missing) => Ok(KeyringWork::Make),
+        Err(_) => Ok(KeyringWork::Replace),
+    }
+}
+
+fn install_keyring(
+    dir: &Path,
+    work: KeyringWork,
+    seed: &MasterSeed,
+    passphrase: Option<&SecretText>,
+) -> Result<(), Failure> {
     let file = dir.join("keyring");
-    match keyring::open(&file, passphrase) {
-        Ok(secret) if *secret == *seed.expose() => return Ok(()),
-        Ok(_) => {
-            return Err(Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
-                .with_hint("recover into an empty data folder"));
-        }
-        Err(KeyringError::Missing) => {}
-        Err(_) => {
+    match work {
+        KeyringWork::Nothing => return Ok(()),
+        KeyringWork::Make => {}
+        KeyringWork::Replace => {
             let aside = dir.join(format!("keyring.{}", super::now().0));
-            std::fs::rename(&file, aside).map_err(failed)?;
+            std::fs::rename(&file, aside)
+                .map_err(|e| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the keyring").caused_by(&e))?;
         }
     }
     keyring::create(&file, seed.expose(), passphrase).map_err(failures::keyring)
@@ -190,6 +241,7 @@ fn add(vault: &Vault, segment: IndexSegment) -> Result<(), Failure> {
         let record = StripeRecord { row: Some(row), ..StripeRecord::default() };
         vault.catalogue.record_stripe(&record).map_err(failures::catalogue)?;
     }
-    let record = StripeRecord { runs: segment.runs, ..StripeRecord::default() };
+    // Segments come newest first: the newest place of a chunk is the one that counts, an older one may be lost.
+    let record = StripeRecord { runs: segment.runs, keep_places: true, ..StripeRecord::default() };
     vault.catalogue.record_stripe(&record).map_err(failures::catalogue)
 }

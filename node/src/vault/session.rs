@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -100,7 +100,6 @@ pub(super) struct Session {
     pub(super) lease_until: Timestamp,
     tracker: Mutex<Tracker>,
     sent: AtomicU64,
-    short: AtomicUsize,
 }
 
 impl Session {
@@ -125,18 +124,12 @@ impl Session {
             lease_until,
             tracker: Mutex::default(),
             sent: AtomicU64::new(0),
-            short: AtomicUsize::new(0),
         }
     }
 
     /// Bytes of shards acknowledged so far, replicas counted.
     pub(super) fn bytes_sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Stripes acknowledged with slots lacking.
-    pub(super) fn short_stripes(&self) -> usize {
-        self.short.load(Ordering::Relaxed)
     }
 
     /// Stores one stripe and records it with the runs that are complete with it.
@@ -256,7 +249,6 @@ impl Session {
     fn record(&self, row: StripeRow, place: &Place, runs: Vec<RunRow>, outcome: Sent) -> Result<StripeRow, StoreError> {
         if !outcome.lacking.is_empty() {
             self.groups.seal(place.group);
-            self.short.fetch_add(1, Ordering::Relaxed);
         }
         // The lock is held over the write, so that a later state of the group never lies under an earlier one.
         let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -276,6 +268,7 @@ impl Session {
             receipts: outcome.receipts.iter().map(|(s, r)| (*s, r.signed.encode_to_vec())).collect(),
             shortfall: outcome.lacking,
             pending: true,
+            keep_places: false,
         })?;
         Ok(row)
     }

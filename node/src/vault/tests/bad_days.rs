@@ -1,5 +1,7 @@
 //! The bad days: dead peers, liars, rot, interruptions, wrong secrets.
 
+use std::collections::BTreeSet;
+
 use super::{memory_overlay::Manner, *};
 use crate::ops::SnapshotsArgs;
 
@@ -246,4 +248,137 @@ async fn a_small_restore_fetches_little() {
     let ran = owner.run(Verb::Dump(args)).await.expect(ExitCode::Success);
     assert_eq!(ran.output, b"only this");
     assert!(owner.overlay.take_fetched() <= 3 << 20, "a file of a few bytes needs a few shards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_stripe_had_is_stored_anew() {
+    let owner = Owner::new(24);
+    owner.write("doomed", &noise(1, 9 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    for slot in 0..4 {
+        for holder in owner.overlay.holders_of_slot(slot) {
+            owner.overlay.lose_shards(&holder);
+        }
+    }
+    owner.check(false).await.expect(ExitCode::Lost);
+    owner.backup().await.expect(ExitCode::Success);
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+    owner.overlay.take_sent();
+    owner.backup().await.expect(ExitCode::Success);
+    assert!(owner.overlay.take_sent() <= 12 << 20, "once is enough");
+}
+
+/// Marks slots of every stripe as lacking, and seals every group, so that none is of the next run.
+fn mark_short(owner: &Owner, slots: &[u8]) -> super::super::catalogue::Catalogue {
+    let catalogue = Vault::open(&owner.data, None).expect("opens").catalogue;
+    for row in catalogue.groups().collect::<Vec<_>>() {
+        let row = cairn_proto::manifest::GroupRow { sealed: true, ..row.expect("a group") };
+        catalogue.set_group(&row).expect("written");
+    }
+    for row in catalogue.stripes().collect::<Vec<_>>() {
+        catalogue.set_shortfall(row.expect("a stripe").no, slots).expect("written");
+    }
+    catalogue
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_holder_of_a_completed_stripe_is_remembered() {
+    let owner = Owner::new(31);
+    owner.write("a", &noise(1, 2 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    let before = mark_short(&owner, &[0, 1, 2]).group(1).expect("readable").expect("there");
+    for slot in 0..3 {
+        for holder in owner.overlay.holders_of_slot(slot) {
+            owner.overlay.set_manner(&holder, Manner::Dead);
+        }
+    }
+    owner.backup().await;
+    let catalogue = Vault::open(&owner.data, None).expect("opens").catalogue;
+    let left: BTreeSet<u8> = catalogue.shortfalls().expect("readable").into_iter().flat_map(|(_, s)| s).collect();
+    let after = catalogue.group(1).expect("readable").expect("there");
+    for slot in (0..3u8).filter(|slot| !left.contains(slot)) {
+        let at = usize::from(slot);
+        assert!(after.holders[at].len() > before.holders[at].len(), "slot {slot}: {:?}", after.holders);
+    }
+    owner.overlay.assert_separated();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_replica_goes_to_somebody_else() {
+    let owner = Owner::new(60);
+    owner.write("a", &noise(1, 2 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    let catalogue = mark_short(&owner, &[0]);
+    let before = catalogue.group(1).expect("readable").expect("there");
+    assert_eq!(before.holders[0].len(), 2, "sixty domains make two replicas");
+    owner.overlay.set_manner(&before.holders[0][1], Manner::Dead);
+    drop(catalogue);
+    owner.backup().await;
+    let catalogue = Vault::open(&owner.data, None).expect("opens").catalogue;
+    let after = catalogue.group(1).expect("readable").expect("there");
+    let whole = catalogue.shortfalls().expect("readable").is_empty();
+    assert_eq!(whole, after.holders[0].len() > 2, "{:?}", after.holders[0]);
+    owner.overlay.assert_separated();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_run_left_short_is_told() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 2 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    drop(mark_short(&owner, &[0]));
+    for peer in owner.overlay.peer_keys() {
+        owner.overlay.set_manner(&peer, Manner::Full);
+    }
+    for holder in owner.overlay.holders_of_slot(0) {
+        owner.overlay.lose_shards(&holder);
+    }
+    let mut args = owner.backup_args();
+    args.dry_run = true;
+    let ran = owner.run(Verb::Backup(args)).await.expect(ExitCode::BelowTarget);
+    assert!(ran.summary()["stripes_below_target"].as_u64() >= Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_sequence_is_signed_twice() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    owner.overlay.keep_no_heads(true);
+    owner.backup().await.expect(ExitCode::TooFewPeers);
+    owner.overlay.keep_no_heads(false);
+    owner.backup().await.expect(ExitCode::Success);
+    let key = Vault::open(&owner.data, None).expect("opens").keys.vault_key();
+    let head = owner.overlay.shared().find_head(key).await.expect("answers").expect("a head");
+    assert_eq!(head.sequence, 2, "1 was signed by the run that failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_catalogue_is_no_empty_vault() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    std::fs::remove_dir_all(owner.data.join("vault/catalogue")).expect("removed");
+    owner.overlay.lose_head();
+    let ran = owner.backup().await.expect(ExitCode::Failed);
+    assert!(ran.failure().hint.contains("cairn recover"), "{:?}", ran.failure());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_does_not_go_back_behind_this_folder() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    let catalogue = Vault::open(&owner.data, None).expect("opens").catalogue;
+    let counters = catalogue.counters().expect("readable");
+    catalogue
+        .set_counters(super::super::catalogue::Counters { sequence: counters.sequence + 1, ..counters })
+        .expect("written");
+    drop(catalogue);
+    let ran = owner.recover().await.expect(ExitCode::Refused);
+    assert_eq!(ran.failure().id, "OLDER_HEAD");
+    std::fs::remove_dir_all(owner.data.join("vault/catalogue")).expect("removed");
+    owner.recover().await.expect(ExitCode::Success);
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
 }

@@ -6,7 +6,7 @@
 //! | [`walk`] | lists what is to be backed up, in the order of the snapshot's trees |
 //! | [`meta`] | turns what the kernel says about an entry into a [`Node`](cairn_proto::tree::Node) |
 //! | [`read`] | reads a file's data extents, noticing that it changes meanwhile |
-//! | [`write`] | restores entries below a target folder and nowhere else |
+//! | [`mod@write`] | restores entries below a target folder and nowhere else |
 //! | [`filter`] | what patterns mean |
 //! | [`command`] | a command's output as a stream that fails when the command fails |
 //! | [`compare`] | says how two folders differ, byte for byte and in metadata |
@@ -15,8 +15,8 @@
 //! # Invariants
 //!
 //! - **FILE-1** No symlink is followed below a starting folder (see [`dir`]).
-//! - **FILE-2** Nothing is written outside the target of a restore (see [`write`]).
-//! - **FILE-3** An existing file is never half overwritten (see [`write`]).
+//! - **FILE-2** Nothing is written outside the target of a restore (see [`mod@write`]).
+//! - **FILE-3** An existing file is never half overwritten (see [`mod@write`]).
 //! - **FILE-4** A source that could not be read, or changed while it was read, is always reported (see [`walk`], [`read`]).
 
 pub mod command;

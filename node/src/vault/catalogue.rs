@@ -497,25 +497,34 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Rows that no published segment has: stripes and runs, in order.
+    /// Rows that no published segment has: stripes, then runs, in order, until they take `limit` bytes. The last value
+    /// tells whether there are more.
     ///
     /// # Errors
     /// Damage or the disk.
-    pub fn pending(&self) -> Result<(Vec<StripeRow>, Vec<RunRow>)> {
-        let (mut stripes, mut runs) = (Vec::new(), Vec::new());
+    pub fn pending(&self, limit: usize) -> Result<(Vec<StripeRow>, Vec<RunRow>, bool)> {
+        let (mut stripes, mut runs, mut taken) = (Vec::new(), Vec::new(), 0);
         for item in self.tree.scan_prefix([PENDING_STRIPE]).keys() {
+            if taken >= limit {
+                return Ok((stripes, runs, true));
+            }
             let mut key = item?.to_vec();
             key[0] = STRIPE;
             let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a pending stripe is missing"))?;
+            taken += bytes.len();
             stripes.extend(IndexSegment::decode(&bytes)?.stripes);
         }
         for item in self.tree.scan_prefix([PENDING_RUN]).keys() {
+            if taken >= limit {
+                return Ok((stripes, runs, true));
+            }
             let mut key = item?.to_vec();
             key[0] = RUN;
             let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a pending run is missing"))?;
+            taken += bytes.len();
             runs.extend(IndexSegment::decode(&bytes)?.runs);
         }
-        Ok((stripes, runs))
+        Ok((stripes, runs, false))
     }
 
     /// Snapshots, by id.

@@ -13,7 +13,7 @@ use cairn_core::{pack::RawRun, pack::blobs, seal::seal_head};
 use cairn_proto::{
     DecodeError, SnapshotId, Timestamp,
     head::{FORMAT_VERSION, HeadContent},
-    index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
+    index::{IndexSegment, RunPlace, RunRow, SEGMENT_TARGET, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
 };
 use std::collections::BTreeMap;
@@ -28,6 +28,10 @@ use crate::overlay::OverlayError;
 /// Segments that the tail may carry; more are written into stripes of their own first, or the head would not hold the
 /// tail's rows: 4 MiB are one stripe.
 const TAIL_SEGMENTS_MAX: usize = 3;
+/// Bytes of index rows that are taken at once: with their segments and the stripes of those about 20 MiB, however large the
+/// source was. More than [`TAIL_SEGMENTS_MAX`] segments, so that each turn gets rid of some.
+const PENDING_AT_ONCE: usize = 4 * SEGMENT_TARGET;
+const _: () = assert!(PENDING_AT_ONCE > TAIL_SEGMENTS_MAX * SEGMENT_TARGET);
 /// Stripe numbers skipped with each commit, because the manifest says which is free before it is packed itself.
 const NUMBERS_SLACK: u64 = 64;
 /// Peers that should keep a head before it counts as safe.
@@ -122,9 +126,9 @@ impl Commit<'_> {
         segments: &mut Vec<RunPlace>,
     ) -> Result<(Vec<StripeRow>, Vec<RunRow>), CommitError> {
         loop {
-            let (stripes, runs) = self.session.catalogue.pending()?;
+            let (stripes, runs, more) = self.session.catalogue.pending(PENDING_AT_ONCE)?;
             let mut parts = IndexSegment::split(stripes, runs);
-            if parts.len() <= TAIL_SEGMENTS_MAX {
+            if !more && parts.len() <= TAIL_SEGMENTS_MAX {
                 let stripes = parts.iter_mut().flat_map(|p| std::mem::take(&mut p.stripes)).collect();
                 return Ok((stripes, parts.into_iter().flat_map(|p| p.runs).collect()));
             }

@@ -145,7 +145,10 @@ async fn run(seed: u64, with_database: bool, lies: bool) {
     disk.heal();
     let store = on(&disk, &clock, database.as_deref());
     check(&store, &told, seed, lies).await;
-    self_check(&store, &disk, &clock);
+    if !lies {
+        // Over lost syncs the log may have forgotten what the index's own database, on an honest disk, still knows.
+        self_check(&store, &disk, &clock);
+    }
     store.close().await;
 }
 

@@ -1,12 +1,13 @@
 //! What is backed up, turned into chunks and trees: files and folders, or one stream. Blocking.
 //!
 //! A file whose size, times, inode and device are those of the last backup is not read again, provided that all of its
-//! chunks are in acknowledged stripes.
+//! chunks are in acknowledged stripes, and that it had been at rest when it was read ([`was_at_rest`]).
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
 };
 
 use cairn_core::chunking::{ChunkProfile, Chunker};
@@ -32,6 +33,12 @@ use crate::{
 
 /// Files remembered before they are written to the catalogue together.
 const FILES_BATCH: usize = 256;
+/// Twice the longest tick of Linux' file clock (HZ = 100).
+const TICK: Duration = Duration::from_millis(20);
+/// The longest tick of a file system that keeps whole seconds.
+const COARSE_TICK: Duration = Duration::from_secs(2);
+/// In place of a ctime in a remembered file that was not at rest: no file has it.
+const NOT_AT_REST: FileTime = FileTime { secs: i64::MIN, nanos: 0 };
 /// Hard-linked inodes remembered, so that their second name is not read again.
 const LINKS_MAX: usize = 100_000;
 
@@ -274,6 +281,7 @@ impl Scan<'_> {
             cancel: &self.cancel,
             figures: &self.figures,
         };
+        let began = file_time(SystemTime::now());
         match read_file(entry, &mut content, &mut self.buffer) {
             Ok(stability) => {
                 entry.node.content = content.end()?;
@@ -286,7 +294,7 @@ impl Scan<'_> {
                 };
                 *if before.is_some() { &mut self.scanned.files_changed } else { &mut self.scanned.files_new } += 1;
                 if !changed {
-                    self.remember(key, &entry.node)?;
+                    self.remember(key, &entry.node, began)?;
                 }
                 self.count(entry);
                 Ok(true)
@@ -306,13 +314,15 @@ impl Scan<'_> {
         self.figures.files.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn remember(&mut self, key: [u8; 32], node: &Node) -> Result<(), SourceError> {
+    fn remember(&mut self, key: [u8; 32], node: &Node, began: FileTime) -> Result<(), SourceError> {
         if let Some(link) = node.hardlink
             && self.links.len() < LINKS_MAX
         {
             self.links.insert(link, node.clone());
         }
-        let slim = Node { xattrs: Vec::new(), ..node.clone() };
+        // Kept all the same, so that the next run counts it as changed and not as new.
+        let ctime = if was_at_rest(node, began) { node.ctime } else { NOT_AT_REST };
+        let slim = Node { xattrs: Vec::new(), ctime, ..node.clone() };
         let encoded = slim.encode()?;
         if node.content.depth > 0 {
             self.remembered_late.push((key, encoded));
@@ -338,7 +348,32 @@ fn path_key(ingest: &Ingest, path: &Path) -> [u8; 32] {
 
 fn is_same(a: &Node, b: &Node) -> bool {
     let key = |n: &Node| (n.kind, n.size, n.mtime, n.ctime, n.inode, n.device_id);
-    key(a) == key(b)
+    a.ctime != NOT_AT_REST && key(a) == key(b)
+}
+
+fn file_time(time: SystemTime) -> FileTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    FileTime { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}
+
+/// Whether every change after `began`, when reading began, must show in the file's times.
+///
+/// A write stamps both times with the file system's clock, which stands still for one tick: a write in the same tick as
+/// the one before it leaves times, size and inode as they were, and the file would be taken for unchanged for ever (git
+/// calls such an entry racily clean). So the times seen are only trusted when they were at least a tick old as reading
+/// began; a later write then gets a later tick. Linux stamps with its coarse clock, a tick of 1 to 10 ms: [`TICK`] is twice
+/// that. A time without a fraction of a second comes from a file system that keeps none (FAT: two seconds, ext3 and HFS+:
+/// one), or from a thousandth of chance, which costs one more reading.
+///
+/// Both times count, since some file systems have no real ctime. A time in the future is never old enough:
+/// such a file is read each time, and deduplication keeps it from being sent. Not noticed: a server's clock that lags ours
+/// by more than a tick while the file is being written.
+fn was_at_rest(node: &Node, began: FileTime) -> bool {
+    let nanos = |t: FileTime| i128::from(t.secs) * 1_000_000_000 + i128::from(t.nanos);
+    [node.mtime, node.ctime].into_iter().all(|time| {
+        let tick = if time.nanos == 0 { COARSE_TICK } else { TICK };
+        nanos(time) + tick.as_nanos() as i128 <= nanos(began)
+    })
 }
 
 /// Packs one stream as one file.
@@ -394,4 +429,31 @@ pub(super) fn scan_stream(
     figures.files.fetch_add(1, Ordering::Relaxed);
     let root = root.finish(ingest)?;
     Ok(Scanned { root, files_new: 1, total_files: 1, total_bytes: size, dirs: above.len() as u64, ..Scanned::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_at_rest_are_trusted() {
+        let second = 1_000_000_000i64;
+        let at = |ns: i64| FileTime { secs: ns.div_euclid(second), nanos: ns.rem_euclid(second) as u32 };
+        let file =
+            |mtime, ctime| Node { mtime: at(mtime), ctime: at(ctime), ..Node::new(b"f".to_vec(), NodeKind::File) };
+        let began = 100 * second + 7;
+        let ms = 1_000_000;
+        let rest = |mtime: i64, ctime: i64| was_at_rest(&file(mtime, ctime), at(began));
+        assert!(rest(began - 20 * ms, began - 20 * ms), "a tick old");
+        assert!(!rest(began - 20 * ms, began - 19 * ms), "changed in this very tick");
+        assert!(!rest(began - 19 * ms, began - 20 * ms), "the same where only mtime counts");
+        assert!(!rest(began, began) && !rest(began + second, began - second), "now, or in the future");
+        assert!(!rest(99 * second, 99 * second), "whole seconds: two of them make a tick");
+        assert!(rest(98 * second, 98 * second));
+        assert!(rest(98 * second, began - 20 * ms), "an mtime set by hand does not coarsen the ctime");
+        assert!(rest(-5, -5), "before 1970");
+        let known = Node { ctime: NOT_AT_REST, ..file(0, 0) };
+        assert!(!is_same(&known, &known), "even by its own mark");
+        assert!(Node::decode(&known.encode().expect("a row")).is_ok_and(|n| n == known));
+    }
 }

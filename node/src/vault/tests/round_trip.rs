@@ -85,6 +85,31 @@ async fn a_second_backup_sends_only_what_changed() {
     owner.assert_same("out");
 }
 
+/// A racily clean file: its times are not older than its reading, so a later write need not change them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_not_at_rest_is_read_again() {
+    let owner = Owner::new(24);
+    owner.write("busy", b"one");
+    owner.write("calm", b"two");
+    let set = |name: &str, at: std::time::SystemTime| {
+        let file = std::fs::File::options().write(true).open(owner.source.join(name)).expect("opens");
+        file.set_modified(at).expect("set");
+    };
+    let now = std::time::SystemTime::now();
+    let ahead = now + std::time::Duration::from_secs(3600);
+    set("busy", ahead);
+    set("calm", now - std::time::Duration::new(3600, 1));
+    // Its ctime is now, and no call sets that: it has to get a tick old.
+    tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    owner.backup().await.expect(ExitCode::Success);
+    let ran = owner.backup().await.expect(ExitCode::Success);
+    let figures = |name: &str| ran.summary()[name].as_u64();
+    assert_eq!(
+        (figures("files_unmodified"), figures("files_changed"), figures("files_new")),
+        (Some(1), Some(1), Some(0))
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_sends_nothing() {
     let owner = Owner::new(24);

@@ -15,6 +15,7 @@ mod browse;
 pub mod catalogue;
 mod check;
 mod commit;
+mod content_ids;
 mod failures;
 mod groups;
 mod ingest;

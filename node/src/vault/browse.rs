@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_proto::{
-    SnapshotId,
+    ChunkId, SnapshotId,
     manifest::SnapshotRecord,
     tree::{ContentRef, Node, NodeKind},
 };
@@ -15,7 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Vault, failures,
+    Vault,
+    content_ids::{self, FolderNodes},
+    failures,
     reader::{ReadError, Reader},
     tree_walk::{self, TreeStep, TreeWalk},
 };
@@ -269,21 +271,20 @@ pub(super) async fn diff(
         if left == right {
             continue;
         }
-        let load = async |content: Option<ContentRef>| match content {
-            Some(content) => tree_walk::folder(&reader, &content).await.map_err(|e| failures::read(&e)),
-            None => Ok(Vec::new()),
-        };
-        let mut left = load(left).await?.into_iter().peekable();
-        let mut right = load(right).await?.into_iter().peekable();
+        let mut left = FolderNodes::new(&left.unwrap_or(ContentRef::empty()));
+        let mut right = FolderNodes::new(&right.unwrap_or(ContentRef::empty()));
+        let next =
+            async |nodes: &mut FolderNodes| nodes.next(&reader).await.transpose().map_err(|e| failures::read(&e));
+        let (mut first_left, mut first_right) = (next(&mut left).await?, next(&mut right).await?);
         loop {
-            let order = match (left.peek(), right.peek()) {
+            let order = match (&first_left, &first_right) {
                 (None, None) => break,
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some(l), Some(r)) => l.name.cmp(&r.name),
             };
-            let l = if order.is_le() { left.next() } else { None };
-            let r = if order.is_ge() { right.next() } else { None };
+            let l = if order.is_le() { std::mem::replace(&mut first_left, next(&mut left).await?) } else { None };
+            let r = if order.is_ge() { std::mem::replace(&mut first_right, next(&mut right).await?) } else { None };
             let Some(name) = l.as_ref().or(r.as_ref()).map(|n| n.name.clone()) else { break };
             let here = [path.as_slice(), b"/", &name].concat();
             let letter = match (&l, &r) {
@@ -334,8 +335,8 @@ pub(super) async fn dump(
         return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path)));
     }
     let broken = |e: std::io::Error| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e);
-    let ids = reader.ids(&node.content).await.map_err(|e| failures::read(&e))?;
-    let mut chunks = futures::stream::iter(ids.into_iter().map(|id| reader.chunk(id))).buffered(AHEAD);
+    let fetch = async |id: Result<ChunkId, ReadError>| reader.chunk(id?).await;
+    let mut chunks = content_ids::stream(reader.clone(), &node.content).map(fetch).buffered(AHEAD);
     let mut holes = node.holes.iter().copied().peekable();
     let mut at = 0u64;
     while let Some(chunk) = chunks.next().await {

@@ -24,7 +24,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    Vault, browse, failures,
+    Vault, browse,
+    content_ids::ContentIds,
+    failures,
     groups::access_of,
     reader::{ReadError, Reader},
     tree_walk::{TreeStep, TreeWalk},
@@ -259,9 +261,14 @@ async fn name_losses(
 }
 
 async fn touches(vault: &Vault, reader: &Reader, content: &ContentRef, lost: &BTreeSet<StripeNo>) -> bool {
-    let Ok(ids) = reader.ids(content).await else { return true };
-    ids.iter().any(|id| match vault.catalogue.find_chunk(id) {
-        Ok(Some(run)) => lost.contains(&run.place.stripe) || run.place.next.is_some_and(|no| lost.contains(&no)),
-        _ => true,
-    })
+    let mut ids = ContentIds::new(content);
+    while let Some(id) = ids.next(reader).await {
+        let whole = id.ok().and_then(|id| vault.catalogue.find_chunk(&id).ok()?).is_some_and(|run| {
+            !lost.contains(&run.place.stripe) && run.place.next.is_none_or(|no| !lost.contains(&no))
+        });
+        if !whole {
+            return true;
+        }
+    }
+    false
 }

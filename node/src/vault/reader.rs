@@ -31,7 +31,6 @@ use cairn_proto::{
     ChunkId, CodeParams, Slot,
     index::{RunPlace, StripeNo, StripeRow},
     manifest::GroupRow,
-    tree::{ContentRef, decode_list},
     wire::Priority,
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -49,8 +48,11 @@ const HEDGE: Duration = Duration::from_secs(3);
 const SHARDS_KEPT: usize = 24;
 /// Rebuilt stripes that are kept: 4 x 5 MiB.
 const STRIPES_KEPT: usize = 4;
-/// Decompressed runs that are kept: 16, typically 1 MiB and at most 4.
+/// Decompressed runs of data that are kept: 16, typically 1 MiB and at most 4.
 const RUNS_KEPT: usize = 16;
+/// Decompressed runs of trees and lists that are kept, typically 256 KiB. Apart from those of data: a list is needed again
+/// when the data that it names has been read, which would have driven it out.
+const METADATA_RUNS_KEPT: usize = 32;
 
 /// Why a chunk could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -147,10 +149,13 @@ struct Known {
     suspects: BTreeSet<cairn_proto::PeerKey>,
 }
 
+type KeptRuns = Kept<(StripeNo, u32), Bytes>;
+
 struct Caches {
     shards: Kept<(StripeNo, u8), Bytes>,
     stripes: Kept<StripeNo, Arc<StripePayload>>,
-    runs: Kept<(StripeNo, u32), Bytes>,
+    runs: KeptRuns,
+    metadata_runs: KeptRuns,
 }
 
 /// Reads a vault. Cheap to share; lives for one verb.
@@ -172,8 +177,12 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     pub(super) fn new(keys: Arc<VaultKeys>, overlay: Arc<dyn Overlay>, catalogue: Option<Catalogue>) -> Self {
-        let caches =
-            Caches { shards: Kept::new(SHARDS_KEPT), stripes: Kept::new(STRIPES_KEPT), runs: Kept::new(RUNS_KEPT) };
+        let caches = Caches {
+            shards: Kept::new(SHARDS_KEPT),
+            stripes: Kept::new(STRIPES_KEPT),
+            runs: Kept::new(RUNS_KEPT),
+            metadata_runs: Kept::new(METADATA_RUNS_KEPT),
+        };
         Self {
             keys,
             overlay,
@@ -247,14 +256,26 @@ impl Reader {
         Ok(StripeSource { row, group, codec, epoch })
     }
 
-    /// A chunk's bytes.
+    /// The bytes of a chunk of a file.
     ///
     /// # Errors
     /// [`ReadError`]; never a wrong byte.
     pub async fn chunk(&self, id: ChunkId) -> Result<Bytes, ReadError> {
+        self.chunk_in(id, |caches| &mut caches.runs).await
+    }
+
+    /// The bytes of a chunk of a tree or a list.
+    ///
+    /// # Errors
+    /// As [`Reader::chunk`].
+    pub async fn metadata(&self, id: ChunkId) -> Result<Bytes, ReadError> {
+        self.chunk_in(id, |caches| &mut caches.metadata_runs).await
+    }
+
+    async fn chunk_in(&self, id: ChunkId, kept: fn(&mut Caches) -> &mut KeptRuns) -> Result<Bytes, ReadError> {
         let catalogue = self.catalogue.as_ref().ok_or(ReadError::UnknownChunk(id))?;
         let row = catalogue.find_chunk(&id)?.ok_or(ReadError::UnknownChunk(id))?;
-        let run = self.run(&row.place).await?;
+        let run = self.run_in(&row.place, kept).await?;
         let range = row.ranges().find(|(found, _)| *found == id).map(|(_, range)| range);
         let range = range.filter(|r| r.end <= run.len()).ok_or(ReadError::WrongChunk(id))?;
         let bytes = run.slice(range);
@@ -266,7 +287,11 @@ impl Reader {
 
     /// A run's bytes, decompressed. Only its chunks' ids, or its decoder, can tell whether they are right.
     pub(super) async fn run(&self, place: &RunPlace) -> Result<Bytes, ReadError> {
-        let cell = self.caches().runs.cell((place.stripe, place.offset));
+        self.run_in(place, |caches| &mut caches.metadata_runs).await
+    }
+
+    async fn run_in(&self, place: &RunPlace, kept: fn(&mut Caches) -> &mut KeptRuns) -> Result<Bytes, ReadError> {
+        let cell = kept(&mut self.caches()).cell((place.stripe, place.offset));
         let make = || async {
             let (payload, next) = (self.source(place.stripe)?.row.payload(), place.next);
             let (first, rest) = place.split(payload).map_err(|e| ReadError::Damaged(e.to_string()))?;
@@ -404,22 +429,5 @@ impl Reader {
         let work = move || open_stripe(&source.codec, &source.row, shards, &source.epoch);
         let opened = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
         opened.map(|o| Arc::new(o.payload)).map_err(|e| ReadError::Damaged(e.to_string()))
-    }
-
-    /// The chunk ids of a content, lists resolved, in order: 32 MiB for a terabyte.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn ids(&self, content: &ContentRef) -> Result<Vec<ChunkId>, ReadError> {
-        let mut ids = content.ids.clone();
-        for _ in 0..content.depth {
-            let mut below = Vec::new();
-            for id in ids {
-                let list = self.chunk(id).await?;
-                below.extend(decode_list(&list).map_err(|e| ReadError::Damaged(e.to_string()))?);
-            }
-            ids = below;
-        }
-        Ok(ids)
     }
 }

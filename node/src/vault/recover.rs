@@ -76,11 +76,13 @@ pub(super) async fn recover(
         std::fs::remove_dir_all(&fresh).map_err(failed)?;
     }
     let catalogue = Catalogue::open(&fresh, &keys.vault_key()).map_err(failures::catalogue)?;
-    let reader = Reader::new(keys.clone(), overlay, None);
+    // What is rebuilt already tells where the rest lies: no second list of all stripes in memory.
+    let reader = Reader::new(keys.clone(), overlay, Some(catalogue.clone()));
     let vault = Vault { keys, catalogue };
     let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
-    let Vault { keys, catalogue } = vault;
-    drop((keys, catalogue));
+    let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
+    // sled lets go of the folder with the last handle.
+    drop((vault, reader));
     // The old one goes when the new one stands: what ends this in between leaves at least one of them.
     let old = dir.join("catalogue.old");
     if final_place.exists() {
@@ -102,8 +104,8 @@ pub(super) async fn recover(
         "index_segments": manifest.segments.len(),
         "generation": record.generation,
         "sequence": record.sequence,
-        "bytes_fetched": reader.bytes_fetched(),
-        "wrong_shards": reader.wrong_shards(),
+        "bytes_fetched": bytes_fetched,
+        "wrong_shards": wrong_shards,
     });
     let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
     Ok(Outcome { code: ExitCode::Success })
@@ -199,7 +201,6 @@ async fn rebuild(
     let total = manifest.segments.len();
     for (done, place) in manifest.segments.iter().rev().enumerate() {
         let segment = IndexSegment::decode(&reader.run(place).await.map_err(read)?).map_err(damaged)?;
-        reader.learn(&segment.stripes, &[]).map_err(read)?;
         add(vault, segment)?;
         let progress = Progress {
             phase: "recover".to_owned(),

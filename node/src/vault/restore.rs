@@ -3,7 +3,8 @@
 //! Three stages: a blocking thread walks the tree and places entries; an async stage fetches [`AHEAD`] chunks ahead, in
 //! order; another blocking thread writes. A file whose chunks cannot be had is named and dropped whole; the rest goes on.
 //!
-//! Memory: [`AHEAD`] chunks (1 MiB each as a rule, 4 MiB at most), the reader's caches (about 60 MiB).
+//! Memory: [`AHEAD`] chunks (1 MiB each as a rule, 4 MiB at most), the reader's caches (about 70 MiB), and of the chunk ids
+//! of the file in work what `content_ids` holds.
 //!
 //! - **DUR-2** Only verified chunks reach a file, and a file takes its place only when it is complete.
 
@@ -18,12 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use cairn_proto::tree::{ContentRef, Node};
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Vault, browse, failures,
+    Vault, browse, content_ids, failures,
     reader::{ReadError, Reader},
     tree_walk::{TreeStep, TreeWalk},
 };
@@ -251,45 +252,32 @@ fn place_one(restorer: &mut Restorer, node: &Node, jobs: &mpsc::Sender<Job>) -> 
     }
 }
 
-/// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
-/// the writer is slow; dropping this ends them all.
-async fn fetch_all(reader: &Arc<Reader>, mut queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
-    let mut ahead: FuturesOrdered<BoxFuture<'static, Part>> = FuturesOrdered::new();
-    let mut current = None;
-    let mut open = true;
-    while open || current.is_some() || !ahead.is_empty() {
-        tokio::select! {
-            biased;
-            job = queue.recv(), if open && current.is_none() && ahead.len() < AHEAD => match job {
-                None => open = false,
-                Some(job) => {
-                    ahead.push_back(futures::future::ready(Part::Begin(job.sink)).boxed());
-                    match reader.ids(&job.content).await {
-                        Ok(ids) => current = Some(ids.into_iter()),
-                        Err(e) => {
-                            ahead.push_back(futures::future::ready(Part::Data(Err(e))).boxed());
-                            ahead.push_back(futures::future::ready(Part::End).boxed());
-                        }
-                    }
-                }
-            },
-            Some(part) = ahead.next(), if !ahead.is_empty() => {
-                if parts.send(part).await.is_err() {
-                    return;
-                }
-            }
-        }
-        while let Some(ids) = current.as_mut().filter(|_| ahead.len() < AHEAD) {
-            let Some(id) = ids.next() else {
-                current = None;
-                ahead.push_back(futures::future::ready(Part::End).boxed());
-                break;
-            };
-            let reader = reader.clone();
-            let fetch = AbortOnDropHandle::new(tokio::spawn(async move { reader.chunk(id).await }));
-            ahead.push_back(async move { Part::Data(fetch.await.unwrap_or(Err(ReadError::Worker))) }.boxed());
+/// Fetches what the placed files need and hands it to the writer.
+async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
+    let mut ahead = parts_ahead(reader.clone(), queue);
+    while let Some(part) = ahead.next().await {
+        if parts.send(part).await.is_err() {
+            return;
         }
     }
+}
+
+/// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
+/// the writer is slow; dropping the stream ends them all.
+fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream<'static, Part> {
+    let ready = |part: Part| futures::stream::once(async { futures::future::ready(part).boxed() });
+    let files = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
+    let parts_of = move |job: Job| {
+        let reader = reader.clone();
+        let ids = content_ids::stream(reader.clone(), &job.content);
+        let chunks = ids.map(move |id| {
+            let reader = reader.clone();
+            let task = AbortOnDropHandle::new(tokio::spawn(async move { reader.chunk(id?).await }));
+            async move { Part::Data(task.await.unwrap_or(Err(ReadError::Worker))) }.boxed()
+        });
+        ready(Part::Begin(job.sink)).chain(chunks).chain(ready(Part::End)).boxed()
+    };
+    files.flat_map(parts_of).buffered(AHEAD).boxed()
 }
 
 /// Blocking: writes what comes, file after file.

@@ -1,11 +1,12 @@
-//! Walks a snapshot's tree, depth first, names in order, chunk by chunk: memory follows the depth, not the size.
+//! Walks a snapshot's tree, depth first, names in order, chunk by chunk. Memory follows the depth, not the size: a chunk
+//! of entries and the ids of one list of each level for every folder that is open.
 
-use cairn_proto::{
-    ChunkId,
-    tree::{ContentRef, Node, NodeKind, decode_nodes},
+use cairn_proto::tree::{ContentRef, Node, NodeKind};
+
+use super::{
+    content_ids::FolderNodes,
+    reader::{ReadError, Reader},
 };
-
-use super::reader::{ReadError, Reader};
 
 /// What comes next.
 #[derive(Clone, Debug)]
@@ -20,10 +21,8 @@ pub(super) enum TreeStep {
     Failed(ReadError),
 }
 
-#[derive(Default)]
 struct Level {
-    chunks: std::vec::IntoIter<ChunkId>,
-    nodes: std::vec::IntoIter<Node>,
+    nodes: FolderNodes,
     name: Vec<u8>,
 }
 
@@ -61,50 +60,21 @@ impl<'a> TreeWalk<'a> {
     /// The next step; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<TreeStep> {
         if let Some((content, name)) = self.entered.take() {
-            let (ids, failed) = match self.reader.ids(&content).await {
-                Ok(ids) => (ids, None),
-                Err(e) => (Vec::new(), Some(e)),
-            };
-            self.stack.push(Level { chunks: ids.into_iter(), name, ..Level::default() });
-            if let Some(e) = failed {
-                return Some(TreeStep::Failed(e));
-            }
+            self.stack.push(Level { nodes: FolderNodes::new(&content), name });
         }
-        loop {
-            let level = self.stack.last_mut()?;
-            if let Some(node) = level.nodes.next() {
-                if node.kind != NodeKind::Dir {
-                    return Some(TreeStep::Leaf(node));
-                }
+        match self.stack.last_mut()?.nodes.next(self.reader).await {
+            Some(Ok(node)) if node.kind == NodeKind::Dir => {
                 self.entered = Some((node.content.clone(), node.name.clone()));
-                return Some(TreeStep::Enter(node));
+                Some(TreeStep::Enter(node))
             }
-            match level.chunks.next() {
-                Some(id) => match nodes_of(self.reader, id).await {
-                    Ok(nodes) => level.nodes = nodes.into_iter(),
-                    Err(e) => return Some(TreeStep::Failed(e)),
-                },
-                None => {
-                    self.stack.pop();
-                    return (!self.stack.is_empty()).then_some(TreeStep::Leave);
-                }
+            Some(Ok(node)) => Some(TreeStep::Leaf(node)),
+            Some(Err(e)) => Some(TreeStep::Failed(e)),
+            None => {
+                self.stack.pop();
+                (!self.stack.is_empty()).then_some(TreeStep::Leave)
             }
         }
     }
-}
-
-async fn nodes_of(reader: &Reader, id: ChunkId) -> Result<Vec<Node>, ReadError> {
-    let chunk = reader.chunk(id).await?;
-    decode_nodes(&chunk).collect::<Result<_, _>>().map_err(|e| ReadError::Damaged(e.to_string()))
-}
-
-/// All entries of one folder, in order.
-pub(super) async fn folder(reader: &Reader, content: &ContentRef) -> Result<Vec<Node>, ReadError> {
-    let mut all = Vec::new();
-    for id in reader.ids(content).await? {
-        all.extend(nodes_of(reader, id).await?);
-    }
-    Ok(all)
 }
 
 /// The entry at a path below a folder; `None` when there is none. The empty path is the folder itself, as a nameless
@@ -115,13 +85,15 @@ pub(super) async fn find(reader: &Reader, root: &ContentRef, path: &[u8]) -> Res
         if here.kind != NodeKind::Dir {
             return Ok(None);
         }
-        let mut found = None;
-        for id in reader.ids(&here.content).await? {
-            found = nodes_of(reader, id).await?.into_iter().find(|n| n.name == part);
-            if found.is_some() {
-                break;
+        let mut nodes = FolderNodes::new(&here.content);
+        let found = loop {
+            match nodes.next(reader).await.transpose()? {
+                // Entries stand in the order of their names.
+                Some(node) if node.name.as_slice() < part => {}
+                Some(node) if node.name == part => break Some(node),
+                _ => break None,
             }
-        }
+        };
         let Some(node) = found else { return Ok(None) };
         here = node;
     }

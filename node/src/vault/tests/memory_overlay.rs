@@ -50,6 +50,8 @@ struct World {
     /// What was ever offered to whom: domain -> group -> slots.
     offered: BTreeMap<(Domain, GroupId), BTreeSet<u8>>,
     keep_no_heads: bool,
+    /// Whoever is offered this slot is full, in every group.
+    full_slot: Option<u8>,
 }
 
 /// The network; clones are the same one.
@@ -120,6 +122,11 @@ impl MemoryOverlay {
 
     pub(super) fn keep_no_heads(&self, on: bool) {
         self.world().keep_no_heads = on;
+    }
+
+    /// From now on every holder of this slot refuses puts; with `None` nobody does.
+    pub(super) fn fill_slot(&self, slot: Option<u8>) {
+        self.world().full_slot = slot;
     }
 
     pub(super) fn lose_head(&self) {
@@ -236,11 +243,12 @@ impl Overlay for MemoryOverlay {
                 let domain = world.peers.get(&to).map(|p| p.domain.clone()).expect("puts go to known peers");
                 world.offered.entry((domain, group)).or_default().insert(slot.as_u8());
             }
+            let full = self.world().full_slot == Some(slot.as_u8());
             let receipt = self.access(to, |peer| {
                 if !colour::may_hold(&ticket, &peer.domain, slot) {
                     return Err(refused(RefusalCode::WrongColour));
                 }
-                if peer.manner == Manner::Full {
+                if full || peer.manner == Manner::Full {
                     return Err(refused(RefusalCode::NoSpace));
                 }
                 let kept =

@@ -7,7 +7,7 @@
 //!
 //! - [`Sums`]: a sum over the hashes of all rows that decisions rest on, changed in the same batch as the rows. Rows that are
 //!   missing, or are as they were once, do not add up. The few rows are added up whenever the catalogue is opened; the many
-//!   (chunks, runs, stripes) before a backup and a check, about a second for a million.
+//!   (chunks, runs, stripes) before a backup and a check, one to three seconds for a million.
 //! - [`Mark`]: a file beside the folder that says how far the catalogue had come when it was last made durable. One that has
 //!   not come as far has lost its end, or is an old copy.
 //!

@@ -101,11 +101,7 @@ async fn reinstate(
         .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
     let dir = vault_dir(data_dir);
     let final_place = dir.join("catalogue");
-    if Catalogue::is_open(&final_place) {
-        return Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
-            .with_hint("wait for it to end")
-            .retryable());
-    }
+    refuse_open(&final_place)?;
     refuse_older(&final_place, &record, why)?;
     let keyring = look_at_keyring(&dir, seed, passphrase)?;
 
@@ -121,6 +117,7 @@ async fn reinstate(
     let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
     drop((vault, reader));
+    refuse_open(&final_place)?;
     let both = [fresh.clone(), final_place.clone()];
     let waited = tokio::task::spawn_blocking(move || both.iter().try_for_each(|dir| Catalogue::wait_closed(dir))).await;
     waited.map_err(|e| failures::bug("OPEN", &e))?.map_err(failures::catalogue)?;
@@ -145,6 +142,15 @@ async fn reinstate(
         "bytes_fetched": bytes_fetched,
         "wrong_shards": wrong_shards,
     }))
+}
+
+fn refuse_open(place: &Path) -> Result<(), Failure> {
+    if !Catalogue::is_open(place) {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
+        .with_hint("wait for it to end")
+        .retryable())
 }
 
 /// Removes a catalogue's folder, and its mark, if there are any.

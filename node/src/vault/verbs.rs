@@ -102,6 +102,9 @@ async fn run_reading(
     }
 }
 
+/// Held by whoever rebuilds a damaged catalogue; those who come meanwhile find it mended.
+static HEALING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// How much of the catalogue is looked at before a verb believes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Depth {
@@ -122,6 +125,12 @@ async fn open(
         Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => failure,
         other => return other,
     };
+    // One at a time, in this process; another one has the folder's lock against it.
+    let _turn = HEALING.lock().await;
+    match open_as_it_is(ctx, passphrase.clone(), depth).await {
+        Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => {}
+        healed => return healed,
+    }
     match recover::heal(&ctx.dir, ctx.overlay.clone(), passphrase.clone(), events).await {
         Ok(()) => open_as_it_is(ctx, passphrase, depth).await,
         Err(why) if why.id == "OLDER_HEAD" => Err(why),

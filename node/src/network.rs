@@ -196,15 +196,20 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let shutdown = CancellationToken::new();
     let heads = heads(config.store.as_ref(), &shutdown).await?;
     let mut swarm = swarm(&config, &protocols, heads)?;
-    for address in &config.listen {
-        swarm
-            .listen_on(address.clone())
-            .map_err(|e| NetworkError::Listen { address: address.clone(), why: e.to_string() })?;
+    let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
+    for address in direct {
+        swarm.listen_on(address.clone()).map_err(|e| NetworkError::Listen { address, why: e.to_string() })?;
+    }
+    // The task asks for these: relays come and go.
+    if let Some(address) = circuits.iter().find(|c| addresses::relay(c).is_none()) {
+        let why = "a circuit is /ADDRESS/p2p/RELAY/p2p-circuit".to_owned();
+        return Err(NetworkError::Listen { address: address.clone(), why });
     }
     for address in &config.external {
         swarm.add_external_address(address.clone());
     }
 
+    let carried = !circuits.is_empty();
     let identity = Arc::new(config.identity);
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
@@ -231,6 +236,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             roles: config.roles,
             give: config.give,
             lan: config.lan,
+            external: config.external,
+            circuits,
         },
         protocols,
         keeper: config.store,
@@ -240,7 +247,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         data_dir: config.data_dir,
         rng,
         ticks,
-        state: State::new(),
+        state: State::new(carried),
     };
     let task = tokio::spawn(async move {
         task.run().await;
@@ -349,7 +356,8 @@ impl NetworkHandle {
     pub async fn dial_addresses(&self) -> Result<Vec<Multiaddr>, OverlayError> {
         let id = keys::peer_id(&self.inner.me).ok_or(OverlayError::ShuttingDown)?;
         let listening = self.listen_addresses().await?;
-        Ok(listening.into_iter().map(|a| a.with(libp2p::multiaddr::Protocol::P2p(id))).collect())
+        // A circuit ends with our id already.
+        Ok(listening.into_iter().filter_map(|a| a.with_p2p(id).ok()).collect())
     }
 
     /// Dials an address now, beside what the node does by itself.

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use cairn_core::carrier::Carriage;
 use cairn_proto::{
     ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
     message::{ADVERTS_PER_ANSWER_MAX, Advert, ControlAnswer, ControlRequest, Roles, control_request::Ask},
@@ -18,7 +19,9 @@ use cairn_proto::{
 };
 use futures::{FutureExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, kad,
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    kad,
     request_response::{OutboundRequestId, ResponseChannel},
     swarm::{
         SwarmEvent,
@@ -85,6 +88,10 @@ pub(crate) struct SelfPortrait {
     pub(crate) roles: Roles,
     pub(crate) give: ByteSize,
     pub(crate) lan: LanMode,
+    /// Addresses that the operator knows to lead here from outside.
+    pub(crate) external: Vec<Multiaddr>,
+    /// Circuits that the operator told us to listen on.
+    pub(crate) circuits: Vec<Multiaddr>,
 }
 
 /// All that can happen.
@@ -133,6 +140,14 @@ pub(crate) struct State {
     last_sequence: Timestamp,
     command_streak: u32,
     listening: BTreeSet<Multiaddr>,
+    started: Instant,
+    /// AutoNAT found an address of ours that does not lead here.
+    doubted: bool,
+    carriage: Carriage,
+    /// The listener of the reservation that was asked for or stands.
+    circuit: Option<ListenerId>,
+    /// The relay that is dialled, and the circuit to ask it for.
+    awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
     openers: HashMap<PeerId, Vec<OpenReply>>,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
@@ -144,7 +159,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
+    /// `carried`: a relay is needed from the start.
+    pub(crate) fn new(carried: bool) -> Self {
         let now = Instant::now();
         Self {
             announce_at: now + ANNOUNCE_SOON,
@@ -156,6 +172,11 @@ impl State {
             last_sequence: Timestamp(0),
             command_streak: 0,
             listening: BTreeSet::new(),
+            started: now,
+            doubted: false,
+            carriage: Carriage::new(carried),
+            circuit: None,
+            awaited: None,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
             asks: HashMap::new(),
@@ -324,6 +345,7 @@ impl NetworkTask {
         if self.swarm.is_connected(&id) {
             return;
         }
+        self.carrier_unreachable(&id, why);
         self.state.unreachable.insert(id, Instant::now() + UNREACHABLE_FOR);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
@@ -378,6 +400,7 @@ impl NetworkTask {
         if instant >= self.state.knock_at {
             self.knock(instant);
         }
+        self.seek_carrier();
         self.state.unreachable.retain(|_, until| *until > instant);
         self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
@@ -498,6 +521,7 @@ impl NetworkTask {
 
 mod control;
 mod events;
+mod reach;
 
 /// Asks for as many adverts as one answer carries.
 fn adverts_please() -> ControlRequest {

@@ -2,4 +2,5 @@
 
 mod hostile;
 mod nodes;
+mod relays;
 mod transfers;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cairn_proto::{Domain, message::Roles, signed::SignedBytes};
+use cairn_proto::{Domain, signed::SignedBytes};
 use libp2p::{
     Multiaddr, PeerId, autonat, gossipsub, identify, kad, mdns, ping,
     swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
@@ -34,24 +34,18 @@ impl NetworkTask {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.dial_failed(peer, &error.to_string(), now);
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
-                // A routable address of this machine needs nobody's word. On a LAN nobody could confirm one, and a
-                // relay must know its own addresses to make a reservation.
-                let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
-                if addresses::is_usable(&address, lan) && !addresses::is_relayed(&address) {
-                    self.swarm.add_external_address(address.clone());
-                }
-                self.state.listening.insert(address);
-                self.announce_within(ANNOUNCE_SOON);
+            SwarmEvent::NewListenAddr { listener_id, address } => self.listens(listener_id, address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.listens_no_longer(&address),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                tracing::info!(?addresses, ?reason, "a listener closed");
+                self.listener_closed(listener_id, &addresses);
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.state.listening.remove(&address);
-                self.announce_within(ANNOUNCE_SOON);
-            }
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
-                self.announce_within(ANNOUNCE_SOON);
-            }
+            // The listener goes on; when it cannot, it closes.
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.reachability_changed();
+                self.announce_within(ANNOUNCE_SOON);
+            }
             _ => {}
         }
     }
@@ -78,12 +72,7 @@ impl NetworkTask {
             NodeBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.identified(peer_id, &info);
             }
-            NodeBehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
-                if let Some(key) = peer_key(&peer) {
-                    let rtt = result.ok().map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX));
-                    self.book.pinged(&key, rtt, now);
-                }
-            }
+            NodeBehaviourEvent::Ping(event) => self.pinged(event, now),
             NodeBehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     let opts = DialOpts::peer_id(peer).addresses(vec![address]).build();
@@ -94,14 +83,29 @@ impl NetworkTask {
             }
             NodeBehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, result: Err(_), .. }) => {
                 tracing::debug!(address = %tested_addr, "not reachable from outside");
-                self.reserve_a_relay();
+                self.state.doubted = true;
+                self.reachability_changed();
             }
             _ => {}
         }
     }
 
+    /// The first failure in a row is never told, so this one is the second: nobody is there any more. libp2p leaves the
+    /// connection open, and TCP would notice after a quarter of an hour.
+    fn pinged(&mut self, ping::Event { peer, connection, result }: ping::Event, now: Timestamp) {
+        if let Some(key) = peer_key(&peer) {
+            let rtt = result.as_ref().ok().map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX));
+            self.book.pinged(&key, rtt, now);
+        }
+        if matches!(result, Err(ping::Failure::Timeout | ping::Failure::Other { .. })) {
+            tracing::debug!(%peer, "a connection without answers is closed");
+            self.swarm.close_connection(connection);
+        }
+    }
+
     fn connected(&mut self, id: PeerId, now: Timestamp) {
         self.state.unreachable.remove(&id);
+        self.carrier_connected(&id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
         }
@@ -227,29 +231,6 @@ impl NetworkTask {
                 let _ = reply.send(());
             }
             (Some(Lookup::Closest(_)) | None, _) => {}
-        }
-    }
-
-    /// Behind a NAT: have a relay among our peers carry connections to us, until DCUtR makes them direct.
-    fn reserve_a_relay(&mut self) {
-        let storage = self.portrait.roles.has(Roles::STORAGE);
-        let reserved = self.state.listening.iter().any(addresses::is_relayed);
-        if !storage || reserved || self.swarm.external_addresses().next().is_some() {
-            return;
-        }
-        let carriers = self.book.views(Timestamp(0)).into_iter().filter(|p| p.roles.has(Roles::RELAY));
-        for carrier in carriers {
-            let Some(id) = crate::network::keys::peer_id(&carrier.peer) else { continue };
-            let Some(address) = self.book.addresses(&carrier.peer).into_iter().next() else { continue };
-            if !self.state.connected.contains(&id) {
-                continue;
-            }
-            let address =
-                address.with(libp2p::multiaddr::Protocol::P2p(id)).with(libp2p::multiaddr::Protocol::P2pCircuit);
-            match self.swarm.listen_on(address) {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "no reservation at a relay"),
-            }
         }
     }
 }

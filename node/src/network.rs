@@ -14,9 +14,11 @@ mod book;
 mod command;
 mod control;
 mod heads;
+mod hedge;
 pub mod keeper;
 mod keys;
 mod overlay;
+mod refusals;
 mod streams;
 mod task;
 #[cfg(test)]
@@ -24,13 +26,18 @@ mod tests;
 mod transfer;
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    noise, quic, tcp, yamux,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use tokio::{
@@ -46,6 +53,7 @@ use self::{
     command::Command,
     heads::HeadRecords,
     keeper::ShardKeeper,
+    refusals::{Heedful, Refusals},
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
@@ -161,6 +169,15 @@ pub struct Readiness {
     pub storage_peers: usize,
 }
 
+/// Where we may be dialled, as it stands now.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// What we listen on, then what leads here from outside, with our peer id.
+    pub addresses: Vec<Multiaddr>,
+    /// Listeners that were asked for and have no address yet.
+    pub pending: usize,
+}
+
 /// A running node's network. Clones share it; it ends with the last clone or with [`NetworkHandle::shutdown`].
 #[derive(Clone)]
 pub struct NetworkHandle {
@@ -173,6 +190,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     client: ShardClient,
     readiness: watch::Receiver<Readiness>,
+    reach: watch::Receiver<Reach>,
     shutdown: CancellationToken,
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
     walks: std::sync::Mutex<ChaCha20Rng>,
@@ -195,16 +213,23 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let protocols = Protocols::of(&config.network)?;
     let shutdown = CancellationToken::new();
     let heads = heads(config.store.as_ref(), &shutdown).await?;
-    let mut swarm = swarm(&config, &protocols, heads)?;
-    for address in &config.listen {
-        swarm
-            .listen_on(address.clone())
-            .map_err(|e| NetworkError::Listen { address: address.clone(), why: e.to_string() })?;
+    let (mut swarm, refusals) = swarm(&config, &protocols, heads)?;
+    let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
+    let mut pending = HashSet::new();
+    for address in direct {
+        let listener = swarm.listen_on(address.clone());
+        pending.insert(listener.map_err(|e| NetworkError::Listen { address, why: e.to_string() })?);
+    }
+    // The task asks for these: relays come and go.
+    if let Some(address) = circuits.iter().find(|c| addresses::relay(c).is_none()) {
+        let why = "a circuit is /ADDRESS/p2p/RELAY/p2p-circuit".to_owned();
+        return Err(NetworkError::Listen { address: address.clone(), why });
     }
     for address in &config.external {
         swarm.add_external_address(address.clone());
     }
 
+    let carried = !circuits.is_empty();
     let identity = Arc::new(config.identity);
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
@@ -214,15 +239,18 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
 
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (ready, readiness) = watch::channel(Readiness::default());
+    let (reaching, reach) = watch::channel(Reach { addresses: Vec::new(), pending: pending.len() + circuits.len() });
     let mut rng = ChaCha20Rng::from_seed(config.entropy);
     let walks = ChaCha20Rng::from_rng(&mut rng);
     let mut ticks = tokio::time::interval(Duration::from_millis(250));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let task = NetworkTask {
         swarm,
+        refusals,
         commands: command_queue,
         shutdown: shutdown.clone(),
         readiness: ready,
+        reach: reaching,
         portrait: SelfPortrait {
             network: config.network,
             identity,
@@ -231,6 +259,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             roles: config.roles,
             give: config.give,
             lan: config.lan,
+            external: config.external,
+            circuits,
         },
         protocols,
         keeper: config.store,
@@ -240,7 +270,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         data_dir: config.data_dir,
         rng,
         ticks,
-        state: State::new(),
+        state: State::new(pending, carried),
     };
     let task = tokio::spawn(async move {
         task.run().await;
@@ -252,6 +282,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience),
         commands,
         readiness,
+        reach,
         shutdown,
         task: std::sync::Mutex::new(Some(task)),
         walks: std::sync::Mutex::new(walks),
@@ -284,7 +315,7 @@ fn swarm(
     config: &NetworkConfig,
     protocols: &Protocols,
     heads: HeadRecords,
-) -> Result<Swarm<NodeBehaviour>, NetworkError> {
+) -> Result<(Swarm<NodeBehaviour>, Arc<Refusals>), NetworkError> {
     let setup = |e: &dyn std::fmt::Display| NetworkError::Setup(e.to_string());
     let keys = keys::transport_keys(&config.identity).ok_or_else(|| setup(&"the identity is no Ed25519 key"))?;
     let choices = Choices {
@@ -294,11 +325,11 @@ fn swarm(
         lan: config.lan,
         port_mapping: config.port_mapping,
     };
+    let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .with_other_transport(|keys| transport(keys, &refusals))
         .map_err(|e| setup(&e))?
-        .with_quic()
         .with_dns()
         .map_err(|e| setup(&format!("DNS: {e}")))?
         .with_relay_client(noise::Config::new, yamux::Config::default)
@@ -310,7 +341,24 @@ fn swarm(
         .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))
         .with_connection_timeout(DIAL_TIMEOUT)
         .build();
-    Ok(swarm)
+    Ok((swarm, refusals))
+}
+
+/// TCP with Noise and Yamux, and QUIC, which heeds TCP's refusals.
+fn transport(
+    keys: &libp2p::identity::Keypair,
+    refusals: &Arc<Refusals>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Box<dyn std::error::Error + Send + Sync>> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = Heedful::telling(tcp, refusals, |e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keys)?)
+        .multiplex(yamux::Config::default())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic::Config::new(keys));
+    let quic = Heedful::heeding(quic, refusals, || quic::Error::HandshakeTimedOut)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
 }
 
 /// A damaged or unreadable peer book is a loss of comfort, not of data: the network is found again.
@@ -349,7 +397,14 @@ impl NetworkHandle {
     pub async fn dial_addresses(&self) -> Result<Vec<Multiaddr>, OverlayError> {
         let id = keys::peer_id(&self.inner.me).ok_or(OverlayError::ShuttingDown)?;
         let listening = self.listen_addresses().await?;
-        Ok(listening.into_iter().map(|a| a.with(libp2p::multiaddr::Protocol::P2p(id))).collect())
+        // A circuit ends with our id already.
+        Ok(listening.into_iter().filter_map(|a| a.with_p2p(id).ok()).collect())
+    }
+
+    /// Where we may be dialled from now on; every change is told.
+    #[must_use]
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.inner.reach.clone()
     }
 
     /// Dials an address now, beside what the node does by itself.

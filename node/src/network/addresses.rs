@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cairn_proto::{Domain, message::ADDRESS_MAX};
+use cairn_proto::{Domain, PeerKey, message::ADDRESS_MAX};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+
+use super::keys::peer_key;
 
 /// Most addresses kept of one peer.
 pub(crate) const ADDRESSES_PER_PEER: usize = 8;
@@ -20,6 +22,16 @@ pub(crate) fn ip(address: &Multiaddr) -> Option<IpAddr> {
 /// Whether the address goes through a relay.
 pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// The relay of a circuit that we may listen on: `/…/p2p/RELAY/p2p-circuit`.
+pub(crate) fn relay(circuit: &Multiaddr) -> Option<PeerKey> {
+    let mut address = circuit.clone();
+    if address.pop()? != Protocol::P2pCircuit {
+        return None;
+    }
+    let (relay, peer) = split_peer(address);
+    peer_key(&peer?).filter(|_| !relay.is_empty() && !is_relayed(&relay))
 }
 
 /// Whether an address is fit to be dialled: routable, or private where that is allowed; a DNS name counts as
@@ -77,5 +89,21 @@ mod tests {
         assert_eq!(lan[2], parse("/ip4/127.0.0.1/tcp/1"), "loopback last");
         assert!(is_usable(&parse("/dns4/example.org/tcp/1"), false));
         assert!(!is_usable(&parse("/memory/1"), true));
+    }
+
+    #[test]
+    fn a_circuit_names_its_relay() {
+        let id = crate::network::keys::peer_id(&PeerKey::from_bytes(
+            ed25519_dalek::SigningKey::from_bytes(&[4; 32]).verifying_key().to_bytes(),
+        ));
+        let id = id.expect("a valid key");
+        let relay = |text: String| relay(&text.parse().expect("address"));
+        assert_eq!(relay(format!("/ip4/127.0.0.1/tcp/1/p2p/{id}/p2p-circuit")), peer_key(&id));
+        for wrong in
+            ["/ip4/127.0.0.1/tcp/1/p2p-circuit".into(), format!("/p2p/{id}/p2p-circuit"), "/p2p-circuit".into()]
+        {
+            assert_eq!(relay(wrong), None);
+        }
+        assert_eq!(relay(format!("/ip4/127.0.0.1/tcp/1/p2p/{id}/p2p-circuit/p2p/{id}")), None, "a way to somebody");
     }
 }

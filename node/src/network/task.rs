@@ -4,12 +4,13 @@
 //! server. Everything else is small.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use cairn_core::carrier::Carriage;
 use cairn_proto::{
     ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
     message::{ADVERTS_PER_ANSWER_MAX, Advert, ControlAnswer, ControlRequest, Roles, control_request::Ask},
@@ -18,7 +19,9 @@ use cairn_proto::{
 };
 use futures::{FutureExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, kad,
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    kad,
     request_response::{OutboundRequestId, ResponseChannel},
     swarm::{
         SwarmEvent,
@@ -35,13 +38,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LanMode, Readiness, addresses,
+    LanMode, Reach, Readiness, addresses,
     behaviour::{NodeBehaviour, NodeBehaviourEvent, Protocols},
     book::{self, PeerBook},
     clock,
     command::{AskError, Command},
     keeper::ShardKeeper,
     keys::{peer_id, peer_key},
+    refusals::Refusals,
     streams::{OpenError, OpenReply},
     transfer::server::{PeerPlaces, Server, ServerLimits},
 };
@@ -71,6 +75,9 @@ const OPEN_MAX: usize = 512;
 const ANSWERING_MAX: usize = 64;
 /// When it should, in milliseconds.
 const ANSWER_RETRY_MS: u64 = 500;
+/// A walk in which nobody answered for so long is over: those whom it waits for are most likely gone, and a dial to
+/// somebody who is gone takes its whole time-out.
+const WALK_STALLED: Duration = Duration::from_secs(2);
 /// Requests for streams that wait for one peer to be dialled: the two lanes, a few times over.
 const OPENERS_PER_PEER: usize = 16;
 /// Peers of one /24 or /48 in the routing table, so that one cheap prefix cannot fill it.
@@ -85,6 +92,10 @@ pub(crate) struct SelfPortrait {
     pub(crate) roles: Roles,
     pub(crate) give: ByteSize,
     pub(crate) lan: LanMode,
+    /// Addresses that the operator knows to lead here from outside.
+    pub(crate) external: Vec<Multiaddr>,
+    /// Circuits that the operator told us to listen on.
+    pub(crate) circuits: Vec<Multiaddr>,
 }
 
 /// All that can happen.
@@ -99,17 +110,25 @@ enum Step {
 }
 
 enum Lookup {
-    Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>),
+    Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>, Progress),
     Put(oneshot::Sender<()>),
     Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
+}
+
+/// How many peers have answered a walk, and since when no more did.
+struct Progress {
+    answers: u32,
+    at: Instant,
 }
 
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
     pub(crate) swarm: Swarm<NodeBehaviour>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) reach: watch::Sender<Reach>,
     pub(crate) portrait: SelfPortrait,
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
@@ -133,6 +152,16 @@ pub(crate) struct State {
     last_sequence: Timestamp,
     command_streak: u32,
     listening: BTreeSet<Multiaddr>,
+    /// Listeners of ours that have no address yet.
+    pending: HashSet<ListenerId>,
+    started: Instant,
+    /// AutoNAT found an address of ours that does not lead here.
+    doubted: bool,
+    carriage: Carriage,
+    /// The listener of the reservation that was asked for or stands.
+    circuit: Option<ListenerId>,
+    /// The relay that is dialled, and the circuit to ask it for.
+    awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
     openers: HashMap<PeerId, Vec<OpenReply>>,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
@@ -144,7 +173,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
+    /// `pending`: what we are about to listen on; `carried`: a relay is needed from the start.
+    pub(crate) fn new(pending: HashSet<ListenerId>, carried: bool) -> Self {
         let now = Instant::now();
         Self {
             announce_at: now + ANNOUNCE_SOON,
@@ -156,6 +186,12 @@ impl State {
             last_sequence: Timestamp(0),
             command_streak: 0,
             listening: BTreeSet::new(),
+            pending,
+            started: now,
+            doubted: false,
+            carriage: Carriage::new(carried),
+            circuit: None,
+            awaited: None,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
             asks: HashMap::new(),
@@ -246,7 +282,9 @@ impl NetworkTask {
                 let kad = &mut self.swarm.behaviour_mut().kad;
                 if self.state.lookups.len() < OPEN_MAX {
                     let query = kad.get_closest_peers(target);
-                    self.state.lookups.insert(query, Lookup::Closest(reply));
+                    self.state
+                        .lookups
+                        .insert(query, Lookup::Closest(reply, Progress { answers: 0, at: Instant::now() }));
                 }
             }
             Command::PutRecord { key, value, reply } => self.put_record(key, value, reply),
@@ -324,6 +362,7 @@ impl NetworkTask {
         if self.swarm.is_connected(&id) {
             return;
         }
+        self.carrier_unreachable(&id, why);
         self.state.unreachable.insert(id, Instant::now() + UNREACHABLE_FOR);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
@@ -378,9 +417,25 @@ impl NetworkTask {
         if instant >= self.state.knock_at {
             self.knock(instant);
         }
+        self.seek_carrier();
+        self.end_stalled_walks(instant);
         self.state.unreachable.retain(|_, until| *until > instant);
         self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
+    }
+
+    /// What a walk found until then is good; it is repeated for as long as it finds more.
+    fn end_stalled_walks(&mut self, now: Instant) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for (id, lookup) in &mut self.state.lookups {
+            let (Lookup::Closest(_, progress), Some(mut query)) = (lookup, kad.query_mut(id)) else { continue };
+            let answers = query.stats().num_successes();
+            if answers > progress.answers {
+                *progress = Progress { answers, at: now };
+            } else if answers > 0 && now.duration_since(progress.at) >= WALK_STALLED {
+                query.finish();
+            }
+        }
     }
 
     /// Dials bootstrap addresses and recent peers for as long as nobody is connected, ever more slowly.
@@ -498,6 +553,7 @@ impl NetworkTask {
 
 mod control;
 mod events;
+mod reach;
 
 /// Asks for as many adverts as one answer carries.
 fn adverts_please() -> ControlRequest {

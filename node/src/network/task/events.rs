@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use cairn_proto::{Domain, message::Roles, signed::SignedBytes};
+use cairn_proto::{Domain, signed::SignedBytes};
 use libp2p::{
     Multiaddr, PeerId, autonat, gossipsub, identify, kad, mdns, ping,
     swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
 };
 use prost::Message as _;
 
-use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
+use super::{Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
 use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
@@ -23,9 +23,15 @@ impl NetworkTask {
     pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
         match event {
             SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.connected(peer_id, now),
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                if endpoint.is_relayed() {
+                    self.refusals.spare(peer_id, true);
+                }
+                self.connected(peer_id, now);
+            }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.state.connected.remove(&peer_id);
+                self.refusals.spare(peer_id, false);
                 let broken = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
                 if let Some(key) = peer_key(&peer_id) {
                     self.book.disconnected(&key, broken, now);
@@ -34,24 +40,18 @@ impl NetworkTask {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.dial_failed(peer, &error.to_string(), now);
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
-                // A routable address of this machine needs nobody's word. On a LAN nobody could confirm one, and a
-                // relay must know its own addresses to make a reservation.
-                let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
-                if addresses::is_usable(&address, lan) && !addresses::is_relayed(&address) {
-                    self.swarm.add_external_address(address.clone());
-                }
-                self.state.listening.insert(address);
-                self.announce_within(ANNOUNCE_SOON);
+            SwarmEvent::NewListenAddr { listener_id, address } => self.listens(listener_id, address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.listens_no_longer(&address),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                tracing::info!(?addresses, ?reason, "a listener closed");
+                self.listener_closed(listener_id, &addresses);
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.state.listening.remove(&address);
-                self.announce_within(ANNOUNCE_SOON);
-            }
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
-                self.announce_within(ANNOUNCE_SOON);
-            }
+            // The listener goes on; when it cannot, it closes.
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.reachability_changed();
+                self.tell_reach();
+            }
             _ => {}
         }
     }
@@ -78,12 +78,7 @@ impl NetworkTask {
             NodeBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.identified(peer_id, &info);
             }
-            NodeBehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
-                if let Some(key) = peer_key(&peer) {
-                    let rtt = result.ok().map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX));
-                    self.book.pinged(&key, rtt, now);
-                }
-            }
+            NodeBehaviourEvent::Ping(event) => self.pinged(event, now),
             NodeBehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     let opts = DialOpts::peer_id(peer).addresses(vec![address]).build();
@@ -94,14 +89,29 @@ impl NetworkTask {
             }
             NodeBehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, result: Err(_), .. }) => {
                 tracing::debug!(address = %tested_addr, "not reachable from outside");
-                self.reserve_a_relay();
+                self.state.doubted = true;
+                self.reachability_changed();
             }
             _ => {}
         }
     }
 
+    /// The first failure in a row is never told, so this one is the second: nobody is there any more. libp2p leaves the
+    /// connection open, and TCP would notice after a quarter of an hour.
+    fn pinged(&mut self, ping::Event { peer, connection, result }: ping::Event, now: Timestamp) {
+        if let Some(key) = peer_key(&peer) {
+            let rtt = result.as_ref().ok().map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX));
+            self.book.pinged(&key, rtt, now);
+        }
+        if matches!(result, Err(ping::Failure::Timeout | ping::Failure::Other { .. })) {
+            tracing::debug!(%peer, "a connection without answers is closed");
+            self.swarm.close_connection(connection);
+        }
+    }
+
     fn connected(&mut self, id: PeerId, now: Timestamp) {
         self.state.unreachable.remove(&id);
+        self.carrier_connected(&id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
         }
@@ -212,7 +222,7 @@ impl NetworkTask {
             (Some(Lookup::Get(reply, found)), _) => {
                 let _ = reply.send(found);
             }
-            (Some(Lookup::Closest(reply)), kad::QueryResult::GetClosestPeers(result)) => {
+            (Some(Lookup::Closest(reply, _)), kad::QueryResult::GetClosestPeers(result)) => {
                 let peers = match result {
                     Ok(ok) => ok.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
@@ -226,30 +236,7 @@ impl NetworkTask {
             (Some(Lookup::Put(reply)), _) => {
                 let _ = reply.send(());
             }
-            (Some(Lookup::Closest(_)) | None, _) => {}
-        }
-    }
-
-    /// Behind a NAT: have a relay among our peers carry connections to us, until DCUtR makes them direct.
-    fn reserve_a_relay(&mut self) {
-        let storage = self.portrait.roles.has(Roles::STORAGE);
-        let reserved = self.state.listening.iter().any(addresses::is_relayed);
-        if !storage || reserved || self.swarm.external_addresses().next().is_some() {
-            return;
-        }
-        let carriers = self.book.views(Timestamp(0)).into_iter().filter(|p| p.roles.has(Roles::RELAY));
-        for carrier in carriers {
-            let Some(id) = crate::network::keys::peer_id(&carrier.peer) else { continue };
-            let Some(address) = self.book.addresses(&carrier.peer).into_iter().next() else { continue };
-            if !self.state.connected.contains(&id) {
-                continue;
-            }
-            let address =
-                address.with(libp2p::multiaddr::Protocol::P2p(id)).with(libp2p::multiaddr::Protocol::P2pCircuit);
-            match self.swarm.listen_on(address) {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "no reservation at a relay"),
-            }
+            (Some(Lookup::Closest(..)) | None, _) => {}
         }
     }
 }

@@ -1,0 +1,169 @@
+//! Where peers reach us: what we listen on, what leads here from outside, the relay that carries us when nothing does.
+
+use cairn_proto::{PeerKey, Timestamp, message::Roles};
+use libp2p::{
+    Multiaddr, PeerId,
+    core::transport::ListenerId,
+    multiaddr::Protocol,
+    swarm::{
+        DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use rand_core::Rng as _;
+
+use super::{ANNOUNCE_SOON, NetworkTask};
+use crate::network::{Reach, addresses, keys::peer_id};
+
+impl NetworkTask {
+    /// A listener got an address.
+    pub(super) fn listens(&mut self, listener: ListenerId, address: Multiaddr) {
+        if addresses::is_relayed(&address) {
+            if self.state.circuit == Some(listener) {
+                self.state.carriage.accepted(self.monotone());
+            }
+        } else {
+            // A routable address of this machine needs nobody's word. On a LAN nobody could confirm one, and a relay
+            // must know its own addresses to make a reservation.
+            let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
+            if addresses::is_usable(&address, lan) {
+                self.swarm.add_external_address(address.clone());
+            }
+        }
+        self.state.pending.remove(&listener);
+        self.state.listening.insert(address);
+        self.tell_reach();
+    }
+
+    /// Peers must not go on dialling what is gone.
+    pub(super) fn listens_no_longer(&mut self, address: &Multiaddr) {
+        self.state.listening.remove(address);
+        if !addresses::is_relayed(address) && !self.portrait.external.contains(address) {
+            self.swarm.remove_external_address(address);
+            self.reachability_changed();
+        }
+        self.tell_reach();
+    }
+
+    /// A listener ended with all its addresses; a relay that carried us is replaced.
+    pub(super) fn listener_closed(&mut self, listener: ListenerId, closed: &[Multiaddr]) {
+        for address in closed {
+            self.listens_no_longer(address);
+        }
+        if self.state.pending.remove(&listener) {
+            self.tell_reach();
+        }
+        if self.state.circuit == Some(listener) {
+            self.state.circuit = None;
+            self.state.carriage.ended(self.monotone());
+            self.seek_carrier();
+        }
+    }
+
+    /// Peers and whoever runs this node are told where it is now.
+    pub(super) fn tell_reach(&mut self) {
+        self.announce_within(ANNOUNCE_SOON);
+        let me = *self.swarm.local_peer_id();
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in self.state.listening.iter().chain(self.swarm.external_addresses()) {
+            // A circuit ends with our id already.
+            if let Ok(address) = address.clone().with_p2p(me)
+                && !addresses.contains(&address)
+            {
+                addresses.push(address);
+            }
+        }
+        let carried = self.state.listening.iter().any(addresses::is_relayed);
+        let circuits = if carried { 0 } else { self.portrait.circuits.len() };
+        let reach = Reach { addresses, pending: self.state.pending.len() + circuits };
+        self.reach.send_if_modified(|old| std::mem::replace(old, reach.clone()) != reach);
+    }
+
+    /// Somebody found out whether we are reached from outside. An operator's word that a relay is needed stands.
+    pub(super) fn reachability_changed(&mut self) {
+        // A neighbour finds our private address good, which helps nobody else.
+        let lan = self.portrait.lan.allow_private;
+        let direct = self.swarm.external_addresses().any(|a| !addresses::is_relayed(a) && addresses::is_usable(a, lan));
+        let needed = self.state.doubted && !direct && self.portrait.roles.has(Roles::STORAGE);
+        self.state.carriage.want(needed || !self.portrait.circuits.is_empty());
+        self.seek_carrier();
+    }
+
+    /// Asks a relay to carry connections to us, until DCUtR makes them direct, if one is wanted and it is time.
+    pub(super) fn seek_carrier(&mut self) {
+        let now = self.monotone();
+        if self.state.carriage.is_overdue(now) {
+            // Its listener may still come to something; then peers are told that address too.
+            self.state.circuit = None;
+            self.state.awaited = None;
+            self.state.carriage.ended(now);
+        }
+        if !self.state.carriage.is_seeking(now) {
+            return;
+        }
+        let carriers = self.carriers();
+        let keys: Vec<PeerKey> = carriers.iter().map(|(key, _)| *key).collect();
+        let chosen = self.state.carriage.choose(&keys, now);
+        let Some((_, circuit)) = carriers.into_iter().find(|(key, _)| Some(*key) == chosen) else { return };
+        // libp2p would dial by itself, but fails at once while another dial to the relay is under way.
+        let Some(id) = chosen.as_ref().and_then(peer_id) else { return };
+        if self.swarm.is_connected(&id) {
+            return self.reserve(circuit);
+        }
+        let (direct, _) = addresses::split_peer(circuit.iter().take_while(|p| *p != Protocol::P2pCircuit).collect());
+        let dial = DialOpts::peer_id(id).condition(PeerCondition::DisconnectedAndNotDialing).addresses(vec![direct]);
+        self.state.awaited = Some((id, circuit));
+        match self.swarm.dial(dial.build()) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.carrier_unreachable(&id, &error.to_string()),
+        }
+    }
+
+    /// A peer connected; perhaps the relay that we wait for.
+    pub(super) fn carrier_connected(&mut self, id: &PeerId) {
+        if let Some((_, circuit)) = self.state.awaited.take_if(|(relay, _)| relay == id) {
+            self.reserve(circuit);
+        }
+    }
+
+    /// A peer cannot be dialled; perhaps the relay that we wait for.
+    pub(super) fn carrier_unreachable(&mut self, id: &PeerId, why: &str) {
+        if self.state.awaited.take_if(|(relay, _)| relay == id).is_some() {
+            tracing::debug!(relay = %id, why, "a relay cannot be reached");
+            self.state.carriage.ended(self.monotone());
+        }
+    }
+
+    fn reserve(&mut self, circuit: Multiaddr) {
+        match self.swarm.listen_on(circuit) {
+            Ok(listener) => self.state.circuit = Some(listener),
+            Err(error) => {
+                tracing::debug!(%error, "no reservation at a relay");
+                self.state.carriage.ended(self.monotone());
+            }
+        }
+    }
+
+    /// Who may carry us, and the circuit to ask for: those that the operator named, then relays of the book, connected
+    /// ones first, from anywhere in their list on, so that not all nodes crowd at one.
+    fn carriers(&mut self) -> Vec<(PeerKey, Multiaddr)> {
+        let mut relays = self.book.views(Timestamp(0));
+        relays.retain(|p| p.roles.has(Roles::RELAY));
+        let first = (self.rng.next_u32() as usize).checked_rem(relays.len()).unwrap_or(0);
+        relays.rotate_left(first);
+        relays.sort_by_key(|p| p.reachable != Some(true));
+        let named = self.portrait.circuits.iter().filter_map(|c| Some((addresses::relay(c)?, c.clone())));
+        let mut carriers: Vec<(PeerKey, Multiaddr)> = named.collect();
+        for relay in relays {
+            let Some(id) = peer_id(&relay.peer) else { continue };
+            let direct = self.book.addresses(&relay.peer).into_iter().find(|a| !addresses::is_relayed(a));
+            carriers.extend(direct.map(|a| (relay.peer, a.with(Protocol::P2p(id)).with(Protocol::P2pCircuit))));
+        }
+        carriers
+    }
+
+    /// A clock that never goes back, for decisions about pauses.
+    fn monotone(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.state.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}

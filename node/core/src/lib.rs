@@ -5,6 +5,7 @@
 
 pub mod chunking;
 pub mod colour;
+pub mod crowd;
 pub mod erasure;
 #[cfg(test)]
 mod golden;

@@ -16,6 +16,7 @@ mod control;
 mod heads;
 pub mod keeper;
 mod keys;
+mod origins;
 mod overlay;
 mod streams;
 mod task;
@@ -39,6 +40,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::origins::InboundLimits;
 pub use self::transfer::{link::ClientPatience, server::ServerLimits};
 use self::{
     behaviour::{Choices, NodeBehaviour, Protocols},
@@ -97,6 +99,8 @@ pub struct NetworkConfig {
     pub data_dir: Option<PathBuf>,
     /// Seed for walks and samples, fresh from the OS.
     pub entropy: [u8; 32],
+    /// How many may connect from one neighbourhood.
+    pub inbound: InboundLimits,
     /// Limits of the serving side.
     pub limits: ServerLimits,
     /// Patience of the asking side.
@@ -121,6 +125,7 @@ impl NetworkConfig {
             store: None,
             data_dir: None,
             entropy,
+            inbound: InboundLimits::default(),
             limits: ServerLimits::default(),
             patience: ClientPatience::default(),
         }
@@ -300,6 +305,7 @@ fn swarm(
         roles: config.roles,
         lan: config.lan,
         port_mapping: config.port_mapping,
+        inbound: config.inbound,
     };
     let swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()

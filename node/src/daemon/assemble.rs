@@ -83,6 +83,9 @@ impl Node {
             mdns: settings.mdns && !all_loopback,
             allow_private: neighbours.into_iter().any(|a| is_private(&a)),
         };
+        if let Some(subnet) = settings.inbound_per_subnet {
+            config.inbound.subnet = subnet.max(1).into();
+        }
         config.port_mapping = stores && settings.mdns && !all_loopback;
         config.store =
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);

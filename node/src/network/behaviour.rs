@@ -17,7 +17,14 @@ use libp2p::{
     upnp,
 };
 
-use super::{LanMode, NetworkError, admission::Admission, control::ControlCodec, heads::HeadRecords, streams::Streams};
+use super::{
+    LanMode, NetworkError,
+    admission::Admission,
+    control::ControlCodec,
+    heads::HeadRecords,
+    origins::{InboundLimits, Origins},
+    streams::Streams,
+};
 
 /// Connections. One process serves at most 4096 file descriptors by default on most systems; a quarter of them.
 const INCOMING_MAX: u32 = 768;
@@ -72,6 +79,7 @@ impl Protocols {
 pub(crate) struct NodeBehaviour {
     pub(crate) admission: Admission,
     pub(crate) connections: connection_limits::Behaviour,
+    pub(crate) origins: Origins,
     pub(crate) memory: memory_connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -95,6 +103,7 @@ pub(crate) struct Choices<'a> {
     pub(crate) roles: Roles,
     pub(crate) lan: LanMode,
     pub(crate) port_mapping: bool,
+    pub(crate) inbound: InboundLimits,
 }
 
 impl NodeBehaviour {
@@ -105,7 +114,7 @@ impl NodeBehaviour {
         heads: HeadRecords,
     ) -> Result<Self, NetworkError> {
         let me = keys.public().to_peer_id();
-        let Choices { network, protocols, roles, lan, port_mapping } = choices;
+        let Choices { network, protocols, roles, lan, port_mapping, inbound } = choices;
         let public = !lan.allow_private;
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
@@ -128,6 +137,7 @@ impl NodeBehaviour {
                     .with_max_established_outgoing(Some(OUTGOING_MAX))
                     .with_max_established_per_peer(Some(PER_PEER_MAX)),
             ),
+            origins: Origins::new(*inbound),
             memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART_MAX),
             identify: identify::Behaviour::new(
                 identify::Config::new(protocols.identify.clone(), keys.public())

@@ -1,5 +1,6 @@
 //! Nodes in one process, on loopback, with a keeper in memory. Events are waited for with a deadline.
 
+mod crowds;
 mod hostile;
 mod nodes;
 mod relays;

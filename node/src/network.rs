@@ -14,10 +14,12 @@ mod book;
 mod command;
 mod control;
 mod heads;
+mod hedge;
 pub mod keeper;
 mod keys;
 mod origins;
 mod overlay;
+mod refusals;
 mod streams;
 mod task;
 #[cfg(test)]
@@ -31,7 +33,11 @@ use std::{
 };
 
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    noise, quic, tcp, yamux,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use tokio::{
@@ -48,6 +54,7 @@ use self::{
     command::Command,
     heads::HeadRecords,
     keeper::ShardKeeper,
+    refusals::{Heedful, Refusals},
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
@@ -200,7 +207,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let protocols = Protocols::of(&config.network)?;
     let shutdown = CancellationToken::new();
     let heads = heads(config.store.as_ref(), &shutdown).await?;
-    let mut swarm = swarm(&config, &protocols, heads)?;
+    let (mut swarm, refusals) = swarm(&config, &protocols, heads)?;
     let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
     for address in direct {
         swarm.listen_on(address.clone()).map_err(|e| NetworkError::Listen { address, why: e.to_string() })?;
@@ -230,6 +237,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let task = NetworkTask {
         swarm,
+        refusals,
         commands: command_queue,
         shutdown: shutdown.clone(),
         readiness: ready,
@@ -296,7 +304,7 @@ fn swarm(
     config: &NetworkConfig,
     protocols: &Protocols,
     heads: HeadRecords,
-) -> Result<Swarm<NodeBehaviour>, NetworkError> {
+) -> Result<(Swarm<NodeBehaviour>, Arc<Refusals>), NetworkError> {
     let setup = |e: &dyn std::fmt::Display| NetworkError::Setup(e.to_string());
     let keys = keys::transport_keys(&config.identity).ok_or_else(|| setup(&"the identity is no Ed25519 key"))?;
     let choices = Choices {
@@ -307,11 +315,11 @@ fn swarm(
         port_mapping: config.port_mapping,
         inbound: config.inbound,
     };
+    let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .with_other_transport(|keys| transport(keys, &refusals))
         .map_err(|e| setup(&e))?
-        .with_quic()
         .with_dns()
         .map_err(|e| setup(&format!("DNS: {e}")))?
         .with_relay_client(noise::Config::new, yamux::Config::default)
@@ -323,7 +331,24 @@ fn swarm(
         .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))
         .with_connection_timeout(DIAL_TIMEOUT)
         .build();
-    Ok(swarm)
+    Ok((swarm, refusals))
+}
+
+/// TCP with Noise and Yamux, and QUIC, which heeds TCP's refusals.
+fn transport(
+    keys: &libp2p::identity::Keypair,
+    refusals: &Arc<Refusals>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Box<dyn std::error::Error + Send + Sync>> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = Heedful::telling(tcp, refusals, |e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keys)?)
+        .multiplex(yamux::Config::default())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic::Config::new(keys));
+    let quic = Heedful::heeding(quic, refusals, || quic::Error::HandshakeTimedOut)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
 }
 
 /// A damaged or unreadable peer book is a loss of comfort, not of data: the network is found again.

@@ -21,15 +21,21 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{NetworkHandle, command::Command};
+use super::{
+    NetworkHandle,
+    command::Command,
+    hedge::{Hedge, LATE},
+};
 use crate::overlay::{
     GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
 };
 
 /// Walks of one refresh: each finds some twenty peers near a random place and asks them for 64 adverts each.
 const WALKS_MAX: usize = 6;
-/// Peers asked at once on a walk.
-const WALK_WIDTH: usize = 8;
+/// Connected peers asked on the first walk.
+const WALK_FIRST: usize = 8;
+/// Peers asked at once on a walk: all that one finds.
+const WALK_WIDTH: usize = 32;
 /// One walk with all its questions.
 const WALK_TIME: Duration = Duration::from_secs(15);
 /// Peers told directly of a new head, beside the DHT's own twenty. Only these count as keepers: they answer when the
@@ -40,9 +46,6 @@ const FIND_WIDTH: usize = 32;
 const FIND_MAX: usize = 512;
 /// A head's publication and look-up; those who have not answered by then do not count.
 const HEAD_TIME: Duration = Duration::from_secs(12);
-/// What stragglers still get once half of those asked have answered well: the others are most likely gone, and a
-/// dial to somebody who is gone takes its whole time-out.
-const LATE_TIME: Duration = Duration::from_millis(1500);
 /// How long the DHT may take when those who were asked directly are through.
 const DHT_GRACE: Duration = Duration::from_secs(4);
 
@@ -105,8 +108,7 @@ impl Overlay for NetworkHandle {
             let put = Command::PutRecord { key, value: encoded.clone(), reply };
             self.inner.commands.send(put).await.map_err(|_| OverlayError::ShuttingDown)?;
             let keepers = nearest(self.storage_peers().await?, &key, HEAD_KEEPERS);
-            let count = keepers.len();
-            let asked = stream::iter(keepers).map(|peer| {
+            let questions = keepers.into_iter().map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::KeepHead(encoded.clone())) };
                 async move {
                     let answer = self.control(peer, Vec::new(), request).await;
@@ -114,15 +116,11 @@ impl Overlay for NetworkHandle {
                 }
             });
             let mut kept = BTreeSet::new();
-            let mut until = Instant::now() + HEAD_TIME;
-            let mut direct = std::pin::pin!(asked.buffer_unordered(HEAD_KEEPERS));
-            while let Ok(Some(keeper)) = timeout_at(until, direct.next()).await {
-                kept.extend(keeper);
-                if 2 * kept.len() >= count {
-                    until = until.min(Instant::now() + LATE_TIME);
-                }
-            }
-            let dht_time = if 2 * kept.len() >= count { LATE_TIME } else { DHT_GRACE };
+            let wave = ask_all(questions, HEAD_KEEPERS, HEAD_TIME, |keeper| {
+                kept.insert(keeper);
+                true
+            });
+            let dht_time = if wave.await.is_half() { LATE } else { DHT_GRACE };
             // Waited for so that it is out before a short-lived process ends.
             let _ = timeout(dht_time, dht).await;
             kept.remove(&self.inner.me);
@@ -145,22 +143,18 @@ impl Overlay for NetworkHandle {
                 .map_err(|_| OverlayError::ShuttingDown)?;
             let asked = nearest(self.storage_peers().await?, &key, FIND_MAX);
             let count = asked.len();
-            let questions = stream::iter(asked).map(|peer| {
+            let questions = asked.into_iter().map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::FindHead(vault.as_bytes().to_vec())) };
                 async move { self.control(peer, Vec::new(), request).await.map(|answer| answer.head) }
             });
             let mut best = None;
-            let (mut answered, mut until) = (0, Instant::now() + HEAD_TIME);
-            let mut direct = std::pin::pin!(questions.buffer_unordered(FIND_WIDTH));
-            while let Ok(Some(answer)) = timeout_at(until, direct.next()).await {
-                let Some(head) = answer else { continue };
-                answered += 1;
+            // Nobody is given up as late while nobody has a head.
+            let wave = ask_all(questions, FIND_WIDTH, HEAD_TIME, |head| {
                 take_newer(&mut best, &head, &vault);
-                if best.is_some() && 2 * answered >= count {
-                    until = until.min(Instant::now() + LATE_TIME);
-                }
-            }
-            let dht_time = if best.is_some() { LATE_TIME } else { DHT_GRACE };
+                best.is_some()
+            });
+            let answered = wave.await.answers();
+            let dht_time = if best.is_some() { LATE } else { DHT_GRACE };
             for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
@@ -171,6 +165,28 @@ impl Overlay for NetworkHandle {
             Ok(best)
         }
         .boxed()
+    }
+}
+
+/// Asks all, so many at once, and hands answers over as they come; `may_end` says whether the late may be given up.
+async fn ask_all<T, F: Future<Output = Option<T>>>(
+    questions: impl ExactSizeIterator<Item = F>,
+    width: usize,
+    longest: Duration,
+    mut may_end: impl FnMut(T) -> bool,
+) -> Hedge {
+    let count = questions.len();
+    let mut wave = Hedge::new(count, longest, Instant::now());
+    let (mut received, mut may) = (0, false);
+    let mut answers = std::pin::pin!(stream::iter(questions).buffer_unordered(width));
+    loop {
+        let asked = if may { count.min(received + width) } else { 0 };
+        let Ok(Some(answer)) = timeout_at(wave.until(asked), answers.next()).await else { return wave };
+        received += 1;
+        if let Some(answer) = answer {
+            wave.answered(Instant::now());
+            may = may_end(answer);
+        }
     }
 }
 
@@ -226,7 +242,7 @@ impl NetworkHandle {
         let mut asked: BTreeSet<PeerKey> = BTreeSet::new();
         let known = self.ask(|reply| Command::Peers { reply }).await?;
         let connected = known.iter().filter(|p| p.reachable == Some(true)).map(|p| (p.peer, Vec::new()));
-        let mut found: BTreeMap<PeerKey, Vec<Multiaddr>> = connected.take(WALK_WIDTH).collect();
+        let mut found: BTreeMap<PeerKey, Vec<Multiaddr>> = connected.take(WALK_FIRST).collect();
         let mut before = self.readiness().storage_peers;
         for _ in 0..WALKS_MAX {
             let target = self.random_place();
@@ -235,12 +251,11 @@ impl NetworkHandle {
                 found.extend(peers);
             }
             found.retain(|peer, _| *peer != self.inner.me && asked.insert(*peer));
-            let questions = stream::iter(std::mem::take(&mut found)).map(|(peer, addresses)| {
+            let questions = std::mem::take(&mut found).into_iter().map(|(peer, addresses)| {
                 let request = ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) };
                 self.control(peer, addresses, request)
             });
-            let all = questions.buffer_unordered(WALK_WIDTH).for_each(|_| std::future::ready(()));
-            let _ = timeout(WALK_TIME, all).await;
+            ask_all(questions, WALK_WIDTH, WALK_TIME, |_| true).await;
             let after = self.readiness().storage_peers;
             if after == before {
                 break;

@@ -45,6 +45,7 @@ use super::{
     command::{AskError, Command},
     keeper::ShardKeeper,
     keys::{peer_id, peer_key},
+    refusals::Refusals,
     streams::{OpenError, OpenReply},
     transfer::server::{PeerPlaces, Server, ServerLimits},
 };
@@ -74,6 +75,9 @@ const OPEN_MAX: usize = 512;
 const ANSWERING_MAX: usize = 64;
 /// When it should, in milliseconds.
 const ANSWER_RETRY_MS: u64 = 500;
+/// A walk in which nobody answered for so long is over: those whom it waits for are most likely gone, and a dial to
+/// somebody who is gone takes its whole time-out.
+const WALK_STALLED: Duration = Duration::from_secs(2);
 /// Requests for streams that wait for one peer to be dialled: the two lanes, a few times over.
 const OPENERS_PER_PEER: usize = 16;
 /// Peers of one /24 or /48 in the routing table, so that one cheap prefix cannot fill it.
@@ -106,14 +110,21 @@ enum Step {
 }
 
 enum Lookup {
-    Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>),
+    Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>, Progress),
     Put(oneshot::Sender<()>),
     Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
+}
+
+/// How many peers have answered a walk, and since when no more did.
+struct Progress {
+    answers: u32,
+    at: Instant,
 }
 
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
     pub(crate) swarm: Swarm<NodeBehaviour>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) readiness: watch::Sender<Readiness>,
@@ -267,7 +278,9 @@ impl NetworkTask {
                 let kad = &mut self.swarm.behaviour_mut().kad;
                 if self.state.lookups.len() < OPEN_MAX {
                     let query = kad.get_closest_peers(target);
-                    self.state.lookups.insert(query, Lookup::Closest(reply));
+                    self.state
+                        .lookups
+                        .insert(query, Lookup::Closest(reply, Progress { answers: 0, at: Instant::now() }));
                 }
             }
             Command::PutRecord { key, value, reply } => self.put_record(key, value, reply),
@@ -401,9 +414,24 @@ impl NetworkTask {
             self.knock(instant);
         }
         self.seek_carrier();
+        self.end_stalled_walks(instant);
         self.state.unreachable.retain(|_, until| *until > instant);
         self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
+    }
+
+    /// What a walk found until then is good; it is repeated for as long as it finds more.
+    fn end_stalled_walks(&mut self, now: Instant) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for (id, lookup) in &mut self.state.lookups {
+            let (Lookup::Closest(_, progress), Some(mut query)) = (lookup, kad.query_mut(id)) else { continue };
+            let answers = query.stats().num_successes();
+            if answers > progress.answers {
+                *progress = Progress { answers, at: now };
+            } else if answers > 0 && now.duration_since(progress.at) >= WALK_STALLED {
+                query.finish();
+            }
+        }
     }
 
     /// Dials bootstrap addresses and recent peers for as long as nobody is connected, ever more slowly.

@@ -23,9 +23,15 @@ impl NetworkTask {
     pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
         match event {
             SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.connected(peer_id, now),
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                if endpoint.is_relayed() {
+                    self.refusals.spare(peer_id, true);
+                }
+                self.connected(peer_id, now);
+            }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.state.connected.remove(&peer_id);
+                self.refusals.spare(peer_id, false);
                 let broken = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
                 if let Some(key) = peer_key(&peer_id) {
                     self.book.disconnected(&key, broken, now);
@@ -216,7 +222,7 @@ impl NetworkTask {
             (Some(Lookup::Get(reply, found)), _) => {
                 let _ = reply.send(found);
             }
-            (Some(Lookup::Closest(reply)), kad::QueryResult::GetClosestPeers(result)) => {
+            (Some(Lookup::Closest(reply, _)), kad::QueryResult::GetClosestPeers(result)) => {
                 let peers = match result {
                     Ok(ok) => ok.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
@@ -230,7 +236,7 @@ impl NetworkTask {
             (Some(Lookup::Put(reply)), _) => {
                 let _ = reply.send(());
             }
-            (Some(Lookup::Closest(_)) | None, _) => {}
+            (Some(Lookup::Closest(..)) | None, _) => {}
         }
     }
 }

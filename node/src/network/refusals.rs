@@ -1,0 +1,170 @@
+//! A refused TCP dial ends the QUIC dial to the same host early.
+//!
+//! Nothing answers a QUIC packet to a dead port (libp2p does not heed ICMP), so a dial to a peer that is gone would always
+//! take the whole handshake time-out, and everything that asks many peers would wait for it. A refusal of the peer's
+//! TCP port says within a round trip that its host is there and its node is not. QUIC still gets a few of those round
+//! trips: somebody's firewall may refuse TCP alone.
+//!
+//! Peers that are connected through a relay are spared: their NAT refuses TCP as a part of hole punching, while QUIC
+//! needs its time to get through.
+
+use std::{
+    collections::HashSet,
+    error::Error,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use libp2p::{
+    Multiaddr, PeerId, Transport,
+    core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
+};
+use tokio::{sync::broadcast, time::Instant};
+
+use super::addresses;
+
+/// Refusals that a dial may miss before it falls back to its own time-out; dials look at once.
+const WAITING_MAX: usize = 256;
+/// Round trips, as long as the refusal took, that QUIC still gets: a handshake takes one or two.
+const ROUND_TRIPS: u32 = 4;
+/// Least and most of it: work for a busy processor, and a packet that got lost.
+const GRACE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+
+/// A peer at one of its hosts.
+type Place = (PeerId, IpAddr);
+
+/// What the transports tell each other.
+pub(crate) struct Refusals {
+    told: broadcast::Sender<(Place, Duration)>,
+    /// Peers connected through a relay; bounded as connections are.
+    spared: Mutex<HashSet<PeerId>>,
+}
+
+impl Refusals {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { told: broadcast::channel(WAITING_MAX).0, spared: Mutex::default() })
+    }
+
+    /// Whether a refusal says nothing about this peer.
+    pub(crate) fn spare(&self, peer: PeerId, spared: bool) {
+        let mut all = self.spared.lock().unwrap_or_else(PoisonError::into_inner);
+        if spared {
+            all.insert(peer);
+        } else {
+            all.remove(&peer);
+        }
+    }
+
+    fn is_spared(&self, peer: &PeerId) -> bool {
+        self.spared.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
+    }
+
+    fn tell(&self, place: Place, took: Duration) {
+        if !self.is_spared(&place.0) {
+            // Nobody may be listening.
+            let _ = self.told.send((place, took));
+        }
+    }
+
+    /// Ends when the place has refused and the grace after it is over.
+    async fn given_up(mut told: broadcast::Receiver<(Place, Duration)>, place: Place) {
+        loop {
+            match told.recv().await {
+                Ok((refused, took)) if refused == place => {
+                    return tokio::time::sleep((took * ROUND_TRIPS).clamp(GRACE.0, GRACE.1)).await;
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// What a transport does about refusals.
+enum Part<E> {
+    /// Tells of the errors that are refusals.
+    Tells(fn(&E) -> bool),
+    /// Gives up with this error.
+    Heeds(fn() -> E),
+}
+
+/// A transport that takes part.
+pub(crate) struct Heedful<T: Transport> {
+    inner: T,
+    part: Part<T::Error>,
+    refusals: Arc<Refusals>,
+}
+
+impl<T: Transport> Heedful<T> {
+    /// The one that is refused.
+    pub(crate) fn telling(inner: T, refusals: &Arc<Refusals>, is_refusal: fn(&T::Error) -> bool) -> Self {
+        Self { inner, part: Part::Tells(is_refusal), refusals: refusals.clone() }
+    }
+
+    /// The one that waits in vain.
+    pub(crate) fn heeding(inner: T, refusals: &Arc<Refusals>, given_up: fn() -> T::Error) -> Self {
+        Self { inner, part: Part::Heeds(given_up), refusals: refusals.clone() }
+    }
+}
+
+impl<T> Transport for Heedful<T>
+where
+    T: Transport + Unpin,
+    T::Dial: Send + 'static,
+    T::Output: Send,
+    T::Error: Error + Send + 'static,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<T::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
+        let place = addresses::split_peer(address.clone()).1.zip(addresses::ip(&address));
+        let dial = self.inner.dial(address, opts)?;
+        // Who punches a hole dials as a listener.
+        let Some(place) = place.filter(|_| !opts.role.is_listener()) else { return Ok(dial.boxed()) };
+        let refusals = self.refusals.clone();
+        Ok(match self.part {
+            Part::Tells(is_refusal) => async move {
+                let begun = Instant::now();
+                let dialled = dial.await;
+                if dialled.as_ref().is_err_and(is_refusal) {
+                    refusals.tell(place, begun.elapsed());
+                }
+                dialled
+            }
+            .boxed(),
+            Part::Heeds(given_up) => {
+                let told = refusals.told.subscribe();
+                async move {
+                    tokio::select! {
+                        biased;
+                        dialled = dial => dialled,
+                        () = Refusals::given_up(told, place) => Err(given_up()),
+                    }
+                }
+                .boxed()
+            }
+        })
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}

@@ -13,6 +13,7 @@ mod behaviour;
 mod book;
 mod command;
 mod control;
+mod gossip;
 mod heads;
 pub mod keeper;
 mod keys;

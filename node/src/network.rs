@@ -13,6 +13,7 @@ mod behaviour;
 mod book;
 mod command;
 mod control;
+mod gossip;
 mod heads;
 mod hedge;
 pub mod keeper;
@@ -226,7 +227,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
     let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
-    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private);
+    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy);
     restore(&mut book, config.data_dir.as_ref());
 
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);

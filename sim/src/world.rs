@@ -98,6 +98,8 @@ pub fn view(peer: &Peer, now: Timestamp) -> PeerView {
     PeerView {
         peer: peer.key,
         domain: peer.pinned.clone(),
+        subnet: None,
+        subnet_seen: false,
         region: peer.region.clone(),
         roles: Roles::STORAGE,
         protocol: PROTOCOL_VERSION,

@@ -5,10 +5,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use cairn_proto::{
-    message::{ADVERT_MAX, Roles},
-    network_file::NetworkFile,
-};
+use cairn_proto::{message::Roles, network_file::NetworkFile};
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
     memory_connection_limits, ping, relay,
@@ -21,6 +18,7 @@ use super::{
     LanMode, NetworkError,
     admission::Admission,
     control::ControlCodec,
+    gossip,
     heads::HeadRecords,
     origins::{InboundLimits, Origins},
     streams::Streams,
@@ -84,7 +82,7 @@ pub(crate) struct NodeBehaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<HeadRecords>,
-    pub(crate) gossip: gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>,
+    pub(crate) gossip: gossip::Behaviour,
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) streams: Streams,
     pub(crate) relay_client: relay::client::Behaviour,
@@ -147,7 +145,7 @@ impl NodeBehaviour {
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(20))),
             kad: kademlia(protocols, me, heads, server),
-            gossip: gossip(protocols, keys)?,
+            gossip: gossip::behaviour(protocols, keys, lan)?,
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
             relay_client,
@@ -187,34 +185,6 @@ fn kademlia(
     // Automatic mode would wait for a confirmed external address, which a LAN never has.
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
     kad
-}
-
-fn gossip(
-    protocols: &Protocols,
-    keys: &identity::Keypair,
-) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>, NetworkError> {
-    let setup = |e: String| NetworkError::Setup(format!("gossipsub: {e}"));
-    let config = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(protocols.gossip_prefix.clone())
-        .validation_mode(gossipsub::ValidationMode::Strict)
-        .validate_messages()
-        // By content: with the default (author and number) one statement can be sent for ever anew.
-        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]))
-        // An advert and its envelope.
-        .max_transmit_size(ADVERT_MAX + 1024)
-        .flood_publish(false)
-        .heartbeat_initial_delay(Duration::from_secs(1))
-        .build()
-        .map_err(|e| setup(e.to_string()))?;
-    let filter = gossipsub::WhitelistSubscriptionFilter([protocols.adverts.hash()].into());
-    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
-        gossipsub::MessageAuthenticity::Signed(keys.clone()),
-        config,
-        filter,
-    )
-    .map_err(|e| setup(e.to_string()))?;
-    gossip.subscribe(&protocols.adverts).map_err(|e| setup(e.to_string()))?;
-    Ok(gossip)
 }
 
 fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {

@@ -13,7 +13,7 @@ use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adv
 use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
-    book::{Learned, NotLearned},
+    book::{Came, Learned, NotLearned},
     keys::peer_key,
     streams::InboundStream,
     transfer::server::PeerPlaces,
@@ -27,7 +27,7 @@ impl NetworkTask {
                 if endpoint.is_relayed() {
                     self.refusals.spare(peer_id, true);
                 }
-                self.connected(peer_id, now);
+                self.connected(peer_id, endpoint.get_remote_address(), now);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.state.connected.remove(&peer_id);
@@ -71,7 +71,7 @@ impl NetworkTask {
                 }
             }
             NodeBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
-                let verdict = self.gossiped(&message, now);
+                let verdict = self.gossiped(&message, &propagation_source, now);
                 let gossip = &mut self.swarm.behaviour_mut().gossip;
                 let _ = gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
             }
@@ -109,16 +109,18 @@ impl NetworkTask {
         }
     }
 
-    fn connected(&mut self, id: PeerId, now: Timestamp) {
+    fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
         self.state.unreachable.remove(&id);
         self.carrier_connected(&id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
         }
-        if self.state.connected.insert(id)
-            && let Some(key) = peer_key(&id)
-        {
-            self.book.connected(&key, now);
+        self.state.connected.insert(id);
+        if let Some(key) = peer_key(&id) {
+            // A connection that came through a relay names a peer and no address.
+            let direct = addresses::ip(remote).is_some() && !addresses::is_relayed(remote);
+            let came = if direct { Came::From(addresses::subnet(remote)) } else { Came::Relayed };
+            self.book.connected(&key, came, now);
         }
     }
 
@@ -180,7 +182,12 @@ impl NetworkTask {
         }
     }
 
-    fn gossiped(&mut self, message: &gossipsub::Message, now: Timestamp) -> gossipsub::MessageAcceptance {
+    fn gossiped(
+        &mut self,
+        message: &gossipsub::Message,
+        from: &PeerId,
+        now: Timestamp,
+    ) -> gossipsub::MessageAcceptance {
         let Ok(signed) = SignedBytes::decode(message.data.as_slice()) else {
             return gossipsub::MessageAcceptance::Reject;
         };
@@ -188,14 +195,11 @@ impl NetworkTask {
         if author.is_none_or(|author| author.as_bytes().as_slice() != signed.signer) {
             return gossipsub::MessageAcceptance::Reject;
         }
-        match self.book.learn_gossiped(&signed, now) {
+        match self.book.learn_gossiped(&signed, peer_key(from).as_ref(), now) {
             Ok(Learned::New | Learned::Newer) => {
-                if let (Some(id), Some(key)) = (message.source, author) {
+                if let Some(id) = message.source {
                     // It lives, and may have said new addresses.
                     self.state.unreachable.remove(&id);
-                    if self.state.connected.contains(&id) {
-                        self.book.connected(&key, now);
-                    }
                 }
                 gossipsub::MessageAcceptance::Accept
             }

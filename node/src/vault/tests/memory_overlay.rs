@@ -164,6 +164,8 @@ impl MemoryOverlay {
         PeerView {
             peer: key,
             domain: peer.domain.clone(),
+            subnet: None,
+            subnet_seen: false,
             region: Region::new(REGIONS[at % REGIONS.len()]).expect("valid"),
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,

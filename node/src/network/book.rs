@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use cairn_core::{
     crowd::{self, Admission, Member, Proof, Shares, Source},
-    peer_view::PeerView,
+    peer_view::{self, PeerView},
 };
 use cairn_proto::{
     DecodeError, Domain, PeerKey, Timestamp,
@@ -37,8 +37,6 @@ const SHARES: Shares = Shares::of(PEERS_MAX);
 const CONTACT_NOTED_MS: u64 = 3600 * 1000;
 /// An advert dated further ahead than this is refused: clocks differ, but not by more.
 const AHEAD_MAX_MS: u64 = 3600 * 1000;
-/// A peer is a newcomer for its first day with us.
-const NEWCOMER_MS: u64 = 24 * 3600 * 1000;
 /// A contact older than this says nothing about now.
 const CONTACT_MS: u64 = 10 * 60 * 1000;
 /// Adverts of one peer that come over gossip closer together than this are not taken and so not forwarded: a peer
@@ -338,7 +336,7 @@ impl PeerBook {
     }
 
     pub(crate) fn views(&self, now: Timestamp) -> Vec<PeerView> {
-        self.peers.values().map(|known| known.view(now)).collect()
+        self.peers.values().map(|known| known.view(self.allow_private, now)).collect()
     }
 }
 
@@ -367,11 +365,18 @@ impl Known {
         }
     }
 
-    fn view(&self, now: Timestamp) -> PeerView {
+    /// `allow_private`: an address need not be public to count as known.
+    fn view(&self, allow_private: bool, now: Timestamp) -> PeerView {
+        let subnet = self.subnet().cloned();
+        let placed = allow_private || subnet.is_some();
+        let (reputation, newcomer) =
+            peer_view::standing(self.first_seen, now, placed, self.outcomes.all_and_failed(now));
         let lately = self.contact.filter(|(_, at)| now.ms_since(*at) < CONTACT_MS).map(|(ok, _)| ok);
         PeerView {
             peer: self.advert.peer,
             domain: self.domain.clone(),
+            subnet_seen: self.subnet_seen.is_some(),
+            subnet,
             region: self.advert.region.clone(),
             roles: self.advert.roles,
             protocol: self.advert.protocol,
@@ -381,8 +386,8 @@ impl Known {
             reachable: if self.connected { Some(true) } else { lately },
             rtt_ms: self.rtt_ms,
             loss: self.outcomes.loss(now),
-            reputation: 500,
-            newcomer: now.ms_since(self.first_seen) < NEWCOMER_MS,
+            reputation,
+            newcomer,
         }
     }
 }

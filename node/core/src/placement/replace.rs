@@ -60,9 +60,11 @@ pub fn replacements(
     let mut found: Vec<((bool, usize, usize), Replacement)> = ranked
         .iter()
         .filter_map(|peer| views.get(peer))
-        .filter(|v| independent::is_another(v, &others, &views) && independent::is_another(v, &beside, &views))
-        .map(|view| {
-            let known = mine.contains(&view.peer);
+        .map(|view| (mine.contains(&view.peer), *view))
+        // Who holds the slot already may go on: more of the same slot parts nothing.
+        .filter(|(known, view)| *known || independent::is_another(view, &others, &views))
+        .filter(|(_, view)| independent::is_another(view, &beside, &views))
+        .map(|(known, view)| {
             let (over, excess, relaxations) = if known { (0, 0, Vec::new()) } else { group.with(view, policy) };
             ((!known, over, excess), Replacement { peer: view.peer, relaxations })
         })

@@ -28,9 +28,14 @@ impl Outcomes {
         self.hour = self.hour.max(hour);
     }
 
-    pub(super) fn loss(mut self, now: Timestamp) -> u16 {
+    /// Outcomes of the last day, and how many of them were failures.
+    pub(super) fn all_and_failed(mut self, now: Timestamp) -> (u64, u64) {
         self.turn(now);
-        let (all, failed) = self.hours.iter().fold((0u64, 0u64), |(a, f), h| (a + u64::from(h.0), f + u64::from(h.1)));
+        self.hours.iter().fold((0, 0), |(a, f), h| (a + u64::from(h.0), f + u64::from(h.1)))
+    }
+
+    pub(super) fn loss(self, now: Timestamp) -> u16 {
+        let (all, failed) = self.all_and_failed(now);
         (failed * 1000).checked_div(all).unwrap_or(0) as u16
     }
 }

@@ -189,3 +189,33 @@ fn nobody_takes_another_peers_own_domain() {
     assert_eq!(book.learn(&told(&key, 1, other, "/ip4/8.8.8.8/tcp/1"), None, at), Err(NotLearned::Domain));
     assert_eq!(book.learn(&told(&key, 1, own, "/ip4/8.8.8.8/tcp/1"), None, at), Ok(Learned::New));
 }
+
+#[test]
+fn a_day_makes_a_peer_known() {
+    let day = |n: u64| Timestamp(5 + n * peer_view::NEWCOMER_MS);
+    let limits = cairn_core::placement::Thresholds::default();
+    let mut lan = book();
+    assert!(lan.learn(&advert(2, 1, "a"), None, day(0)).is_ok());
+    assert!(lan.views(day(0))[0].newcomer);
+    let view = &lan.views(day(1))[0];
+    assert!(!view.newcomer && view.reputation > limits.reputation_above, "eligible after its first day too: {view:?}");
+
+    // Outside a LAN an address that can be checked belongs to it.
+    let mut world = PeerBook::new(network(), PeerKey::from_bytes([0; 32]), false, &[5; 32]);
+    let (placed, advert) = member("placed", 1, 1);
+    let key = SigningKey::from_bytes(&[8; 32]);
+    let hidden = PeerKey::from_bytes(key.verifying_key().to_bytes());
+    let relayed = "/ip4/9.9.9.9/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit";
+    assert!(world.learn(&advert, None, day(0)).is_ok());
+    assert!(world.learn(&told(&key, 1, Domain::of_peer(&hidden), relayed), None, day(0)).is_ok());
+    let views = world.views(day(1));
+    let view = |p: &PeerKey| views.iter().find(|v| v.peer == *p).expect("known");
+    assert_eq!(view(&placed).subnet.as_ref().map(Domain::as_str), Some("v4:8.0.1"));
+    assert!(!view(&placed).newcomer && !view(&placed).subnet_seen);
+    assert_eq!(view(&hidden).subnet, None, "a relay's address is not the peer's");
+    assert!(view(&hidden).newcomer);
+    world.connected(&hidden, Came::From(Domain::of_address([7, 7, 7, 7].into())), day(1));
+    let views = world.views(day(1));
+    let view = views.iter().find(|v| v.peer == hidden).expect("known");
+    assert!(!view.newcomer && view.subnet_seen, "once seen, it stands somewhere");
+}

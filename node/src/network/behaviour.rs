@@ -160,12 +160,7 @@ impl NodeBehaviour {
     }
 }
 
-fn kademlia(
-    protocols: &Protocols,
-    me: libp2p::PeerId,
-    heads: HeadRecords,
-    server: bool,
-) -> kad::Behaviour<HeadRecords> {
+fn kademlia_config(protocols: &Protocols) -> kad::Config {
     let mut config = kad::Config::new(protocols.kad.clone());
     config
         .disjoint_query_paths(true)
@@ -174,14 +169,24 @@ fn kademlia(
         // Heads live until a newer one comes; storage peers replicate them every hour, owners need not be there.
         .set_record_ttl(None)
         .set_publication_interval(None)
-        .set_replication_interval(Some(Duration::from_secs(3600)))
+        // ... by the task: libp2p's job remembers the key of every record that anyone sends, before any filter.
+        .set_replication_interval(None)
         .set_provider_publication_interval(None)
         .set_caching(kad::Caching::Disabled)
         // Heads come to the task with their source, which counts them.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         // Only identify's findings come into the routing table, filtered.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
-    let mut kad = kad::Behaviour::with_config(me, heads, config);
+    config
+}
+
+fn kademlia(
+    protocols: &Protocols,
+    me: libp2p::PeerId,
+    heads: HeadRecords,
+    server: bool,
+) -> kad::Behaviour<HeadRecords> {
+    let mut kad = kad::Behaviour::with_config(me, heads, kademlia_config(protocols));
     // Automatic mode would wait for a confirmed external address, which a LAN never has.
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
     kad
@@ -199,4 +204,18 @@ fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {
         relay.set_status(Some(relay::Status::Enable));
     }
     relay
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kademlia_keeps_no_list_of_keys_that_strangers_send() {
+        let network = NetworkFile::create("kad", 0, &ed25519_dalek::SigningKey::from_bytes(&[1; 32])).expect("valid");
+        let config = format!("{:?}", kademlia_config(&Protocols::of(&network).expect("valid")));
+        // Either interval would make a job, which takes note of keys without a bound.
+        assert!(config.contains("record_replication_interval: None"), "{config}");
+        assert!(config.contains("record_publication_interval: None"), "{config}");
+    }
 }

@@ -44,6 +44,9 @@ const CONTACT_MS: u64 = 10 * 60 * 1000;
 /// [`task`](super::task) leaves between two of ours, so that an uneven way costs none.
 const GOSSIP_APART_MS: u64 = 1000;
 
+/// Dials that fail closer together than this are one failure: how often we try says nothing of the peer.
+const MISSED_APART_MS: u64 = 60 * 1000;
+
 /// What an advert told us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Learned {
@@ -103,6 +106,8 @@ struct Known {
     contact: Option<(bool, Timestamp)>,
     rtt_ms: Option<u32>,
     outcomes: Outcomes,
+    /// When a failed dial last counted.
+    missed: Option<Timestamp>,
 }
 
 /// How a peer that is connected now came.
@@ -124,6 +129,8 @@ pub(crate) struct PeerBook {
     me: PeerKey,
     allow_private: bool,
     peers: BTreeMap<PeerKey, Known>,
+    /// How many of `peers` store: asked after every event.
+    storing: usize,
     dirty: bool,
 }
 
@@ -131,7 +138,7 @@ impl PeerBook {
     /// `entropy` is for lots.
     pub(crate) fn new(network: NetworkFile, me: PeerKey, allow_private: bool, entropy: &[u8; 32]) -> Self {
         let key = blake3::derive_key("cairn 2026-11 peer book lots v1", entropy);
-        Self { key, present: BTreeMap::new(), network, me, allow_private, peers: BTreeMap::new(), dirty: false }
+        Self { key, present: BTreeMap::new(), network, me, allow_private, peers: BTreeMap::new(), storing: 0, dirty: false }
     }
 
     /// Takes an advert that we asked `from` for, or says why not.
@@ -194,7 +201,9 @@ impl PeerBook {
             }
             known.gossiped = gossiped.or(known.gossiped);
             known.subnet_told = told_subnet(&advert);
+            self.storing -= usize::from(known.stores());
             known.advert = advert;
+            self.storing += usize::from(known.stores());
             known.signed = signed.clone();
             known.last_heard = now;
             self.dirty = true;
@@ -208,10 +217,13 @@ impl PeerBook {
         match crowd::admit(members, &known.member(), &SHARES, now) {
             Admission::Room => {}
             Admission::Instead(gone) => {
-                self.peers.remove(&gone);
+                if let Some(gone) = self.peers.remove(&gone) {
+                    self.storing -= usize::from(gone.stores());
+                }
             }
             Admission::Refused => return Err(NotLearned::Full),
         }
+        self.storing += usize::from(known.stores());
         self.peers.insert(known.advert.peer, known);
         self.dirty = true;
         Ok(Learned::New)
@@ -235,6 +247,7 @@ impl PeerBook {
             contact: None,
             rtt_ms: None,
             outcomes: Outcomes::default(),
+            missed: None,
         }
     }
 
@@ -287,7 +300,10 @@ impl PeerBook {
     pub(crate) fn dial_failed(&mut self, peer: &PeerKey, now: Timestamp) {
         if let Some(known) = self.peers.get_mut(peer) {
             known.contact = Some((false, now));
-            known.outcomes.note(false, now);
+            if known.missed.is_none_or(|last| now < last || now.ms_since(last) >= MISSED_APART_MS) {
+                known.missed = Some(now);
+                known.outcomes.note(false, now);
+            }
         }
     }
 
@@ -318,7 +334,7 @@ impl PeerBook {
     }
 
     pub(crate) fn storage_peers(&self) -> usize {
-        self.peers.values().filter(|k| k.advert.roles.has(Roles::STORAGE)).count()
+        self.storing
     }
 
     /// Adverts for somebody who asks, from a place in the key space on: storage peers first.
@@ -347,6 +363,10 @@ fn told_subnet(advert: &Advert) -> Option<Domain> {
 }
 
 impl Known {
+    fn stores(&self) -> bool {
+        self.advert.roles.has(Roles::STORAGE)
+    }
+
     fn subnet(&self) -> Option<&Domain> {
         self.subnet_seen.as_ref().or(self.subnet_told.as_ref())
     }

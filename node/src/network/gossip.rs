@@ -56,8 +56,7 @@ pub(crate) fn behaviour(
         .protocol_id_prefix(protocols.gossip_prefix.clone())
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
-        // By content: with the default (author and number) one statement can be sent for ever anew.
-        .message_id_fn(|message| MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]))
+        .message_id_fn(message_id)
         // An advert and its envelope.
         .max_transmit_size(ADVERT_MAX + 1024)
         .flood_publish(false)
@@ -71,6 +70,15 @@ pub(crate) fn behaviour(
     gossip.with_peer_score(scores(protocols, lan), thresholds()).map_err(setup)?;
     gossip.subscribe(&protocols.adverts).map_err(|e| setup(e.to_string()))?;
     Ok(gossip)
+}
+
+/// By author and content. With libp2p's author and number one statement could be sent for ever anew; by content alone
+/// whoever sends somebody else's advert as a message of its own takes the true one's id, and both are dropped.
+fn message_id(message: &gossipsub::Message) -> MessageId {
+    let author = message.source.map(|peer| peer.to_bytes()).unwrap_or_default();
+    let mut hash = blake3::Hasher::new();
+    hash.update(&(author.len() as u64).to_le_bytes()).update(&author).update(&message.data);
+    MessageId::new(&hash.finalize().as_bytes()[..20])
 }
 
 fn thresholds() -> PeerScoreThresholds {
@@ -143,5 +151,18 @@ mod tests {
             assert_eq!(crowd < GRAYLIST, !allow_private, "a full /24 at one address, unless addresses are private");
         }
         assert_eq!(thresholds().validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_adverts_bytes_sent_by_another_do_not_take_its_place() {
+        let message = |source: libp2p::PeerId, sequence_number| gossipsub::Message {
+            source: Some(source),
+            data: vec![1, 2, 3],
+            sequence_number: Some(sequence_number),
+            topic: gossipsub::TopicHash::from_raw("t"),
+        };
+        let (author, thief) = (libp2p::PeerId::random(), libp2p::PeerId::random());
+        assert_ne!(message_id(&message(author, 1)), message_id(&message(thief, 1)));
+        assert_eq!(message_id(&message(author, 1)), message_id(&message(author, 2)), "sent anew it is no news");
     }
 }

@@ -83,6 +83,7 @@ impl PeerBook {
                 subnet_seen: Domain::new(entry.subnet).ok(),
                 ..self.known(advert, signed, now)
             };
+            self.storing += usize::from(known.stores());
             self.peers.insert(known.advert.peer, known);
         }
         self.dirty = false;

@@ -3,6 +3,8 @@
 use cairn_proto::Timestamp;
 
 const HOUR_MS: u64 = 3600 * 1000;
+/// Fewer outcomes say nothing in thousandths: one failure among twenty would be a peer's whole allowance for a day.
+const OUTCOMES_MIN: u64 = 40;
 
 /// Outcomes of requests and pings, by hour, for the last day.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +38,6 @@ impl Outcomes {
 
     pub(super) fn loss(self, now: Timestamp) -> u16 {
         let (all, failed) = self.all_and_failed(now);
-        (failed * 1000).checked_div(all).unwrap_or(0) as u16
+        if all < OUTCOMES_MIN { 0 } else { (failed * 1000 / all) as u16 }
     }
 }

@@ -85,14 +85,60 @@ fn strangers_are_not_learned() {
 }
 
 #[test]
-fn loss_is_of_the_last_day() {
+fn loss_is_of_the_last_day_and_says_nothing_of_a_few_requests() {
+    let limits = cairn_core::placement::Thresholds::default();
     let mut outcomes = Outcomes::default();
     let at = |hour: u64| Timestamp(hour * 3_600_000);
-    outcomes.note(false, at(100));
-    outcomes.note(true, at(101));
-    assert_eq!(outcomes.loss(at(101)), 500);
+    for ok in [true, true, false, true, true] {
+        outcomes.note(ok, at(100));
+    }
+    assert!(outcomes.loss(at(100)) < limits.loss_below, "one failure among five costs nobody a day");
+    for _ in 0..45 {
+        outcomes.note(true, at(101));
+    }
+    assert_eq!(outcomes.loss(at(101)), 20);
     assert_eq!(outcomes.loss(at(124)), 0, "the failure is more than a day old");
     assert_eq!(outcomes.loss(at(500)), 0);
+    for _ in 0..40 {
+        outcomes.note(false, at(600));
+    }
+    assert_eq!(outcomes.loss(at(600)), 1000);
+}
+
+#[test]
+fn dials_in_quick_succession_are_one_failure() {
+    let mut book = book();
+    let (peer, advert) = member("away", 1, 1);
+    let at = |second: u64| Timestamp(1_000_000 + second * 1000);
+    assert!(book.learn(&advert, None, at(0)).is_ok());
+    for second in 0..60 {
+        book.dial_failed(&peer, at(second));
+    }
+    assert_eq!(book.peers[&peer].outcomes.all_and_failed(at(60)), (1, 1));
+    book.dial_failed(&peer, at(60));
+    assert_eq!(book.peers[&peer].outcomes.all_and_failed(at(60)), (2, 2));
+}
+
+#[test]
+fn storing_peers_are_counted_as_they_come_change_and_go() {
+    let mut book = book();
+    let counted = |book: &PeerBook| book.peers.values().filter(|k| k.stores()).count();
+    for seed in 2..12 {
+        assert!(book.learn(&advert(seed, 1, "a"), None, Timestamp(5)).is_ok());
+    }
+    assert_eq!(book.storage_peers(), 10);
+    let key = SigningKey::from_bytes(&[2; 32]);
+    let idle = Advert { roles: Roles::NONE, ..Advert::open(&advert(2, 2, "a")).expect("valid") }.seal(&key);
+    assert_eq!(book.learn(&idle, None, Timestamp(9)), Ok(Learned::Newer));
+    assert_eq!(book.storage_peers(), 9);
+    for i in 0..PEERS_MAX as u32 + 100 {
+        let _ = book.learn(&member("p", i, 1).1, Some(&PeerKey::from_bytes([1; 32])), Timestamp(9));
+    }
+    assert_eq!(book.peers.len(), PEERS_MAX);
+    assert_eq!(book.storage_peers(), counted(&book));
+    let mut again = self::book();
+    again.restore(&book.take_unwritten().expect("changed"), Timestamp(9)).expect("valid");
+    assert_eq!(again.storage_peers(), book.storage_peers());
 }
 
 /// The i-th of a crowd, as it says of itself.

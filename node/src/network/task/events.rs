@@ -23,7 +23,8 @@ impl NetworkTask {
     pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
         match event {
             SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.state.dials.remove(&connection_id);
                 if endpoint.is_relayed() {
                     self.refusals.spare(peer_id, true);
                 }
@@ -37,8 +38,8 @@ impl NetworkTask {
                     self.book.disconnected(&key, broken, now);
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.dial_failed(peer, &error.to_string(), now);
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id: Some(peer), error } => {
+                self.outgoing_failed(connection_id, peer, &error, now);
             }
             SwarmEvent::NewListenAddr { listener_id, address } => self.listens(listener_id, address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.listens_no_longer(&address),
@@ -114,6 +115,9 @@ impl NetworkTask {
         self.carrier_connected(&id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
+        }
+        for (request, reply) in self.state.askers.remove(&id).unwrap_or_default() {
+            self.send_question(&id, request, reply);
         }
         self.state.connected.insert(id);
         if let Some(key) = peer_key(&id) {
@@ -236,6 +240,16 @@ impl NetworkTask {
                     .into_iter()
                     .filter_map(|peer| Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private))));
                 let _ = reply.send(found.collect());
+            }
+            (Some(Lookup::Replicate(key)), result) => {
+                let near = match result {
+                    kad::QueryResult::GetClosestPeers(
+                        Ok(kad::GetClosestPeersOk { peers, .. }) | Err(kad::GetClosestPeersError::Timeout { peers, .. }),
+                    ) => peers,
+                    _ => Vec::new(),
+                };
+                let near: Vec<PeerId> = near.into_iter().map(|peer| peer.peer_id).collect();
+                self.pass_on(&key, &near);
             }
             (Some(Lookup::Put(reply)), _) => {
                 let _ = reply.send(());

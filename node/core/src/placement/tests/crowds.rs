@@ -194,3 +194,25 @@ fn explain_tells_the_newcomers_why() {
     let chosen = rows.iter().filter(|r| matches!(r.verdict, Verdict::Chosen { .. }));
     assert!(chosen.filter(|r| r.domain.as_str().starts_with("op:new")).count() <= 1, "SEP-5");
 }
+
+/// What must always hold: a network of honest peers takes backups however long it has been there.
+#[test]
+fn a_network_that_ages_goes_on_taking_backups() {
+    use crate::peer_view::{NEWCOMER_MS, standing};
+    // Nothing asked of them yet; a thousand requests of which one in a hundred was lost.
+    for outcomes in [(0, 0), (1000, 10)] {
+        for (n, replicas) in [(10, 1), (40, 2)] {
+            for day in [0, 1, 2, 100] {
+                let mut peers = honest(n);
+                for p in &mut peers {
+                    let (first, then) = (Timestamp(7), Timestamp(7 + day * NEWCOMER_MS + 1));
+                    (p.reputation, p.newcomer) = standing(first, then, true, outcomes);
+                }
+                let policy = PlacementPolicy::for_network(&peers);
+                assert_eq!((policy.code, policy.replicas), (CodeParams::DEFAULT, replicas), "day {day}, {n} peers");
+                let found = (0..32).find_map(|seed| plan(&peers, &policy, seed).ok());
+                check(&peers, &policy, &found.unwrap_or_else(|| panic!("no plan on day {day} of {n} peers")));
+            }
+        }
+    }
+}

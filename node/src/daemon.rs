@@ -71,7 +71,8 @@ pub fn default_listen() -> Vec<Multiaddr> {
     ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"].iter().filter_map(|a| a.parse().ok()).collect()
 }
 
-/// Runs a node until `cancel` fires. `listening` is called once per address when the node is ready for others.
+/// Runs a node until `cancel` fires. `listening` is called for each address when the node is ready for others, and
+/// for each that it gets later.
 ///
 /// # Errors
 /// The folder is in use, the domain is another, the store or the network cannot be started.
@@ -80,7 +81,7 @@ pub async fn run(
     network: NetworkFile,
     settings: NodeSettings,
     cancel: CancellationToken,
-    mut listening: impl FnMut(&str),
+    listening: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let lock = dir.lock("node run")?;
     // A puzzle, or a store that is read from its log, may take minutes; both are safe to be left in the middle.
@@ -100,10 +101,10 @@ pub async fn run(
                 .node()
                 .store()
                 .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), upkeep::COMPACT_EVERY, stop.child_token())));
-            for address in service.node().addresses() {
-                listening(&address);
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = service.node().follow_addresses(listening) => {}
             }
-            cancel.cancelled().await;
             tracing::info!("going down");
             stop.cancel();
             let _ = tokio::time::timeout(Duration::from_secs(25), api).await;

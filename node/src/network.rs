@@ -28,6 +28,7 @@ mod tests;
 mod transfer;
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -174,6 +175,15 @@ pub struct Readiness {
     pub storage_peers: usize,
 }
 
+/// Where we may be dialled, as it stands now.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// What we listen on, then what leads here from outside, with our peer id.
+    pub addresses: Vec<Multiaddr>,
+    /// Listeners that were asked for and have no address yet.
+    pub pending: usize,
+}
+
 /// A running node's network. Clones share it; it ends with the last clone or with [`NetworkHandle::shutdown`].
 #[derive(Clone)]
 pub struct NetworkHandle {
@@ -186,6 +196,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     client: ShardClient,
     readiness: watch::Receiver<Readiness>,
+    reach: watch::Receiver<Reach>,
     shutdown: CancellationToken,
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
     walks: std::sync::Mutex<ChaCha20Rng>,
@@ -210,8 +221,10 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let heads = heads(config.store.as_ref(), &shutdown).await?;
     let (mut swarm, refusals) = swarm(&config, &protocols, heads)?;
     let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
+    let mut pending = HashSet::new();
     for address in direct {
-        swarm.listen_on(address.clone()).map_err(|e| NetworkError::Listen { address, why: e.to_string() })?;
+        let listener = swarm.listen_on(address.clone());
+        pending.insert(listener.map_err(|e| NetworkError::Listen { address, why: e.to_string() })?);
     }
     // The task asks for these: relays come and go.
     if let Some(address) = circuits.iter().find(|c| addresses::relay(c).is_none()) {
@@ -232,6 +245,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
 
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (ready, readiness) = watch::channel(Readiness::default());
+    let (reaching, reach) = watch::channel(Reach { addresses: Vec::new(), pending: pending.len() + circuits.len() });
     let mut rng = ChaCha20Rng::from_seed(config.entropy);
     let walks = ChaCha20Rng::from_rng(&mut rng);
     let mut ticks = tokio::time::interval(Duration::from_millis(250));
@@ -242,6 +256,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         commands: command_queue,
         shutdown: shutdown.clone(),
         readiness: ready,
+        reach: reaching,
         portrait: SelfPortrait {
             network: config.network,
             identity,
@@ -261,7 +276,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         data_dir: config.data_dir,
         rng,
         ticks,
-        state: State::new(carried),
+        state: State::new(pending, carried),
     };
     let task = tokio::spawn(async move {
         task.run().await;
@@ -273,6 +288,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience),
         commands,
         readiness,
+        reach,
         shutdown,
         task: std::sync::Mutex::new(Some(task)),
         walks: std::sync::Mutex::new(walks),
@@ -390,6 +406,12 @@ impl NetworkHandle {
         let listening = self.listen_addresses().await?;
         // A circuit ends with our id already.
         Ok(listening.into_iter().filter_map(|a| a.with_p2p(id).ok()).collect())
+    }
+
+    /// Where we may be dialled from now on; every change is told.
+    #[must_use]
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.inner.reach.clone()
     }
 
     /// Dials an address now, beside what the node does by itself.

@@ -220,12 +220,12 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// One lab at a time on this machine's few cores.
-struct Permit;
+pub struct Permit;
 
 static LAB_RUNS: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
 impl Permit {
-    fn take() -> Self {
+    pub fn take() -> Self {
         let mut runs = LAB_RUNS.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         while *runs {
             runs = LAB_RUNS.1.wait(runs).unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -8,6 +8,7 @@
 
 mod harness;
 mod hostile;
+mod netns;
 mod tree;
 
 mod daemon;
@@ -15,6 +16,7 @@ mod demo;
 mod durability;
 mod interruption;
 mod loss;
+mod reach;
 mod recovery;
 mod refusals;
 mod round_trip;

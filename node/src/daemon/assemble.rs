@@ -1,6 +1,6 @@
 //! Puts a node together: identity, pinned domain, store, network. The only file that knows all of their interfaces.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
 use cairn_core::peer_view::PeerView;
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a node may take to listen on what it was told.
 const LISTENING: Duration = Duration::from_secs(10);
+/// Without a new address for so long a node has them all.
+const SETTLED: Duration = Duration::from_millis(50);
 /// Most that is kept free when nobody says otherwise.
 const KEEP_FREE_MAX: u64 = 10 << 30;
 
@@ -44,7 +46,12 @@ struct Online {
     domain: Domain,
     region: Region,
     roles: Roles,
-    addresses: Vec<String>,
+}
+
+impl Online {
+    fn addresses(&self) -> Vec<String> {
+        self.handle.reach().borrow().addresses.iter().map(ToString::to_string).collect()
+    }
 }
 
 impl Node {
@@ -65,6 +72,7 @@ impl Node {
         };
         let peer = identity.peer();
         let public = public_domain(&settings.listen);
+        let at_public = public.is_some();
         let stores = settings.roles.has(Roles::STORAGE);
         let fallback = || public.unwrap_or_else(|| Domain::of_peer(&peer));
         let domain =
@@ -91,7 +99,9 @@ impl Node {
         // On a network that lives on this machine there is nobody else to be found.
         config.lan = LanMode {
             mdns: settings.mdns && !all_loopback,
-            allow_private: neighbours.into_iter().any(|a| is_private(&a)),
+            // Without a door the neighbourhood is all there is, unless this is the door.
+            allow_private: neighbours.into_iter().any(|a| is_private(&a))
+                || (network.bootstrap.is_empty() && !at_public),
         };
         if let Some(subnet) = settings.inbound_per_subnet {
             config.inbound.subnet = subnet.max(1).into();
@@ -109,7 +119,7 @@ impl Node {
                 return Err(Failure::new(ExitCode::Failed, "NETWORK", "the network cannot be started").caused_by(&e));
             }
         };
-        let addresses = listening(&handle, settings.listen.len()).await;
+        listening(&handle).await;
         let online = Online {
             overlay: Arc::new(handle.clone()),
             handle,
@@ -118,7 +128,6 @@ impl Node {
             domain,
             region: settings.region,
             roles: settings.roles,
-            addresses,
         };
         Ok(Self { dir, online: Some(online), store })
     }
@@ -165,10 +174,26 @@ impl Node {
         }
     }
 
-    /// Addresses with `/p2p/`.
+    /// Addresses with `/p2p/`, as they are now.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.online.as_ref().map(|o| o.addresses.clone()).unwrap_or_default()
+        self.online.as_ref().map(Online::addresses).unwrap_or_default()
+    }
+
+    /// Calls for each address that the node has and for each that it gets, until it ends.
+    pub async fn follow_addresses(&self, mut listening: impl FnMut(&str)) {
+        let Some(online) = &self.online else { return std::future::pending().await };
+        let mut reach = online.handle.reach();
+        let mut known = BTreeSet::new();
+        loop {
+            reach.mark_unchanged();
+            let now: BTreeSet<String> = online.addresses().into_iter().collect();
+            now.difference(&known).for_each(|address| listening(address));
+            known = now;
+            if reach.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Own key, in hex; empty when only the store was opened.
@@ -219,7 +244,7 @@ impl Node {
             domain: online.domain.clone(),
             region: online.region.clone(),
             roles: online.roles.names().iter().map(ToString::to_string).collect(),
-            addresses: online.addresses.clone(),
+            addresses: online.addresses(),
             storage_peers: peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count(),
             peers: peers.len(),
             store: self.store.as_ref().map(|store| {
@@ -299,16 +324,20 @@ async fn open_store(dir: &DataDir, give: Option<ByteSize>, keep_free: Option<Byt
     .map_err(Failure::from)
 }
 
-/// Waits until every listener has an address; some never get one (no IPv6 here), so not for ever.
-async fn listening(handle: &NetworkHandle, wanted: usize) -> Vec<String> {
-    let deadline = tokio::time::Instant::now() + LISTENING;
-    loop {
-        let addresses = handle.dial_addresses().await.unwrap_or_default();
-        if addresses.len() >= wanted || tokio::time::Instant::now() >= deadline {
-            return addresses.iter().map(ToString::to_string).collect();
+/// Waits until every listener has an address and no more come: one that listens everywhere gets one for each interface,
+/// one after the other. Some never get one (no IPv6 here, a relay that is away), so not for ever; what comes later is
+/// told as well.
+async fn listening(handle: &NetworkHandle) {
+    let mut reach = handle.reach();
+    let settled = async {
+        while reach.wait_for(|reach| reach.pending == 0).await.is_ok() {
+            reach.mark_unchanged();
+            if !matches!(tokio::time::timeout(SETTLED, reach.changed()).await, Ok(Ok(()))) {
+                return;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    };
+    let _ = tokio::time::timeout(LISTENING, settled).await;
 }
 
 fn shard_row(shard: &ShardInfo) -> serde_json::Value {

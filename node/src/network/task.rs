@@ -4,7 +4,7 @@
 //! server. Everything else is small.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LanMode, Readiness, addresses,
+    LanMode, Reach, Readiness, addresses,
     behaviour::{NodeBehaviour, NodeBehaviourEvent, Protocols},
     book::{self, PeerBook},
     clock,
@@ -129,6 +129,7 @@ pub(crate) struct NetworkTask {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) reach: watch::Sender<Reach>,
     pub(crate) portrait: SelfPortrait,
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
@@ -152,6 +153,8 @@ pub(crate) struct State {
     last_sequence: Timestamp,
     command_streak: u32,
     listening: BTreeSet<Multiaddr>,
+    /// Listeners of ours that have no address yet.
+    pending: HashSet<ListenerId>,
     started: Instant,
     /// AutoNAT found an address of ours that does not lead here.
     doubted: bool,
@@ -176,8 +179,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// `carried`: a relay is needed from the start.
-    pub(crate) fn new(carried: bool) -> Self {
+    /// `pending`: what we are about to listen on; `carried`: a relay is needed from the start.
+    pub(crate) fn new(pending: HashSet<ListenerId>, carried: bool) -> Self {
         let now = Instant::now();
         Self {
             announce_at: now + ANNOUNCE_SOON,
@@ -189,6 +192,7 @@ impl State {
             last_sequence: Timestamp(0),
             command_streak: 0,
             listening: BTreeSet::new(),
+            pending,
             started: now,
             doubted: false,
             carriage: Carriage::new(carried),

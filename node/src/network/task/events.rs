@@ -9,7 +9,7 @@ use libp2p::{
 };
 use prost::Message as _;
 
-use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
+use super::{Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
 use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
@@ -51,7 +51,7 @@ impl NetworkTask {
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
                 self.reachability_changed();
-                self.announce_within(ANNOUNCE_SOON);
+                self.tell_reach();
             }
             _ => {}
         }

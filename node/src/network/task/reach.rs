@@ -12,7 +12,7 @@ use libp2p::{
 use rand_core::Rng as _;
 
 use super::{ANNOUNCE_SOON, NetworkTask, dials::OwnDial};
-use crate::network::{addresses, clock, keys::peer_id};
+use crate::network::{Reach, addresses, clock, keys::peer_id};
 
 impl NetworkTask {
     /// A listener got an address.
@@ -29,8 +29,9 @@ impl NetworkTask {
                 self.swarm.add_external_address(address.clone());
             }
         }
+        self.state.pending.remove(&listener);
         self.state.listening.insert(address);
-        self.announce_within(ANNOUNCE_SOON);
+        self.tell_reach();
     }
 
     /// Peers must not go on dialling what is gone.
@@ -40,13 +41,16 @@ impl NetworkTask {
             self.swarm.remove_external_address(address);
             self.reachability_changed();
         }
-        self.announce_within(ANNOUNCE_SOON);
+        self.tell_reach();
     }
 
     /// A listener ended with all its addresses; a relay that carried us is replaced.
     pub(super) fn listener_closed(&mut self, listener: ListenerId, closed: &[Multiaddr]) {
         for address in closed {
             self.listens_no_longer(address);
+        }
+        if self.state.pending.remove(&listener) {
+            self.tell_reach();
         }
         if self.state.circuit == Some(listener) {
             self.state.circuit = None;
@@ -55,9 +59,30 @@ impl NetworkTask {
         }
     }
 
+    /// Peers and whoever runs this node are told where it is now.
+    pub(super) fn tell_reach(&mut self) {
+        self.announce_within(ANNOUNCE_SOON);
+        let me = *self.swarm.local_peer_id();
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in self.state.listening.iter().chain(self.swarm.external_addresses()) {
+            // A circuit ends with our id already.
+            if let Ok(address) = address.clone().with_p2p(me)
+                && !addresses.contains(&address)
+            {
+                addresses.push(address);
+            }
+        }
+        let carried = self.state.listening.iter().any(addresses::is_relayed);
+        let circuits = if carried { 0 } else { self.portrait.circuits.len() };
+        let reach = Reach { addresses, pending: self.state.pending.len() + circuits };
+        self.reach.send_if_modified(|old| std::mem::replace(old, reach.clone()) != reach);
+    }
+
     /// Somebody found out whether we are reached from outside. An operator's word that a relay is needed stands.
     pub(super) fn reachability_changed(&mut self) {
-        let direct = self.swarm.external_addresses().any(|a| !addresses::is_relayed(a));
+        // A neighbour finds our private address good, which helps nobody else.
+        let lan = self.portrait.lan.allow_private;
+        let direct = self.swarm.external_addresses().any(|a| !addresses::is_relayed(a) && addresses::is_usable(a, lan));
         let needed = self.state.doubted && !direct && self.portrait.roles.has(Roles::STORAGE);
         self.state.carriage.want(needed || !self.portrait.circuits.is_empty());
         self.seek_carrier();

@@ -45,8 +45,9 @@ pub(super) fn thin<'a>(fit: &[&'a PeerView], authority: &[u8; 32]) -> (Vec<&'a P
     (racing, aside)
 }
 
-/// Different voices among these peers, whoever speaks.
-pub(super) fn count(fit: &[&PeerView]) -> usize {
+/// How many independent peers these are: different domains, one for each subnet.
+#[must_use]
+pub fn count(fit: &[&PeerView]) -> usize {
     thin(fit, &[0; 32]).0.iter().map(|v| &v.domain).collect::<BTreeSet<_>>().len()
 }
 

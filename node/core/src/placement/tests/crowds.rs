@@ -147,6 +147,9 @@ fn names_at_one_address_are_one_peer() {
         (0..100).map(|i| PeerView { subnet: Some(subnet(1)), ..peer(i, &format!("name{i}"), "EU") }).collect();
     let policy = PlacementPolicy::for_network(&crowd);
     assert_eq!(policy.notice, Some(PolicyNotice::LowPeer { domains: 1 }), "SEP-3");
+    let error = plan(&crowd, &policy, 1).expect_err("one for five slots");
+    assert!(matches!(error, PlacementError::TooFewPeers { eligible_domains: 1, more: 4, .. }), "{error}");
+    assert_eq!(set_aside(&crowd, &request(&policy, &BTreeSet::new())).len(), 99, "and each of the others is told why");
     let private: Vec<PeerView> = crowd.into_iter().map(|p| PeerView { subnet: None, ..p }).collect();
     assert_eq!(PlacementPolicy::for_network(&private).notice, None, "on a LAN the name is all there is");
 }

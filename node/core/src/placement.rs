@@ -35,7 +35,8 @@ use rand_core::CryptoRng;
 use serde::Serialize;
 
 pub use eligible::{Owner, Rejection, eligible};
-pub use explain::{Candidate, Verdict, explain};
+pub use explain::{Candidate, Verdict, explain, set_aside};
+pub use independent::count as count_independent;
 pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds};
 pub use replace::{Replacement, Vacancy, replacements};
 

@@ -39,6 +39,7 @@ const QUIET: f64 = -40.0;
 const MUTE: f64 = -60.0;
 /// From the third on whatever it sends is dropped unread.
 const GRAYLIST: f64 = -120.0;
+const _: () = assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
 /// Peers at one public address that are nothing strange: a house behind a NAT, or those that reach us through one
 /// relay. Half of what may connect from a whole /24 ([`super::origins`]).
 const ONE_ADDRESS_MAX: f64 = 16.0;
@@ -146,7 +147,6 @@ mod tests {
                 + topic.first_message_deliveries_weight * topic.first_message_deliveries_cap;
             assert!(best + INVALID < 0.0, "one invalid advert costs the place in the mesh, whatever was earned");
             assert!(best + 4.0 * INVALID < MUTE && best + 9.0 * INVALID < GRAYLIST, "NET-4");
-            assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
             let crowd = params.ip_colocation_factor_weight * (2.0f64 * ONE_ADDRESS_MAX - ONE_ADDRESS_MAX).powi(2);
             assert_eq!(crowd < GRAYLIST, !allow_private, "a full /24 at one address, unless addresses are private");
         }

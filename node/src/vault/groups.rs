@@ -214,7 +214,7 @@ impl Groups {
     }
 
     /// Whom to give a slot to next: of the candidates that did not fail and are not in `tried` a holder that the slot
-    /// has, or else the one that fits best into the group as it stands (SEP-6).
+    /// has, or else the one that fits best into the group as it stands (SEP-5).
     pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let mut book = self.book();
         let Book { groups, avoid, peers, policy, relaxations, .. } = &mut *book;

@@ -111,11 +111,7 @@ pub fn explain(peers: &[PeerView], request: &GroupRequest<'_>, plan: &GroupPlan)
         }
     }
     for (view, why) in aside {
-        let verdict = match why {
-            Aside::OfItsDomain => Verdict::LesserClaim,
-            Aside::OfItsSubnet { subnet, speaker } => Verdict::SameSubnet { subnet, speaker },
-        };
-        out.push(row(view, None, verdict));
+        out.push(row(view, None, why.into()));
     }
     for (peer, reason) in rejected {
         if let Some(view) = views.get(&peer) {
@@ -123,6 +119,24 @@ pub fn explain(peers: &[PeerView], request: &GroupRequest<'_>, plan: &GroupPlan)
         }
     }
     out
+}
+
+/// Peers that are fit and still not in the race for a group of the request's authority, with the reason: what there is
+/// to tell when no plan can be made.
+#[must_use]
+pub fn set_aside(peers: &[PeerView], request: &GroupRequest<'_>) -> Vec<(PeerKey, Verdict)> {
+    let (fit, _) = sift(peers, request);
+    let (_, aside) = independent::thin(&fit, &request.authority);
+    aside.into_iter().map(|(view, why)| (view.peer, why.into())).collect()
+}
+
+impl From<Aside> for Verdict {
+    fn from(aside: Aside) -> Self {
+        match aside {
+            Aside::OfItsDomain => Self::LesserClaim,
+            Aside::OfItsSubnet { subnet, speaker } => Self::SameSubnet { subnet, speaker },
+        }
+    }
 }
 
 fn told(plan: &GroupPlan, slot: Slot, view: &PeerView, before_a_chosen_one: bool) -> Verdict {

@@ -5,7 +5,7 @@
 //! for a subnet, drawn with the group's authority, which nobody can foresee; the subnet's other domains sit this group
 //! out. Peers at private addresses have no subnet: there the name, or the peer's own id, is all there is.
 //!
-//! - **SEP-4** No two slots of a group are given to one /24 or /48, whatever names its peers go by, and no newcomer
+//! - **SEP-3** No two slots of a group are given to one /24 or /48, whatever names its peers go by, and no newcomer
 //!   takes the word from a peer that has aged. Enforced by [`thin`] and by [`super::replace`]; attacked by
 //!   `tests::crowds::one_subnet_gets_one_slot_whatever_it_calls_itself`.
 
@@ -45,8 +45,9 @@ pub(super) fn thin<'a>(fit: &[&'a PeerView], authority: &[u8; 32]) -> (Vec<&'a P
     (racing, aside)
 }
 
-/// Different voices among these peers, whoever speaks.
-pub(super) fn count(fit: &[&PeerView]) -> usize {
+/// How many independent peers these are: different domains, one for each subnet.
+#[must_use]
+pub fn count(fit: &[&PeerView]) -> usize {
     thin(fit, &[0; 32]).0.iter().map(|v| &v.domain).collect::<BTreeSet<_>>().len()
 }
 

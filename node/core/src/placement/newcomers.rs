@@ -5,7 +5,7 @@
 //! [`PlacementPolicy::newcomer_places`] of a group. A network that is itself young has no aged peers; there everybody
 //! counts, and the plan says so ([`Relaxation::Newcomers`]).
 //!
-//! - **SEP-5** With enough aged peers for a group, newcomers hold no more of it than their quota, at its making and by
+//! - **SEP-4** With enough aged peers for a group, newcomers hold no more of it than their quota, at its making and by
 //!   replacement. Enforced by [`hold_back`] and [`super::replace`]; attacked by
 //!   `tests::crowds::newcomers_hold_their_quota_and_no_more`.
 

@@ -1,10 +1,10 @@
 //! Who takes over a slot of a group that exists, so that the group keeps what its plan kept.
 //!
 //! Separation is a hard rule here: nobody who is not somebody else than every holder of another slot, past ones
-//! included (SEP-1, SEP-4). Caps are an order: whoever breaks none comes first, by rank; then the least break, because
+//! included (SEP-1, SEP-3). Caps are an order: whoever breaks none comes first, by rank; then the least break, because
 //! a shard in a full region is better than no shard, and it is reported.
 //!
-//! - **SEP-6** A replacement breaks the region cap or the newcomers' quota only when every candidate would, and then
+//! - **SEP-5** A replacement breaks the region cap or the newcomers' quota only when every candidate would, and then
 //!   as little as one can; what it breaks is said. Enforced by [`replacements`]; attacked by
 //!   `tests::crowds::a_replacement_keeps_the_caps_when_one_can`.
 

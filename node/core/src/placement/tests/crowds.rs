@@ -23,7 +23,7 @@ fn check_subnets(peers: &[PeerView], plan: &GroupPlan) {
     for p in plan.slots.iter().flatten() {
         let view = peers.iter().find(|v| v.peer == *p).expect("known");
         if let Some(subnet) = &view.subnet {
-            assert_eq!(taken.insert(subnet, *p), None, "SEP-4: {subnet} stands twice in a plan");
+            assert_eq!(taken.insert(subnet, *p), None, "SEP-3: {subnet} stands twice in a plan");
         }
     }
 }
@@ -31,7 +31,7 @@ fn check_subnets(peers: &[PeerView], plan: &GroupPlan) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// SEP-4: as many names as they like, as many peers as they like.
+    /// SEP-3: as many names as they like, as many peers as they like.
     #[test]
     fn one_subnet_gets_one_slot_whatever_it_calls_itself(
         crowd in proptest::collection::vec((0u32..4, 0u32..500, any::<bool>(), any::<bool>()), 0..200),
@@ -56,7 +56,7 @@ proptest! {
         }
     }
 
-    /// SEP-5: whatever their number.
+    /// SEP-4: whatever their number.
     #[test]
     fn newcomers_hold_their_quota_and_no_more(
         n in 24u32..60, new in 1u32..200, seed: u64, replicas in 1u8..3, best: bool
@@ -73,12 +73,12 @@ proptest! {
         let new: BTreeSet<PeerKey> = peers.iter().filter(|p| p.newcomer).map(|p| p.peer).collect();
         let held = policy.code.each_slot().flat_map(|s| found.chosen(s)).filter(|p| new.contains(p)).count();
         let said = found.relaxations.iter().any(|r| matches!(r, Relaxation::Newcomers { .. }));
-        prop_assert_eq!(held > usize::from(replicas), said, "SEP-5: {} held, {:?}", held, &found.relaxations);
+        prop_assert_eq!(held > usize::from(replicas), said, "SEP-4: {} held, {:?}", held, &found.relaxations);
         // From 32 domains on for two replicas a draw without newcomers practically always succeeds.
         prop_assert!(!said || (n < 32 && replicas == 2));
     }
 
-    /// SEP-6, SEP-4: against trying every candidate.
+    /// SEP-5, SEP-3: against trying every candidate.
     #[test]
     fn a_replacement_keeps_the_caps_when_one_can(
         regions in proptest::collection::vec(0usize..5, 40), seed: u64, slot in 0usize..8, new in 0u64..u64::MAX,
@@ -109,7 +109,7 @@ proptest! {
             holders.iter().enumerate().filter(|(s, _)| *s != slot).flat_map(|(_, h)| h).chain(&beside).map(view).collect();
         for r in &order {
             let v = view(&r.peer);
-            prop_assert!(others.iter().all(|o| o.domain != v.domain && o.subnet != v.subnet), "SEP-4");
+            prop_assert!(others.iter().all(|o| o.domain != v.domain && o.subnet != v.subnet), "SEP-3");
         }
         // What each would cost, reckoned from the whole group as it would stand.
         let cost = |p: &PeerKey| {
@@ -124,9 +124,9 @@ proptest! {
             (over, held.saturating_sub(usize::from(policy.regions.slots_max)))
         };
         let costs: Vec<(usize, usize)> = order.iter().map(|r| cost(&r.peer)).collect();
-        prop_assert!(costs.is_sorted(), "SEP-6: {:?}", costs);
+        prop_assert!(costs.is_sorted(), "SEP-5: {:?}", costs);
         for (r, cost) in order.iter().zip(costs) {
-            prop_assert_eq!(r.relaxations.is_empty(), cost == (0, 0), "SEP-6: what is broken is said");
+            prop_assert_eq!(r.relaxations.is_empty(), cost == (0, 0), "SEP-5: what is broken is said");
         }
     }
 }
@@ -146,7 +146,10 @@ fn names_at_one_address_are_one_peer() {
     let crowd: Vec<PeerView> =
         (0..100).map(|i| PeerView { subnet: Some(subnet(1)), ..peer(i, &format!("name{i}"), "EU") }).collect();
     let policy = PlacementPolicy::for_network(&crowd);
-    assert_eq!(policy.notice, Some(PolicyNotice::LowPeer { domains: 1 }), "SEP-4");
+    assert_eq!(policy.notice, Some(PolicyNotice::LowPeer { domains: 1 }), "SEP-3");
+    let error = plan(&crowd, &policy, 1).expect_err("one for five slots");
+    assert!(matches!(error, PlacementError::TooFewPeers { eligible_domains: 1, more: 4, .. }), "{error}");
+    assert_eq!(set_aside(&crowd, &request(&policy, &BTreeSet::new())).len(), 99, "and each of the others is told why");
     let private: Vec<PeerView> = crowd.into_iter().map(|p| PeerView { subnet: None, ..p }).collect();
     assert_eq!(PlacementPolicy::for_network(&private).notice, None, "on a LAN the name is all there is");
 }
@@ -192,7 +195,7 @@ fn explain_tells_the_newcomers_why() {
     let kept_out = rows.iter().filter(|r| matches!(r.verdict, Verdict::NewcomerQuota { .. })).count();
     assert!(kept_out > 10, "a hundred of the best ranked, and one place: {kept_out}");
     let chosen = rows.iter().filter(|r| matches!(r.verdict, Verdict::Chosen { .. }));
-    assert!(chosen.filter(|r| r.domain.as_str().starts_with("op:new")).count() <= 1, "SEP-5");
+    assert!(chosen.filter(|r| r.domain.as_str().starts_with("op:new")).count() <= 1, "SEP-4");
 }
 
 /// What must always hold: a network of honest peers takes backups however long it has been there.

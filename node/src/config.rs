@@ -49,6 +49,8 @@ pub struct NodeSection {
     pub keep_free: Option<ByteSize>,
     /// Whether peers on the local network are looked for.
     pub mdns: Option<bool>,
+    /// Inbound connections that one /24 or /48 may have here.
+    pub inbound_per_subnet: Option<u16>,
 }
 
 /// The section `[owner]`.
@@ -63,7 +65,7 @@ pub struct OwnerSection {
     pub host: Option<String>,
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "version",
     "network",
     "node.roles",
@@ -73,6 +75,7 @@ const KEYS: [&str; 12] = [
     "node.give",
     "node.keep_free",
     "node.mdns",
+    "node.inbound_per_subnet",
     "owner.passphrase_file",
     "owner.exclude",
     "owner.host",

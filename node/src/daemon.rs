@@ -44,6 +44,8 @@ pub struct NodeSettings {
     pub keep_free: Option<ByteSize>,
     /// Whether peers on the local network are looked for.
     pub mdns: bool,
+    /// Inbound connections that one /24 or /48 may have here.
+    pub inbound_per_subnet: Option<u16>,
 }
 
 impl NodeSettings {
@@ -58,6 +60,7 @@ impl NodeSettings {
             give: None,
             keep_free: None,
             mdns: true,
+            inbound_per_subnet: None,
         }
     }
 }

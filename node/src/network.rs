@@ -13,10 +13,12 @@ mod behaviour;
 mod book;
 mod command;
 mod control;
+mod gossip;
 mod heads;
 mod hedge;
 pub mod keeper;
 mod keys;
+mod origins;
 mod overlay;
 mod refusals;
 mod streams;
@@ -46,6 +48,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::origins::InboundLimits;
 pub use self::transfer::{link::ClientPatience, server::ServerLimits};
 use self::{
     behaviour::{Choices, NodeBehaviour, Protocols},
@@ -105,6 +108,8 @@ pub struct NetworkConfig {
     pub data_dir: Option<PathBuf>,
     /// Seed for walks and samples, fresh from the OS.
     pub entropy: [u8; 32],
+    /// How many may connect from one neighbourhood.
+    pub inbound: InboundLimits,
     /// Limits of the serving side.
     pub limits: ServerLimits,
     /// Patience of the asking side.
@@ -129,6 +134,7 @@ impl NetworkConfig {
             store: None,
             data_dir: None,
             entropy,
+            inbound: InboundLimits::default(),
             limits: ServerLimits::default(),
             patience: ClientPatience::default(),
         }
@@ -234,7 +240,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
     let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
-    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private);
+    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy);
     restore(&mut book, config.data_dir.as_ref());
 
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
@@ -324,6 +330,7 @@ fn swarm(
         roles: config.roles,
         lan: config.lan,
         port_mapping: config.port_mapping,
+        inbound: config.inbound,
     };
     let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)

@@ -19,8 +19,10 @@ pub const ADVERT_MAX: usize = 4096;
 pub const HEAD_RECORD_MAX: usize = 8 * 1024;
 /// Most adverts in one answer.
 pub const ADVERTS_PER_ANSWER_MAX: usize = 64;
-/// Most bytes of a control message either way: [`ADVERTS_PER_ANSWER_MAX`] adverts.
-pub const CONTROL_MAX: usize = ADVERTS_PER_ANSWER_MAX * ADVERT_MAX + 1024;
+/// What signer, signature and field heads add to an advert in an answer.
+const ADVERT_ENVELOPE: usize = 128;
+/// Most bytes of a control message either way: [`ADVERTS_PER_ANSWER_MAX`] adverts, each in its envelope.
+pub const CONTROL_MAX: usize = ADVERTS_PER_ANSWER_MAX * (ADVERT_MAX + ADVERT_ENVELOPE) + 1024;
 
 const ADVERT_CONTEXT: &str = "cairn advert v1";
 const RECEIPT_CONTEXT: &str = "cairn receipt v1";

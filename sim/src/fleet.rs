@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::{
     peer_view::PeerView,
-    placement::{self, PlacementPolicy},
+    placement::{self, PlacementPolicy, Vacancy},
 };
 use cairn_proto::{PeerKey, Slot, Timestamp};
 
@@ -364,12 +364,11 @@ impl<'a> Fleet<'a> {
             let request = self.owners[owner].request(*g.ticket.authority(), &policy, &avoid, self.now);
             let ranked = placement::candidates(&views, &request, &g.ticket, g.strategy);
             for (slot, ordinal, missing, here) in lost {
-                let taken: BTreeSet<_> = here.iter().map(|h| self.peers[*h].pinned.clone()).collect();
-                let list: Vec<PeerKey> = ranked[slot.index()]
-                    .iter()
-                    .copied()
-                    .filter(|k| !taken.contains(&self.peers[self.index[k]].pinned))
-                    .collect();
+                let holders = self.owners[owner].groups[group].holders(&self.peers);
+                let beside = here.iter().map(|h| self.peers[*h].key).collect();
+                let vacancy = Vacancy { slot: slot.index(), holders: &holders, beside: &beside, failed: &avoid };
+                let order = placement::replacements(&ranked[slot.index()], &vacancy, &views, &policy);
+                let list: Vec<PeerKey> = order.into_iter().map(|r| r.peer).collect();
                 let left = self.fill(owner, group, slot, ordinal, missing, &list, &mut avoid)?;
                 self.report.repaired += (missing - left) as u64;
             }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_core::placement::{self, GroupRequest, PlacementPolicy, Strategy};
 use cairn_proto::{Domain, GroupId, GroupTicket, PeerKey, Slot, Timestamp};
 
+use crate::peer::Peer;
+
 /// A group as its owner remembers it.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -24,6 +26,20 @@ pub struct Group {
     pub open: bool,
     /// Acknowledged: (slot, ordinal) -> holders (index of the fleet).
     pub placed: BTreeMap<(Slot, u8), BTreeSet<usize>>,
+}
+
+impl Group {
+    /// Everyone who holds or held something of it, by slot.
+    #[must_use]
+    pub fn holders(&self, peers: &[Peer]) -> Vec<Vec<PeerKey>> {
+        let mut by_slot = vec![BTreeSet::new(); self.ticket.code().slots()];
+        for ((slot, _), holders) in &self.placed {
+            if let Some(held) = by_slot.get_mut(slot.index()) {
+                held.extend(holders.iter().map(|h| peers[*h].key));
+            }
+        }
+        by_slot.into_iter().map(|held| held.into_iter().collect()).collect()
+    }
 }
 
 /// One owner.

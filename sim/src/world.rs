@@ -1,6 +1,6 @@
 //! Who exists, drawn by the seed, and how others see it.
 
-use cairn_core::peer_view::PeerView;
+use cairn_core::peer_view::{self, PeerView};
 use cairn_proto::{ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp, message::Roles};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -11,8 +11,6 @@ use crate::peer::{Peer, Presence};
 pub const HOUR: u64 = 3_600_000;
 /// How long others still believe in a peer that fell silent: DESIGN's 300 s. Offers in this time fail.
 const LATE_AFTER: u64 = 300_000;
-/// Age from which a peer is judged by its standing.
-const NEWCOMER_FOR: u64 = 7 * 24 * HOUR;
 
 /// The one source of chance.
 pub struct Dice(ChaCha8Rng);
@@ -95,9 +93,13 @@ pub fn view(peer: &Peer, now: Timestamp) -> PeerView {
         Presence::Up => (true, now),
         Presence::Down(since) | Presence::Gone(since) => (now.ms_since(since) < LATE_AFTER, since),
     };
+    // As a node's book judges, from a thousand requests.
+    let (reputation, newcomer) = peer_view::standing(peer.joined, now, true, (1000, peer.loss.into()));
     PeerView {
         peer: peer.key,
         domain: peer.pinned.clone(),
+        subnet: None,
+        subnet_seen: false,
         region: peer.region.clone(),
         roles: Roles::STORAGE,
         protocol: PROTOCOL_VERSION,
@@ -107,7 +109,7 @@ pub fn view(peer: &Peer, now: Timestamp) -> PeerView {
         reachable: Some(reachable),
         rtt_ms: Some(peer.rtt_ms),
         loss: peer.loss,
-        reputation: 800,
-        newcomer: now.ms_since(peer.joined) < NEWCOMER_FOR,
+        reputation,
+        newcomer,
     }
 }

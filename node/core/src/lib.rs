@@ -6,6 +6,7 @@
 pub mod carrier;
 pub mod chunking;
 pub mod colour;
+pub mod crowd;
 pub mod erasure;
 #[cfg(test)]
 mod golden;

@@ -13,6 +13,10 @@ pub struct PeerView {
     pub peer: PeerKey,
     /// Its domain as pinned at first sight (not as it claims today).
     pub domain: Domain,
+    /// The /24 or /48 that it was seen at, or else says it is at; `None` at a private address, or where none is known.
+    pub subnet: Option<Domain>,
+    /// Whether it was seen there: a direct connection stood to an address of that subnet.
+    pub subnet_seen: bool,
     /// Declared region.
     pub region: Region,
     /// What it does.
@@ -33,6 +37,45 @@ pub struct PeerView {
     pub loss: PerMille,
     /// Standing, in thousandths; 500 for a newcomer.
     pub reputation: PerMille,
-    /// Whether it is still within the newcomer's quota (too little history to judge).
+    /// Whether it is still within the newcomer's quota: known for less than a day, or at no address that could be
+    /// checked.
     pub newcomer: bool,
+}
+
+/// A peer is a newcomer for its first day with us: longer than it takes to look at a salt and come back under a name of
+/// the right colour.
+pub const NEWCOMER_MS: u64 = 24 * 3600 * 1000;
+/// Standing of a newcomer, and the good and all outcomes that an aged peer starts with, so that one failure among few
+/// requests does not undo it: 0.8, above the 0.7 that placement asks for.
+const NEWCOMER_REPUTATION: PerMille = 500;
+const PRIOR: (u64, u64) = (8, 10);
+
+/// Standing and newcomer's mark, from what was seen first hand: until audits and evidence exist, there is nothing else.
+/// `outcomes`: of requests and pings lately, all and failed.
+#[must_use]
+pub fn standing(first_seen: Timestamp, now: Timestamp, address_known: bool, outcomes: (u64, u64)) -> (PerMille, bool) {
+    if now.ms_since(first_seen) < NEWCOMER_MS || !address_known {
+        return (NEWCOMER_REPUTATION, true);
+    }
+    let (all, failed) = outcomes;
+    let good = PRIOR.0 + all.saturating_sub(failed);
+    (PerMille::try_from(good * 1000 / (PRIOR.1 + all)).unwrap_or(1000), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::Thresholds;
+
+    #[test]
+    fn a_peer_that_aged_is_trusted_until_it_fails() {
+        let limits = Thresholds::default();
+        let day = Timestamp(NEWCOMER_MS);
+        assert_eq!(standing(Timestamp(0), Timestamp(NEWCOMER_MS - 1), true, (100, 0)), (500, true));
+        assert_eq!(standing(Timestamp(0), day, false, (100, 0)), (500, true), "at no address that can be checked");
+        let (fresh, newcomer) = standing(Timestamp(0), day, true, (0, 0));
+        assert!(!newcomer && fresh > limits.reputation_above, "a day must not cost a peer its place: {fresh}");
+        assert!(standing(Timestamp(0), day, true, (1000, 10)).0 > limits.reputation_above);
+        assert!(standing(Timestamp(0), day, true, (10, 5)).0 <= limits.reputation_above);
+    }
 }

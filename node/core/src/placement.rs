@@ -6,7 +6,8 @@
 //! ([`candidates`]).
 //!
 //! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
-//! [`rank`] (who first), `spread` (region caps), [`explain`](mod@explain) (the same, told).
+//! `independent` (who counts as somebody else), [`rank`] (who first), `newcomers` (how much they may hold), `spread`
+//! (region caps), [`replace`](mod@replace) (who takes over), [`explain`](mod@explain) (the same, told).
 //!
 //! # Invariants
 //!
@@ -19,8 +20,11 @@
 
 pub mod eligible;
 pub mod explain;
+mod independent;
+mod newcomers;
 pub mod policy;
 pub mod rank;
+pub mod replace;
 pub mod salt;
 mod spread;
 
@@ -31,8 +35,10 @@ use rand_core::CryptoRng;
 use serde::Serialize;
 
 pub use eligible::{Owner, Rejection, eligible};
-pub use explain::{Candidate, Verdict, explain};
+pub use explain::{Candidate, Verdict, explain, set_aside};
+pub use independent::count as count_independent;
 pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds};
+pub use replace::{Replacement, Vacancy, replacements};
 
 use self::rank::{RankKey, Score, Weights};
 use crate::{colour::colour, peer_view::PeerView};
@@ -96,6 +102,13 @@ pub enum Relaxation {
         region: String,
         /// Slots that stand or fall with it.
         slots: u8,
+        /// What was allowed.
+        limit: u8,
+    },
+    /// Newcomers hold more of the group than their quota, because there are too few aged peers.
+    Newcomers {
+        /// Places that newcomers hold.
+        places: u8,
         /// What was allowed.
         limit: u8,
     },
@@ -169,9 +182,23 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
 ) -> Result<GroupPlan, PlacementError> {
     let policy = request.policy;
     let (fit, rejected) = sift(peers, request);
+    let (fit, _) = independent::thin(&fit, &request.authority);
     let domains = salt::continents(&fit);
     let strategy = policy.strategy_for(peers);
-    let draw = salt::draw(&domains, request, strategy, rng)?.map_err(|none| PlacementError::TooFewPeers {
+    let aged: Vec<&PeerView> = fit.iter().copied().filter(|v| !v.newcomer).collect();
+    let aged = salt::continents(&aged);
+    // Newcomers are held to their quota when a group can stand without them.
+    let without = if aged.len() < domains.len() && aged.len() >= policy.domains_needed() {
+        salt::draw(&aged, request, strategy, rng)?.ok()
+    } else {
+        None
+    };
+    let quota = without.is_some().then(|| policy.newcomer_places());
+    let draw = match without {
+        Some(draw) => Ok(draw),
+        None => salt::draw(&domains, request, strategy, rng)?,
+    };
+    let draw = draw.map_err(|none| PlacementError::TooFewPeers {
         eligible_domains: domains.len(),
         needed_domains: policy.domains_needed(),
         more: policy.domains_needed().checked_sub(domains.len()).filter(|n| *n > 0).unwrap_or(none.missing),
@@ -181,15 +208,20 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
     let mut ranked = rank_classes(&fit, policy, &draw.ticket, &ranking);
     let replicas = usize::from(policy.replicas.max(1));
-    let relaxations =
+    let held_back =
+        quota.map(|places| newcomers::hold_back(&mut ranked, replicas, places, draw.ticket.id().as_bytes()[0]));
+    let mut relaxations =
         spread::choose(&mut ranked, replicas, usize::from(policy.regions.slots_max), policy.regions.regions_wanted);
+    relaxations.extend(newcomers::relaxation(&ranked, replicas, policy));
+    for (list, rest) in ranked.iter_mut().zip(held_back.unwrap_or_default()) {
+        list.extend(rest);
+    }
     let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
     Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas, relaxations, tries: draw.tries })
 }
 
 /// Ranked candidates per slot of a group that exists: for replacements after its plan is gone, and for repair. By
-/// rank alone: regions are the caller's to weigh. The same order as the plan's replacements while the views are the
-/// same.
+/// rank alone: [`replacements`] weighs who else holds the group.
 #[must_use]
 pub fn candidates(
     peers: &[PeerView],
@@ -198,6 +230,7 @@ pub fn candidates(
     strategy: Strategy,
 ) -> Vec<Vec<PeerKey>> {
     let (fit, _) = sift(peers, request);
+    let (fit, _) = independent::best_of_domains(&fit);
     let ranking = RankKey::new(strategy, ticket, request.owner_key.as_ref());
     let ranked = rank_classes(&fit, request.policy, ticket, &ranking);
     ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()

@@ -70,6 +70,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         give: Setting::flag(run.give).or(file.give).get(),
         keep_free: Setting::flag(run.keep_free).or(file.keep_free).get(),
         mdns: !run.no_mdns && file.mdns.unwrap_or(true),
+        inbound_per_subnet: file.inbound_per_subnet,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;

@@ -77,6 +77,16 @@ impl Node {
         let fallback = || public.unwrap_or_else(|| Domain::of_peer(&peer));
         let domain =
             if stores { dir.pin_domain(settings.domain, fallback) } else { dir.domain(settings.domain, fallback) }?;
+        if stores && domain.as_str().starts_with("id:") && domain != Domain::of_peer(&peer) {
+            return Err(Failure::new(
+                ExitCode::Failed,
+                "DOMAIN_PINNED",
+                format!("this node's domain is {domain}, which is that of another identity"),
+            )
+            .with_hint(
+                "the identity was lost or replaced, and peers would refuse it; start with an empty data folder",
+            ));
+        }
         let store = if stores { Some(open_store(&dir, settings.give, settings.keep_free).await?) } else { None };
         let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
         let all_loopback = !network.bootstrap.is_empty()
@@ -93,6 +103,9 @@ impl Node {
             allow_private: neighbours.into_iter().any(|a| is_private(&a))
                 || (network.bootstrap.is_empty() && !at_public),
         };
+        if let Some(subnet) = settings.inbound_per_subnet {
+            config.inbound.subnet = subnet.max(1).into();
+        }
         config.port_mapping = stores && settings.mdns && !all_loopback;
         config.store =
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);

@@ -137,6 +137,7 @@ impl Resident {
             give: Some(ByteSize(64 << 30)),
             keep_free: Some(ByteSize(64 << 20)),
             mdns: false,
+            inbound_per_subnet: None,
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

@@ -34,6 +34,11 @@ pub(crate) fn relay(circuit: &Multiaddr) -> Option<PeerKey> {
     peer_key(&peer?).filter(|_| !relay.is_empty() && !is_relayed(&relay))
 }
 
+/// The /24 or /48 that an address stands in: none when it is private, a name, or a relay's.
+pub(crate) fn subnet(address: &Multiaddr) -> Option<Domain> {
+    if is_relayed(address) { None } else { ip(address).and_then(Domain::of_address) }
+}
+
 /// Whether an address is fit to be dialled: routable, or private where that is allowed; a DNS name counts as
 /// routable. Unspecified addresses never are.
 pub(crate) fn is_usable(address: &Multiaddr, allow_private: bool) -> bool {

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cairn_proto::{
-    message::{ADVERT_MAX, Roles},
-    network_file::NetworkFile,
-};
+use cairn_proto::{message::Roles, network_file::NetworkFile};
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
     memory_connection_limits, ping, relay,
@@ -20,7 +17,15 @@ use libp2p::{
     upnp,
 };
 
-use super::{LanMode, NetworkError, admission::Admission, control::ControlCodec, heads::HeadRecords, streams::Streams};
+use super::{
+    LanMode, NetworkError,
+    admission::Admission,
+    control::ControlCodec,
+    gossip,
+    heads::HeadRecords,
+    origins::{InboundLimits, Origins},
+    streams::Streams,
+};
 
 /// Connections. One process serves at most 4096 file descriptors by default on most systems; a quarter of them.
 const INCOMING_MAX: u32 = 768;
@@ -81,11 +86,12 @@ impl Protocols {
 pub(crate) struct NodeBehaviour {
     pub(crate) admission: Admission,
     pub(crate) connections: connection_limits::Behaviour,
+    pub(crate) origins: Origins,
     pub(crate) memory: memory_connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<HeadRecords>,
-    pub(crate) gossip: gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>,
+    pub(crate) gossip: gossip::Behaviour,
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) streams: Streams,
     pub(crate) relay_client: relay::client::Behaviour,
@@ -104,6 +110,7 @@ pub(crate) struct Choices<'a> {
     pub(crate) roles: Roles,
     pub(crate) lan: LanMode,
     pub(crate) port_mapping: bool,
+    pub(crate) inbound: InboundLimits,
 }
 
 impl NodeBehaviour {
@@ -114,7 +121,7 @@ impl NodeBehaviour {
         heads: HeadRecords,
     ) -> Result<Self, NetworkError> {
         let me = keys.public().to_peer_id();
-        let Choices { network, protocols, roles, lan, port_mapping } = choices;
+        let Choices { network, protocols, roles, lan, port_mapping, inbound } = choices;
         let public = !lan.allow_private;
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
@@ -137,6 +144,7 @@ impl NodeBehaviour {
                     .with_max_established_outgoing(Some(OUTGOING_MAX))
                     .with_max_established_per_peer(Some(PER_PEER_MAX)),
             ),
+            origins: Origins::new(*inbound),
             memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART_MAX),
             identify: identify::Behaviour::new(
                 identify::Config::new(protocols.identify.clone(), keys.public())
@@ -146,7 +154,7 @@ impl NodeBehaviour {
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(20))),
             kad: kademlia(protocols, me, heads, server),
-            gossip: gossip(protocols, keys)?,
+            gossip: gossip::behaviour(protocols, keys, lan)?,
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
             relay_client,
@@ -161,12 +169,7 @@ impl NodeBehaviour {
     }
 }
 
-fn kademlia(
-    protocols: &Protocols,
-    me: libp2p::PeerId,
-    heads: HeadRecords,
-    server: bool,
-) -> kad::Behaviour<HeadRecords> {
+fn kademlia_config(protocols: &Protocols) -> kad::Config {
     let mut config = kad::Config::new(protocols.kad.clone());
     config
         .disjoint_query_paths(true)
@@ -175,45 +178,27 @@ fn kademlia(
         // Heads live until a newer one comes; storage peers replicate them every hour, owners need not be there.
         .set_record_ttl(None)
         .set_publication_interval(None)
-        .set_replication_interval(Some(Duration::from_secs(3600)))
+        // ... by the task: libp2p's job remembers the key of every record that anyone sends, before any filter.
+        .set_replication_interval(None)
         .set_provider_publication_interval(None)
         .set_caching(kad::Caching::Disabled)
         // Heads come to the task with their source, which counts them.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         // Only identify's findings come into the routing table, filtered.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
-    let mut kad = kad::Behaviour::with_config(me, heads, config);
+    config
+}
+
+fn kademlia(
+    protocols: &Protocols,
+    me: libp2p::PeerId,
+    heads: HeadRecords,
+    server: bool,
+) -> kad::Behaviour<HeadRecords> {
+    let mut kad = kad::Behaviour::with_config(me, heads, kademlia_config(protocols));
     // Automatic mode would wait for a confirmed external address, which a LAN never has.
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
     kad
-}
-
-fn gossip(
-    protocols: &Protocols,
-    keys: &identity::Keypair,
-) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>, NetworkError> {
-    let setup = |e: String| NetworkError::Setup(format!("gossipsub: {e}"));
-    let config = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(protocols.gossip_prefix.clone())
-        .validation_mode(gossipsub::ValidationMode::Strict)
-        .validate_messages()
-        // By content: with the default (author and number) one statement can be sent for ever anew.
-        .message_id_fn(|message| gossipsub::MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]))
-        // An advert and its envelope.
-        .max_transmit_size(ADVERT_MAX + 1024)
-        .flood_publish(false)
-        .heartbeat_initial_delay(Duration::from_secs(1))
-        .build()
-        .map_err(|e| setup(e.to_string()))?;
-    let filter = gossipsub::WhitelistSubscriptionFilter([protocols.adverts.hash()].into());
-    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(
-        gossipsub::MessageAuthenticity::Signed(keys.clone()),
-        config,
-        filter,
-    )
-    .map_err(|e| setup(e.to_string()))?;
-    gossip.subscribe(&protocols.adverts).map_err(|e| setup(e.to_string()))?;
-    Ok(gossip)
 }
 
 fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {
@@ -233,4 +218,18 @@ fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {
         relay.set_status(Some(relay::Status::Enable));
     }
     relay
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kademlia_keeps_no_list_of_keys_that_strangers_send() {
+        let network = NetworkFile::create("kad", 0, &ed25519_dalek::SigningKey::from_bytes(&[1; 32])).expect("valid");
+        let config = format!("{:?}", kademlia_config(&Protocols::of(&network).expect("valid")));
+        // Either interval would make a job, which takes note of keys without a bound.
+        assert!(config.contains("record_replication_interval: None"), "{config}");
+        assert!(config.contains("record_publication_interval: None"), "{config}");
+    }
 }

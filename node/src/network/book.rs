@@ -4,42 +4,48 @@
 //!
 //! - **BOOK-1** A peer's domain is the one of its first advert, for ever; what it claims later changes nothing,
 //!   because colours (SEP-1) are computed from it. Enforced by [`PeerBook::learn`]; attacked by `tests` below.
+//! - **BOOK-2**, **BOOK-3** (see [`cairn_core::crowd`]): hearsay never puts out who proved itself, and no origin gets
+//!   more than its share. The rules are the core's, the facts they need are noted here; attacked by `tests` below.
 //! - An advert is taken only from a peer that solves the puzzle, for this network, and newer than the last.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    path::Path,
-};
+mod file;
+mod outcomes;
 
-use cairn_core::peer_view::PeerView;
+use std::collections::BTreeMap;
+
+use cairn_core::{
+    crowd::{self, Admission, Member, Proof, Shares, Source},
+    peer_view::{self, PeerView},
+};
 use cairn_proto::{
     DecodeError, Domain, PeerKey, Timestamp,
-    message::{self, Advert, Roles},
+    message::{Advert, Roles},
     network_file::{NetworkFile, solves_puzzle},
     signed::SignedBytes,
 };
 use libp2p::Multiaddr;
-use prost::Message as _;
 
+pub(crate) use self::file::{read_file, write_file};
+use self::outcomes::Outcomes;
 use super::addresses;
 
 /// Most peers in the book: a kilobyte or two each, and more than one owner spreads over.
 pub(crate) const PEERS_MAX: usize = 4096;
+/// How they are shared out.
+const SHARES: Shares = Shares::of(PEERS_MAX);
+/// A contact that was noted is noted again on disk after this long.
+const CONTACT_NOTED_MS: u64 = 3600 * 1000;
 /// An advert dated further ahead than this is refused: clocks differ, but not by more.
 const AHEAD_MAX_MS: u64 = 3600 * 1000;
-/// A peer is a newcomer for its first day with us.
-const NEWCOMER_MS: u64 = 24 * 3600 * 1000;
 /// A contact older than this says nothing about now.
 const CONTACT_MS: u64 = 10 * 60 * 1000;
 /// Adverts of one peer that come over gossip closer together than this are not taken and so not forwarded: a peer
 /// that signs a thousand a second must not make the whole network carry them. Half of what
 /// [`task`](super::task) leaves between two of ours, so that an uneven way costs none.
 const GOSSIP_APART_MS: u64 = 1000;
-/// File in the data folder.
-const FILE: &str = "peers";
-const HOUR_MS: u64 = 3600 * 1000;
+
+/// Dials that fail closer together than this are one failure: how often we try says nothing of the peer.
+const MISSED_APART_MS: u64 = 60 * 1000;
 
 /// What an advert told us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,40 +78,12 @@ pub(crate) enum NotLearned {
     /// It is about ourselves.
     #[error("it is our own")]
     Own,
-    /// The book is full of peers heard of more recently.
+    /// It claims to be of the domain of one other peer.
+    #[error("it claims another peer's own domain")]
+    Domain,
+    /// The book, or this peer's share of it, is full of others.
     #[error("the peer book is full")]
     Full,
-}
-
-/// Outcomes of requests and pings, by hour, for the last day.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outcomes {
-    hours: [(u32, u32); 24],
-    hour: u64,
-}
-
-impl Outcomes {
-    fn note(&mut self, ok: bool, now: Timestamp) {
-        self.turn(now);
-        let slot = &mut self.hours[(self.hour % 24) as usize];
-        slot.0 += 1;
-        slot.1 += u32::from(!ok);
-    }
-
-    fn turn(&mut self, now: Timestamp) {
-        let hour = now.0 / HOUR_MS;
-        let passed = hour.saturating_sub(self.hour).min(24);
-        for step in 1..=passed {
-            self.hours[((self.hour + step) % 24) as usize] = (0, 0);
-        }
-        self.hour = self.hour.max(hour);
-    }
-
-    fn loss(mut self, now: Timestamp) -> u16 {
-        self.turn(now);
-        let (all, failed) = self.hours.iter().fold((0u64, 0u64), |(a, f), h| (a + u64::from(h.0), f + u64::from(h.1)));
-        (failed * 1000).checked_div(all).unwrap_or(0) as u16
-    }
 }
 
 struct Known {
@@ -116,60 +94,75 @@ struct Known {
     last_heard: Timestamp,
     /// When its last advert came over gossip. What we asked for does not count: we decide how often we ask.
     gossiped: Option<Timestamp>,
+    /// Who told us first.
+    source: Option<Source>,
+    lot: u64,
+    /// The /24 or /48 that it was last directly connected from, and the one it tells.
+    subnet_seen: Option<Domain>,
+    subnet_told: Option<Domain>,
+    met: Option<Timestamp>,
+    served: Option<Timestamp>,
     connected: bool,
     contact: Option<(bool, Timestamp)>,
     rtt_ms: Option<u32>,
     outcomes: Outcomes,
+    /// When a failed dial last counted.
+    missed: Option<Timestamp>,
+}
+
+/// How a peer that is connected now came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// Directly, from an address of this /24 or /48; none for a private one.
+    From(Option<Domain>),
+    /// Through a relay.
+    Relayed,
 }
 
 /// Everyone we heard of.
 pub(crate) struct PeerBook {
+    /// Of lots: nobody else may foresee who has to go.
+    key: [u8; 32],
+    /// Who is connected, known or not yet. Bounded by the connection limits.
+    present: BTreeMap<PeerKey, Came>,
     network: NetworkFile,
     me: PeerKey,
     allow_private: bool,
     peers: BTreeMap<PeerKey, Known>,
+    /// How many of `peers` store: asked after every event.
+    storing: usize,
     dirty: bool,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct BookFile {
-    #[prost(message, repeated, tag = "1")]
-    entries: Vec<BookEntry>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct BookEntry {
-    #[prost(string, tag = "1")]
-    domain: String,
-    #[prost(uint64, tag = "2")]
-    first_seen: u64,
-    #[prost(uint64, tag = "3")]
-    last_heard: u64,
-    #[prost(message, optional, tag = "4")]
-    advert: Option<SignedBytes>,
-}
-
 impl PeerBook {
-    pub(crate) fn new(network: NetworkFile, me: PeerKey, allow_private: bool) -> Self {
-        Self { network, me, allow_private, peers: BTreeMap::new(), dirty: false }
+    /// `entropy` is for lots.
+    pub(crate) fn new(network: NetworkFile, me: PeerKey, allow_private: bool, entropy: &[u8; 32]) -> Self {
+        let key = blake3::derive_key("cairn 2026-11 peer book lots v1", entropy);
+        Self { key, present: BTreeMap::new(), network, me, allow_private, peers: BTreeMap::new(), storing: 0, dirty: false }
     }
 
-    /// Takes an advert that we asked for, or says why not.
-    pub(crate) fn learn(&mut self, signed: &SignedBytes, now: Timestamp) -> Result<Learned, NotLearned> {
-        self.take(signed, now, None)
+    /// Takes an advert that we asked `from` for, or says why not.
+    pub(crate) fn learn(
+        &mut self,
+        signed: &SignedBytes,
+        from: Option<&PeerKey>,
+        now: Timestamp,
+    ) -> Result<Learned, NotLearned> {
+        self.take(signed, from, now, None)
     }
 
     /// Takes an advert that came unasked, or says why not.
-    pub(crate) fn learn_gossiped(&mut self, signed: &SignedBytes, now: Timestamp) -> Result<Learned, NotLearned> {
-        self.take(signed, now, Some(now))
-    }
-
-    fn take(
+    pub(crate) fn learn_gossiped(
         &mut self,
         signed: &SignedBytes,
+        from: Option<&PeerKey>,
         now: Timestamp,
-        gossiped: Option<Timestamp>,
     ) -> Result<Learned, NotLearned> {
+        self.take(signed, from, now, Some(now))
+    }
+
+    /// What an advert must be whoever brings it.
+    fn check(&self, signed: &SignedBytes, now: Timestamp) -> Result<Advert, NotLearned> {
         let advert = Advert::open(signed)?;
         if advert.peer == self.me {
             return Err(NotLearned::Own);
@@ -183,6 +176,20 @@ impl PeerBook {
         if advert.sequence > now.plus_ms(AHEAD_MAX_MS) {
             return Err(NotLearned::Ahead);
         }
+        if advert.domain.as_str().starts_with("id:") && advert.domain != Domain::of_peer(&advert.peer) {
+            return Err(NotLearned::Domain);
+        }
+        Ok(advert)
+    }
+
+    fn take(
+        &mut self,
+        signed: &SignedBytes,
+        from: Option<&PeerKey>,
+        now: Timestamp,
+        gossiped: Option<Timestamp>,
+    ) -> Result<Learned, NotLearned> {
+        let advert = self.check(signed, now)?;
         if let Some(known) = self.peers.get_mut(&advert.peer) {
             if advert.sequence <= known.advert.sequence {
                 return Ok(Learned::Stale);
@@ -193,61 +200,97 @@ impl PeerBook {
                 return Ok(Learned::TooSoon);
             }
             known.gossiped = gossiped.or(known.gossiped);
+            known.subnet_told = told_subnet(&advert);
+            self.storing -= usize::from(known.stores());
             known.advert = advert;
+            self.storing += usize::from(known.stores());
             known.signed = signed.clone();
             known.last_heard = now;
             self.dirty = true;
             return Ok(Learned::Newer);
         }
-        if self.peers.len() >= PEERS_MAX {
-            self.make_room(&advert)?;
+        let mut known = self.known(advert, signed.clone(), now);
+        known.gossiped = gossiped;
+        known.source = from.map(|peer| self.source(peer));
+        self.greet(&mut known, now);
+        let members = self.peers.values().map(Known::member);
+        match crowd::admit(members, &known.member(), &SHARES, now) {
+            Admission::Room => {}
+            Admission::Instead(gone) => {
+                if let Some(gone) = self.peers.remove(&gone) {
+                    self.storing -= usize::from(gone.stores());
+                }
+            }
+            Admission::Refused => return Err(NotLearned::Full),
         }
-        self.peers.insert(
-            advert.peer,
-            Known {
-                domain: advert.domain.clone(),
-                advert,
-                signed: signed.clone(),
-                first_seen: now,
-                last_heard: now,
-                gossiped,
-                connected: false,
-                contact: None,
-                rtt_ms: None,
-                outcomes: Outcomes::default(),
-            },
-        );
+        self.storing += usize::from(known.stores());
+        self.peers.insert(known.advert.peer, known);
         self.dirty = true;
         Ok(Learned::New)
     }
 
-    /// Forgets the peer without a role, or else the one not heard of for longest, unless that was today.
-    fn make_room(&mut self, newcomer: &Advert) -> Result<(), NotLearned> {
-        let worst = self
-            .peers
-            .values()
-            .filter(|k| !k.connected)
-            .min_by_key(|k| (k.advert.roles.has(Roles::STORAGE), k.last_heard))
-            .filter(|k| {
-                let lesser = newcomer.roles.has(Roles::STORAGE) && !k.advert.roles.has(Roles::STORAGE);
-                lesser || newcomer.sequence.ms_since(k.last_heard) > NEWCOMER_MS
-            })
-            .map(|k| k.advert.peer);
-        let worst = worst.ok_or(NotLearned::Full)?;
-        self.peers.remove(&worst);
-        Ok(())
-    }
-
-    pub(crate) fn connected(&mut self, peer: &PeerKey, now: Timestamp) {
-        if let Some(known) = self.peers.get_mut(peer) {
-            known.connected = true;
-            known.contact = Some((true, now));
-            known.last_heard = now;
+    fn known(&self, advert: Advert, signed: SignedBytes, now: Timestamp) -> Known {
+        Known {
+            domain: advert.domain.clone(),
+            lot: crowd::lot(&self.key, &advert.peer),
+            subnet_told: told_subnet(&advert),
+            advert,
+            signed,
+            first_seen: now,
+            last_heard: now,
+            gossiped: None,
+            source: None,
+            subnet_seen: None,
+            met: None,
+            served: None,
+            connected: false,
+            contact: None,
+            rtt_ms: None,
+            outcomes: Outcomes::default(),
+            missed: None,
         }
     }
 
-    /// `broken`: the connection did not end by agreement.
+    /// Whom hearsay from this peer is put down to: its subnet, so that many identities at one place are one source.
+    fn source(&self, peer: &PeerKey) -> Source {
+        match self.present.get(peer) {
+            Some(Came::From(Some(subnet))) => crowd::source(&self.key, subnet),
+            _ => crowd::source(&self.key, &Domain::of_peer(peer)),
+        }
+    }
+
+    /// Notes of a peer that is connected now what that says.
+    fn greet(&self, known: &mut Known, now: Timestamp) {
+        let Some(came) = self.present.get(&known.advert.peer) else { return };
+        known.connected = true;
+        known.contact = Some((true, now));
+        known.last_heard = now;
+        if let Came::From(subnet) = came {
+            known.subnet_seen.clone_from(subnet);
+            let others = self.peers.values().filter(|k| k.advert.peer != known.advert.peer).map(Known::member);
+            if known.met.is_some() || crowd::may_prove(others, subnet.as_ref(), &SHARES, now) {
+                known.met = Some(now);
+            }
+        }
+    }
+
+    /// A connection to the peer stands; a direct one counts for more than one through a relay, whichever came first.
+    pub(crate) fn connected(&mut self, peer: &PeerKey, came: Came, now: Timestamp) {
+        let relayed = came == Came::Relayed;
+        if !relayed || !self.present.contains_key(peer) {
+            self.present.insert(*peer, came);
+        }
+        if let Some(mut known) = self.peers.remove(peer) {
+            let before = known.met;
+            self.greet(&mut known, now);
+            self.dirty |= known.met != before && before.is_none_or(|at| now.ms_since(at) > CONTACT_NOTED_MS);
+            self.peers.insert(*peer, known);
+        }
+    }
+
+    /// The last connection ended; `broken`: not by agreement.
     pub(crate) fn disconnected(&mut self, peer: &PeerKey, broken: bool, now: Timestamp) {
+        self.present.remove(peer);
         if let Some(known) = self.peers.get_mut(peer) {
             known.connected = false;
             known.contact = (!broken).then_some((true, now));
@@ -257,7 +300,10 @@ impl PeerBook {
     pub(crate) fn dial_failed(&mut self, peer: &PeerKey, now: Timestamp) {
         if let Some(known) = self.peers.get_mut(peer) {
             known.contact = Some((false, now));
-            known.outcomes.note(false, now);
+            if known.missed.is_none_or(|last| now < last || now.ms_since(last) >= MISSED_APART_MS) {
+                known.missed = Some(now);
+                known.outcomes.note(false, now);
+            }
         }
     }
 
@@ -274,6 +320,10 @@ impl PeerBook {
     pub(crate) fn served(&mut self, peer: &PeerKey, served: bool, now: Timestamp) {
         if let Some(known) = self.peers.get_mut(peer) {
             known.outcomes.note(served, now);
+            if served {
+                self.dirty |= known.served.is_none_or(|at| now.ms_since(at) > CONTACT_NOTED_MS);
+                known.served = Some(now);
+            }
         }
     }
 
@@ -284,7 +334,7 @@ impl PeerBook {
     }
 
     pub(crate) fn storage_peers(&self) -> usize {
-        self.peers.values().filter(|k| k.advert.roles.has(Roles::STORAGE)).count()
+        self.storing
     }
 
     /// Adverts for somebody who asks, from a place in the key space on: storage peers first.
@@ -302,56 +352,51 @@ impl PeerBook {
     }
 
     pub(crate) fn views(&self, now: Timestamp) -> Vec<PeerView> {
-        self.peers.values().map(|known| known.view(now)).collect()
-    }
-
-    /// The file's bytes when something changed since the last call.
-    pub(crate) fn take_unwritten(&mut self) -> Option<Vec<u8>> {
-        if !std::mem::take(&mut self.dirty) {
-            return None;
-        }
-        let entry = |k: &Known| BookEntry {
-            domain: k.domain.as_str().to_owned(),
-            first_seen: k.first_seen.0,
-            last_heard: k.last_heard.0,
-            advert: Some(k.signed.clone()),
-        };
-        let body = BookFile { entries: self.peers.values().map(entry).collect() }.encode_to_vec();
-        Some([blake3::hash(&body).as_bytes().as_slice(), &body].concat())
-    }
-
-    /// Reads the file's bytes back. Entries that do not hold are left out.
-    pub(crate) fn restore(&mut self, bytes: &[u8], now: Timestamp) -> Result<(), DecodeError> {
-        let what = "peer book";
-        let (sum, body) =
-            bytes.split_at_checked(32).ok_or(DecodeError::Truncated { what, needed: 32, found: bytes.len() })?;
-        if blake3::hash(body).as_bytes() != sum {
-            return Err(DecodeError::NotAuthentic { what });
-        }
-        for entry in message::decode::<BookFile>(body, what)?.entries.into_iter().take(PEERS_MAX) {
-            let Some(signed) = entry.advert else { continue };
-            let (Ok(domain), Ok(Learned::New)) = (Domain::new(entry.domain), self.learn(&signed, now)) else {
-                continue;
-            };
-            if let Ok(advert) = Advert::open(&signed)
-                && let Some(known) = self.peers.get_mut(&advert.peer)
-            {
-                known.domain = domain;
-                known.first_seen = Timestamp(entry.first_seen);
-                known.last_heard = Timestamp(entry.last_heard);
-            }
-        }
-        self.dirty = false;
-        Ok(())
+        self.peers.values().map(|known| known.view(self.allow_private, now)).collect()
     }
 }
 
+/// The /24 or /48 of the first public address that an advert tells, IPv4 before IPv6.
+fn told_subnet(advert: &Advert) -> Option<Domain> {
+    let parsed = advert.addresses.iter().filter_map(|a| a.parse::<Multiaddr>().ok());
+    parsed.filter_map(|a| addresses::subnet(&a)).min_by_key(|subnet| subnet.as_str().starts_with("v6"))
+}
+
 impl Known {
-    fn view(&self, now: Timestamp) -> PeerView {
+    fn stores(&self) -> bool {
+        self.advert.roles.has(Roles::STORAGE)
+    }
+
+    fn subnet(&self) -> Option<&Domain> {
+        self.subnet_seen.as_ref().or(self.subnet_told.as_ref())
+    }
+
+    fn member(&self) -> Member<'_> {
+        Member {
+            peer: self.advert.peer,
+            lot: self.lot,
+            domain: &self.domain,
+            subnet: self.subnet(),
+            source: self.source,
+            proof: Proof { present: self.connected && self.met.is_some(), met: self.met, served: self.served },
+            stores: self.advert.roles.has(Roles::STORAGE),
+            first_seen: self.first_seen,
+            last_heard: self.last_heard,
+        }
+    }
+
+    /// `allow_private`: an address need not be public to count as known.
+    fn view(&self, allow_private: bool, now: Timestamp) -> PeerView {
+        let subnet = self.subnet().cloned();
+        let placed = allow_private || subnet.is_some();
+        let (reputation, newcomer) =
+            peer_view::standing(self.first_seen, now, placed, self.outcomes.all_and_failed(now));
         let lately = self.contact.filter(|(_, at)| now.ms_since(*at) < CONTACT_MS).map(|(ok, _)| ok);
         PeerView {
             peer: self.advert.peer,
             domain: self.domain.clone(),
+            subnet_seen: self.subnet_seen.is_some(),
+            subnet,
             region: self.advert.region.clone(),
             roles: self.advert.roles,
             protocol: self.advert.protocol,
@@ -361,120 +406,11 @@ impl Known {
             reachable: if self.connected { Some(true) } else { lately },
             rtt_ms: self.rtt_ms,
             loss: self.outcomes.loss(now),
-            reputation: 500,
-            newcomer: now.ms_since(self.first_seen) < NEWCOMER_MS,
+            reputation,
+            newcomer,
         }
     }
-}
-
-/// Reads the book's file; nothing when there is none.
-pub(crate) fn read_file(folder: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(folder.join(FILE)) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// Writes the book's file beside and renames. Blocking.
-pub(crate) fn write_file(folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = folder.join("peers.new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, folder.join(FILE))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cairn_proto::{ByteSize, Region};
-    use ed25519_dalek::SigningKey;
-
-    fn network() -> NetworkFile {
-        NetworkFile::create("book", 0, &SigningKey::from_bytes(&[1; 32])).expect("valid")
-    }
-
-    fn advert(seed: u8, sequence: u64, domain: &str) -> SignedBytes {
-        let key = SigningKey::from_bytes(&[seed; 32]);
-        Advert {
-            peer: PeerKey::from_bytes(key.verifying_key().to_bytes()),
-            network: network().id,
-            sequence: Timestamp(sequence),
-            protocol: network().protocol,
-            domain: Domain::operator(domain).expect("valid"),
-            region: Region::new("EU").expect("valid"),
-            roles: Roles::STORAGE,
-            give: ByteSize(10),
-            free: ByteSize(5),
-            version: "1".into(),
-            addresses: vec!["/ip4/127.0.0.1/tcp/9".into(), "junk".into()],
-        }
-        .seal(&key)
-    }
-
-    fn book() -> PeerBook {
-        PeerBook::new(network(), PeerKey::from_bytes([0; 32]), true)
-    }
-
-    #[test]
-    fn the_first_domain_stays_and_the_newest_advert_wins() {
-        let mut book = book();
-        let now = Timestamp(1000);
-        assert_eq!(book.learn(&advert(2, 10, "first"), now), Ok(Learned::New));
-        assert_eq!(book.learn(&advert(2, 9, "older"), now), Ok(Learned::Stale));
-        assert_eq!(book.learn(&advert(2, 11, "second"), now), Ok(Learned::Newer));
-        let view = &book.views(now)[0];
-        assert_eq!(view.domain.as_str(), "op:first", "BOOK-1");
-
-        let bytes = book.take_unwritten().expect("changed");
-        let mut again = self::book();
-        again.restore(&bytes, now).expect("valid");
-        assert_eq!(again.views(now)[0].domain.as_str(), "op:first", "BOOK-1 survives a restart");
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert!(self::book().restore(&bad, now).is_err(), "byte {at}");
-        }
-        assert_eq!(book.learn(&advert(3, 2000 + AHEAD_MAX_MS, "later"), now), Err(NotLearned::Ahead));
-    }
-
-    #[test]
-    fn a_flood_of_adverts_is_not_forwarded() {
-        let mut book = book();
-        let at = Timestamp;
-        assert_eq!(book.learn(&advert(2, 10, "a"), at(5000)), Ok(Learned::New));
-        assert_eq!(book.learn_gossiped(&advert(2, 11, "a"), at(5001)), Ok(Learned::Newer), "the first over gossip");
-        for sequence in 12..20 {
-            let flood = book.learn_gossiped(&advert(2, sequence, "a"), at(5001 + sequence));
-            assert_eq!(flood, Ok(Learned::TooSoon));
-        }
-        assert_eq!(book.learn_gossiped(&advert(3, 12, "b"), at(5100)), Ok(Learned::New), "another peer");
-        assert_eq!(book.learn(&advert(2, 12, "a"), at(5100)), Ok(Learned::Newer), "asked for");
-        assert_eq!(book.learn_gossiped(&advert(2, 21, "a"), at(6001)), Ok(Learned::Newer));
-        assert_eq!(book.learn_gossiped(&advert(2, 22, "a"), at(100)), Ok(Learned::Newer), "our clock went back");
-    }
-
-    #[test]
-    fn strangers_are_not_learned() {
-        let mut hard = network();
-        hard.puzzle_bits = 24;
-        let mut book = PeerBook::new(hard, PeerKey::from_bytes([0; 32]), true);
-        assert_eq!(book.learn(&advert(2, 1, "a"), Timestamp(1)), Err(NotLearned::Puzzle));
-        let mut book = self::book();
-        let mut forged = advert(2, 1, "a");
-        forged.body[3] ^= 1;
-        assert!(matches!(book.learn(&forged, Timestamp(1)), Err(NotLearned::Invalid(_))));
-    }
-
-    #[test]
-    fn loss_is_of_the_last_day() {
-        let mut outcomes = Outcomes::default();
-        let at = |hour: u64| Timestamp(hour * HOUR_MS);
-        outcomes.note(false, at(100));
-        outcomes.note(true, at(101));
-        assert_eq!(outcomes.loss(at(101)), 500);
-        assert_eq!(outcomes.loss(at(124)), 0, "the failure is more than a day old");
-        assert_eq!(outcomes.loss(at(500)), 0);
-    }
-}
+mod tests;

@@ -77,6 +77,17 @@ mod tests {
     use futures::{FutureExt as _, io::Cursor};
 
     #[test]
+    fn the_largest_legal_answer_gets_through() {
+        use cairn_proto::{message::{ADVERT_MAX, ADVERTS_PER_ANSWER_MAX}, signed::SignedBytes};
+        let advert = SignedBytes { body: vec![7; ADVERT_MAX], signer: vec![8; 32], signature: vec![9; 64] };
+        let answer = ControlAnswer { adverts: vec![advert; ADVERTS_PER_ANSWER_MAX], ..ControlAnswer::default() };
+        let mut bytes = Vec::new();
+        write(&mut bytes, &answer).now_or_never().expect("ready").expect("written");
+        let back = read::<ControlAnswer, _>(&mut Cursor::new(&bytes), CONTROL_MAX).now_or_never().expect("ready");
+        assert_eq!(back.expect("fits"), answer);
+    }
+
+    #[test]
     fn messages_round_trip_and_a_long_length_takes_no_memory() {
         let request = ControlRequest { ask: Some(Ask::Adverts(7)) };
         let mut bytes = Vec::new();

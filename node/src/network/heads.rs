@@ -4,8 +4,11 @@
 //!
 //! - **HEAD-1** Only a valid [`HeadRecord`] under its own look-up key is ever kept or served, and a newer one is
 //!   never replaced by an older. Enforced by [`HeadRecords::offer`]; attacked by `tests` below.
-//! - **HEAD-2** One peer brings at most [`VAULTS_PER_SOURCE`] vaults that we did not know. Enforced by
-//!   [`HeadRecords::offer`] and [`HeadRecords::receive`]; attacked by `tests` below.
+//! - **HEAD-2** One peer brings at most [`VAULTS_PER_SOURCE`] vaults of its own that we did not know, and
+//!   [`PASSED_ON_PER_SOURCE`] that it passes on; we pass on no more of one peer's than the first number; what was passed
+//!   on never takes the last quarter of the places. So what one identity gives to each of many nodes reaches one of
+//!   them through the others in small shares that leave room for theirs. Enforced by [`HeadRecords::offer`],
+//!   [`HeadRecords::receive`] and [`HeadRecords::to_pass_on`]; attacked by `tests` below.
 //! - Provider records are never kept.
 
 use std::{
@@ -27,10 +30,11 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-/// Vaults that one peer may bring. An owner has a few, and a peer that replicates the heads it holds brings a newcomer
-/// some of the vaults near both; the others come from other peers or with their owners' next snapshot. To fill all
-/// places an attacker needs [`HEADS_MAX`](crate::store::HEADS_MAX) / 64 identities, each with its solved puzzle.
-pub(crate) const VAULTS_PER_SOURCE: usize = 64;
+/// Vaults that one peer may bring as its own: an owner has a few. The quarter of all places that only these can take
+/// needs [`HEADS_MAX`](crate::store::HEADS_MAX) / 4 / 16 identities, each with its solved puzzle.
+pub(crate) const VAULTS_PER_SOURCE: usize = 16;
+/// Vaults that one peer may pass on: those near both of us, of as many owners as this holds shares.
+pub(crate) const PASSED_ON_PER_SOURCE: usize = 16 * VAULTS_PER_SOURCE;
 
 /// A head to be written down.
 pub(crate) type HeadToKeep = (VaultKey, Vec<u8>);
@@ -38,8 +42,35 @@ pub(crate) type HeadToKeep = (VaultKey, Vec<u8>);
 pub(crate) struct Kept {
     record: Record,
     rank: (u32, u64),
-    /// Who brought the vault's first head, since we run.
-    source: Option<PeerId>,
+    /// Who brought the vault's first head, since we run, and how.
+    source: Option<(PeerId, Hand)>,
+    /// Within its source's share of what we pass on.
+    passes: bool,
+}
+
+/// How a head came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hand {
+    /// As the peer's own.
+    First,
+    /// The peer holds it for somebody, as we do.
+    Second,
+}
+
+/// Vaults that a peer brought, by hand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Brought {
+    first: usize,
+    second: usize,
+}
+
+impl Brought {
+    fn of(&mut self, hand: Hand) -> &mut usize {
+        match hand {
+            Hand::First => &mut self.first,
+            Hand::Second => &mut self.second,
+        }
+    }
 }
 
 /// The record store of our Kademlia.
@@ -48,7 +79,9 @@ pub(crate) struct HeadRecords {
     /// Where accepted heads are made durable; none for a node without a store.
     keep: Option<mpsc::Sender<HeadToKeep>>,
     /// Vaults kept by who brought them; each counts at least one of `heads`, so `capacity` bounds it too.
-    sources: HashMap<PeerId, usize>,
+    sources: HashMap<PeerId, Brought>,
+    /// Vaults of `heads` that were passed on to us.
+    second_hand: usize,
     capacity: usize,
 }
 
@@ -63,7 +96,7 @@ pub(crate) enum Offered {
 
 impl HeadRecords {
     pub(crate) fn new(keep: Option<mpsc::Sender<HeadToKeep>>, capacity: usize) -> Self {
-        Self { heads: HashMap::new(), keep, sources: HashMap::new(), capacity }
+        Self { heads: HashMap::new(), keep, sources: HashMap::new(), second_hand: 0, capacity }
     }
 
     /// Takes heads that the store kept from before, without writing them again.
@@ -72,7 +105,8 @@ impl HeadRecords {
             if let Ok(head) = HeadRecord::open(&value) {
                 let key = RecordKey::new(&HeadRecord::lookup_key(&head.vault));
                 let rank = (head.generation, head.sequence);
-                self.heads.insert(key.clone(), Kept { record: Record::new(key, value), rank, source: None });
+                let kept = Kept { record: Record::new(key.clone(), value), rank, source: None, passes: true };
+                self.heads.insert(key, kept);
             }
         }
     }
@@ -84,15 +118,33 @@ impl HeadRecords {
 
     /// HEAD-1, HEAD-2. Takes a head from a peer into memory; the caller writes it down.
     pub(crate) fn offer(&mut self, record: Record, source: PeerId) -> Result<Offered> {
-        self.take(record, Some(source), false)
+        self.take(record, Some((source, Hand::First)), false)
     }
 
-    /// HEAD-1, HEAD-2. Takes a head that came over Kademlia, and writes it through.
+    /// HEAD-1, HEAD-2. Takes a head that came over Kademlia, and writes it through. It is its publisher's own.
     pub(crate) fn receive(&mut self, record: Record, source: PeerId) -> Result<Offered> {
-        self.take(record, Some(source), true)
+        let hand = if record.publisher == Some(source) { Hand::First } else { Hand::Second };
+        self.take(record, Some((source, hand)), true)
     }
 
-    fn take(&mut self, record: Record, source: Option<PeerId>, write: bool) -> Result<Offered> {
+    /// HEAD-2. Keys of the heads that we pass on to whoever is near them.
+    pub(crate) fn to_pass_on(&self) -> Vec<RecordKey> {
+        self.heads.iter().filter(|(_, kept)| kept.passes).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether there is no room for one more vault from there.
+    fn is_full(&self, source: Option<(PeerId, Hand)>) -> bool {
+        let mut brought = source.and_then(|(peer, _)| self.sources.get(&peer)).copied().unwrap_or_default();
+        let share_full = source.is_some_and(|(_, hand)| match hand {
+            Hand::First => *brought.of(hand) >= VAULTS_PER_SOURCE,
+            Hand::Second => {
+                *brought.of(hand) >= PASSED_ON_PER_SOURCE || self.second_hand >= self.capacity - self.capacity / 4
+            }
+        });
+        share_full || self.heads.len() >= self.capacity
+    }
+
+    fn take(&mut self, record: Record, source: Option<(PeerId, Hand)>, write: bool) -> Result<Offered> {
         if record.value.len() > HEAD_RECORD_MAX {
             return Err(Error::ValueTooLarge);
         }
@@ -102,8 +154,7 @@ impl HeadRecords {
             return Err(Error::ValueTooLarge);
         }
         let rank = (head.generation, head.sequence);
-        let brought = source.and_then(|source| self.sources.get(&source)).copied().unwrap_or(0);
-        let full = self.heads.len() >= self.capacity || brought >= VAULTS_PER_SOURCE;
+        let full = self.is_full(source);
         let entry = self.heads.entry(record.key.clone());
         match &entry {
             hash_map::Entry::Occupied(kept) if kept.get().record.value == record.value => return Ok(Offered::Known),
@@ -115,17 +166,22 @@ impl HeadRecords {
             keep.try_send((head.vault, record.value.clone())).map_err(|_| Error::MaxRecords)?;
         }
         // No expiry: the vault's owner may be away for months; the network keeps the last word.
-        let record = Record { expires: None, ..record };
+        // No publisher either: what we pass on is not our own.
+        let record = Record { expires: None, publisher: None, ..record };
         match entry {
             hash_map::Entry::Occupied(mut entry) => {
-                let source = entry.get().source;
-                entry.insert(Kept { record, rank, source });
+                let Kept { source, passes, .. } = *entry.get();
+                entry.insert(Kept { record, rank, source, passes });
             }
             hash_map::Entry::Vacant(entry) => {
-                entry.insert(Kept { record, rank, source });
-                if let Some(source) = source {
-                    *self.sources.entry(source).or_default() += 1;
+                let mut passes = true;
+                if let Some((peer, hand)) = source {
+                    let brought = self.sources.entry(peer).or_default();
+                    *brought.of(hand) += 1;
+                    self.second_hand += usize::from(hand == Hand::Second);
+                    passes = *brought.of(hand) <= VAULTS_PER_SOURCE;
                 }
+                entry.insert(Kept { record, rank, source, passes });
             }
         }
         Ok(Offered::Taken)
@@ -147,10 +203,11 @@ impl RecordStore for HeadRecords {
     }
 
     fn remove(&mut self, key: &RecordKey) {
-        let Some(source) = self.heads.remove(key).and_then(|kept| kept.source) else { return };
-        if let hash_map::Entry::Occupied(mut brought) = self.sources.entry(source) {
-            *brought.get_mut() -= 1;
-            if *brought.get() == 0 {
+        let Some((peer, hand)) = self.heads.remove(key).and_then(|kept| kept.source) else { return };
+        self.second_hand -= usize::from(hand == Hand::Second);
+        if let hash_map::Entry::Occupied(mut brought) = self.sources.entry(peer) {
+            *brought.get_mut().of(hand) -= 1;
+            if brought.get().first + brought.get().second == 0 {
                 brought.remove();
             }
         }
@@ -204,26 +261,77 @@ mod tests {
         assert!(heads.put(head(1, 8)).is_ok(), "a known vault may still move on");
     }
 
+    /// A head as its owner publishes it.
+    fn own(record: Record, publisher: PeerId) -> Record {
+        Record { publisher: Some(publisher), ..record }
+    }
+
+    /// The i-th of many vaults.
+    fn nth(label: &str, i: usize) -> Record {
+        let key = SigningKey::from_bytes(blake3::hash(format!("{label}{i}").as_bytes()).as_bytes());
+        let vault = VaultKey::from_bytes(key.verifying_key().to_bytes());
+        let record = HeadRecord { vault, generation: 0, sequence: 1, sealed: vec![1; 40] };
+        Record::new(RecordKey::new(&HeadRecord::lookup_key(&vault)), record.seal(&key))
+    }
+
     #[test]
     fn one_peer_cannot_fill_all_places() {
         let (keep, mut kept) = mpsc::channel(256);
         let mut heads = HeadRecords::new(Some(keep), 256);
         let (flooder, other) = (PeerId::random(), PeerId::random());
         for vault in 0..VAULTS_PER_SOURCE as u8 {
-            let record = head(vault, 1);
+            let record = own(head(vault, 1), flooder);
             let taken = if vault % 2 == 0 { heads.offer(record, flooder) } else { heads.receive(record, flooder) };
             assert!(matches!(taken, Ok(Offered::Taken)), "vault {vault}");
         }
         assert!(heads.offer(head(100, 1), flooder).is_err(), "HEAD-2");
-        assert!(heads.receive(head(100, 1), flooder).is_err(), "HEAD-2 over Kademlia");
+        assert!(heads.receive(own(head(100, 1), flooder), flooder).is_err(), "HEAD-2 over Kademlia");
         assert!(heads.offer(head(3, 2), flooder).is_ok(), "a known vault may still move on");
-        assert!(heads.receive(head(100, 1), other).is_ok());
+        assert!(heads.receive(own(head(100, 1), other), other).is_ok());
         assert!(heads.put(head(101, 1)).is_ok(), "our own");
-        assert!(heads.receive(head(100, 2), flooder).is_ok(), "another's vault is no new one");
+        assert!(heads.receive(own(head(100, 2), flooder), flooder).is_ok(), "another's vault is no new one");
         heads.remove(&head(3, 0).key);
-        assert!(heads.receive(head(102, 1), flooder).is_ok(), "a place became free");
+        assert!(heads.receive(own(head(102, 1), flooder), flooder).is_ok(), "a place became free");
         let written = std::iter::from_fn(|| kept.try_recv().ok()).count();
-        assert_eq!(written, 32 + 4, "what came over Kademlia, and our own");
+        assert_eq!(written, VAULTS_PER_SOURCE / 2 + 4, "what came over Kademlia, and our own");
+    }
+
+    #[test]
+    fn a_flood_through_honest_nodes_leaves_room_for_what_they_hold() {
+        let capacity = 4096;
+        let mut b = HeadRecords::new(None, capacity);
+        let attacker = PeerId::random();
+        let honest: Vec<PeerId> = (0..80).map(|_| PeerId::random()).collect();
+        for (node, id) in honest.iter().enumerate() {
+            let mut a = HeadRecords::new(None, capacity);
+            // Both ways, until it is refused.
+            for i in 0..1000 {
+                let _ = a.receive(own(nth(&format!("own {node} "), i), attacker), attacker);
+                let _ = a.receive(nth(&format!("passed {node} "), i), attacker);
+            }
+            let genuine = nth("genuine", node);
+            assert!(a.offer(genuine.clone(), PeerId::random()).is_ok());
+            let passed: Vec<Record> =
+                a.to_pass_on().iter().map(|key| a.get(key).expect("kept").into_owned()).collect();
+            assert_eq!(passed.len(), 2 * VAULTS_PER_SOURCE + 1, "HEAD-2: shares of what we pass on");
+            for record in passed {
+                assert_eq!(record.publisher, None, "not our own");
+                let taken = b.receive(record.clone(), *id);
+                assert!(taken.is_ok() || record != genuine, "HEAD-2: the genuine vault of node {node}");
+            }
+            assert!(b.find(&HeadRecord::open(&genuine.value).expect("valid").vault).is_some());
+        }
+        // One identity with a share of junk at each of as many nodes as it likes, and others that lie outright.
+        for liar in 0..20 {
+            let id = PeerId::random();
+            for i in 0..PASSED_ON_PER_SOURCE {
+                let _ = b.receive(nth(&format!("lie {liar} "), i), id);
+            }
+        }
+        assert!(b.heads.len() <= capacity * 3 / 4, "the last quarter is for owners");
+        let owner = PeerId::random();
+        assert!(b.receive(own(nth("owner", 0), owner), owner).is_ok());
+        assert!(b.offer(nth("owner", 1), owner).is_ok());
     }
 
     #[test]

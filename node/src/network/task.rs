@@ -13,7 +13,7 @@ use std::{
 use cairn_core::carrier::Carriage;
 use cairn_proto::{
     ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
-    message::{ADVERTS_PER_ANSWER_MAX, Advert, ControlAnswer, ControlRequest, Roles, control_request::Ask},
+    message::{ADVERTS_PER_ANSWER_MAX, Advert, CONTROL_MAX, ControlAnswer, ControlRequest, Roles, control_request::Ask},
     network_file::NetworkFile,
     signed::SignedBytes,
 };
@@ -23,10 +23,7 @@ use libp2p::{
     core::transport::ListenerId,
     kad,
     request_response::{OutboundRequestId, ResponseChannel},
-    swarm::{
-        SwarmEvent,
-        dial_opts::{DialOpts, PeerCondition},
-    },
+    swarm::{ConnectionId, SwarmEvent},
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
@@ -44,7 +41,7 @@ use super::{
     clock,
     command::{AskError, Command},
     keeper::ShardKeeper,
-    keys::{peer_id, peer_key},
+    keys::peer_id,
     refusals::Refusals,
     streams::{OpenError, OpenReply},
     transfer::server::{PeerPlaces, Server, ServerLimits},
@@ -109,7 +106,11 @@ enum Step {
     Swarm(Box<SwarmEvent<NodeBehaviourEvent>>),
 }
 
+type AskReply = oneshot::Sender<Result<ControlAnswer, AskError>>;
+
 enum Lookup {
+    /// Who is near a head that we pass on.
+    Replicate(kad::RecordKey),
     Closest(oneshot::Sender<Vec<(PeerKey, Vec<Multiaddr>)>>, Progress),
     Put(oneshot::Sender<()>),
     Get(oneshot::Sender<Vec<Vec<u8>>>, Vec<Vec<u8>>),
@@ -164,6 +165,11 @@ pub(crate) struct State {
     awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
     openers: HashMap<PeerId, Vec<OpenReply>>,
+    /// Questions that wait for their peer to be dialled.
+    askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
+    /// Our own dials that are under way; the connection limits bound them.
+    dials: HashMap<ConnectionId, OwnDial>,
+    replication: Replication,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
     lookups: HashMap<kad::QueryId, Lookup>,
     answering: JoinSet<(ResponseChannel<ControlAnswer>, ControlAnswer)>,
@@ -194,6 +200,9 @@ impl State {
             awaited: None,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
+            askers: HashMap::new(),
+            dials: HashMap::new(),
+            replication: Replication::new(now),
             asks: HashMap::new(),
             lookups: HashMap::new(),
             answering: JoinSet::new(),
@@ -346,36 +355,13 @@ impl NetworkTask {
             return;
         }
         waiting.push(reply);
-        let dial = DialOpts::peer_id(id)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(self.book.addresses(peer))
-            .extend_addresses_through_behaviour()
-            .build();
-        match self.swarm.dial(dial) {
-            // Already under way.
-            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.dial_failed(id, &error.to_string(), clock()),
-        }
-    }
-
-    fn dial_failed(&mut self, id: PeerId, why: &str, now: Timestamp) {
-        if self.swarm.is_connected(&id) {
-            return;
-        }
-        self.carrier_unreachable(&id, why);
-        self.state.unreachable.insert(id, Instant::now() + UNREACHABLE_FOR);
-        for reply in self.state.openers.remove(&id).unwrap_or_default() {
-            let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
-        }
-        if let Some(key) = peer_key(&id) {
-            self.book.dial_failed(&key, now);
-        }
+        self.dial_peer(id, peer, Vec::new());
     }
 
     fn ask(
         &mut self,
         peer: &PeerKey,
-        mut hints: Vec<Multiaddr>,
+        hints: Vec<Multiaddr>,
         request: ControlRequest,
         reply: Option<oneshot::Sender<Result<ControlAnswer, AskError>>>,
     ) {
@@ -386,8 +372,16 @@ impl NetworkTask {
                 return;
             }
         };
-        hints.extend(self.book.addresses(peer));
-        let question = self.swarm.behaviour_mut().control.send_request_with_addresses(&id, request, hints);
+        if self.swarm.is_connected(&id) {
+            return self.send_question(&id, request, reply);
+        }
+        // Not left to libp2p, which gives the question up when anybody's dial to the peer fails.
+        self.state.askers.entry(id).or_default().push((request, reply));
+        self.dial_peer(id, peer, hints);
+    }
+
+    fn send_question(&mut self, id: &PeerId, request: ControlRequest, reply: Option<AskReply>) {
+        let question = self.swarm.behaviour_mut().control.send_request(id, request);
         if let Some(reply) = reply {
             self.state.asks.insert(question, reply);
         }
@@ -395,7 +389,7 @@ impl NetworkTask {
 
     fn may_ask(&self, peer: &PeerKey) -> Result<PeerId, AskError> {
         let id = peer_id(peer).ok_or_else(|| AskError::Unreachable("its key is not valid".into()))?;
-        if self.state.asks.len() >= OPEN_MAX {
+        if self.state.asks.len() + self.state.askers.values().map(Vec::len).sum::<usize>() >= OPEN_MAX {
             return Err(AskError::Overloaded);
         }
         let failed = self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until);
@@ -418,6 +412,7 @@ impl NetworkTask {
             self.knock(instant);
         }
         self.seek_carrier();
+        self.replicate(instant);
         self.end_stalled_walks(instant);
         self.state.unreachable.retain(|_, until| *until > instant);
         self.state.places.retain(|_, places| !places.is_idle());
@@ -462,10 +457,7 @@ impl NetworkTask {
         }
         for peer in self.book.recent(KNOCK_PEERS) {
             let Some(id) = peer_id(&peer) else { continue };
-            let opts = DialOpts::peer_id(id).addresses(self.book.addresses(&peer)).build();
-            if let Err(error) = self.swarm.dial(opts) {
-                tracing::debug!(%error, "cannot dial a known peer");
-            }
+            self.dial_peer(id, &peer, Vec::new());
         }
     }
 
@@ -547,15 +539,45 @@ impl NetworkTask {
         let mut from = [0u8; 32];
         self.rng.fill_bytes(&mut from);
         adverts.extend(self.book.sample(&PeerKey::from_bytes(from), limit - adverts.len()));
-        adverts
+        within_answer(adverts)
     }
 }
 
 mod control;
+mod dials;
 mod events;
 mod reach;
+mod replication;
+
+use self::{dials::OwnDial, replication::Replication};
 
 /// Asks for as many adverts as one answer carries.
 fn adverts_please() -> ControlRequest {
     ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) }
+}
+
+/// As many of them as one answer carries in bytes.
+fn within_answer(mut adverts: Vec<SignedBytes>) -> Vec<SignedBytes> {
+    let mut size = 0;
+    adverts.retain(|advert| {
+        // With its own tag and length.
+        size += prost::Message::encoded_len(advert) + 8;
+        size <= CONTROL_MAX
+    });
+    adverts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_never_longer_than_its_asker_reads() {
+        let advert = |body| SignedBytes { body: vec![7; body], signer: vec![8; 32], signature: vec![9; 64] };
+        let legal = within_answer(vec![advert(cairn_proto::message::ADVERT_MAX); ADVERTS_PER_ANSWER_MAX]);
+        assert_eq!(legal.len(), ADVERTS_PER_ANSWER_MAX);
+        let long = within_answer(vec![advert(8 * 1024); ADVERTS_PER_ANSWER_MAX]);
+        let answer = ControlAnswer { adverts: long, ..ControlAnswer::default() };
+        assert!(!answer.adverts.is_empty() && prost::Message::encoded_len(&answer) <= CONTROL_MAX);
+    }
 }

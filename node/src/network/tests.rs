@@ -1,6 +1,9 @@
 //! Nodes in one process, on loopback, with a keeper in memory. Events are waited for with a deadline.
 
 mod absent;
+mod crowds;
+mod heads;
+mod hearsay;
 mod hostile;
 mod nodes;
 mod relays;

@@ -112,8 +112,8 @@ pub(super) async fn backup(
     vault.catalogue.flush().map_err(failures::catalogue)?;
 
     let done = ended?;
-    for text in session.groups.relaxations() {
-        let _ = events.send(Event::Notice { id: "REGIONS_RELAXED".to_owned(), text }).await;
+    for (id, text) in session.groups.relaxations() {
+        let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
     }
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.

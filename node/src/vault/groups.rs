@@ -18,10 +18,10 @@ use std::{
 use cairn_core::{
     keys::VaultKeys,
     peer_view::PeerView,
-    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Strategy},
+    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Relaxation, Strategy, Vacancy},
 };
 use cairn_proto::{
-    DecodeError, Domain, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
+    DecodeError, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
     manifest::{GroupRow, HOLDERS_MAX},
 };
 use rand_core::SeedableRng as _;
@@ -72,7 +72,7 @@ struct Book {
     avoid: BTreeSet<PeerKey>,
     groups: BTreeMap<u32, Open>,
     next_number: u32,
-    relaxations: BTreeSet<String>,
+    relaxations: BTreeSet<Relaxed>,
 }
 
 /// The groups of one run. All methods are short; planning a group takes milliseconds.
@@ -123,8 +123,8 @@ impl Groups {
         self.book().policy.clone()
     }
 
-    /// What had to be relaxed so far, as sentences.
-    pub(super) fn relaxations(&self) -> Vec<String> {
+    /// What had to be relaxed so far.
+    pub(super) fn relaxations(&self) -> Vec<Relaxed> {
         self.book().relaxations.iter().cloned().collect()
     }
 
@@ -192,7 +192,7 @@ impl Groups {
         };
         let plan = placement::plan_group(&book.peers, &request, &mut rng)?;
         for relaxation in &plan.relaxations {
-            book.relaxations.insert(relaxation_text(relaxation));
+            book.relaxations.insert(relaxed(relaxation));
         }
         let row = GroupRow {
             number,
@@ -213,22 +213,29 @@ impl Groups {
         Ok(number)
     }
 
-    /// Whom to give a slot to next: the best candidates that did not fail and are not in `tried`.
+    /// Whom to give a slot to next: of the candidates that did not fail and are not in `tried` a holder that the slot
+    /// has, or else the one that fits best into the group as it stands (SEP-5).
     pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let mut book = self.book();
-        let Book { groups, avoid, .. } = &mut *book;
+        let Book { groups, avoid, peers, policy, relaxations, .. } = &mut *book;
         let open = groups.get_mut(&group)?;
-        let ranked = open.ranked.get(slot)?;
-        let peer = *ranked.iter().find(|p| !avoid.contains(p) && !tried.contains(p))?;
+        let free: Vec<PeerKey> =
+            open.ranked.get(slot)?.iter().filter(|p| !avoid.contains(p) && !tried.contains(p)).copied().collect();
+        if let Some(holder) = free.first().filter(|p| open.row.holders.get(slot).is_some_and(|h| h.contains(p))) {
+            return Some(*holder);
+        }
+        let vacancy = Vacancy { slot, holders: &open.row.holders, beside: &(tried - avoid), failed: avoid };
+        let best = placement::replacements(&free, &vacancy, peers, policy).into_iter().next()?;
         let holders = open.row.holders.get_mut(slot)?;
-        if !holders.contains(&peer) {
+        if !holders.contains(&best.peer) {
             // A slot that has had HOLDERS_MAX holders takes no more: its row could not be written.
             if holders.len() >= HOLDERS_MAX {
                 return None;
             }
-            holders.push(peer);
+            holders.push(best.peer);
+            relaxations.extend(best.relaxations.iter().map(relaxed));
         }
-        Some(peer)
+        Some(best.peer)
     }
 
     /// A peer failed: not a candidate for the rest of the run, and its groups take no new stripes.
@@ -281,8 +288,8 @@ impl Groups {
         self.book().groups.values().map(|g| g.row.clone()).collect()
     }
 
-    /// Living candidates for one more copy of a slot of any group, best first: nobody of `holding` or of a domain
-    /// among them, and nobody who stands in another slot of the group (its domain may have changed since).
+    /// Living candidates for one more copy of a slot of any group, best first: nobody who is not somebody else than
+    /// those of `holding` and of the group's other slots, and as few broken caps as can be.
     pub(super) fn candidates(&self, row: &GroupRow, slot: usize, holding: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let book = self.book();
         let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
@@ -295,14 +302,10 @@ impl Groups {
             owner_key: Some(*self.keys.placement_key(row.number)),
         };
         let mut ranked = placement::candidates(&book.peers, &request, &access.ticket, Strategy::Deterministic);
-        let mut found = if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() };
-        let domains: BTreeMap<PeerKey, &Domain> = book.peers.iter().map(|p| (p.peer, &p.domain)).collect();
-        let taken: BTreeSet<_> = holding.iter().filter_map(|p| domains.get(p)).collect();
-        found.retain(|peer| {
-            let elsewhere = row.holders.iter().enumerate().any(|(at, held)| at != slot && held.contains(peer));
-            !elsewhere && !holding.contains(peer) && domains.get(peer).is_none_or(|d| !taken.contains(d))
-        });
-        found
+        let found = if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() };
+        let vacancy = Vacancy { slot, holders: &row.holders, beside: holding, failed: &book.avoid };
+        let order = placement::replacements(&found, &vacancy, &book.peers, &book.policy);
+        order.into_iter().map(|replacement| replacement.peer).collect()
     }
 }
 
@@ -316,14 +319,25 @@ fn usable(book: &Book) -> Option<u32> {
         .map(|g| g.row.number)
 }
 
-fn relaxation_text(relaxation: &placement::Relaxation) -> String {
+/// Something that was wanted and could not be had: the notice's id and its sentence.
+pub(super) type Relaxed = (&'static str, String);
+
+fn relaxed(relaxation: &Relaxation) -> Relaxed {
     match relaxation {
-        placement::Relaxation::RegionCap { region, slots, limit } => {
+        Relaxation::RegionCap { region, slots, limit } => {
             let region = if region.is_empty() { "an unnamed region" } else { region };
-            format!("{region} holds {slots} slots of a group alone, more than the {limit} that may be lost")
+            let text = format!("{region} holds {slots} slots of a group alone, more than the {limit} that may be lost");
+            ("REGIONS_RELAXED", text)
         }
-        placement::Relaxation::FewRegions { found, wanted } => {
-            format!("shards are spread over {found} regions, {wanted} are wanted")
+        Relaxation::FewRegions { found, wanted } => {
+            ("REGIONS_RELAXED", format!("shards are spread over {found} regions, {wanted} are wanted"))
+        }
+        Relaxation::Newcomers { places, limit } => {
+            let text = format!(
+                "{places} of a group's holders are newcomers, more than the {limit} allowed where enough peers have \
+                 been known for a day"
+            );
+            ("NEWCOMERS", text)
         }
     }
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use cairn_core::placement::{
-    GroupRequest, Owner, PlacementError, PlacementPolicy, eligible, explain::explain, plan_group,
+    GroupRequest, Owner, PlacementError, PlacementPolicy, Verdict, count_independent, eligible, explain::explain,
+    plan_group, set_aside,
 };
 use cairn_proto::{PeerKey, SHARD_SIZE};
 use ed25519_dalek::SigningKey;
@@ -123,19 +124,23 @@ pub(super) async fn peers(overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event
     let policy = PlacementPolicy::for_network(&peers);
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
     let now = super::now();
-    let (mut fit, mut domains) = (0u64, BTreeSet::new());
+    let mut fit = Vec::new();
     for view in &peers {
         let verdict = eligible(view, &owner, &policy, now);
         if verdict.is_ok() {
-            fit += 1;
-            domains.insert(view.domain.clone());
+            fit.push(view);
         }
         let mut listed = json!(view);
         listed["eligible"] = json!(verdict.is_ok());
         listed["why_not"] = json!(verdict.err().map(|r| r.to_string()));
         row(events, "peer", listed).await;
     }
-    done(events, "peers", json!({ "peers": peers.len(), "eligible": fit, "eligible_domains": domains.len() })).await
+    done(
+        events,
+        "peers",
+        json!({ "peers": peers.len(), "eligible": fit.len(), "eligible_domains": count_independent(&fit) }),
+    )
+    .await
 }
 
 /// Plans a group as a backup would now, and explains every peer's part in it.
@@ -180,7 +185,9 @@ pub(super) async fn placement(
     match plan_group(&peers, &request, &mut rng) {
         Ok(plan) => {
             for candidate in explain(&peers, &request, &plan) {
-                row(events, "candidate", json!(candidate)).await;
+                let mut listed = json!(candidate);
+                listed["why"] = json!(candidate.verdict.to_string());
+                row(events, "candidate", listed).await;
             }
             let summary = json!({
                 "planned": true,
@@ -195,14 +202,17 @@ pub(super) async fn placement(
             done(events, "debug-placement", summary).await
         }
         Err(PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected }) => {
-            let why: BTreeMap<PeerKey, String> = rejected.iter().map(|(p, r)| (*p, r.to_string())).collect();
+            let refused: BTreeMap<PeerKey, String> = rejected.iter().map(|(p, r)| (*p, r.to_string())).collect();
+            let aside: BTreeMap<PeerKey, Verdict> = set_aside(&peers, &request).into_iter().collect();
             for view in &peers {
-                let verdict = match why.get(&view.peer) {
-                    Some(reason) => json!({ "rejected": reason }),
-                    None => json!({ "eligible": true }),
+                let (verdict, why) = match (refused.get(&view.peer), aside.get(&view.peer)) {
+                    (Some(reason), _) => (json!({ "rejected": reason }), format!("refused: {reason}")),
+                    (None, Some(verdict)) => (json!(verdict), verdict.to_string()),
+                    (None, None) => (json!({ "eligible": true }), "eligible".to_owned()),
                 };
+                let (peer, domain, region) = (view.peer, &view.domain, &view.region);
                 let listed =
-                    json!({ "peer": view.peer, "domain": view.domain, "region": view.region, "verdict": verdict });
+                    json!({ "peer": peer, "domain": domain, "region": region, "verdict": verdict, "why": why });
                 row(events, "candidate", listed).await;
             }
             let error = PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected };

@@ -3,7 +3,7 @@
 //! Decides which shape fits a network of a given size. Never looks at a single peer's fitness (that is
 //! [`super::eligible()`]) and never chooses one.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use cairn_proto::{CodeParams, PROTOCOL_VERSION, message::Roles};
 use serde::Serialize;
@@ -101,6 +101,8 @@ pub struct PlacementPolicy {
     pub thresholds: Thresholds,
     /// Region caps.
     pub regions: RegionCaps,
+    /// Share of a group's places (slots x replicas) that newcomers may hold while there are enough aged peers.
+    pub newcomer_share: PerMille,
     /// Round-trip time up to which a peer is preferred, in milliseconds.
     pub rtt_preferred_ms: u32,
     /// What the user must be told each time about this policy.
@@ -156,20 +158,20 @@ impl PlacementPolicy {
                 regions_wanted: 3,
                 extra_salts: 64,
             },
+            newcomer_share: 125,
             rtt_preferred_ms: 100,
             notice: None,
         }
     }
 
-    /// The policy that fits the network as these views show it: by the number of different domains among peers that
-    /// the default thresholds let take shards, whoever the owner is. Full or failing peers do not count, so a network
+    /// The policy that fits the network as these views show it: by the number of different domains, one for each
+    /// subnet, among peers that the default thresholds let take shards, whoever the owner is. Full or failing peers do not count, so a network
     /// that is short of room falls back to fewer replicas before it refuses.
     #[must_use]
     pub fn for_network(peers: &[PeerView]) -> Self {
         let limits = Thresholds::default();
-        let domains: BTreeSet<_> =
-            peers.iter().filter(|p| super::eligible::fit(p, &limits).is_ok()).map(|p| &p.domain).collect();
-        Self::for_domains(domains.len())
+        let fit: Vec<&PeerView> = peers.iter().filter(|p| super::eligible::fit(p, &limits).is_ok()).collect();
+        Self::for_domains(super::independent::count(&fit))
     }
 
     /// The policy for a network of this many storage domains.
@@ -200,6 +202,12 @@ impl PlacementPolicy {
     #[must_use]
     pub fn domains_needed(&self) -> usize {
         self.code.slots() * usize::from(self.replicas.max(1))
+    }
+
+    /// Places that newcomers may hold in a group; always one, so that they can show what they are worth.
+    #[must_use]
+    pub fn newcomer_places(&self) -> usize {
+        (self.domains_needed() * usize::from(self.newcomer_share) / 1000).max(1)
     }
 
     /// The strategy that the state of the network asks for.

@@ -17,6 +17,8 @@ fn peer(i: u32, domain: &str, region: &str) -> PeerView {
     PeerView {
         peer: key(i),
         domain: Domain::operator(domain).expect("valid"),
+        subnet: None,
+        subnet_seen: false,
         region: Region::new(region).expect("valid"),
         roles: Roles::STORAGE,
         protocol: cairn_proto::PROTOCOL_VERSION,
@@ -399,3 +401,5 @@ fn a_plan_is_frozen() {
     }
     assert_eq!((found.tries, &hasher.finalize().to_hex()[..16]), (2, "8bd8cbfb898099f3"));
 }
+
+mod crowds;

@@ -12,8 +12,6 @@ enum Form {
     Bytes,
     Right,
     List,
-    /// An object with `verdict` and what belongs to it.
-    Verdict,
 }
 
 struct Column {
@@ -62,7 +60,7 @@ const CANDIDATE: &[Column] = &[
     column("REGION", "region", 14, Form::Text),
     column("COLOUR", "colour", 6, Form::Right),
     column("RANK", "rank", 4, Form::Right),
-    column("VERDICT", "verdict", 0, Form::Verdict),
+    column("VERDICT", "why", 0, Form::Text),
 ];
 const GROUP: &[Column] = &[
     column("GROUP", "group", 5, Form::Right),
@@ -174,12 +172,6 @@ fn cell(value: &Value, form: Form) -> String {
         (Value::String(s), Form::Short) => s.chars().take(8).collect(),
         (Value::String(s), _) => printable(s),
         (Value::Bool(b), _) => if *b { "yes" } else { "no" }.to_owned(),
-        (Value::Object(map), Form::Verdict) => {
-            let why: serde_json::Map<String, Value> =
-                map.iter().filter(|(k, _)| *k != "verdict").map(|(k, v)| (k.clone(), v.clone())).collect();
-            let name = map.get("verdict").map_or_else(String::new, |v| cell(v, Form::Text));
-            if why.is_empty() { name } else { format!("{name}: {}", pairs(&Value::Object(why))) }
-        }
         (Value::Number(n), _) if n.is_f64() => format!("{:.2}", n.as_f64().unwrap_or(0.0)),
         (Value::Array(items), Form::List) => items.iter().map(|i| cell(i, Form::Text)).collect::<Vec<_>>().join(","),
         (Value::Array(items), _) => {

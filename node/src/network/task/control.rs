@@ -10,7 +10,7 @@ use libp2p::{
 };
 
 use super::{ANSWER_RETRY_MS, ANSWERING_MAX, NetworkTask, Timestamp};
-use crate::network::{command::AskError, heads::Offered};
+use crate::network::{command::AskError, heads::Offered, keys::peer_key};
 
 impl NetworkTask {
     pub(super) fn control_event(
@@ -22,13 +22,13 @@ impl NetworkTask {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 self.question(peer, request, channel);
             }
-            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                let from = peer_key(&peer);
                 for advert in &response.adverts {
-                    if let Err(error) = self.book.learn(advert, now) {
+                    if let Err(error) = self.book.learn(advert, from.as_ref(), now) {
                         tracing::trace!(%error, "an advert was not taken");
                     }
                 }
-                self.note_connected(now);
                 if let Some(reply) = self.state.asks.remove(&request_id) {
                     let _ = reply.send(Ok(response));
                 }
@@ -39,14 +39,6 @@ impl NetworkTask {
                 }
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
-        }
-    }
-
-    /// An advert may come after its peer connected.
-    fn note_connected(&mut self, now: Timestamp) {
-        let connected: Vec<PeerId> = self.state.connected.iter().copied().collect();
-        for key in connected.iter().filter_map(crate::network::keys::peer_key) {
-            self.book.connected(&key, now);
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
 use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
-    book::{Learned, NotLearned},
+    book::{Came, Learned, NotLearned},
     keys::peer_key,
     streams::InboundStream,
     transfer::server::PeerPlaces,
@@ -23,11 +23,12 @@ impl NetworkTask {
     pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
         match event {
             SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.state.dials.remove(&connection_id);
                 if endpoint.is_relayed() {
                     self.refusals.spare(peer_id, true);
                 }
-                self.connected(peer_id, now);
+                self.connected(peer_id, endpoint.get_remote_address(), now);
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.state.connected.remove(&peer_id);
@@ -37,8 +38,8 @@ impl NetworkTask {
                     self.book.disconnected(&key, broken, now);
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.dial_failed(peer, &error.to_string(), now);
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id: Some(peer), error } => {
+                self.outgoing_failed(connection_id, peer, &error, now);
             }
             SwarmEvent::NewListenAddr { listener_id, address } => self.listens(listener_id, address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.listens_no_longer(&address),
@@ -71,7 +72,7 @@ impl NetworkTask {
                 }
             }
             NodeBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
-                let verdict = self.gossiped(&message, now);
+                let verdict = self.gossiped(&message, &propagation_source, now);
                 let gossip = &mut self.swarm.behaviour_mut().gossip;
                 let _ = gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
             }
@@ -109,16 +110,21 @@ impl NetworkTask {
         }
     }
 
-    fn connected(&mut self, id: PeerId, now: Timestamp) {
+    fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
         self.state.unreachable.remove(&id);
         self.carrier_connected(&id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
         }
-        if self.state.connected.insert(id)
-            && let Some(key) = peer_key(&id)
-        {
-            self.book.connected(&key, now);
+        for (request, reply) in self.state.askers.remove(&id).unwrap_or_default() {
+            self.send_question(&id, request, reply);
+        }
+        self.state.connected.insert(id);
+        if let Some(key) = peer_key(&id) {
+            // A connection that came through a relay names a peer and no address.
+            let direct = addresses::ip(remote).is_some() && !addresses::is_relayed(remote);
+            let came = if direct { Came::From(addresses::subnet(remote)) } else { Came::Relayed };
+            self.book.connected(&key, came, now);
         }
     }
 
@@ -180,7 +186,12 @@ impl NetworkTask {
         }
     }
 
-    fn gossiped(&mut self, message: &gossipsub::Message, now: Timestamp) -> gossipsub::MessageAcceptance {
+    fn gossiped(
+        &mut self,
+        message: &gossipsub::Message,
+        from: &PeerId,
+        now: Timestamp,
+    ) -> gossipsub::MessageAcceptance {
         let Ok(signed) = SignedBytes::decode(message.data.as_slice()) else {
             return gossipsub::MessageAcceptance::Reject;
         };
@@ -188,14 +199,11 @@ impl NetworkTask {
         if author.is_none_or(|author| author.as_bytes().as_slice() != signed.signer) {
             return gossipsub::MessageAcceptance::Reject;
         }
-        match self.book.learn_gossiped(&signed, now) {
+        match self.book.learn_gossiped(&signed, peer_key(from).as_ref(), now) {
             Ok(Learned::New | Learned::Newer) => {
-                if let (Some(id), Some(key)) = (message.source, author) {
+                if let Some(id) = message.source {
                     // It lives, and may have said new addresses.
                     self.state.unreachable.remove(&id);
-                    if self.state.connected.contains(&id) {
-                        self.book.connected(&key, now);
-                    }
                 }
                 gossipsub::MessageAcceptance::Accept
             }
@@ -232,6 +240,16 @@ impl NetworkTask {
                     .into_iter()
                     .filter_map(|peer| Some((peer_key(&peer.peer_id)?, addresses::choose(peer.addrs, allow_private))));
                 let _ = reply.send(found.collect());
+            }
+            (Some(Lookup::Replicate(key)), result) => {
+                let near = match result {
+                    kad::QueryResult::GetClosestPeers(
+                        Ok(kad::GetClosestPeersOk { peers, .. }) | Err(kad::GetClosestPeersError::Timeout { peers, .. }),
+                    ) => peers,
+                    _ => Vec::new(),
+                };
+                let near: Vec<PeerId> = near.into_iter().map(|peer| peer.peer_id).collect();
+                self.pass_on(&key, &near);
             }
             (Some(Lookup::Put(reply)), _) => {
                 let _ = reply.send(());

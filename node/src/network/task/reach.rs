@@ -6,14 +6,13 @@ use libp2p::{
     core::transport::ListenerId,
     multiaddr::Protocol,
     swarm::{
-        DialError,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use rand_core::Rng as _;
 
-use super::{ANNOUNCE_SOON, NetworkTask};
-use crate::network::{Reach, addresses, keys::peer_id};
+use super::{ANNOUNCE_SOON, NetworkTask, dials::OwnDial};
+use crate::network::{Reach, addresses, clock, keys::peer_id};
 
 impl NetworkTask {
     /// A listener got an address.
@@ -111,11 +110,12 @@ impl NetworkTask {
             return self.reserve(circuit);
         }
         let (direct, _) = addresses::split_peer(circuit.iter().take_while(|p| *p != Protocol::P2pCircuit).collect());
-        let dial = DialOpts::peer_id(id).condition(PeerCondition::DisconnectedAndNotDialing).addresses(vec![direct]);
+        let dial = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(vec![direct]).build();
+        let connection = dial.connection_id();
         self.state.awaited = Some((id, circuit));
-        match self.swarm.dial(dial.build()) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.carrier_unreachable(&id, &error.to_string()),
+        // The address may be an operator's; a failure then says nothing of the peer.
+        if let Err(error) = self.own_dial(dial, OwnDial { peer: id, signed: false }) {
+            self.outgoing_failed(connection, id, &error, clock());
         }
     }
 

@@ -106,6 +106,9 @@ impl ShardClient {
         if says != (to, id, *slot, *ordinal, put.root) {
             return Err(lied("its receipt is for something else"));
         }
+        if receipt.lease_until < put.lease_until {
+            return Err(lied("its receipt promises less time than was asked for"));
+        }
         Ok(KeptReceipt { receipt, signed })
     }
 

@@ -59,6 +59,8 @@ pub struct ServerLimits {
     pub queue: usize,
     /// Streams of one peer at once: its two lanes, and two more while a broken connection is not yet noticed.
     pub streams_per_peer: usize,
+    /// From one round of passing kept heads on to the next.
+    pub replicate_every: Duration,
 }
 
 impl Default for ServerLimits {
@@ -71,6 +73,7 @@ impl Default for ServerLimits {
             workers: super::workers::WORKERS,
             queue: super::workers::QUEUE_MAX,
             streams_per_peer: 4,
+            replicate_every: Duration::from_secs(3600),
         }
     }
 }

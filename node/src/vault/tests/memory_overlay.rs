@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_core::{colour, peer_view::PeerView};
+use cairn_core::{
+    colour,
+    peer_view::{self, PeerView},
+};
 use cairn_proto::{
     ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
     message::{HeadRecord, Receipt, Roles},
@@ -175,9 +178,12 @@ impl MemoryOverlay {
 
     fn view(key: PeerKey, peer: &Peer, at: usize) -> PeerView {
         const REGIONS: [&str; 4] = ["EU/DE/FSN", "EU/FI/HEL", "US/VA/ASH", "AP/SG/SIN"];
+        let (reputation, newcomer) = peer_view::standing(Timestamp(0), now(), true, (0, 0));
         PeerView {
             peer: key,
             domain: peer.domain.clone(),
+            subnet: None,
+            subnet_seen: false,
             region: Region::new(REGIONS[at % REGIONS.len()]).expect("valid"),
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,
@@ -187,8 +193,8 @@ impl MemoryOverlay {
             reachable: Some(peer.manner != Manner::Dead),
             rtt_ms: Some(1),
             loss: 0,
-            reputation: 900,
-            newcomer: false,
+            reputation,
+            newcomer,
         }
     }
 

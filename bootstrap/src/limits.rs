@@ -14,8 +14,12 @@ pub struct RelayLimits {
     pub reservation_duration: Duration,
     /// Circuits open at a time. Each may keep two 64 KiB copy buffers and moves at most the relay's own bandwidth.
     pub circuits_max: usize,
-    /// Circuits from one peer: one for shards, one for control, two for a restart that overlaps.
+    /// Circuits from one peer: an owner needs one to each holder behind a NAT, and a default group alone has eight.
     pub circuits_per_peer_max: usize,
+    /// Circuits that one peer may ask for in an hour; libp2p's thirty are used up by one backup among many holders.
+    pub circuits_per_peer_an_hour: u32,
+    /// ... and all peers of one address together.
+    pub circuits_per_ip_an_hour: u32,
     /// How long one circuit may live: long enough for `circuit_bytes_max` at 75 kB/s, the upstream of a slow line.
     pub circuit_duration: Duration,
     /// Bytes one circuit may carry in each direction: one slot of a full group (256 stripes of 1 MiB).
@@ -27,8 +31,10 @@ pub const RELAY: RelayLimits = RelayLimits {
     reservations_max: 512,
     reservations_per_peer_max: 4,
     reservation_duration: Duration::from_secs(60 * 60),
-    circuits_max: 64,
-    circuits_per_peer_max: 4,
+    circuits_max: 256,
+    circuits_per_peer_max: 64,
+    circuits_per_peer_an_hour: 512,
+    circuits_per_ip_an_hour: 2048,
     circuit_duration: Duration::from_secs(60 * 60),
     circuit_bytes_max: 256 * 1024 * 1024 + RELAY_FRAMING_BYTES,
 };

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use cairn_bootstrap::limits::RELAY;
 use cairn_proto::{message::Roles, network_file::NetworkFile};
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
@@ -41,15 +42,6 @@ const CONTROL_STREAMS_MAX: usize = 64;
 pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A look-up walks some ten hops.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
-/// A circuit carries this much: 250 shards, against libp2p's 128 KiB, which none gets through.
-const CIRCUIT_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Circuits at once: a window of each is 256 KiB.
-const CIRCUITS_MAX: usize = 256;
-/// ... and of one peer: an owner needs one to each holder behind a NAT, and libp2p's four are fewer than a group has.
-const CIRCUITS_PER_PEER_MAX: usize = 64;
-/// Circuits that one peer and one address may ask for in an hour; libp2p's thirty are used up by one backup.
-const CIRCUITS_AN_HOUR: (u32, u32) = (512, 2048);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Names of our protocols in one network.
@@ -204,15 +196,18 @@ fn kademlia(
 fn relay_server(me: libp2p::PeerId, always: bool) -> relay::Behaviour {
     let at_least_one = |limit| NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
     let config = relay::Config {
-        max_circuits: CIRCUITS_MAX,
-        max_circuits_per_peer: CIRCUITS_PER_PEER_MAX,
+        max_reservations: RELAY.reservations_max,
+        max_reservations_per_peer: RELAY.reservations_per_peer_max,
+        reservation_duration: RELAY.reservation_duration,
+        max_circuits: RELAY.circuits_max,
+        max_circuits_per_peer: RELAY.circuits_per_peer_max,
+        max_circuit_bytes: RELAY.circuit_bytes_max,
+        max_circuit_duration: RELAY.circuit_duration,
         circuit_src_rate_limiters: Vec::new(),
-        max_circuit_bytes: CIRCUIT_BYTES_MAX,
-        max_circuit_duration: CIRCUIT_TIME_MAX,
         ..relay::Config::default()
     }
-    .circuit_src_per_peer(at_least_one(CIRCUITS_AN_HOUR.0), HOUR)
-    .circuit_src_per_ip(at_least_one(CIRCUITS_AN_HOUR.1), HOUR);
+    .circuit_src_per_peer(at_least_one(RELAY.circuits_per_peer_an_hour), HOUR)
+    .circuit_src_per_ip(at_least_one(RELAY.circuits_per_ip_an_hour), HOUR);
     let mut relay = relay::Behaviour::new(me, config);
     if always {
         relay.set_status(Some(relay::Status::Enable));

@@ -6,6 +6,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use super::*;
 
 /// Lets the writer see the tasks' commands all at once: it waits for the index until the queue has them.
+#[allow(clippy::await_holding_lock, reason = "the writer is a thread of its own, and is to wait")]
 async fn at_once<T: Send + 'static>(store: &Store, tasks: Vec<impl Future<Output = T> + Send + 'static>) -> Vec<T> {
     let many = tasks.len();
     assert!(many <= writer::QUEUE_MAX);

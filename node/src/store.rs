@@ -28,7 +28,10 @@ mod writer;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -68,7 +71,8 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct StoreConfig {
     /// The store's folder; what belongs to it lies beside it (`store-volume`).
     pub dir: PathBuf,
-    /// The pledge: the log's files stay within it. Compaction needs up to a segment more for a moment.
+    /// The pledge: shards are taken while the log's files stay within it. Above it there is a reserve that only heads and
+    /// state records may use (4,096 heads of 8 KiB, and a segment); compaction needs up to a segment more for a moment.
     pub give: ByteSize,
     /// Bytes of the file system that are left to others.
     pub keep_free: ByteSize,
@@ -207,7 +211,9 @@ struct Shared {
     index: Arc<RwLock<Index>>,
     commands: mpsc::Sender<Command>,
     workers: Semaphore,
-    compaction: tokio::sync::Mutex<()>,
+    compaction: Arc<tokio::sync::Mutex<()>>,
+    /// Bytes of small records since the last compaction that they gave rise to.
+    small: Arc<AtomicU64>,
     opened: Opened,
 }
 
@@ -257,6 +263,7 @@ impl Store {
         let index = Arc::new(RwLock::new(found.index));
         let mut writer =
             Writer::new(disk.clone(), key.clone(), config.clone(), index.clone(), found.database, found.append_to);
+        let small = writer.small.clone();
         let ledgers: Vec<_> = found.lost_ledgers.into_iter().map(|r| (r, None)).collect();
         if let Err(error) = writer.commit(&ledgers) {
             // Their shards say the same as long as they are there; the next start tries again.
@@ -274,7 +281,8 @@ impl Store {
             index,
             commands,
             workers: Semaphore::new(WORKERS),
-            compaction: tokio::sync::Mutex::new(()),
+            compaction: Arc::default(),
+            small,
             opened: found.opened,
         };
         Ok(Self(Arc::new(shared)))
@@ -301,14 +309,7 @@ impl Store {
         if hash != *shard.root.as_bytes() {
             return Err(StoreError::RootMismatch);
         }
-        let again = shard.clone();
-        match self.ask(|reply| Command::Put { shard, blocks, reply }).await {
-            Err(StoreError::NoSpace { needed, .. }) if self.usage().dead_bytes >= needed => {
-                self.compact_from(DEAD_PERCENT_IN_NEED).await?;
-                self.ask(|reply| Command::Put { shard: again, blocks, reply }).await
-            }
-            other => other,
-        }
+        self.ask_for_room(|reply| Command::Put { shard: shard.clone(), blocks, reply }).await
     }
 
     /// Bytes of a shard from `offset` on; `length` 0 means to the end. A shard in the trash is served and restored.
@@ -344,11 +345,11 @@ impl Store {
         match read {
             Err(StoreError::Damaged | StoreError::NotFound) => {
                 // A full queue is no reason to keep the reader waiting: the next read or scrub finds it again.
-                let _ = self.0.commands.try_send(Command::Mark { group, ordinal, damaged: true });
+                let _ = self.0.commands.try_send(Command::Mark { group, ordinal, place: entry.place, damaged: true });
                 Err(StoreError::Damaged)
             }
             Ok(bytes) if entry.stage != Stage::Live => {
-                if let Err(error) = self.ask(|reply| Command::Restore { group, ordinal, reply }).await {
+                if let Err(error) = self.ask_for_room(|reply| Command::Restore { group, ordinal, reply }).await {
                     tracing::warn!(%error, "a shard was served from the trash and could not be restored");
                 }
                 Ok(bytes)
@@ -396,12 +397,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::HeadInvalid`], [`StoreError::HeadsFull`] (the heads kept are never driven out by new ones: who
-    /// makes up vaults must not push out those that exist), [`StoreError::Io`], [`StoreError::Closed`].
+    /// makes up vaults must not push out those that exist), [`StoreError::HeadTooSoon`], [`StoreError::NoSpace`],
+    /// [`StoreError::Io`], [`StoreError::Closed`].
     pub async fn keep_head(&self, encoded: Vec<u8>) -> Result<bool, StoreError> {
         let record = HeadRecord::open(&encoded).map_err(StoreError::HeadInvalid)?;
         let head =
             KeptHead { vault: record.vault, generation: record.generation, sequence: record.sequence, bytes: encoded };
-        self.ask(|reply| Command::KeepHead { head, reply }).await
+        self.ask_for_room(|reply| Command::KeepHead { head: head.clone(), reply }).await
     }
 
     /// The newest head kept for a vault, encoded.
@@ -479,7 +481,8 @@ impl Store {
                 Err(_) => report.missing.push(shard),
             }
             if read.is_err() != entry.damaged {
-                let mark = Command::Mark { group: info.group, ordinal: info.ordinal, damaged: read.is_err() };
+                let (place, damaged) = (entry.place, read.is_err());
+                let mark = Command::Mark { group: info.group, ordinal: info.ordinal, place, damaged };
                 self.0.commands.send(mark).await.map_err(|_| StoreError::Closed)?;
             }
         }
@@ -496,6 +499,11 @@ impl Store {
 
     async fn compact_from(&self, least_dead_percent: u64) -> Result<CompactionReport, StoreError> {
         let _one = self.0.compaction.lock().await;
+        self.compact_alone(least_dead_percent).await
+    }
+
+    /// The caller has the lock of compaction.
+    async fn compact_alone(&self, least_dead_percent: u64) -> Result<CompactionReport, StoreError> {
         let purged = self.ask(|reply| Command::PurgeTrash { reply }).await?;
         let mut report = CompactionReport { purged, ..CompactionReport::default() };
         for segment in self.ask(|reply| Command::PlanCompaction { least_dead_percent, reply }).await? {
@@ -529,6 +537,32 @@ impl Store {
 
     fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.0.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::ask`]; when there is no space but garbage, that is collected first. Heads and state records that
+    /// strangers can make us write without end are garbage soon: after a segment of them, a compaction begins.
+    async fn ask_for_room<T>(&self, command: impl Fn(Reply<T>) -> Command) -> Result<T, StoreError> {
+        let result = match self.ask(&command).await {
+            Err(StoreError::NoSpace { needed, .. }) if self.usage().dead_bytes >= needed => {
+                self.compact_from(DEAD_PERCENT_IN_NEED).await?;
+                self.ask(command).await
+            }
+            other => other,
+        };
+        if self.0.small.load(Ordering::Relaxed) >= self.0.config.segment_size.0
+            && let Ok(one) = self.0.compaction.clone().try_lock_owned()
+        {
+            self.0.small.store(0, Ordering::Relaxed);
+            let store = self.clone();
+            tokio::spawn(async move {
+                let _one = one;
+                match store.compact_alone(DEAD_PERCENT).await {
+                    Ok(report) => tracing::debug!(?report, "compacted after many small records"),
+                    Err(error) => tracing::warn!(%error, "the store could not be compacted"),
+                }
+            });
+        }
+        result
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {

@@ -138,8 +138,8 @@ pub struct StateChange {
     pub lease_until: Timestamp,
     /// When it happened.
     pub at: Timestamp,
-    /// Segment of the shard's record. A purge must be kept while a segment up to this one exists, or a scan would
-    /// find the shard and no reason not to list it.
+    /// Segment of the shard's record; of a purge the newest segment at that time. A purge must be kept while a segment up
+    /// to this one exists, or a scan would find a copy of the shard and no reason not to list it.
     pub segment: u32,
 }
 

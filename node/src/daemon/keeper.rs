@@ -73,6 +73,7 @@ fn refusal(error: StoreError) -> RefusalCode {
         StoreError::Occupied => RefusalCode::Occupied,
         StoreError::LedgerConflict { .. } => RefusalCode::LedgerConflict,
         StoreError::NoSpace { .. } | StoreError::HeadsFull { .. } => RefusalCode::NoSpace,
+        StoreError::HeadTooSoon => RefusalCode::Busy,
         StoreError::NotFound => RefusalCode::NotFound,
         StoreError::Damaged => RefusalCode::Damaged,
         StoreError::Closed => RefusalCode::ShuttingDown,

@@ -5,10 +5,13 @@
 //!
 //! - **STORE-2** Compaction changes no answer. Attacked by `tests::life::compaction_changes_no_answer`.
 
-use std::{ops::ControlFlow, sync::PoisonError};
+use std::{collections::BTreeSet, io::ErrorKind, ops::ControlFlow, sync::PoisonError};
 
 use bytes::Bytes;
-use cairn_proto::record::{Change, Record, SHARD_RECORD, ShardHead};
+use cairn_proto::{
+    GroupId,
+    record::{Change, Record, SHARD_RECORD, ShardHead},
+};
 
 use super::{
     StoreError,
@@ -45,7 +48,7 @@ impl Writer {
                 let dead = s.len.saturating_sub(s.current);
                 let empty = s.current <= SEGMENT_START && self.active_segment() != Some(**number);
                 let sparse = dead > 0 && dead * 100 >= s.len * least_dead_percent;
-                (empty || sparse) && !self.unmovable.contains(number)
+                (empty || sparse) && self.unmovable.get(number) != Some(&s.current)
             })
             .map(|(number, _)| *number)
             .collect();
@@ -69,10 +72,18 @@ impl Pass {
             return Ok(Step::Kept);
         }
         let (mut copies, mut bytes, mut seen, mut stop) = (Vec::new(), 0, 0, None);
-        walk(file.as_ref(), &writer.key, from, len, Payloads::Skip, |found| {
+        // The index learns of a copy when the step is written: a state that stands here many times is to go once.
+        let (mut states, mut damaged) = (BTreeSet::new(), Vec::new());
+        let walked = walk(file.as_ref(), &writer.key, from, len, Payloads::Skip, |found| {
             let place = Place { segment: number, offset: found.offset };
             seen += 1;
-            for copy in copies_of(writer, &found.record, place) {
+            for copy in copies_of(writer, &found.record, place, &mut damaged) {
+                if let Record::State(s) = &copy.0 {
+                    let purged = (s.change == Change::Purged).then_some(s.segment);
+                    if !states.insert((s.group, s.ordinal, s.root, purged)) {
+                        continue;
+                    }
+                }
                 bytes += copy.1.as_ref().map_or(0, |_| SHARD_RECORD as u64);
                 copies.push(copy);
             }
@@ -83,25 +94,41 @@ impl Pass {
             ControlFlow::Break(())
         });
         writer.commit(&copies)?;
+        for (group, ordinal, place) in damaged {
+            writer.mark(group, ordinal, place, true);
+        }
+        if walked.unreadable {
+            return Ok(Self::keep(writer, number));
+        }
         match stop {
             Some(next) if next < len => Ok(Step::More(next)),
             _ => Self::finish(writer, number, len),
         }
     }
 
+    /// The segment stays, until less in it counts: a repair or a purge of what cannot be moved.
+    fn keep(writer: &mut Writer, number: u32) -> Step {
+        let left = writer.read_index().segments.get(&number).map_or(0, |s| s.current);
+        tracing::warn!(segment = number, bytes = left, "damage keeps a segment from being emptied");
+        writer.unmovable.insert(number, left);
+        Step::Kept
+    }
+
     fn finish(writer: &mut Writer, number: u32, len: u64) -> Result<Step, StoreError> {
         let left = writer.read_index().segments.get(&number).map_or(0, |s| s.current);
         if left > SEGMENT_START {
-            tracing::warn!(segment = number, bytes = left, "damaged records keep a segment from being emptied");
-            writer.unmovable.insert(number);
-            return Ok(Step::Kept);
+            return Ok(Self::keep(writer, number));
         }
         // The database must not point into a file that is gone, or the next start would scan everything.
         if let Some(database) = &writer.database {
             database.flush();
         }
         let io = StoreError::io("removing an empty segment");
-        writer.disk.remove(&segment_name(number)).map_err(&io)?;
+        match writer.disk.remove(&segment_name(number)) {
+            // An earlier attempt came this far.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other.map_err(&io)?,
+        }
         writer.disk.sync_folder().map_err(&io)?;
         writer.index.write().unwrap_or_else(PoisonError::into_inner).remove_segment(number);
         // The checkpoint may have stood in the segment that went.
@@ -110,8 +137,13 @@ impl Pass {
     }
 }
 
-/// What has to be written elsewhere before this record may go.
-fn copies_of(writer: &Writer, record: &Record, place: Place) -> Vec<(Record, Option<Bytes>)> {
+/// What has to be written elsewhere before this record may go. Shards that turn out to be damaged go to `damaged`.
+fn copies_of(
+    writer: &Writer,
+    record: &Record,
+    place: Place,
+    damaged: &mut Vec<(GroupId, u8, Place)>,
+) -> Vec<(Record, Option<Bytes>)> {
     let index = writer.read_index();
     match record {
         Record::Segment { .. } => Vec::new(),
@@ -133,6 +165,7 @@ fn copies_of(writer: &Writer, record: &Record, place: Place) -> Vec<(Record, Opt
             // A damaged shard stays where it is, and its segment with it, until it is repaired or purged.
             let Some(Ok((_, payload))) = file.map(|f| read_verified(f.as_ref(), &writer.key, place.offset, &expected))
             else {
+                damaged.push((s.group, s.ordinal, place));
                 return Vec::new();
             };
             let head = ShardHead { lease_until: entry.lease_until, ..*s };
@@ -144,7 +177,8 @@ fn copies_of(writer: &Writer, record: &Record, place: Place) -> Vec<(Record, Opt
             copies
         }
         Record::State(s) if s.change == Change::Purged => {
-            let needed = index.entry(&s.group, s.ordinal).is_none()
+            // Another shard at the place now says nothing about this one; the same one again is the last word itself.
+            let needed = index.entry(&s.group, s.ordinal).is_none_or(|e| e.root != s.root)
                 && index.segments.range(..=s.segment).any(|(number, _)| *number != place.segment);
             if needed { vec![(record.clone(), None)] } else { Vec::new() }
         }

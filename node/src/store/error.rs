@@ -53,6 +53,9 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// The vault's head has moved too often of late.
+    #[error("this vault's head has moved too often; one a second is kept")]
+    HeadTooSoon,
     /// The store is closed or closing.
     #[error("the store is closed")]
     Closed,

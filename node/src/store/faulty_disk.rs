@@ -23,10 +23,14 @@ pub enum Fault {
     Broken,
     /// A sync says that it worked and did nothing.
     LostSync,
+    /// The power goes in the middle of the operation, as in [`FaultyDisk::crash`].
+    PowerCut,
 }
 
 /// Bytes that a power cut keeps or loses as one.
 const SECTOR: usize = 512;
+/// Bytes compared at a time; a multiple of [`SECTOR`].
+const STRIDE: usize = 64 * 1024;
 
 /// The disk. Clones are the same disk.
 #[derive(Clone)]
@@ -38,8 +42,11 @@ struct State {
     durable: BTreeMap<String, Arc<Mutex<Content>>>,
     faults: BTreeMap<u64, Fault>,
     operations: u64,
+    syncs: u64,
     free: u64,
     locked: bool,
+    /// From a power cut until somebody opens the disk again: whoever still runs is not there any more.
+    dead: bool,
     random: u64,
     /// Raised by a power cut: handles from before it are dead.
     epoch: u64,
@@ -61,8 +68,10 @@ impl FaultyDisk {
             durable: BTreeMap::new(),
             faults: BTreeMap::new(),
             operations: 0,
+            syncs: 0,
             free: u64::MAX,
             locked: false,
+            dead: false,
             random: seed,
             epoch: 0,
         })))
@@ -73,6 +82,18 @@ impl FaultyDisk {
         let mut state = self.state();
         let at = state.operations + in_operations;
         state.faults.insert(at, fault);
+    }
+
+    /// Operations so far: what [`Self::fail`] counts by.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// Syncs of files so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
     }
 
     /// Forgets the faults that have not happened.
@@ -87,28 +108,7 @@ impl FaultyDisk {
 
     /// The power goes: unsynced bytes are kept or lost by chance, all handles are dead, the lock is free.
     pub fn crash(&self) {
-        let mut state = self.state();
-        state.epoch += 1;
-        state.locked = false;
-        state.faults.clear();
-        let names: BTreeSet<String> = state.files.keys().chain(state.durable.keys()).cloned().collect();
-        let mut after = BTreeMap::new();
-        for name in names {
-            let (now, durable) = (state.files.get(&name).cloned(), state.durable.get(&name).cloned());
-            // In both: the file stays. In one: the folder was not synced since, so it is there by chance.
-            let keep_now = state.chance();
-            let file = match (now, durable) {
-                (Some(now), Some(_)) => now,
-                (Some(now), None) if keep_now => now,
-                (None, Some(durable)) if keep_now => durable,
-                _ => continue,
-            };
-            let file = file.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let left = state.tear(&file);
-            after.insert(name, Arc::new(Mutex::new(Content { now: left.clone(), synced: left })));
-        }
-        state.files = after.clone();
-        state.durable = after;
+        self.state().crash();
     }
 
     /// Changes the bytes of a file behind everybody's back. `None` when there is no such file.
@@ -140,6 +140,12 @@ impl FaultyDisk {
         copy
     }
 
+    /// The disk, unless the power went and nobody has opened it since.
+    fn living(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.dead { Err(broken()) } else { Ok(state) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,6 +165,31 @@ impl State {
         self.next() & 1 == 1
     }
 
+    fn crash(&mut self) {
+        self.epoch += 1;
+        self.locked = false;
+        self.dead = true;
+        self.faults.clear();
+        let names: BTreeSet<String> = self.files.keys().chain(self.durable.keys()).cloned().collect();
+        let mut after = BTreeMap::new();
+        for name in names {
+            let (now, durable) = (self.files.get(&name).cloned(), self.durable.get(&name).cloned());
+            // In both: the file stays. In one: the folder was not synced since, so it is there by chance.
+            let keep_now = self.chance();
+            let file = match (now, durable) {
+                (Some(now), Some(_)) => now,
+                (Some(now), None) if keep_now => now,
+                (None, Some(durable)) if keep_now => durable,
+                _ => continue,
+            };
+            let file = file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let left = self.tear(&file);
+            after.insert(name, Arc::new(Mutex::new(Content { now: left.clone(), synced: left })));
+        }
+        self.files = after.clone();
+        self.durable = after;
+    }
+
     fn operation(&mut self) -> Option<Fault> {
         self.operations += 1;
         let at = self.operations;
@@ -170,9 +201,16 @@ impl State {
         let (short, long) = (file.synced.len().min(file.now.len()), file.synced.len().max(file.now.len()));
         let all = self.chance();
         let len = if all { file.now.len() } else { short + (self.next() % (long - short + 1) as u64) as usize };
+        // Most of a file was synced long ago and is the same in both: it is compared in one go.
+        let same = (0..short).step_by(STRIDE).find(|at| {
+            let end = (at + STRIDE).min(short);
+            file.synced[*at..end] != file.now[*at..end]
+        });
+        let same = same.unwrap_or(short / SECTOR * SECTOR);
         let mut out = vec![0; len];
-        for (i, sector) in out.chunks_mut(SECTOR).enumerate() {
-            let at = i * SECTOR;
+        out[..same].copy_from_slice(&file.now[..same]);
+        for (i, sector) in out[same..].chunks_mut(SECTOR).enumerate() {
+            let at = same + i * SECTOR;
             let old = file.synced.get(at..(at + sector.len()).min(file.synced.len())).unwrap_or(&[]);
             let new = file.now.get(at..(at + sector.len()).min(file.now.len())).unwrap_or(&[]);
             let chosen = if old == new || self.chance() { new } else { old };
@@ -188,6 +226,7 @@ impl Disk for FaultyDisk {
         if std::mem::replace(&mut state.locked, true) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        state.dead = false;
         Ok(Box::new(Unlock { disk: self.clone(), epoch: state.epoch }))
     }
 
@@ -196,8 +235,14 @@ impl Disk for FaultyDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
-        let mut state = self.state();
-        fault_of(state.operation())?;
+        let mut state = self.living()?;
+        let fault = state.operation();
+        if fault == Some(Fault::PowerCut) {
+            state.files.entry(name.to_owned()).or_default();
+            state.crash();
+            return Err(broken());
+        }
+        fault_of(fault)?;
         if state.files.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -213,15 +258,28 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
-        fault_of(state.operation())?;
-        state.files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut state = self.living()?;
+        let fault = state.operation();
+        let cut = fault == Some(Fault::PowerCut);
+        if !cut {
+            fault_of(fault)?;
+        }
+        let removed = state.files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into());
+        if cut {
+            state.crash();
+            return Err(broken());
+        }
+        removed
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.living()?;
         match state.operation() {
             Some(Fault::LostSync) => return Ok(()),
+            Some(Fault::PowerCut) => {
+                state.crash();
+                return Err(broken());
+            }
             other => fault_of(other)?,
         }
         state.durable = state.files.clone();
@@ -263,6 +321,11 @@ impl FaultyFile {
         Ok((state.operation(), state.next()))
     }
 
+    fn power_cut(&self) -> io::Error {
+        self.disk.crash();
+        broken()
+    }
+
     fn bytes(&self) -> MutexGuard<'_, Content> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -289,7 +352,8 @@ impl SegmentFile for FaultyFile {
         let mut all: Vec<u8> = Vec::with_capacity(slices.iter().map(|s| s.len()).sum());
         slices.iter().for_each(|s| all.extend_from_slice(s));
         let asked = all.len();
-        if matches!(fault, Some(Fault::ShortWrite | Fault::NoSpace | Fault::Broken)) && asked > 1 {
+        let part = matches!(fault, Some(Fault::ShortWrite | Fault::NoSpace | Fault::Broken | Fault::PowerCut));
+        if part && asked > 1 {
             all.truncate((random % (asked as u64 - 1)) as usize + 1);
         }
         let mut bytes = self.bytes();
@@ -298,15 +362,20 @@ impl SegmentFile for FaultyFile {
             bytes.now.resize(to, 0);
         }
         bytes.now[from..to].copy_from_slice(&all);
+        drop(bytes);
         match fault {
             Some(Fault::ShortWrite) => Ok(all.len()),
+            Some(Fault::PowerCut) => Err(self.power_cut()),
             other => fault_of(other).map(|()| all.len()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        match self.operation()?.0 {
+        let fault = self.operation()?.0;
+        self.disk.state().syncs += 1;
+        match fault {
             Some(Fault::LostSync) => return Ok(()),
+            Some(Fault::PowerCut) => return Err(self.power_cut()),
             other => fault_of(other)?,
         }
         let mut bytes = self.bytes();
@@ -319,9 +388,16 @@ impl SegmentFile for FaultyFile {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        fault_of(self.operation()?.0)?;
+        let fault = self.operation()?.0;
+        if fault != Some(Fault::PowerCut) {
+            fault_of(fault)?;
+        }
         let mut bytes = self.bytes();
         bytes.now.resize(size as usize, 0);
+        if fault == Some(Fault::PowerCut) {
+            drop(bytes);
+            return Err(self.power_cut());
+        }
         bytes.synced = bytes.now.clone();
         Ok(())
     }
@@ -330,7 +406,7 @@ impl SegmentFile for FaultyFile {
 fn fault_of(fault: Option<Fault>) -> io::Result<()> {
     match fault {
         Some(Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
-        Some(Fault::Broken) => Err(broken()),
+        Some(Fault::Broken | Fault::PowerCut) => Err(broken()),
         _ => Ok(()),
     }
 }

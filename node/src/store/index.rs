@@ -20,7 +20,7 @@ use cairn_proto::{
 use super::disk::SegmentFile;
 
 /// Bytes of a ledger or state record in the log.
-const SMALL: u64 = 128;
+pub(super) const SMALL: u64 = 128;
 /// Bytes of a segment's first record.
 pub(super) const SEGMENT_START: u64 = ALIGN as u64;
 
@@ -307,6 +307,11 @@ impl HeadEntry {
     }
 
     fn record_len(&self) -> u64 {
-        (FIXED + 32 + 4 + 8 + self.kept.bytes.len()).next_multiple_of(ALIGN) as u64
+        head_record_len(self.kept.bytes.len())
     }
+}
+
+/// Bytes of a head's record in the log.
+pub(super) const fn head_record_len(head: usize) -> u64 {
+    (FIXED + 32 + 4 + 8 + head).next_multiple_of(ALIGN) as u64
 }

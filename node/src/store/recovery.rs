@@ -1,7 +1,8 @@
 //! Opens what a stop, a crash or a damaged disk left behind.
 //!
 //! The database is believed when its digest fits and everything it points to exists; then only the log behind its
-//! checkpoint is read. Else the whole log is. Bytes that are no record cost themselves only: they are skipped
+//! checkpoint is read. Else the whole log is. A shard's record takes the place of an older one of the same shard only when
+//! its bytes are sound: what a crash left of a compaction must not hide the good one (DUR-4). Bytes that are no record cost themselves only: they are skipped
 //! and reported. Nothing is ever cut off but the tail of the newest segment behind its last whole record, which
 //! is what a crash in the middle of an unacknowledged write leaves.
 
@@ -14,6 +15,7 @@ use super::{
     database::{Database, Loaded},
     disk::Disk,
     index::{Index, Place, SEGMENT_START},
+    reader::{Expected, read_verified},
     scan::{Payloads, walk},
     writer::segment_name,
 };
@@ -31,6 +33,8 @@ pub struct Opened {
     pub gaps: Vec<(u32, u64, u64)>,
     /// Shards whose bytes are not what their record says.
     pub damaged: u64,
+    /// Copies of shards whose bytes never reached the disk; the shard they were to replace counts.
+    pub torn_copies: u64,
     /// Records that contradict the ledger (SEP-1) and were ignored.
     pub conflicts: u64,
 }
@@ -95,6 +99,24 @@ pub(super) fn recover(
         let Some((file, size)) = index.segments.get(&number).map(|s| (s.file.clone(), s.len)) else { continue };
         let walked = walk(file.as_ref(), key, start, size, payloads, |found| {
             opened.records_read += 1;
+            if let Record::Shard(s) = &found.record
+                && index.entry(&s.group, s.ordinal).is_some_and(|e| e.root == s.root)
+            {
+                let sound = match payloads {
+                    Payloads::Verify => found.payload_ok,
+                    // Rare: both a copy and what it was copied from are still there.
+                    Payloads::Skip => {
+                        let same = Expected { group: s.group, slot: s.slot, ordinal: s.ordinal, root: s.root };
+                        read_verified(file.as_ref(), key, found.offset, &same).is_ok()
+                    }
+                };
+                if !sound {
+                    // A crash in the middle of compaction, or of a repair. The log has the shard already, and the
+                    // next compaction would remove the one that counts less.
+                    opened.torn_copies += 1;
+                    return ControlFlow::Continue(());
+                }
+            }
             match index.apply(&found.record, Place { segment: number, offset: found.offset }) {
                 Some(changed) => rows.extend(changed),
                 None => opened.conflicts += 1,
@@ -160,6 +182,7 @@ fn report(opened: &Opened) {
             rebuilt = opened.rebuilt,
             records = opened.records_read,
             torn = opened.torn_bytes,
+            copies = opened.torn_copies,
             "store opened"
         );
     }

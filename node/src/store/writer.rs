@@ -9,14 +9,18 @@
 //!   first. Enforced by [`Writer::plan_put`]; attacked by `tests::life::ledger_outlives..`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::{self, IoSlice},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use cairn_proto::{
     ByteSize, GroupId, Slot, Timestamp, VaultKey,
+    message::HEAD_RECORD_MAX,
     record::{BLOCKS, Change, KeptHead, Record, RecordKey, SHARD_RECORD, ShardHead, StateChange},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +30,7 @@ use super::{
     compaction::{Pass, Step},
     database::Database,
     disk::{Disk, SegmentFile},
-    index::{Index, Place, Row, SEGMENT_START, Stage},
+    index::{Index, Place, Row, SEGMENT_START, SMALL, Stage, head_record_len},
 };
 
 /// Commands of one commit: 32 shards are 32 MiB, which one sync costs little more than one shard.
@@ -35,6 +39,13 @@ pub(super) const BATCH_MAX: usize = 32;
 pub(super) const QUEUE_MAX: usize = BATCH_MAX;
 /// Vaults whose heads are kept: 8 KiB each, 32 MiB in memory.
 pub const HEADS_MAX: usize = 4096;
+/// A vault's head moves at most once in this time: a snapshot takes longer, and each move costs a record and a sync.
+const HEAD_EVERY_MS: u64 = 1_000;
+/// Moves that may come at once, if fewer came before: an owner's small snapshots in a row.
+const HEAD_BURST: u64 = 8;
+/// Bytes above the pledge for heads and for state records, which shards never take: all heads at their largest, and beside
+/// them a segment (see [`reserve`]) of garbage until compaction has come round.
+const HEADS_RESERVE: u64 = HEADS_MAX as u64 * head_record_len(HEAD_RECORD_MAX);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -43,7 +54,7 @@ pub(super) enum Command {
     Delete { group: GroupId, slot: Slot, ordinal: u8, reply: Reply<()> },
     Restore { group: GroupId, ordinal: u8, reply: Reply<()> },
     KeepHead { head: KeptHead, reply: Reply<bool> },
-    Mark { group: GroupId, ordinal: u8, damaged: bool },
+    Mark { group: GroupId, ordinal: u8, place: Place, damaged: bool },
     Expire { grace_ms: u64, reply: Reply<u64> },
     PurgeTrash { reply: Reply<u64> },
     PlanCompaction { least_dead_percent: u64, reply: Reply<Vec<u32>> },
@@ -82,16 +93,23 @@ pub(super) struct Writer {
     active: Option<Active>,
     read_only: bool,
     next_number: u32,
-    /// Segments that compaction could not empty because something in them is damaged: left for a repair.
-    pub(super) unmovable: BTreeSet<u32>,
+    /// Segments that compaction could not empty because something in them is damaged, with the bytes that counted then: left
+    /// until a repair or a purge changes that. As many as there are segments.
+    pub(super) unmovable: BTreeMap<u32, u64>,
+    /// Until when each vault's recent moves are paid for; see [`HEAD_BURST`]. Only vaults whose heads are kept: at most
+    /// [`HEADS_MAX`].
+    moves: BTreeMap<VaultKey, Timestamp>,
+    /// Bytes of small records since the last compaction that they gave rise to.
+    pub(super) small: Arc<AtomicU64>,
 }
 
 /// What a batch already claims.
 #[derive(Default)]
 struct Claims {
     shards: BTreeSet<(GroupId, u8)>,
-    ledgers: std::collections::BTreeMap<GroupId, Slot>,
-    heads: BTreeSet<VaultKey>,
+    ledgers: BTreeMap<GroupId, Slot>,
+    /// The newest of each vault.
+    heads: BTreeMap<VaultKey, (u32, u64)>,
     new_heads: usize,
     bytes: u64,
 }
@@ -112,18 +130,30 @@ impl Writer {
             Some(Active { number, file: segment.file.clone(), end: segment.len })
         });
         drop(guard);
-        Self { disk, key, config, index, database, active, read_only: false, next_number, unmovable: BTreeSet::new() }
+        Self {
+            disk,
+            key,
+            config,
+            index,
+            database,
+            active,
+            read_only: false,
+            next_number,
+            unmovable: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            small: Arc::default(),
+        }
     }
 
     /// Serves commands until told to close or until nobody is left to ask.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>, lock: Box<dyn Send>) {
-        let mut waiting = None;
+        let mut waiting = VecDeque::new();
         let closed = loop {
-            let Some(first) = waiting.take().or_else(|| queue.blocking_recv()) else { break None };
+            let Some(first) = waiting.pop_front().or_else(|| queue.blocking_recv()) else { break None };
             if let Command::Close { reply } = first {
                 break Some(reply);
             }
-            waiting = self.serve_batch(first, &mut queue);
+            self.serve_batch(first, &mut waiting, &mut queue);
         };
         drop(queue);
         if let Some(database) = self.database.take() {
@@ -137,34 +167,40 @@ impl Writer {
         }
     }
 
-    /// Fills one batch from the queue, commits it, answers. Returns a command that has to wait for that.
-    fn serve_batch(&mut self, first: Command, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    /// Fills one batch from `waiting` and the queue, commits it, answers. Commands that depend on what the batch writes
+    /// are `waiting` afterwards, in their order; at most [`BATCH_MAX`] and one, since filling ends there.
+    fn serve_batch(&mut self, first: Command, waiting: &mut VecDeque<Command>, queue: &mut mpsc::Receiver<Command>) {
         let mut claims = Claims::default();
         let mut staged = Vec::new();
         let mut next = Some(first);
-        let mut left = None;
+        let mut aside = Vec::new();
         // One question to the file system per batch.
         let disk_free = self.disk_free();
         while let Some(command) = next.take() {
+            if matches!(command, Command::Close { .. }) {
+                // Back to `run`, which ends with it when what waits is done.
+                aside.push(command);
+                break;
+            }
             match self.plan(command, &mut claims, disk_free) {
                 Plan::Write(s) => staged.push(s),
                 Plan::Done => {}
-                Plan::Later(command) => {
-                    left = Some(command);
-                    break;
-                }
+                Plan::Later(command) => aside.push(command),
                 Plan::Alone(command) if staged.is_empty() => {
                     self.serve_alone(command);
                     break;
                 }
                 Plan::Alone(command) => {
-                    left = Some(command);
+                    aside.push(command);
                     break;
                 }
             }
-            if staged.len() < BATCH_MAX {
-                next = queue.try_recv().ok();
+            if staged.len() < BATCH_MAX && aside.len() < BATCH_MAX {
+                next = waiting.pop_front().or_else(|| queue.try_recv().ok());
             }
+        }
+        for command in aside.into_iter().rev() {
+            waiting.push_front(command);
         }
         let mut records = Vec::new();
         let mut answers = Vec::new();
@@ -173,10 +209,13 @@ impl Writer {
             answers.push(s.done);
         }
         let result = self.commit(&records);
+        if result.is_ok() {
+            let small: u64 = records.iter().map(|(r, _)| small_len(r)).sum();
+            self.small.fetch_add(small, Ordering::Relaxed);
+        }
         for done in answers {
             done(result.clone());
         }
-        left
     }
 
     /// What may still be written to the disk with the keep-free limit respected.
@@ -188,7 +227,7 @@ impl Writer {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn plan(&self, command: Command, claims: &mut Claims, disk_free: u64) -> Plan {
+    fn plan(&mut self, command: Command, claims: &mut Claims, disk_free: u64) -> Plan {
         match command {
             Command::Put { .. } => self.plan_put(command, claims, disk_free),
             Command::Delete { group, slot, ordinal, reply } => {
@@ -215,30 +254,69 @@ impl Writer {
                     None => answer(reply, Err(StoreError::NotFound)),
                     Some(Stage::Live) => answer(reply, Ok(())),
                     Some(Stage::Trash { .. }) => {
+                        if let Err(full) = self.claim_small(&index, claims, disk_free, SMALL) {
+                            return answer(reply, Err(full));
+                        }
                         let record = state_of(&index, &group, ordinal, Change::Restored, (self.config.clock)(), None);
                         write(record.into_iter().map(|r| (r, None)).collect(), reply, ())
                     }
                 }
             }
-            Command::KeepHead { head, reply } => {
-                if !claims.heads.insert(head.vault) {
-                    return Plan::Later(Command::KeepHead { head, reply });
-                }
-                let index = self.read_index();
-                match index.heads.get(&head.vault) {
-                    Some(old) if old.order() >= (head.generation, head.sequence) => return answer(reply, Ok(false)),
-                    Some(_) => {}
-                    None if index.heads.len() + claims.new_heads >= HEADS_MAX => {
-                        return answer(reply, Err(StoreError::HeadsFull { limit: HEADS_MAX }));
-                    }
-                    None => claims.new_heads += 1,
-                }
-                write(vec![(Record::Head(head), None)], reply, true)
-            }
-            // Back to `run`, which ends with it.
-            close @ Command::Close { .. } => Plan::Later(close),
+            Command::KeepHead { head, reply } => self.plan_head(head, reply, claims, disk_free),
             other => Plan::Alone(other),
         }
+    }
+
+    fn plan_head(&mut self, head: KeptHead, reply: Reply<bool>, claims: &mut Claims, disk_free: u64) -> Plan {
+        let order = (head.generation, head.sequence);
+        let claimed = claims.heads.get(&head.vault).copied();
+        if claimed.is_some_and(|newest| newest >= order) {
+            // The answer is no, but not before the newer one is durable.
+            return Plan::Later(Command::KeepHead { head, reply });
+        }
+        let index = self.index.clone();
+        let index = index.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = index.heads.get(&head.vault);
+        if kept.is_some_and(|old| old.order() >= order) {
+            return answer(reply, Ok(false));
+        }
+        let moves = kept.is_some() || claimed.is_some();
+        if !moves && index.heads.len() + claims.new_heads >= HEADS_MAX {
+            return answer(reply, Err(StoreError::HeadsFull { limit: HEADS_MAX }));
+        }
+        if let Err(full) = self.claim_small(&index, claims, disk_free, head_record_len(head.bytes.len())) {
+            return answer(reply, Err(full));
+        }
+        if moves && !self.may_move(head.vault) {
+            return answer(reply, Err(StoreError::HeadTooSoon));
+        }
+        claims.new_heads += usize::from(!moves);
+        claims.heads.insert(head.vault, order);
+        write(vec![(Record::Head(head), None)], reply, true)
+    }
+
+    /// Whether the vault's head may move now; if so, that is remembered.
+    fn may_move(&mut self, vault: VaultKey) -> bool {
+        let now = (self.config.clock)();
+        let furthest = now.plus_ms(HEAD_BURST * HEAD_EVERY_MS);
+        // A clock that was set back makes nobody wait for longer than a turn.
+        let paid = self.moves.get(&vault).copied().unwrap_or(now).max(now).min(furthest);
+        let next = paid.plus_ms(HEAD_EVERY_MS);
+        let may = next <= furthest;
+        self.moves.insert(vault, if may { next } else { paid });
+        may
+    }
+
+    /// Counts a head or a state record against the reserve above the pledge and the disk's free bytes. Deletions and
+    /// purges need not ask: there is one of each for a shard that was stored, and they are what makes room.
+    fn claim_small(&self, index: &Index, claims: &mut Claims, disk_free: u64, bytes: u64) -> Result<(), StoreError> {
+        let limit = ByteSize(self.config.give.0.saturating_add(reserve(&self.config)));
+        let free = index.usage(limit, disk_free).free_bytes.0.saturating_sub(claims.bytes);
+        if bytes + SEGMENT_START > free {
+            return Err(StoreError::NoSpace { needed: ByteSize(bytes), free: ByteSize(free) });
+        }
+        claims.bytes += bytes + SEGMENT_START;
+        Ok(())
     }
 
     fn plan_put(&self, command: Command, claims: &mut Claims, disk_free: u64) -> Plan {
@@ -265,6 +343,9 @@ impl Writer {
                     Stage::Live if lease_until > entry.lease_until => Change::Lease,
                     Stage::Live => return answer(reply, Ok(stored)),
                 };
+                if let Err(full) = self.claim_small(&index, claims, disk_free, SMALL) {
+                    return answer(reply, Err(full));
+                }
                 claims.shards.insert(at);
                 let record = state_of(&index, &shard.group, shard.ordinal, change, now, Some(lease_until));
                 return write(record.into_iter().map(|r| (r, None)).collect(), reply, stored);
@@ -286,7 +367,9 @@ impl Writer {
         claims.shards.insert(at);
         claims.ledgers.insert(shard.group, shard.slot);
         let stored_at = index.entry(&shard.group, shard.ordinal).map_or(now, |e| e.stored_at);
-        let lease_until = shard.lease_until;
+        // What was promised for the copy that is damaged holds for the new one.
+        let promised = index.entry(&shard.group, shard.ordinal).map_or(Timestamp(0), |e| e.lease_until);
+        let lease_until = shard.lease_until.max(promised);
         let head = ShardHead {
             group: shard.group,
             slot: shard.slot,
@@ -302,7 +385,7 @@ impl Writer {
 
     fn serve_alone(&mut self, command: Command) {
         match command {
-            Command::Mark { group, ordinal, damaged } => self.mark(group, ordinal, damaged),
+            Command::Mark { group, ordinal, place, damaged } => self.mark(group, ordinal, place, damaged),
             Command::Expire { grace_ms, reply } => {
                 let _ = reply.send(self.expire(grace_ms));
             }
@@ -323,10 +406,11 @@ impl Writer {
         }
     }
 
-    fn mark(&mut self, group: GroupId, ordinal: u8, damaged: bool) {
+    /// Remembers what a reader found at `place`; another copy that the shard has by now is not meant.
+    pub(super) fn mark(&mut self, group: GroupId, ordinal: u8, place: Place, damaged: bool) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let changed =
-            index.entry_mut(&group, ordinal).is_some_and(|e| std::mem::replace(&mut e.damaged, damaged) != damaged);
+        let entry = index.entry_mut(&group, ordinal).filter(|e| e.place == place);
+        let changed = entry.is_some_and(|e| std::mem::replace(&mut e.damaged, damaged) != damaged);
         drop(index);
         if changed {
             self.record(&[Row::Shard(group, ordinal)]);
@@ -512,8 +596,26 @@ pub(super) fn state_of(
         root: entry.root,
         lease_until: lease.unwrap_or(entry.lease_until),
         at,
-        segment: entry.place.segment,
+        // Copies that a crash tore may lie in any segment up to the newest: the record of a purge outlives them all.
+        segment: match change {
+            Change::Purged => index.segments.keys().next_back().copied().unwrap_or(entry.place.segment),
+            _ => entry.place.segment,
+        },
     }))
+}
+
+/// Bytes above the pledge that heads and state records may take.
+fn reserve(config: &StoreConfig) -> u64 {
+    HEADS_RESERVE + config.segment_size.0
+}
+
+/// Bytes of a record that is not a shard.
+fn small_len(record: &Record) -> u64 {
+    match record {
+        Record::Shard(_) => 0,
+        Record::Head(kept) => head_record_len(kept.bytes.len()),
+        _ => SMALL,
+    }
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T, StoreError>) -> Plan {

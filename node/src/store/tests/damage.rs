@@ -90,6 +90,8 @@ async fn damage_is_found_listed_repaired_and_its_neighbours_stay() {
     assert_eq!((report.checked, report.damaged, report.missing), (9, vec![hit], vec![]));
     assert!(matches!(read(&store, &all[4]).await, Err(StoreError::Damaged)));
     assert_eq!(store.get(group(1), slot(2), 4, 0, 1000).await.expect("a sound block"), all[4].bytes.slice(..1000));
+    // The finding is told to the writer without waiting: this waits until it came by.
+    store.delete(group(9), slot(2), 0).await.expect_err("not here");
     assert!(store.list()[4].damaged);
     assert_eq!(store.holding(group(1), slot(2))[0], 0b1110_1111);
     // The head of another one.

@@ -115,6 +115,7 @@ async fn compaction_changes_no_answer() {
     for s in &all {
         store.put(s.clone()).await.expect("stored");
         store.keep_head(head(1, s.ordinal.into()).1).await.expect("kept");
+        clock.advance(1_000);
     }
     for s in all.iter().filter(|s| s.ordinal % 3 != 0) {
         store.delete(s.group, s.slot, s.ordinal).await.expect("deleted");

@@ -99,6 +99,12 @@ impl Vault {
         Self::with_seed(&dir, &MasterSeed::from_entropy(*secret))
     }
 
+    /// Whether the data folder's vault was made with a passphrase; false when there is none, or it cannot be told.
+    #[must_use]
+    pub fn needs_passphrase(data_dir: &Path) -> bool {
+        keyring::needs_passphrase(&vault_dir(data_dir).join("keyring"))
+    }
+
     fn create(data_dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<Self, Failure> {
         use std::os::unix::fs::DirBuilderExt as _;
         let dir = vault_dir(data_dir);

@@ -94,7 +94,7 @@ pub struct RestoreOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The target folder cannot be made or opened.
-    #[error("the target folder {path:?} cannot be used: {source}")]
+    #[error("the target folder {} cannot be used", path.display())]
     Target {
         /// The folder.
         path: PathBuf,

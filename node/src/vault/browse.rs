@@ -124,6 +124,39 @@ fn kind_name(kind: NodeKind) -> &'static str {
     }
 }
 
+/// As `ls -l` writes them: `drwxr-xr-x`.
+fn permissions(node: &Node) -> String {
+    let kind = match node.kind {
+        NodeKind::File => '-',
+        NodeKind::Dir => 'd',
+        NodeKind::Symlink => 'l',
+        NodeKind::Fifo => 'p',
+        NodeKind::Socket => 's',
+        NodeKind::CharDevice => 'c',
+        NodeKind::BlockDevice => 'b',
+    };
+    let bit = |mask: u32, letter: char| if node.mode & mask == 0 { '-' } else { letter };
+    let execute = |mask: u32, special: u32, set: char| match (node.mode & mask != 0, node.mode & special != 0) {
+        (true, true) => set,
+        (false, true) => set.to_ascii_uppercase(),
+        (true, false) => 'x',
+        (false, false) => '-',
+    };
+    let bits = [
+        kind,
+        bit(0o400, 'r'),
+        bit(0o200, 'w'),
+        execute(0o100, 0o4000, 's'),
+        bit(0o040, 'r'),
+        bit(0o020, 'w'),
+        execute(0o010, 0o2000, 's'),
+        bit(0o004, 'r'),
+        bit(0o002, 'w'),
+        execute(0o001, 0o1000, 't'),
+    ];
+    bits.into_iter().collect()
+}
+
 fn node_row(node: &Node, path: &[u8]) -> serde_json::Value {
     let ms = node.mtime.secs.saturating_mul(1000).saturating_add(i64::from(node.mtime.nanos / 1_000_000));
     json!({
@@ -137,6 +170,7 @@ fn node_row(node: &Node, path: &[u8]) -> serde_json::Value {
         "group": node.group,
         "size": node.size,
         "mode": node.mode,
+        "permissions": permissions(node),
         "mtime": jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default(),
         "mtime_nanos": node.mtime.nanos,
         "links": node.links,
@@ -207,7 +241,7 @@ pub(super) async fn find(
     events: &mpsc::Sender<Event>,
 ) -> VerbResult {
     use std::os::unix::ffi::OsStrExt as _;
-    let filter = Filter::new(&args.patterns).map_err(|e| Failure::new(ExitCode::Usage, "USAGE", e.to_string()))?;
+    let filter = Filter::new(&args.patterns).map_err(|e| failures::pattern(&e))?;
     let list = match &args.snapshot {
         Some(name) => vec![pick(vault, name)?],
         None => all(vault)?,
@@ -254,6 +288,25 @@ fn modifier(a: &Node, b: &Node) -> Option<&'static str> {
     }
 }
 
+/// One side of a diff's figures, with restic's keys.
+#[derive(Default, serde::Serialize)]
+struct DiffCount {
+    files: u64,
+    dirs: u64,
+    others: u64,
+    bytes: u64,
+}
+
+impl DiffCount {
+    fn count(&mut self, node: &Node) {
+        match node.kind {
+            NodeKind::File => (self.files, self.bytes) = (self.files + 1, self.bytes + node.size),
+            NodeKind::Dir => self.dirs += 1,
+            _ => self.others += 1,
+        }
+    }
+}
+
 pub(super) async fn diff(
     vault: &Vault,
     overlay: Arc<dyn Overlay>,
@@ -263,7 +316,8 @@ pub(super) async fn diff(
     let (from, a) = pick(vault, &args.from)?;
     let (to, b) = pick(vault, &args.to)?;
     let reader = reader(vault, overlay);
-    let (mut added, mut removed, mut changed) = (0u64, 0u64, 0u64);
+    let (mut added, mut removed) = (DiffCount::default(), DiffCount::default());
+    let (mut changed, mut changed_files) = (0u64, 0u64);
     let mut open = vec![(Some(a.root), Some(b.root), Vec::new())];
     while let Some((left, right, path)) = open.pop() {
         if left == right {
@@ -292,11 +346,12 @@ pub(super) async fn diff(
                 (_, None) => Some("-"),
             };
             if let Some(letter) = letter {
-                *match letter {
-                    "+" => &mut added,
-                    "-" => &mut removed,
-                    _ => &mut changed,
-                } += 1;
+                match (letter, &l, &r) {
+                    ("+", _, Some(node)) => added.count(node),
+                    ("-", Some(node), _) => removed.count(node),
+                    ("M", ..) => (changed, changed_files) = (changed + 1, changed_files + 1),
+                    _ => changed += 1,
+                }
                 let text = String::from_utf8_lossy(&here);
                 row(events, "change", json!({ "path": text, "path_encoded": encode_bytes(&here), "modifier": letter }))
                     .await;
@@ -314,6 +369,7 @@ pub(super) async fn diff(
         "added": added,
         "removed": removed,
         "changed": changed,
+        "changed_files": changed_files,
     });
     summary(events, "diff", figures).await;
     ok(ExitCode::Success)
@@ -331,7 +387,8 @@ pub(super) async fn dump(
     let reader = reader(vault, overlay);
     let node = locate(&reader, &record.root, &args.path).await?;
     if node.kind != NodeKind::File {
-        return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path)));
+        return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path))
+            .with_hint("a folder comes back with `cairn restore SNAP:FOLDER --target DIR`"));
     }
     let broken = |e: std::io::Error| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e);
     let ids = reader.ids(&node.content).await.map_err(|e| failures::read(&e))?;

@@ -103,6 +103,7 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
     let short = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
     let summary = json!({
         "vault": vault.keys.vault_key().to_string(),
+        "locked": false,
         "network": network,
         "peers_known": peers.len(),
         "groups": groups,
@@ -180,7 +181,9 @@ pub(super) async fn placement(
     match plan_group(&peers, &request, &mut rng) {
         Ok(plan) => {
             for candidate in explain(&peers, &request, &plan) {
-                row(events, "candidate", json!(candidate)).await;
+                let mut listed = json!(candidate);
+                listed["told"] = candidate.verdict.to_string().into();
+                row(events, "candidate", listed).await;
             }
             let summary = json!({
                 "planned": true,
@@ -201,8 +204,14 @@ pub(super) async fn placement(
                     Some(reason) => json!({ "rejected": reason }),
                     None => json!({ "eligible": true }),
                 };
-                let listed =
-                    json!({ "peer": view.peer, "domain": view.domain, "region": view.region, "verdict": verdict });
+                let told = why.get(&view.peer).map_or_else(|| "eligible".to_owned(), |r| format!("refused: {r}"));
+                let listed = json!({
+                    "peer": view.peer,
+                    "domain": view.domain,
+                    "region": view.region,
+                    "verdict": verdict,
+                    "told": told,
+                });
                 row(events, "candidate", listed).await;
             }
             let error = PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes, rejected };

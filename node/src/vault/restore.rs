@@ -84,7 +84,7 @@ pub(super) async fn restore(
 ) -> VerbResult {
     let started = Instant::now();
     let usage = |text: String| Failure::new(ExitCode::Usage, "USAGE", text);
-    let filter = |patterns: &[String]| Filter::new(patterns).map_err(|e| usage(e.to_string()));
+    let filter = |patterns: &[String]| Filter::new(patterns).map_err(|e| failures::pattern(&e));
     let options = RestoreOptions {
         overwrite: args.overwrite.as_deref().unwrap_or("if-changed").parse().map_err(usage)?,
         include: filter(&args.include)?,
@@ -118,7 +118,7 @@ pub(super) async fn restore(
     };
     let fetched = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(failures::interrupted()),
+        () = cancel.cancelled() => Err(failures::restore_interrupted()),
         () = fetch_all(&reader, queue, parts) => Ok(()),
         () = progress(&events, &tally, &reader, started, record.total_files, record.total_bytes) => Ok(()),
     };
@@ -202,8 +202,13 @@ fn place_all(
     cancel: &CancellationToken,
     tally: &Tally,
 ) -> Result<Restorer, Failure> {
-    let mut restorer = Restorer::new(&target, options)
-        .map_err(|e| Failure::new(ExitCode::Failed, "TARGET", "cannot restore there").caused_by(&e))?;
+    let mut restorer = Restorer::new(&target, options).map_err(|e| {
+        let mut failure = Failure::new(ExitCode::Failed, "TARGET", e.to_string()).with_hint(
+            "name a folder that you may write to, or one that does not exist yet, with --target; nothing was written",
+        );
+        failure.causes.extend(std::error::Error::source(&e).map(ToString::to_string));
+        failure
+    })?;
     let runtime = tokio::runtime::Handle::current();
     let single = root.kind != cairn_proto::tree::NodeKind::Dir;
     if single {

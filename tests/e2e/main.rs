@@ -15,6 +15,7 @@ mod demo;
 mod durability;
 mod interruption;
 mod loss;
+mod manners;
 mod recovery;
 mod refusals;
 mod round_trip;

@@ -124,7 +124,7 @@ impl Renderer {
     pub(super) fn show(&mut self, event: &Event) {
         if self.output.json {
             if !matches!(event, Event::Status(_)) || self.progress_is_due() {
-                self.print(&json::line(event));
+                self.write(&json::line(event));
             }
             return;
         }
@@ -178,7 +178,10 @@ impl Renderer {
 
     /// The last place where a name from a snapshot or a peer could command the terminal; JSON escapes by itself.
     fn print(&self, text: &str) {
-        let text = &values::printable_lines(text);
+        self.write(&values::printable_lines(text));
+    }
+
+    fn write(&self, text: &str) {
         let write = || if self.bytes_on_stdout { note(text) } else { line(text) };
         match &self.bar {
             Some(bar) => bar.suspend(write),

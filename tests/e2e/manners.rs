@@ -1,0 +1,147 @@
+//! Manners: what a verb does when it is used wrongly, cannot ask, or finds something in its way.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    process::Stdio,
+};
+
+use crate::harness::{Lab, Output, Owner, Running, below, cairn};
+
+/// As [`Owner::run`] by somebody who does not know the passphrase and cannot be asked.
+fn without_passphrase(owner: &Owner, args: &[&str], stdin: &str) -> Output {
+    let mut command = owner.command(args);
+    command.env_remove("CAIRN_PASSPHRASE_FILE");
+    fs::write(owner.place("piped"), stdin).unwrap();
+    Running::spawn(command, Stdio::from(fs::File::open(owner.place("piped")).unwrap())).finish()
+}
+
+#[test]
+fn a_locked_vault_has_a_status_and_says_how_to_open_it() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let check = || {
+        let status = without_passphrase(&owner, &["status", "--json"], "").ok();
+        assert_eq!(status.rows("this_node")[0]["vault"], true);
+        assert_eq!(status.summary()["locked"], true);
+        let notices = status.rows("notice");
+        assert!(notices.iter().any(|n| n["id"] == "VAULT_LOCKED"), "{}", status.text());
+        assert!(without_passphrase(&owner, &["status"], "").ok().stderr.contains("CAIRN_PASSPHRASE_FILE"));
+
+        for args in [&["snapshots"] as &[&str], &["backup", "--stdin"], &["dump", "latest", "x"], &["check"]] {
+            let refused = without_passphrase(&owner, args, "data that must not be taken for a passphrase\n").expect(12);
+            assert!(
+                refused.stderr.contains("hint:") && refused.stderr.contains("CAIRN_PASSPHRASE_FILE"),
+                "{}",
+                refused.stderr
+            );
+        }
+    };
+    check();
+    assert_eq!(owner.run(["status", "--json"]).ok().summary()["locked"], false);
+    // A daemon does not keep the vault open for others.
+    let node = Running::spawn(owner.command(["node", "run", "--give", "1GiB", "--no-mdns"]), Stdio::null());
+    node.wait_for("listening");
+    check();
+    fs::write(owner.place("wrong"), "wrong\n").unwrap();
+    let mut wrong = owner.command(["status"]);
+    wrong.env("CAIRN_PASSPHRASE_FILE", owner.place("wrong"));
+    Running::spawn(wrong, Stdio::null()).finish().expect(12);
+    assert_eq!(owner.snapshots().len(), 0);
+}
+
+#[test]
+fn a_slip_in_a_folders_name_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = cairn(home.path());
+        command.args(["--data-dir", "nowhere"]).args(args);
+        let output = Running::spawn(command, Stdio::null()).finish().expect(10);
+        assert!(output.stderr.contains("hint:"), "{}", output.stderr);
+        assert!(!home.path().join("nowhere").exists(), "{args:?} made a folder");
+    };
+    for verb in [&["snapshots"] as &[&str], &["backup", "."], &["status"], &["peers"], &["debug", "store"]] {
+        run(verb);
+    }
+}
+
+#[test]
+fn wrong_use_is_told_to_programs_too() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&["restore", "latest", "--json"] as &[&str], &["--json", "frob"], &["--json"], &["backup", "--json"]] {
+        let mut command = cairn(home.path());
+        command.args(args);
+        let error = Running::spawn(command, Stdio::null()).finish().expect(2).exit_error();
+        assert_eq!((&error["code"], &error["id"]), (&2.into(), &"USAGE".into()), "{error}");
+    }
+}
+
+#[test]
+fn a_dump_makes_a_whole_new_file_or_none() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    owner.backup_stream("notes", b"the notes").ok();
+    let leftovers = || {
+        let names = fs::read_dir(owner.home()).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|n| n.as_bytes().starts_with(b"out") || n.as_bytes().starts_with(b".cairn")).count()
+    };
+    owner.run(["dump", "latest", "no-such-file", "--target", "out"]).expect(10);
+    assert_eq!(leftovers(), 0, "a dump that failed leaves nothing");
+    owner.run(["dump", "latest", "notes", "--target", "out"]).ok();
+    assert_eq!(fs::read(owner.place("out")).unwrap(), b"the notes");
+    assert_eq!(fs::metadata(owner.place("out")).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(owner.place("out"), b"mine").unwrap();
+    owner.run(["dump", "latest", "notes", "--target", "out"]).expect(15);
+    assert_eq!(fs::read(owner.place("out")).unwrap(), b"mine", "what is there stays");
+    assert_eq!(leftovers(), 1);
+}
+
+#[test]
+fn a_restore_into_a_full_folder_replaces_what_it_must_and_nothing_else() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    fs::create_dir_all(source.join("docs/old")).unwrap();
+    for (name, text) in [("a.txt", "a"), ("docs/b.txt", "b"), ("docs/old/c.log", "c")] {
+        fs::write(source.join(name), text).unwrap();
+    }
+    let odd = OsStr::from_bytes(b"odd-\xff-\n-name");
+    fs::write(source.join(odd), "odd").unwrap();
+    owner.backup(&source).ok();
+
+    let target = owner.place("target");
+    let there = below(&target, &source);
+    fs::create_dir_all(there.join("docs")).unwrap();
+    fs::write(there.join("mine"), "mine").unwrap();
+    fs::write(there.join("a.txt"), "another").unwrap();
+    let text = |name: &str| fs::read_to_string(there.join(name)).ok();
+    let restore = |args: &[&str]| {
+        let target = target.to_str().unwrap();
+        owner.run([&["restore", "latest", "--json", "--target", target], args].concat())
+    };
+
+    assert_eq!(restore(&["--dry-run"]).ok().summary()["dry_run"], true);
+    assert_eq!(text("docs/b.txt"), None, "a dry run writes nothing");
+    restore(&["--overwrite", "never", "--exclude", "old"]).ok();
+    assert_eq!((text("a.txt").as_deref(), text("docs/b.txt").as_deref()), (Some("another"), Some("b")));
+    assert!(!there.join("docs/old").exists(), "excluded");
+    restore(&["--include", "*.txt"]).ok();
+    assert_eq!((text("a.txt").as_deref(), text("mine").as_deref()), (Some("a"), Some("mine")));
+    assert!(!there.join("docs/old/c.log").exists(), "not included");
+    assert_eq!(restore(&[]).ok().figure("files_skipped"), 3, "what is there is not fetched again");
+    assert_eq!(fs::read(there.join(odd)).unwrap(), b"odd");
+
+    // Names that are no text: people see them escaped on one line, programs get every byte.
+    let listed = owner.run(["ls", "-l", "latest"]).ok();
+    assert!(listed.text().lines().any(|l| l.starts_with("-rw") && l.contains("odd-") && l.contains("-\\n-name")));
+    let rows = owner.run(["ls", "latest", "--json"]).ok().rows("node");
+    let row = rows.iter().find(|r| r["name"].as_str().is_some_and(|n| n.starts_with("odd"))).expect("listed");
+    assert!(row["path_encoded"].as_str().unwrap().ends_with("odd-%FF-%0A-name"), "{row}");
+
+    fs::write(owner.place("file"), "x").unwrap();
+    let refused = owner.run(["restore", "latest", "--target", "file"]).expect(1);
+    assert!(refused.stderr.contains("hint:") && refused.stderr.contains("file"), "{}", refused.stderr);
+    let bad = owner.run(["find", "[x"]).expect(2);
+    assert!(bad.stderr.contains("caused by:") && bad.stderr.contains("hint:"), "{}", bad.stderr);
+}

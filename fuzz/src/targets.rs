@@ -1,5 +1,6 @@
 //! One target per decoder: valid inputs to start from, and what must hold for any bytes.
 
+mod edges;
 mod formats;
 
 use std::path::Path;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Target> {
         Target { name: "texts", seeds: text_seeds, run: texts },
     ];
     all.extend(formats::all());
+    all.extend(edges::all());
     all
 }
 

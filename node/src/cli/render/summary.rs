@@ -6,6 +6,11 @@ use serde_json::Value;
 use super::values::{block, plain, short_id, time};
 use crate::ops::Progress;
 
+/// `1 group`, `2 groups`.
+fn many(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Reads a summary's figures; one that is missing counts as none.
 struct Figures<'a>(&'a Value);
 
@@ -57,8 +62,8 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
                 _ => String::new(),
             }
         )],
-        "peers" => vec![format!("{} peers, {} of them store", f.count("peers"), f.count("storage"))],
-        "debug-store" => vec![format!("{} shards, {}", f.count("shards"), f.bytes("bytes"))],
+        "peers" => vec![format!("{}, {} of them store", many(f.count("peers"), "peer"), f.count("storage"))],
+        "debug-store" => vec![format!("{}, {}", many(f.count("shards"), "shard"), f.bytes("bytes"))],
         "lab" => vec![format!(
             "{} of {} nodes up; network file {}",
             f.count("up"),
@@ -99,9 +104,9 @@ fn backup(f: &Figures<'_>) -> Vec<String> {
             f.count("files_unmodified")
         ),
         format!(
-            "Read {} in {} files; new {}, packed {}, sent {}",
+            "Read {} in {}; new {}, packed {}, sent {}",
             f.bytes("total_bytes_processed"),
-            f.count("total_files_processed"),
+            many(f.count("total_files_processed"), "file"),
             f.bytes("data_added"),
             f.bytes("data_added_packed"),
             f.bytes("bytes_sent")
@@ -127,9 +132,14 @@ fn backup(f: &Figures<'_>) -> Vec<String> {
 fn restore(f: &Figures<'_>) -> Vec<String> {
     let (files, folders, bytes) = (f.count("files_restored"), f.count("dirs_restored"), f.bytes("bytes_restored"));
     let mut out = vec![match f.is("dry_run") {
-        true => format!("dry run: would restore {files} files, {bytes}; nothing was written"),
+        true => format!("dry run: would restore {}, {bytes}; nothing was written", many(files, "file")),
         false => {
-            format!("Restored {files} files and {folders} folders, {bytes} in {:.1} s", f.seconds("seconds_elapsed"))
+            format!(
+                "Restored {} and {}, {bytes} in {:.1} s",
+                many(files, "file"),
+                many(folders, "folder"),
+                f.seconds("seconds_elapsed")
+            )
         }
     }];
     let mut note = |key: &str, text: &str| {
@@ -154,9 +164,9 @@ fn check(f: &Figures<'_>) -> Vec<String> {
         read => format!("{read} read and verified, {}", f.bytes("bytes_fetched")),
     };
     let mut out = vec![format!(
-        "{} stripes in {} groups checked in {:.1} s; {read}",
-        f.count("stripes"),
-        f.count("groups"),
+        "{} in {} checked in {:.1} s; {read}",
+        many(f.count("stripes"), "stripe"),
+        many(f.count("groups"), "group"),
         f.seconds("total_duration")
     )];
     let before = out.len();
@@ -188,13 +198,17 @@ fn status(f: &Figures<'_>) -> Vec<String> {
         (Some(id), Some(at)) => format!(", the latest is {id} of {} UTC", time(at)),
         _ => String::new(),
     };
-    let mut out = vec![format!("Vault     {vault}: {} snapshots{latest}", f.count("snapshots_count"))];
+    let mut out = vec![format!("Vault     {vault}: {}{latest}", many(f.count("snapshots_count"), "snapshot"))];
     if let Some(margin) = f.0["lowest_margin"].as_i64() {
         out.push(match margin {
             ..0 => "Margin    lost: a group has fewer slots alive than are needed; `cairn check` names the files"
                 .to_owned(),
             0 => "Margin    0: the next holder that is lost takes data with it".to_owned(),
-            more => format!("Margin    {more}: the weakest of {} groups can lose {more} more slots", f.count("groups")),
+            more => format!(
+                "Margin    {more}: the weakest of {} can lose {}",
+                many(f.count("groups"), "group"),
+                many(more.unsigned_abs(), "slot")
+            ),
         });
     }
     if f.count("stripes_below_target") > 0 {
@@ -209,9 +223,9 @@ fn status(f: &Figures<'_>) -> Vec<String> {
 fn stats(f: &Figures<'_>) -> Vec<String> {
     vec![
         format!(
-            "Snapshots {}: {} files, {} in all",
+            "Snapshots {}: {}, {} in all",
             f.count("snapshots_count"),
-            f.count("total_file_count"),
+            many(f.count("total_file_count"), "file"),
             f.bytes("total_size")
         ),
         format!(
@@ -222,18 +236,19 @@ fn stats(f: &Figures<'_>) -> Vec<String> {
             f.seconds("compression_ratio")
         ),
         format!(
-            "Network   {} in {} shards, {} stripes, {} groups ({:.2} times what is kept)",
+            "Network   {} in {}, {}, {} ({:.2} times what is kept)",
             f.bytes("shard_bytes"),
-            f.count("shards"),
-            f.count("stripes"),
-            f.count("groups"),
+            many(f.count("shards"), "shard"),
+            many(f.count("stripes"), "stripe"),
+            many(f.count("groups"), "group"),
             f.seconds("expansion")
         ),
     ]
 }
 
 fn recover(f: &Figures<'_>) -> Vec<String> {
-    let mut out = vec![format!("Recovered: {} snapshots, {} fetched", f.count("snapshots"), f.bytes("bytes_fetched"))];
+    let mut out =
+        vec![format!("Recovered: {}, {} fetched", many(f.count("snapshots"), "snapshot"), f.bytes("bytes_fetched"))];
     if f.count("wrong_shards") > 0 {
         out.push(format!("{} damaged shards were noticed and replaced by others", f.count("wrong_shards")));
     }

@@ -7,7 +7,10 @@ use std::{
     process::Stdio,
 };
 
-use crate::harness::{Lab, Output, Owner, Running, below, cairn};
+use crate::{
+    harness::{Lab, Output, Owner, Running, below, cairn},
+    tree,
+};
 
 /// As [`Owner::run`] by somebody who does not know the passphrase and cannot be asked.
 fn without_passphrase(owner: &Owner, args: &[&str], stdin: &str) -> Output {
@@ -144,4 +147,40 @@ fn a_restore_into_a_full_folder_replaces_what_it_must_and_nothing_else() {
     assert!(refused.stderr.contains("hint:") && refused.stderr.contains("file"), "{}", refused.stderr);
     let bad = owner.run(["find", "[x"]).expect(2);
     assert!(bad.stderr.contains("caused by:") && bad.stderr.contains("hint:"), "{}", bad.stderr);
+}
+
+/// A disk that is smaller than what is restored, in a mount namespace of the command's own.
+#[test]
+fn a_full_disk_ends_a_restore_with_whole_files_only() {
+    let small = std::process::Command::new("unshare")
+        .args(["-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/mnt"])
+        .output();
+    if !small.is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: this system lets nobody mount a small disk");
+        return;
+    }
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let (source, target) = (owner.place("source"), owner.place("target"));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    fs::write(source.join("a-small"), "small").unwrap();
+    fs::write(source.join("b-large"), tree::noise("large", 12 << 20)).unwrap();
+    owner.backup(&source).ok();
+
+    let script = "mount -t tmpfs -o size=6m none target && \"$@\"; code=$?; find target -type f; exit $code";
+    let verb = owner.command(["restore", "latest", "--target", "target"]);
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-rm", "sh", "-c", script, "sh"]).arg(verb.get_program()).args(verb.get_args());
+    command.current_dir(owner.home()).env_clear();
+    command.envs(verb.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let ended = Running::spawn(command, Stdio::null()).finish().expect(14);
+    assert!(ended.stderr.contains("full") && ended.stderr.contains("hint:"), "{}", ended.stderr);
+    let left: Vec<String> = ended.text().lines().map(str::to_owned).collect();
+    assert_eq!(left.len(), 1, "the small file, and no half of the large one: {left:?}");
+    assert!(left[0].ends_with("a-small"), "{left:?}");
+
+    // With room, the same command goes on.
+    owner.restore("latest", &target).ok();
+    tree::assert_same(&tree::describe(&source), &below(&target, &source));
 }

@@ -24,6 +24,14 @@ pub(super) fn restore_interrupted() -> Failure {
         .retryable()
 }
 
+/// A restore that filled its disk.
+pub(super) fn target_full(files: u64) -> Failure {
+    let text = format!("the disk of the target is full: {files} files were restored, the rest was not");
+    Failure::new(ExitCode::NoSpace, "TARGET_FULL", text)
+        .with_hint("make room, or take a part with --include, and run the same command again: what is complete stays")
+        .retryable()
+}
+
 /// A verb that only reads.
 pub(super) fn reading_interrupted() -> Failure {
     Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted; nothing was changed").retryable()

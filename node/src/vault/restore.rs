@@ -124,6 +124,7 @@ pub(super) async fn restore(
     };
     writing.await.map_err(|e| failures::bug("RESTORE", &e))?;
     let restorer = placing.await.map_err(|e| failures::bug("RESTORE", &e))??;
+    let disk = restorer.disk();
     let ending = {
         let (events, tally) = (events.clone(), tally.clone());
         tokio::task::spawn_blocking(move || {
@@ -136,6 +137,9 @@ pub(super) async fn restore(
     };
     let report: RestoreReport = ending.await.map_err(|e| failures::bug("RESTORE", &e))?;
     fetched?;
+    if disk.is_full() {
+        return Err(failures::target_full(report.files));
+    }
     let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let summary = serde_json::json!({
         "snapshot_id": id.to_string(),
@@ -244,6 +248,9 @@ fn place_all(
         for item in restorer.take_errors() {
             tally.write_failed(events, item);
         }
+        if restorer.disk().is_full() {
+            break;
+        }
     }
     Ok(restorer)
 }
@@ -297,7 +304,7 @@ async fn fetch_all(reader: &Arc<Reader>, mut queue: mpsc::Receiver<Job>, parts: 
     }
 }
 
-/// Blocking: writes what comes, file after file.
+/// Blocking: writes what comes, file after file. Ends early when the disk is full, and the other stages with it.
 fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tally: &Tally) {
     let mut open: Option<Box<FileSink>> = None;
     while let Some(part) = parts.blocking_recv() {
@@ -307,8 +314,12 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
                 if let Some(sink) = &mut open {
                     tally.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     if let Err(item) = sink.write(&bytes) {
+                        let disk = sink.disk();
                         open = None;
                         tally.write_failed(events, item);
+                        if disk.is_full() {
+                            return;
+                        }
                     }
                 }
             }
@@ -319,6 +330,7 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
             }
             Part::End => {
                 if let Some(sink) = open.take() {
+                    let disk = sink.disk();
                     match sink.finish() {
                         Ok(warnings) => {
                             tally.files.fetch_add(1, Ordering::Relaxed);
@@ -327,6 +339,9 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
                             }
                         }
                         Err(item) => tally.write_failed(events, item),
+                    }
+                    if disk.is_full() {
+                        return;
                     }
                 }
             }

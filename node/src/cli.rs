@@ -110,7 +110,7 @@ enum Command {
     Find(listing::Find),
     /// Compare two snapshots
     Diff(listing::Diff),
-    /// Write one file of a snapshot to stdout
+    /// Write a file of a snapshot to stdout, or a folder as tar
     Dump(restore::Dump),
     /// Write a snapshot's files to a folder
     Restore(restore::Restore),

@@ -27,6 +27,7 @@ mod session;
 mod shortfall;
 mod sources;
 pub mod stream_input;
+mod tar;
 mod tree_walk;
 pub mod verbs;
 

@@ -184,3 +184,68 @@ fn a_full_disk_ends_a_restore_with_whole_files_only() {
     owner.restore("latest", &target).ok();
     tree::assert_same(&tree::describe(&source), &below(&target, &source));
 }
+
+/// Unpacked by the system's own tar, which knows nothing of us.
+#[test]
+fn a_folder_is_dumped_as_tar() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    let long = source.join("d".repeat(120)).join("e".repeat(200));
+    fs::create_dir_all(&long).unwrap();
+    fs::create_dir(source.join("empty")).unwrap();
+    fs::write(long.join("deep"), "deep").unwrap();
+    fs::write(source.join("zero"), "").unwrap();
+    fs::write(source.join("block"), tree::noise("block", 512)).unwrap();
+    fs::write(source.join("large"), tree::noise("tar", 3_000_001)).unwrap();
+    fs::write(source.join(OsStr::from_bytes(b"odd-\xff-name")), "odd").unwrap();
+    std::os::unix::fs::symlink("x".repeat(150), source.join("link")).unwrap();
+    fs::set_permissions(source.join("block"), fs::Permissions::from_mode(0o640)).unwrap();
+    let sparse = fs::File::create(source.join("sparse")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    owner.backup(&source).ok();
+
+    owner.run(["dump", "latest", source.to_str().unwrap(), "--target", "all.tar"]).ok();
+    fs::create_dir(owner.place("out")).unwrap();
+    let mut tar = std::process::Command::new("tar");
+    tar.args(["xpf", "all.tar", "-C", "out"]).current_dir(owner.home());
+    let unpacked = tar.output().expect("tar is everywhere");
+    assert!(unpacked.status.success() && unpacked.stderr.is_empty(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    let there = below(&owner.place("out"), &source);
+    let same = std::process::Command::new("diff").args(["-r", "--no-dereference"]).args([&source, &there]).output();
+    let same = same.expect("diff is everywhere");
+    assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
+    let meta = |path: &std::path::Path| {
+        let m = fs::symlink_metadata(path).unwrap();
+        (m.permissions().mode(), m.modified().unwrap())
+    };
+    assert_eq!(meta(&there.join("block")), meta(&source.join("block")), "mode, and time to the nanosecond");
+    owner.run(["dump", "latest", source.join("link").to_str().unwrap()]).expect(10);
+}
+
+#[test]
+fn flags_stand_over_the_environment_over_the_file() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("keep"), "x").unwrap();
+    fs::write(source.join("skip.tmp"), "x").unwrap();
+    fs::write(owner.data_dir().join("config.toml"), "[owner]\nhost = \"folder\"\nexclude = [\"*.tmp\"]\n").unwrap();
+    fs::write(owner.place("named.toml"), "[owner]\nhost = \"environment\"\n").unwrap();
+    fs::write(owner.place("flag.toml"), "[owner]\nhost = \"flag\"\n").unwrap();
+    let backup = |config: Option<&str>, args: &[&str]| {
+        let mut command = owner.command([&["backup", "--json", source.to_str().unwrap()], args].concat());
+        command.envs(config.map(|file| ("CAIRN_CONFIG", owner.place(file))));
+        Running::spawn(command, Stdio::null()).finish().ok().figure("total_files_processed")
+    };
+    assert_eq!(backup(None, &[]), 1, "the file's patterns count");
+    assert_eq!(backup(Some("named.toml"), &[]), 2, "the named file stands instead of the folder's");
+    backup(Some("named.toml"), &["--config", "flag.toml"]);
+    backup(Some("named.toml"), &["--config", "flag.toml", "--host", "own-flag"]);
+    let hosts: Vec<_> = owner.snapshots().iter().map(|s| s["hostname"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(hosts, ["folder", "environment", "flag", "own-flag"]);
+    owner.run(["snapshots", "--config", "no-such-file"]).expect(2);
+    // A folder named by a flag is another one than the environment's, and has no vault.
+    owner.run(["snapshots", "--data-dir", "other"]).expect(10);
+}

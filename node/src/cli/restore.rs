@@ -69,13 +69,14 @@ impl Restore {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cairn dump latest /home/me/notes.txt > notes.txt\n  cairn dump latest shop.sql | psql shop"
+    after_help = "Examples:\n  cairn dump latest /home/me/notes.txt > notes.txt\n  cairn dump latest shop.sql | psql shop\n  \
+    cairn dump latest /home/me/photos | tar x"
 )]
 pub(super) struct Dump {
     /// Snapshot: `latest`, or the beginning of its id
     #[arg(value_name = "SNAP")]
     snapshot: String,
-    /// The file in it
+    /// The file in it, or a folder, which is written as tar
     path: OsString,
     /// Write to this new file instead of stdout
     #[arg(long, short, value_name = "FILE")]

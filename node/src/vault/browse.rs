@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Vault, failures,
     reader::{ReadError, Reader},
+    tar,
     tree_walk::{self, TreeStep, TreeWalk},
 };
 use crate::{
@@ -386,11 +387,63 @@ pub(super) async fn dump(
     let (id, record) = pick(vault, &args.snapshot)?;
     let reader = reader(vault, overlay);
     let node = locate(&reader, &record.root, &args.path).await?;
-    if node.kind != NodeKind::File {
-        return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path))
-            .with_hint("a folder comes back with `cairn restore SNAP:FOLDER --target DIR`"));
+    let bytes = match node.kind {
+        NodeKind::File => copy(&reader, &node, output).await?,
+        NodeKind::Dir => archive(&reader, node, &start_prefix(&args.path), output, events).await?,
+        _ => {
+            let text = format!("{:?} is neither a file nor a folder", args.path);
+            return Err(
+                Failure::new(ExitCode::NotFound, "NOT_A_FILE", text).with_hint("`cairn restore` brings it back")
+            );
+        }
+    };
+    output.flush().await.map_err(|e| output_broke(&e))?;
+    summary(events, "dump", json!({ "snapshot_id": id.to_string(), "bytes": bytes })).await;
+    ok(ExitCode::Success)
+}
+
+fn output_broke(error: &std::io::Error) -> Failure {
+    Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(error)
+}
+
+/// Writes a folder as tar. What cannot be read ends it: half an archive that looks whole would be worse than none.
+async fn archive(
+    reader: &Arc<Reader>,
+    root: Node,
+    prefix: &[u8],
+    output: &mut (dyn AsyncWrite + Send + Unpin),
+    events: &mpsc::Sender<Event>,
+) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    let mut walk = TreeWalk::new(reader, root.content);
+    while let Some(step) = walk.next().await {
+        let node = match step {
+            TreeStep::Enter(node) | TreeStep::Leaf(node) => node,
+            TreeStep::Leave => continue,
+            TreeStep::Failed(e) => return Err(failures::read(&e)),
+        };
+        let path = [prefix, &walk.path_of(&node.name)].concat();
+        let Some(head) = tar::head(&node, &path) else {
+            let text = format!("tar knows no sockets: {} is left out", String::from_utf8_lossy(&path));
+            let _ = events.send(Event::Notice { id: "NOT_IN_TAR".to_owned(), text }).await;
+            continue;
+        };
+        output.write_all(&head).await.map_err(|e| output_broke(&e))?;
+        bytes += head.len() as u64;
+        if node.kind == NodeKind::File {
+            let size = copy(reader, &node, output).await?;
+            let padding = tar::padding(size);
+            output.write_all(&tar::END[..padding]).await.map_err(|e| output_broke(&e))?;
+            bytes += size + padding as u64;
+        }
     }
-    let broken = |e: std::io::Error| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e);
+    output.write_all(&tar::END).await.map_err(|e| output_broke(&e))?;
+    Ok(bytes + tar::END.len() as u64)
+}
+
+/// Writes a file's bytes, holes as zeros; how many they were, which is what its entry says.
+async fn copy(reader: &Arc<Reader>, node: &Node, output: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, Failure> {
+    let broken = |e: std::io::Error| output_broke(&e);
     let ids = reader.ids(&node.content).await.map_err(|e| failures::read(&e))?;
     let mut chunks = futures::stream::iter(ids.into_iter().map(|id| reader.chunk(id))).buffered(AHEAD);
     let mut holes = node.holes.iter().copied().peekable();
@@ -414,9 +467,11 @@ pub(super) async fn dump(
         zeros(output, length).await.map_err(broken)?;
         at += length;
     }
-    output.flush().await.map_err(broken)?;
-    summary(events, "dump", json!({ "snapshot_id": id.to_string(), "bytes": at })).await;
-    ok(ExitCode::Success)
+    if at != node.size {
+        let text = format!("its content has {at} bytes, its entry says {}", node.size);
+        return Err(failures::read(&ReadError::Damaged(text)));
+    }
+    Ok(at)
 }
 
 async fn zeros(output: &mut (dyn AsyncWrite + Send + Unpin), mut length: u64) -> std::io::Result<()> {

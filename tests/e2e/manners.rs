@@ -57,6 +57,9 @@ fn a_locked_vault_has_a_status_and_says_how_to_open_it() {
 #[test]
 fn a_slip_in_a_folders_name_leaves_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
+    let mut made = cairn(home.path());
+    made.args(["network", "new", "--name", "trial", "--puzzle-bits", "1"]);
+    fs::write(home.path().join("network.toml"), Running::spawn(made, Stdio::null()).finish().ok().stdout).unwrap();
     let run = |args: &[&str]| {
         let mut command = cairn(home.path());
         command.args(["--data-dir", "nowhere"]).args(args);
@@ -66,6 +69,10 @@ fn a_slip_in_a_folders_name_leaves_nothing_behind() {
     };
     for verb in [&["snapshots"] as &[&str], &["backup", "."], &["status"], &["peers"], &["debug", "store"]] {
         run(verb);
+    }
+    // Even when it is known which network it would be for.
+    for verb in [&["snapshots"] as &[&str], &["backup", "."], &["check"], &["debug", "store"]] {
+        run(&[&["--network", "network.toml"], verb].concat());
     }
 }
 

@@ -1,5 +1,6 @@
 //! One target per decoder: valid inputs to start from, and what must hold for any bytes.
 
+mod edges;
 mod formats;
 
 use std::path::Path;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Target> {
         Target { name: "texts", seeds: text_seeds, run: texts },
     ];
     all.extend(formats::all());
+    all.extend(edges::all());
     all
 }
 
@@ -268,4 +270,32 @@ fn texts(bytes: &[u8]) {
     }
     let _ = text.parse::<ByteSize>();
     let _ = text.parse::<PeerKey>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all;
+
+    /// libFuzzer's binaries are named in a manifest that nothing here builds.
+    #[test]
+    fn every_target_has_a_binary_for_libfuzzer() {
+        let manifest = include_str!("../libfuzzer/Cargo.toml");
+        let binaries: Vec<&str> = manifest
+            .split("[[bin]]")
+            .skip(1)
+            .filter_map(|bin| bin.split("name = \"").nth(1)?.split('"').next())
+            .collect();
+        let targets: Vec<&str> = all().iter().map(|t| t.name).collect();
+        assert_eq!(binaries, targets);
+    }
+
+    /// A seed that its own decoder refuses attacks nothing; each must at least be taken without a panic.
+    #[test]
+    fn every_target_takes_its_own_seeds() {
+        for target in all() {
+            let seeds = (target.seeds)();
+            assert!(!seeds.is_empty(), "{}", target.name);
+            seeds.iter().for_each(|seed| (target.run)(seed));
+        }
+    }
 }

@@ -12,7 +12,8 @@
 //! | `POST /v1/streams` | [`frames`]: request, data.., end or failed | as verbs |
 //! | `POST /v1/dump` | [`VerbRequest`] | [`frames`]: data, events, outcome |
 //!
-//! A client that goes away cancels its verb. Bodies, concurrent verbs and frames are bounded.
+//! A client that goes away cancels its verb. Connections, bodies, the time a request takes to arrive, concurrent verbs,
+//! frames and lines are bounded (`connections`, [`server`], [`frames`]).
 
 use cairn_proto::{ByteSize, Domain, NetworkId, PeerKey, Region};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub mod client;
+mod connections;
 pub mod frames;
 pub mod server;
 

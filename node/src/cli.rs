@@ -110,7 +110,7 @@ enum Command {
     Find(listing::Find),
     /// Compare two snapshots
     Diff(listing::Diff),
-    /// Write one file of a snapshot to stdout
+    /// Write a file of a snapshot to stdout, or a folder as tar
     Dump(restore::Dump),
     /// Write a snapshot's files to a folder
     Restore(restore::Restore),
@@ -138,11 +138,23 @@ enum Command {
     Completions(version::Completions),
 }
 
+impl Command {
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Ls(ls) => ls.long(),
+            Self::Find(find) => find.long(),
+            _ => false,
+        }
+    }
+}
+
 /// What a verb works with.
 struct Context {
     global: Global,
     config: FileConfig,
     cancel: CancellationToken,
+    /// `ls -l`.
+    long: bool,
 }
 
 impl Context {
@@ -152,7 +164,12 @@ impl Context {
     }
 
     fn output(&self) -> render::Output {
-        render::Output { json: self.global.json, quiet: self.global.quiet, progress: !self.global.no_progress }
+        render::Output {
+            json: self.global.json,
+            quiet: self.global.quiet,
+            progress: !self.global.no_progress,
+            long: self.long,
+        }
     }
 
     fn network(&self) -> Option<&std::path::Path> {
@@ -179,7 +196,11 @@ pub fn main() -> ProcessExit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
+            if e.use_stderr() && json_is_asked_for(std::env::args_os()) {
+                render::failure(&usage(&e), true);
+            } else {
+                let _ = e.print();
+            }
             return ProcessExit::from(if e.use_stderr() { u8::from(ExitCode::Usage) } else { 0 });
         }
     };
@@ -191,6 +212,21 @@ pub fn main() -> ProcessExit {
             ProcessExit::from(u8::from(failure.code))
         }
     }
+}
+
+/// Whether whoever wrote this command line wants JSON, for a line that cannot be parsed. What comes after `--` belongs
+/// to another command.
+fn json_is_asked_for(args: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    args.take_while(|arg| arg != "--").any(|arg| arg == "--json")
+}
+
+/// A command line that cannot be parsed, for programs.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let message: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    let message = message.join(" ").replace("For more information, try '--help'.", "");
+    Failure::new(ExitCode::Usage, "USAGE", message.trim_start_matches("error:").trim())
+        .with_hint("`--help` shows what the verb takes, with examples")
 }
 
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
@@ -212,14 +248,15 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(ExitCode::Failed, "RUNTIME", "cannot start").caused_by(&e))?;
-    let context = Context { global: cli.global, config, cancel: CancellationToken::new() };
+    let long = cli.command.is_long();
+    let context = Context { global: cli.global, config, cancel: CancellationToken::new(), long };
     let result = runtime.block_on(async {
         let signals = signals::watch(context.cancel.clone());
         let result = run(&context, cli.command).await;
         signals.translate(result)
     });
     // Blocking work that cannot be cancelled (a read from a terminal) must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }
 

@@ -89,8 +89,10 @@ impl FileConfig {
     pub fn load(named: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Failure> {
         let own = data_dir.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
         let Some(path) = named.or(own.as_deref()) else { return Ok(Self::default()) };
-        let wrong =
-            || Failure::new(ExitCode::Usage, "CONFIG", format!("cannot use the settings in {}", path.display()));
+        let wrong = || {
+            Failure::new(ExitCode::Usage, "CONFIG", format!("cannot use the settings in {}", path.display()))
+                .with_hint("the file is named by --config, CAIRN_CONFIG, or config.toml in the data folder")
+        };
         let mut text = String::new();
         std::fs::File::open(path)
             .and_then(|f| std::io::Read::read_to_string(&mut std::io::Read::take(f, CONFIG_MAX), &mut text))
@@ -98,7 +100,7 @@ impl FileConfig {
         Self::parse(&text).map_err(|why| {
             let mut failure = wrong();
             failure.causes.push(why.message);
-            failure.with_hint(why.hint)
+            if why.hint.is_empty() { failure } else { failure.with_hint(why.hint) }
         })
     }
 
@@ -108,12 +110,11 @@ impl FileConfig {
     /// The first thing that is wrong.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table =
-            toml::from_str(text).map_err(|e| ConfigError { message: e.message().to_owned(), hint: String::new() })?;
+            toml::from_str(text).map_err(|e| ConfigError { message: located(text, &e), hint: String::new() })?;
         check_keys(&table, "")?;
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError {
-            message: e.to_string().trim().to_owned(),
-            hint: String::new(),
-        })?;
+        let config: Self = table
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError { message: located(text, &e), hint: String::new() })?;
         match config.version {
             None | Some(1) => Ok(config),
             Some(other) => Err(ConfigError {
@@ -121,6 +122,18 @@ impl FileConfig {
                 hint: "this cairn knows version = 1".into(),
             }),
         }
+    }
+}
+
+/// What TOML says, with the line that it says it of.
+fn located(text: &str, error: &toml::de::Error) -> String {
+    let message = error.to_string();
+    // The first form draws the line with an arrow, the second has no span: both are too much or too little alone.
+    let message = if message.starts_with("TOML parse error") { error.message() } else { message.trim() };
+    let message = message.replace('\n', " ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
     }
 }
 

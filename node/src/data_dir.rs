@@ -51,6 +51,14 @@ impl Drop for WriterLock {
 }
 
 impl DataDir {
+    /// The folder when there is one; makes nothing.
+    ///
+    /// # Errors
+    /// As for [`DataDir::open`].
+    pub fn find(root: &Path) -> Result<Option<Self>, Failure> {
+        if root.exists() { Self::open(root).map(Some) } else { Ok(None) }
+    }
+
     /// Opens the folder, made with mode 0700 when it is missing.
     ///
     /// # Errors
@@ -160,8 +168,7 @@ impl DataDir {
         let known = if own.exists() { Some(read_network(&own)?) } else { None };
         let given = explicit.map(read_network).transpose()?;
         match (known, given) {
-            (None, None) => Err(Failure::new(ExitCode::NotFound, "NO_NETWORK", "no network file is known here")
-                .with_hint("name one with --network FILE or CAIRN_NETWORK; `cairn network new` makes one")),
+            (None, None) => Err(no_network()),
             (Some(known), None) => Ok(known),
             (Some(known), Some(given)) if known.id != given.id => Err(Failure::new(
                 ExitCode::Failed,
@@ -229,6 +236,12 @@ impl DataDir {
             (None, asked) => Ok(asked.unwrap_or_else(fallback)),
         }
     }
+}
+
+/// Nobody said which network.
+pub(crate) fn no_network() -> Failure {
+    Failure::new(ExitCode::NotFound, "NO_NETWORK", "no network file is known here")
+        .with_hint("name one with --network FILE or CAIRN_NETWORK; `cairn network new` makes one")
 }
 
 /// Reads and checks a network file.

@@ -133,7 +133,7 @@ async fn tell(
             &holder.peer[..8],
             holder.region
         );
-        screen.row("holder", row, &text);
+        screen.row("holder", &row, &text);
     }
 
     screen.step(&format!("Misfortune: {LOSSES} of its holders go away, and the owner's machine burns down"));

@@ -154,7 +154,7 @@ impl Lab {
         let path = dir.join("lab.json");
         let none = || {
             Failure::new(ExitCode::NotFound, "NO_LAB", format!("there is no lab in {}", dir.display()))
-                .with_hint("`cairn lab up --nodes N --dir DIR` makes one")
+                .with_hint("name its folder with --dir or CAIRN_LAB_DIR; `cairn lab up --nodes N --dir DIR` makes one")
         };
         let text = fs::read_to_string(&path).map_err(|e| none().caused_by(&e))?;
         let file = serde_json::from_str(&text).map_err(|e| none().caused_by(&e))?;

@@ -171,7 +171,7 @@ pub struct RestoreArgs {
 pub struct CheckArgs {
     /// Fetch and verify every stripe.
     pub read_data: bool,
-    /// Fetch and verify this share of the stripes: `10%` or `1/5`.
+    /// Fetch and verify this part of the stripes: `10%`, `1/5` or a size.
     pub read_data_subset: Option<String>,
 }
 
@@ -200,7 +200,7 @@ pub enum Event {
     },
     /// One row of a listing verb (snapshots, ls, find, diff, peers, debug): `kind` says which.
     Row {
-        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`.
+        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `this_node`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.
         row: serde_json::Value,

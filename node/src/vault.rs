@@ -29,6 +29,7 @@ mod session;
 mod shortfall;
 mod sources;
 pub mod stream_input;
+mod tar;
 mod tree_walk;
 pub mod verbs;
 
@@ -98,6 +99,12 @@ impl Vault {
             return Err(failures::catalogue(CatalogueError::Damaged("it is missing")));
         }
         Self::with_seed(&dir, &MasterSeed::from_entropy(*secret))
+    }
+
+    /// Whether the data folder's vault was made with a passphrase; false when there is none, or it cannot be told.
+    #[must_use]
+    pub fn needs_passphrase(data_dir: &Path) -> bool {
+        keyring::needs_passphrase(&vault_dir(data_dir).join("keyring"))
     }
 
     fn with_seed(dir: &Path, seed: &MasterSeed) -> Result<Self, Failure> {

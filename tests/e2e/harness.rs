@@ -69,15 +69,14 @@ impl Output {
     /// Rows of a listing verb.
     #[track_caller]
     pub fn rows(&self, kind: &str) -> Vec<Value> {
-        let rows = self.json().into_iter().filter(|v| v["message_type"] == "row" && v["kind"] == kind);
-        rows.map(|mut v| v["row"].take()).collect()
+        self.json().into_iter().filter(|v| v["message_type"] == kind).collect()
     }
 
     /// The verb's summary.
     #[track_caller]
     pub fn summary(&self) -> Value {
         let found = self.json().into_iter().rfind(|v| v["message_type"] == "summary");
-        found.map(|mut v| v["summary"].take()).unwrap_or_else(|| panic!("{}: no summary in {}", self.said, self.text()))
+        found.unwrap_or_else(|| panic!("{}: no summary in {}", self.said, self.text()))
     }
 
     /// A figure of the summary.
@@ -319,7 +318,7 @@ impl Lab {
         let values = output.json();
         match values.as_slice() {
             [Value::Array(nodes)] => nodes.clone(),
-            lines => lines.iter().map(|v| if v["row"].is_object() { v["row"].clone() } else { v.clone() }).collect(),
+            lines => lines.to_vec(),
         }
     }
 

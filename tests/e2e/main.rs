@@ -16,6 +16,7 @@ mod demo;
 mod durability;
 mod interruption;
 mod loss;
+mod manners;
 mod reach;
 mod recovery;
 mod refusals;

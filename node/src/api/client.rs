@@ -1,6 +1,6 @@
 //! The CLI's side of the control API.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -23,6 +23,9 @@ use crate::{
     vault::stream_input::{StreamInput, StreamItem},
 };
 
+/// How long a daemon may take to say that it is there. A busy one needs milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 type AnyBody = BoxBody<Bytes, std::convert::Infallible>;
 
 /// A daemon that answers.
@@ -32,10 +35,12 @@ pub struct DaemonClient {
 }
 
 impl DaemonClient {
-    /// The daemon of a data folder; `None` when nobody listens there.
+    /// The daemon of a data folder; `None` when nobody listens there, or does not answer in time. Whoever then goes for
+    /// the folder's lock is told which process has it.
     pub async fn find(socket: &Path) -> Option<Self> {
         let client = Self { socket: socket.to_owned() };
-        let (_connection, answer) = client.send(get("/v1/healthz").ok()?).await.ok()?;
+        let asked = tokio::time::timeout(PATIENCE, client.send(get("/v1/healthz").ok()?)).await;
+        let (_connection, answer) = asked.ok()?.ok()?;
         (answer.status() == StatusCode::OK).then_some(client)
     }
 
@@ -185,7 +190,7 @@ async fn read_lines(answer: Response<Incoming>, events: &mpsc::Sender<crate::ops
     let mut body = answer.into_body();
     let mut reader = LineReader::default();
     loop {
-        while let Some(line) = reader.next_line() {
+        while let Some(line) = reader.next_line().map_err(|e| broken(&e))? {
             match serde_json::from_slice(&line).map_err(|e| broken(&e))? {
                 Line::Final(last) => return last.into(),
                 // Nobody listens any more: the verb still runs to its end.

@@ -7,6 +7,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most bytes of a frame's payload. Senders cut their data to it; a longer one is refused before it is read.
 pub const FRAME_MAX: usize = 4 * 1024 * 1024;
+/// Most bytes of a line: a row that repeats a request of the greatest size, some times over for its keys and escapes.
+pub const LINE_MAX: usize = 4 * super::REQUEST_MAX;
 const HEAD: usize = 5;
 
 /// One frame.
@@ -107,6 +109,8 @@ impl FrameReader {
 #[derive(Debug, Default)]
 pub struct LineReader {
     buffer: BytesMut,
+    /// So many bytes at its beginning hold no line break: a long line is looked through once, not once for each piece.
+    seen: usize,
 }
 
 impl LineReader {
@@ -115,14 +119,23 @@ impl LineReader {
         self.buffer.extend_from_slice(piece);
     }
 
-    /// The next line that is not empty (empty ones only keep the connection alive).
-    pub fn next_line(&mut self) -> Option<Bytes> {
+    /// The next line that is not empty (empty ones only keep the connection alive); `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// A line over [`LINE_MAX`]; nothing after it can be trusted.
+    pub fn next_line(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
-            let end = self.buffer.iter().position(|b| *b == b'\n')?;
-            let line = self.buffer.split_to(end).freeze();
+            let Some(end) = self.buffer.iter().skip(self.seen).position(|b| *b == b'\n') else {
+                self.seen = self.buffer.len();
+                return if self.seen > LINE_MAX { Err(FrameError::TooLong(self.seen)) } else { Ok(None) };
+            };
+            let line = self.buffer.split_to(self.seen + end).freeze();
             self.buffer.advance(1);
-            if !line.is_empty() {
-                return Some(line);
+            self.seen = 0;
+            match line.len() {
+                0 => {}
+                long if long > LINE_MAX => return Err(FrameError::TooLong(long)),
+                _ => return Ok(Some(line)),
             }
         }
     }
@@ -178,10 +191,25 @@ mod tests {
     fn empty_lines_are_skipped() {
         let mut reader = LineReader::default();
         reader.push(b"\n\nab");
-        assert_eq!(reader.next_line(), None);
-        reader.push(b"c\n\nd\n");
-        assert_eq!(reader.next_line().as_deref(), Some(&b"abc"[..]));
-        assert_eq!(reader.next_line().as_deref(), Some(&b"d"[..]));
-        assert_eq!(reader.next_line(), None);
+        let mut next = |piece: &[u8]| {
+            reader.push(piece);
+            reader.next_line().map(|line| line.map(|l| l.to_vec()))
+        };
+        assert_eq!(next(b""), Ok(None));
+        assert_eq!(next(b"c\n\nd\n"), Ok(Some(b"abc".to_vec())));
+        assert_eq!(next(b""), Ok(Some(b"d".to_vec())));
+        assert_eq!(next(b""), Ok(None));
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_refused() {
+        let piece = vec![b'x'; 1 << 20];
+        let mut reader = LineReader::default();
+        let pieces = (0..1000).find(|_| {
+            reader.push(&piece);
+            reader.next_line() != Ok(None)
+        });
+        assert_eq!(pieces, Some(LINE_MAX >> 20), "one piece over the limit");
+        assert!(matches!(reader.next_line(), Err(FrameError::TooLong(_))));
     }
 }

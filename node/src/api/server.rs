@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     FinalLine, NewVault, NewVaultAnswer, NodeStatus, REQUEST_MAX, VERBS_MAX, VerbRequest,
+    connections::{self, Limits},
     frames::{Frame, FrameReader},
 };
 use crate::{
@@ -35,6 +36,8 @@ const EVENTS: usize = 256;
 const PIECES: usize = 8;
 /// How often a quiet answer says that it is alive; a client that is gone is noticed by it at the latest.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long open connections, and then running verbs, may take to end when the node goes down.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A verb with all that goes in and out of it.
 pub struct Call {
@@ -71,6 +74,8 @@ struct Api {
     service: Arc<dyn Service>,
     permits: Arc<Semaphore>,
     shutdown: CancellationToken,
+    /// For a request to arrive.
+    patience: Duration,
 }
 
 /// A bound socket; its file is removed when dropped.
@@ -105,20 +110,23 @@ pub fn bind(path: PathBuf) -> Result<Socket, Failure> {
 }
 
 /// Serves until `shutdown` fires; verbs that run then are cancelled and waited for.
-pub async fn serve(mut socket: Socket, service: Arc<dyn Service>, shutdown: CancellationToken) {
+pub async fn serve(socket: Socket, service: Arc<dyn Service>, shutdown: CancellationToken) {
+    serve_within(socket, service, shutdown, Limits::default()).await;
+}
+
+pub(super) async fn serve_within(
+    mut socket: Socket,
+    service: Arc<dyn Service>,
+    shutdown: CancellationToken,
+    limits: Limits,
+) {
     let Some(listener) = socket.listener.take() else { return };
-    let api = Api { service, permits: Arc::new(Semaphore::new(VERBS_MAX)), shutdown: shutdown.clone() };
-    let permits = Arc::clone(&api.permits);
-    let router = router(api);
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let served = std::future::IntoFuture::into_future(served);
-    tokio::select! {
-        result = served => if let Err(e) = result { tracing::error!("the control API ended: {e}") },
-        // A client that keeps its connection open must not keep the node from going down.
-        () = async { shutdown.cancelled().await; tokio::time::sleep(Duration::from_secs(10)).await } => {}
-    }
+    let permits = Arc::new(Semaphore::new(VERBS_MAX));
+    let api = Api { service, permits: Arc::clone(&permits), shutdown: shutdown.clone(), patience: limits.patience };
+    // A client that keeps its connection open must not keep the node from going down.
+    connections::serve(listener, router(api), limits, shutdown, FAREWELL).await;
     // Verbs hold a permit each until they are really over.
-    let _ = tokio::time::timeout(Duration::from_secs(10), permits.acquire_many_owned(VERBS_MAX as u32)).await;
+    let _ = tokio::time::timeout(FAREWELL, permits.acquire_many_owned(VERBS_MAX as u32)).await;
 }
 
 fn router(api: Api) -> Router {
@@ -131,7 +139,8 @@ fn router(api: Api) -> Router {
         .route("/v1/verbs", post(verbs))
         .route("/v1/streams", post(streams))
         .route("/v1/dump", post(dump))
-        .layer(DefaultBodyLimit::max(REQUEST_MAX))
+        // The one way in for bodies is `json_body`, which has its own limit; streams have none by nature.
+        .layer(DefaultBodyLimit::disable())
         .with_state(api)
 }
 
@@ -156,12 +165,27 @@ fn refuse(failure: Failure) -> Response {
     (status, Json(FinalLine::ExitError(failure))).into_response()
 }
 
-fn parse(body: &[u8]) -> Result<VerbRequest, Failure> {
-    serde_json::from_slice(body)
-        .map_err(|e| Failure::new(ExitCode::Usage, "BAD_REQUEST", "the request is not a verb").caused_by(&e))
+fn bad(text: &str) -> Failure {
+    Failure::new(ExitCode::Usage, "BAD_REQUEST", text)
 }
 
-async fn make_vault(State(api): State<Api>, Json(new): Json<NewVault>) -> Response {
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|e| bad("the request is not what is asked for here").caused_by(&e))
+}
+
+/// A whole JSON body: at most [`REQUEST_MAX`] bytes, and it must arrive in time.
+async fn json_body<T: serde::de::DeserializeOwned>(api: &Api, request: Request) -> Result<T, Failure> {
+    let body = axum::body::to_bytes(request.into_body(), REQUEST_MAX);
+    let body = tokio::time::timeout(api.patience, body).await.map_err(|_| bad("the request did not arrive in time"))?;
+    let too_long = || format!("the request broke off or is over {REQUEST_MAX} bytes");
+    parse(&body.map_err(|e| bad(&too_long()).caused_by(&e))?)
+}
+
+async fn make_vault(State(api): State<Api>, request: Request) -> Response {
+    let new: NewVault = match json_body(&api, request).await {
+        Ok(new) => new,
+        Err(failure) => return refuse(failure),
+    };
     answer(api.service.make_vault(new.passphrase).await.map(|phrase| NewVaultAnswer { phrase }))
 }
 
@@ -201,15 +225,15 @@ impl Shape {
     }
 }
 
-async fn verbs(State(api): State<Api>, body: Bytes) -> Response {
-    match parse(&body) {
+async fn verbs(State(api): State<Api>, request: Request) -> Response {
+    match json_body(&api, request).await {
         Ok(request) => start(&api, request, None, Shape::Lines),
         Err(failure) => refuse(failure),
     }
 }
 
-async fn dump(State(api): State<Api>, body: Bytes) -> Response {
-    match parse(&body) {
+async fn dump(State(api): State<Api>, request: Request) -> Response {
+    match json_body(&api, request).await {
         Ok(request) => start(&api, request, None, Shape::Frames),
         Err(failure) => refuse(failure),
     }
@@ -218,20 +242,8 @@ async fn dump(State(api): State<Api>, body: Bytes) -> Response {
 async fn streams(State(api): State<Api>, request: Request) -> Response {
     let mut body = request.into_body().into_data_stream();
     let mut reader = FrameReader::default();
-    let first = loop {
-        match reader.next_frame() {
-            Ok(Some(Frame::Request(json))) if json.len() <= REQUEST_MAX => break parse(&json),
-            Ok(None) => {}
-            Ok(Some(_)) => {
-                break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "the first frame must be the request"));
-            }
-            Err(e) => break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "bad frames").caused_by(&e)),
-        }
-        match body.next().await {
-            Some(Ok(piece)) => reader.push(&piece),
-            _ => break Err(Failure::new(ExitCode::Usage, "BAD_REQUEST", "the request ended too early")),
-        }
-    };
+    let first = tokio::time::timeout(api.patience, first_frame(&mut body, &mut reader)).await;
+    let first = first.unwrap_or_else(|_| Err(bad("the request did not arrive in time")));
     match first {
         Ok(first) => {
             let (sender, input) = StreamInput::channel();
@@ -239,6 +251,19 @@ async fn streams(State(api): State<Api>, request: Request) -> Response {
             start(&api, first, Some(input), Shape::Lines)
         }
         Err(failure) => refuse(failure),
+    }
+}
+
+async fn first_frame(body: &mut BodyDataStream, reader: &mut FrameReader) -> Result<VerbRequest, Failure> {
+    loop {
+        match reader.next_frame().map_err(|e| bad("bad frames").caused_by(&e))? {
+            Some(Frame::Request(json)) if json.len() <= REQUEST_MAX => return parse(&json),
+            Some(_) => return Err(bad("the first frame must be the request")),
+            None => match body.next().await {
+                Some(Ok(piece)) => reader.push(&piece),
+                _ => return Err(bad("the request ended too early")),
+            },
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NodeStatus,
+    NodeStatus, REQUEST_MAX, VERBS_MAX,
     client::DaemonClient,
+    connections::Limits,
     server::{self, Call, Service},
 };
 use crate::{
@@ -80,10 +81,15 @@ struct Running {
     ended: mpsc::Receiver<&'static str>,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<()>,
+    path: std::path::PathBuf,
     _temp: tempfile::TempDir,
 }
 
 async fn running() -> Running {
+    running_within(Limits::default()).await
+}
+
+async fn running_within(limits: Limits) -> Running {
     let temp = tempfile::tempdir().expect("temp dir");
     // Deeper than a socket's path may be long.
     let deep = temp.path().join("a-long-folder-name".repeat(8));
@@ -92,9 +98,9 @@ async fn running() -> Running {
     let (sender, ended) = mpsc::channel(4);
     let shutdown = CancellationToken::new();
     let socket = server::bind(path.clone()).expect("binds");
-    let served = tokio::spawn(server::serve(socket, Arc::new(Echo { ended: sender }), shutdown.clone()));
+    let served = tokio::spawn(server::serve_within(socket, Arc::new(Echo { ended: sender }), shutdown.clone(), limits));
     let client = DaemonClient::find(&path).await.expect("answers");
-    Running { client, ended, shutdown, served, _temp: temp }
+    Running { client, ended, shutdown, served, path, _temp: temp }
 }
 
 fn call(verb: Verb) -> (Call, mpsc::Receiver<Event>) {
@@ -178,4 +184,114 @@ async fn shutdown_cancels_what_runs_and_ends() {
     r.shutdown.cancel();
     assert_eq!(task.await.expect("joins").expect_err("cancelled").code, ExitCode::Interrupted);
     tokio::time::timeout(Duration::from_secs(20), r.served).await.expect("ends").expect("joins");
+}
+
+/// What a program that is no client of ours says, and all that it is answered until the connection ends or, when the
+/// answer says so, stays open.
+async fn raw(path: &std::path::Path, bytes: &[u8]) -> String {
+    let (short, _folder) = super::socket_path(path).expect("fits");
+    let mut stream = tokio::net::UnixStream::connect(short).await.expect("connects");
+    stream.write_all(bytes).await.expect("writes");
+    let mut said = Vec::new();
+    let reading = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said);
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the server ends it").expect("reads");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+fn post(path: &str, length: usize, body: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: cairn\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").into()
+}
+
+const HASTY: Limits = Limits { connections: 4, patience: Duration::from_millis(300) };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let r = running().await;
+    let mode = std::fs::metadata(&r.path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_over_the_limit_is_refused() {
+    let r = running().await;
+    let exclude = vec!["x".repeat(1 << 20); 5];
+    let (verb, _events) = call(Verb::Backup(BackupArgs { exclude: exclude.clone(), ..BackupArgs::default() }));
+    let failure = r.client.run(verb).await.expect_err("too long");
+    assert_eq!((failure.code, failure.id.as_str()), (ExitCode::Usage, "BAD_REQUEST"), "{failure:?}");
+    assert!(failure.message.contains(&REQUEST_MAX.to_string()));
+    // The same as the first frame of a stream.
+    let (mut verb, _events) = call(Verb::Backup(BackupArgs { exclude, ..BackupArgs::default() }));
+    verb.input = Some(StreamInput::from_reader(&b"data"[..]));
+    assert_ne!(r.client.run(verb).await.expect_err("too long").code, ExitCode::StreamCommand);
+    assert_eq!(r.client.get_json::<Vec<u8>>("/v1/peers").await, Ok(vec![1]), "others are served");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verbs_over_the_limit_are_told_to_come_back() {
+    let mut r = running().await;
+    let mut waiting = Vec::new();
+    for _ in 0..VERBS_MAX {
+        let (check, events) = call(Verb::Check(crate::ops::CheckArgs::default()));
+        let client = r.client.clone();
+        waiting.push((tokio::spawn(async move { client.run(check).await }), events));
+    }
+    let refused = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            // Until the last of them has its permit, one more is still taken: it ends at once.
+            let (verb, _events) = call(Verb::Stats);
+            match r.client.run(verb).await.expect_err("never succeeds") {
+                failure if failure.id == "BUSY" => return failure,
+                failure => assert_eq!(failure.id, "NO_VAULT"),
+            }
+        }
+    });
+    let failure = refused.await.expect("all run");
+    assert!(failure.code == ExitCode::Busy && failure.retryable, "{failure:?}");
+    assert_eq!(r.client.get_json::<Vec<u8>>("/v1/peers").await, Ok(vec![1]), "a look is still answered");
+    waiting.pop().expect("thirty-two of them").0.abort();
+    tokio::time::timeout(Duration::from_secs(10), r.ended.recv()).await.expect("its verb ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_and_silent_clients_lose_their_connection_and_nobody_else_does() {
+    let r = running_within(HASTY).await;
+    // Half a head; a head without its body; a stream without its first frame.
+    assert_eq!(raw(&r.path, b"GET /v1/heal").await, "");
+    let half = raw(&r.path, &post("/v1/verbs", 100, "{\"request\":")).await;
+    assert!(half.starts_with("HTTP/1.1 400") && half.contains("in time"), "{half}");
+    let half = raw(&r.path, &post("/v1/streams", 100, "\0\u{5}\0\0")).await;
+    assert!(half.starts_with("HTTP/1.1 400") && half.contains("in time"), "{half}");
+    // As many silent ones as there are places: the next client waits for their end and is served.
+    let (short, _folder) = super::socket_path(&r.path).expect("fits");
+    let mut silent = Vec::new();
+    for _ in 0..HASTY.connections {
+        silent.push(tokio::net::UnixStream::connect(&short).await.expect("connects"));
+    }
+    let served = tokio::time::timeout(Duration::from_secs(10), r.client.get_json::<Vec<u8>>("/v1/peers"));
+    assert_eq!(served.await.expect("in time"), Ok(vec![1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_is_answered_and_harms_nobody() {
+    let r = running_within(HASTY).await;
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "{\"request\":{\"verb\":\"frob\"}}",
+        "{\"request\":{\"verb\":\"stats\"},\"x\":1}",
+        "\u{0}\u{1}",
+    ] {
+        let said = raw(&r.path, &post("/v1/verbs", body.len(), body)).await;
+        assert!(said.starts_with("HTTP/1.1 400") && said.contains("BAD_REQUEST"), "{body}: {said}");
+    }
+    let said = raw(&r.path, b"\x16\x03\x01nonsense\r\n\r\n").await;
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 400"), "{said}");
+    let long = [b"GET /v1/healthz HTTP/1.1\r\nx: ".to_vec(), vec![b'a'; 1 << 20], b"\r\n\r\n".to_vec()].concat();
+    let (short, _folder) = super::socket_path(&r.path).expect("fits");
+    let mut stream = tokio::net::UnixStream::connect(short).await.expect("connects");
+    // It may be closed while it is still writing; either way the head is not taken.
+    let _ = stream.write_all(&long).await;
+    assert_eq!(r.client.get_json::<Vec<u8>>("/v1/peers").await, Ok(vec![1]));
 }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::IsTerminal,
     path::{Path, PathBuf},
 };
 
@@ -93,7 +94,13 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
     if backup.stdin_from_command {
         execute::verb_with_input(context, verb, |cancel| assemble::command_input(&backup.paths, cancel)).await
     } else if backup.stdin {
-        execute::verb_with_input(context, verb, |_| Ok(StreamInput::from_reader(tokio::io::stdin()))).await
+        let begin = |_| {
+            if std::io::stdin().is_terminal() && !context.global.quiet {
+                super::render::note("reading from the terminal; Ctrl-D ends it");
+            }
+            Ok(StreamInput::from_reader(tokio::io::stdin()))
+        };
+        execute::verb_with_input(context, verb, begin).await
     } else {
         execute::verb(context, verb).await
     }
@@ -103,7 +110,10 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
 fn check_any_exists(paths: &[OsString]) -> Result<(), Failure> {
     match paths.iter().find_map(|path| Path::new(path).symlink_metadata().err()) {
         Some(e) if paths.iter().all(|path| Path::new(path).symlink_metadata().is_err()) => {
-            Err(Failure::new(ExitCode::Failed, "NO_SOURCE", "none of the paths can be read").caused_by(&e))
+            let named = paths.iter().map(|p| Path::new(p).display().to_string()).collect::<Vec<_>>().join(", ");
+            Err(Failure::new(ExitCode::Failed, "NO_SOURCE", format!("none of the paths can be read: {named}"))
+                .caused_by(&e)
+                .with_hint("no snapshot was made; check how the paths are written"))
         }
         _ => Ok(()),
     }

@@ -38,17 +38,12 @@ impl Place {
     }
 
     async fn look(context: &Context, verb: &Verb) -> Result<Self, Failure> {
-        let dir = DataDir::open(&context.data_dir()?)?;
+        let dir = open_dir(context, verb)?;
         if let Some(daemon) = DaemonClient::find(&dir.socket()).await {
             return Ok(Self::Daemon(daemon));
         }
         if needs_vault(verb) && !dir.has_vault() {
-            return Err(Failure::new(
-                ExitCode::NotFound,
-                "NO_VAULT",
-                format!("there is no vault in {}", dir.root().display()),
-            )
-            .with_hint("`cairn init` makes one, `cairn recover` brings one back from its 24 words"));
+            return Err(no_vault(dir.root()));
         }
         let node = daemon::LocalNode::start(dir, context.network(), context.domain()?, verb).await?;
         Ok(Self::Here(Box::new(node)))
@@ -72,9 +67,41 @@ fn needs_vault(verb: &Verb) -> bool {
     !matches!(verb, Verb::Recover(_) | Verb::Peers | Verb::Status | Verb::DebugStore | Verb::DebugPlacement)
 }
 
+/// The data folder. Only what has something to put into one makes it: a slip in its name must not leave a folder.
+fn open_dir(context: &Context, verb: &Verb) -> Result<DataDir, Failure> {
+    let root = context.data_dir()?;
+    match DataDir::find(&root)? {
+        Some(dir) => Ok(dir),
+        None if needs_vault(verb) => Err(no_vault(&root)),
+        None if matches!(verb, Verb::DebugStore) => Err(crate::daemon::assemble::no_store(&root)),
+        None if context.network().is_none() => Err(crate::data_dir::no_network()),
+        None => DataDir::open(&root),
+    }
+}
+
+fn no_vault(root: &std::path::Path) -> Failure {
+    Failure::new(ExitCode::NotFound, "NO_VAULT", format!("there is no vault in {}", root.display())).with_hint(
+        "`cairn init` makes one, `cairn recover` brings one back from its 24 words; --data-dir or CAIRN_DATA_DIR names \
+         another folder",
+    )
+}
+
+/// The passphrase: from its file, else asked for when the vault has one. Before anything else is begun, so that no
+/// stream is read and no peer is looked for in vain.
+fn passphrase(context: &Context, verb: &Verb) -> Result<Option<SecretText>, Failure> {
+    if let Some(given) = secrets::passphrase(context)? {
+        return Ok(Some(given));
+    }
+    let dir = if needs_vault(verb) { DataDir::find(&context.data_dir()?)? } else { None };
+    match dir {
+        Some(dir) if crate::vault::Vault::needs_passphrase(dir.root()) => secrets::ask_passphrase().map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// A verb without streams.
 pub(super) async fn verb(context: &Context, verb: Verb) -> Result<ExitCode, Failure> {
-    let passphrase = secrets::passphrase(context)?;
+    let passphrase = passphrase(context, &verb)?;
     verb_with_passphrase(context, verb, passphrase).await
 }
 
@@ -85,14 +112,7 @@ pub(super) async fn verb_with_passphrase(
     passphrase: Option<SecretText>,
 ) -> Result<ExitCode, Failure> {
     let place = Place::find(context, &verb).await?;
-    let ask = passphrase.is_none() && (needs_vault(&verb) || matches!(verb, Verb::Status));
-    let mut result = run(context, &place, Io { verb: verb.clone(), passphrase, input: None, output: None }).await;
-    if ask
-        && matches!(&result, Err(f) if f.code == ExitCode::WrongSecret)
-        && let Some(typed) = secrets::ask_passphrase()?
-    {
-        result = run(context, &place, Io { verb, passphrase: Some(typed), input: None, output: None }).await;
-    }
+    let result = run(context, &place, Io { verb, passphrase, input: None, output: None }).await;
     place.close().await;
     result
 }
@@ -104,7 +124,7 @@ pub(super) async fn verb_with_input(
     verb: Verb,
     begin: impl FnOnce(CancellationToken) -> Result<StreamInput, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let passphrase = secrets::passphrase(context)?;
+    let passphrase = passphrase(context, &verb)?;
     let place = Place::find(context, &verb).await?;
     let result = match begin(context.cancel.clone()) {
         Ok(input) => run(context, &place, Io { verb, passphrase, input: Some(input), output: None }).await,
@@ -120,7 +140,7 @@ pub(super) async fn verb_with_output(
     verb: Verb,
     output: Box<dyn AsyncWrite + Send + Unpin>,
 ) -> Result<ExitCode, Failure> {
-    let passphrase = secrets::passphrase(context)?;
+    let passphrase = passphrase(context, &verb)?;
     let place = Place::find(context, &verb).await?;
     let result = run(context, &place, Io { verb, passphrase, input: None, output: Some(output) }).await;
     place.close().await;

@@ -108,9 +108,7 @@ fn tell(context: &Context, init: &Init, dir: &DataDir, phrase: Option<&SecretTex
         if let Some(phrase) = phrase {
             summary["phrase"] = phrase.expose().into();
         }
-        return shown(
-            &serde_json::json!({ "message_type": "summary", "verb": "init", "summary": summary }).to_string(),
-        );
+        return shown(&render::json_summary("init", &summary));
     }
     let say = |text: &str| {
         if !context.global.quiet {

@@ -144,26 +144,18 @@ fn remember(data_dir: &std::path::Path, lab: &std::path::Path) {
 fn report(context: &Context, lab: &Lab) {
     let states = lab.status();
     let up = states.iter().filter(|n| n.state == NodeState::Up).count();
-    if context.global.json {
-        let summary =
-            serde_json::json!({ "nodes": states.len(), "up": up, "dir": lab.dir(), "network": lab.network_path() });
-        render::line(&serde_json::json!({ "message_type": "summary", "verb": "lab", "summary": summary }).to_string());
-    } else if !context.global.quiet {
-        render::line(&format!("{up} of {} nodes up; network file {}", states.len(), lab.network_path().display()));
-    }
+    let summary =
+        serde_json::json!({ "nodes": states.len(), "up": up, "dir": lab.dir(), "network": lab.network_path() });
+    render::end(context.output(), "lab", &summary);
 }
 
+/// As JSON it is one array: a lab has few nodes, and what reads it wants all of them.
 fn status(context: &Context, lab: &Lab) {
     let states = lab.status();
     if context.global.json {
         render::line(&serde_json::to_string(&states).unwrap_or_default());
         return;
     }
-    render::line("NODE  PID      STATE  REGION          ADDRESS");
-    for node in states {
-        let pid = node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let state = if node.state == NodeState::Up { "up" } else { "down" };
-        let address = node.addresses.first().map_or("-", String::as_str);
-        render::line(&format!("{:>4}  {pid:<7}  {state:<5}  {:<14}  {address}", node.index, node.region));
-    }
+    let rows: Vec<_> = states.iter().map(|node| serde_json::to_value(node).unwrap_or_default()).collect();
+    render::table("lab_node", &rows);
 }

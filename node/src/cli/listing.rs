@@ -24,16 +24,25 @@ impl Snapshots {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn ls latest\n  cairn ls 1a2b3c4d /home/me/photos")]
+#[command(
+    after_help = "Examples:\n  cairn ls latest\n  cairn ls -l latest /home/me\n  cairn ls 1a2b3c4d /home/me/photos"
+)]
 pub(super) struct Ls {
     /// Snapshot: `latest`, or the beginning of its id
     #[arg(value_name = "SNAP")]
     snapshot: String,
     /// Folder or file inside
     path: Option<OsString>,
+    /// Show mode, owner, size and time
+    #[arg(long, short)]
+    long: bool,
 }
 
 impl Ls {
+    pub(super) fn long(&self) -> bool {
+        self.long
+    }
+
     pub(super) fn verb(self) -> Verb {
         Verb::Ls(LsArgs { snapshot: self.snapshot, path: self.path.map(|p| ops::encode_path(p.as_ref())) })
     }
@@ -48,9 +57,16 @@ pub(super) struct Find {
     /// Only in this snapshot
     #[arg(long, short, value_name = "SNAP")]
     snapshot: Option<String>,
+    /// Show mode, owner, size and time
+    #[arg(long, short)]
+    long: bool,
 }
 
 impl Find {
+    pub(super) fn long(&self) -> bool {
+        self.long
+    }
+
     pub(super) fn verb(self) -> Verb {
         Verb::Find(FindArgs { patterns: self.patterns, snapshot: self.snapshot })
     }
@@ -77,8 +93,8 @@ pub(super) struct Check {
     /// Fetch and verify everything
     #[arg(long, conflicts_with = "read_data_subset")]
     read_data: bool,
-    /// Fetch and verify a share: `10%` or `1/5`
-    #[arg(long, value_name = "SHARE")]
+    /// Fetch and verify a part: `10%`, `1/5` (the first of five) or a size as `500MB`
+    #[arg(long, value_name = "PART")]
     read_data_subset: Option<String>,
 }
 

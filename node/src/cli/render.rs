@@ -10,6 +10,7 @@ use std::{
 
 pub(crate) use demo_screen::DemoScreen;
 use indicatif::{ProgressBar, ProgressStyle};
+pub(super) use json::{object as json_object, summary_line as json_summary};
 
 use crate::{
     api::FinalLine,
@@ -18,14 +19,19 @@ use crate::{
 };
 
 mod demo_screen;
+mod json;
 mod rows;
 mod summary;
+mod table;
+mod values;
 
 #[cfg(test)]
 mod tests;
 
 /// Without a terminal a person reads a log: one line a minute says enough.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(60);
+/// Most often that a program is told of progress: verbs say it as often as they like.
+const JSON_PROGRESS: Duration = Duration::from_secs(1);
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +39,25 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: bool,
+    /// `ls -l`.
+    pub(crate) long: bool,
+}
+
+/// The end of a verb that has no events.
+pub(super) fn end(output: Output, verb: &str, summary: &serde_json::Value) {
+    if output.json {
+        line(&json_summary(verb, summary));
+    } else if !output.quiet {
+        summary::lines(verb, summary).iter().for_each(|text| line(text));
+    }
+}
+
+/// A table outside a verb's events.
+pub(super) fn table(kind: &str, rows: &[serde_json::Value]) {
+    if let Some(heading) = table::heading(kind) {
+        line(&heading);
+    }
+    rows.iter().flat_map(|row| rows::row(kind, row, false)).for_each(|text| line(&text));
 }
 
 /// A line of results on stdout.
@@ -72,7 +97,7 @@ fn failure_text(failure: &Failure, json: bool) -> String {
         text.push_str("\nhint: ");
         text.push_str(&failure.hint);
     }
-    text
+    values::printable_lines(&text)
 }
 
 /// Shows a verb's events.
@@ -80,8 +105,12 @@ pub(super) struct Renderer {
     output: Output,
     /// Stdout carries the verb's bytes.
     bytes_on_stdout: bool,
+    /// Whether there is a terminal that wants a bar.
+    wants_bar: bool,
+    /// Made by the first progress: a listing has none.
     bar: Option<ProgressBar>,
     last_plain: Instant,
+    last_json: Option<Instant>,
     /// Kind of the rows being printed, for their heading.
     table: Option<String>,
     /// Errors of single items so far.
@@ -99,20 +128,23 @@ fn unsaid(errors: u64) -> Option<String> {
 
 impl Renderer {
     pub(super) fn new(output: Output, bytes_on_stdout: bool) -> Self {
-        let wanted = output.progress && !output.quiet && !output.json && std::io::stderr().is_terminal();
-        let bar = wanted.then(|| {
-            let bar = ProgressBar::new(0);
-            bar.set_style(ProgressStyle::default_spinner());
-            bar
-        });
-        Self { output, bytes_on_stdout, bar, last_plain: Instant::now(), table: None, errors: 0 }
+        let wants_bar = output.progress && !output.quiet && !output.json && std::io::stderr().is_terminal();
+        Self {
+            output,
+            bytes_on_stdout,
+            wants_bar,
+            bar: None,
+            last_plain: Instant::now(),
+            last_json: None,
+            table: None,
+            errors: 0,
+        }
     }
 
     pub(super) fn show(&mut self, event: &Event) {
         if self.output.json {
-            let hidden = matches!(event, Event::Status(_)) && (!self.output.progress || self.output.quiet);
-            if !hidden {
-                self.print(&serde_json::to_string(event).unwrap_or_default());
+            if !matches!(event, Event::Status(_)) || self.progress_is_due() {
+                self.write(&json::line(event));
             }
             return;
         }
@@ -129,11 +161,13 @@ impl Renderer {
             Event::Row { kind, row } => {
                 if self.table.as_deref() != Some(kind) {
                     self.table = Some(kind.clone());
-                    if let Some(heading) = rows::heading(kind).filter(|_| !self.output.quiet) {
+                    if let Some(heading) = table::heading(kind).filter(|_| !self.output.quiet) {
                         self.print(&heading);
                     }
                 }
-                self.print(&rows::row(kind, row));
+                for text in rows::row(kind, row, self.output.long) {
+                    self.print(&text);
+                }
             }
             Event::Summary { verb, summary } => {
                 self.finish();
@@ -141,9 +175,20 @@ impl Renderer {
                     for text in summary::lines(verb, summary) {
                         self.print(&text);
                     }
+                    if let Some(text) = summary::nothing(verb, summary) {
+                        self.say(text);
+                    }
                 }
             }
         }
+    }
+
+    fn progress_is_due(&mut self) -> bool {
+        let due = self.last_json.is_none_or(|at| at.elapsed() >= JSON_PROGRESS);
+        if due {
+            self.last_json = Some(Instant::now());
+        }
+        due && self.output.progress && !self.output.quiet
     }
 
     pub(super) fn finish(&mut self) {
@@ -154,12 +199,17 @@ impl Renderer {
     }
 
     fn clear(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 
+    /// The last place where a name from a snapshot or a peer could command the terminal; JSON escapes by itself.
     fn print(&self, text: &str) {
+        self.write(&values::printable_lines(text));
+    }
+
+    fn write(&self, text: &str) {
         let write = || if self.bytes_on_stdout { note(text) } else { line(text) };
         match &self.bar {
             Some(bar) => bar.suspend(write),
@@ -168,6 +218,7 @@ impl Renderer {
     }
 
     fn say(&self, text: &str) {
+        let text = &values::printable_lines(text);
         match &self.bar {
             Some(bar) => bar.suspend(|| note(text)),
             None => note(text),
@@ -175,8 +226,8 @@ impl Renderer {
     }
 
     fn progress(&mut self, progress: &Progress) {
-        if let Some(bar) = &self.bar {
-            draw(bar, progress);
+        if self.wants_bar {
+            draw(self.bar.get_or_insert_with(spinner), progress);
         } else if self.output.progress && !self.output.quiet && self.last_plain.elapsed() >= PLAIN_PROGRESS {
             self.last_plain = Instant::now();
             note(&summary::progress_line(progress));
@@ -184,10 +235,17 @@ impl Renderer {
     }
 }
 
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{prefix:>8} {spinner} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar
+}
+
 fn draw(bar: &ProgressBar, progress: &Progress) {
     if progress.total_bytes > 0 {
         if bar.length() != Some(progress.total_bytes) {
-            let style = ProgressStyle::with_template("{prefix:>8} [{bar:30}] {percent:>3}% {msg}");
+            let style = ProgressStyle::with_template("{prefix:>8} [{bar:20}] {percent:>3}% {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar.set_length(progress.total_bytes);
         }

@@ -40,9 +40,21 @@ pub(super) fn new_passphrase(context: &Context) -> Result<Option<SecretText>, Fa
     }
 }
 
-/// A passphrase for a vault that turned out to need one; `None` when nobody can be asked.
-pub(super) fn ask_passphrase() -> Result<Option<SecretText>, Failure> {
-    if may_ask() { prompt("Passphrase: ").map(Some) } else { Ok(None) }
+/// A passphrase for a vault that needs one. Asked on the terminal itself, so that stdin and stdout may carry data
+/// (`pg_dump | cairn backup --stdin`); whoever sends stderr away could not see the question and is not asked.
+pub(super) fn ask_passphrase() -> Result<SecretText, Failure> {
+    let terminal = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty").is_ok();
+    if std::io::stderr().is_terminal() && terminal() {
+        return prompt("Passphrase of this vault: ");
+    }
+    Err(Failure::new(
+        ExitCode::WrongSecret,
+        "PASSPHRASE_NEEDED",
+        "this vault has a passphrase, and nobody can be asked",
+    )
+    .with_hint(
+        "write it into a file that only you can read and name that with CAIRN_PASSPHRASE_FILE or --passphrase-file",
+    ))
 }
 
 /// The 24 words: from the file, else typed.
@@ -60,9 +72,12 @@ fn may_ask() -> bool {
 }
 
 fn prompt(text: &str) -> Result<SecretText, Failure> {
-    rpassword::prompt_password(text)
-        .map(SecretText::new)
-        .map_err(|e| Failure::new(ExitCode::Failed, "PROMPT", "cannot ask on this terminal").caused_by(&e))
+    rpassword::prompt_password(text).map(SecretText::new).map_err(|e| match e.kind() {
+        std::io::ErrorKind::Interrupted => {
+            Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted before anything was done")
+        }
+        _ => Failure::new(ExitCode::Failed, "PROMPT", "cannot ask on this terminal").caused_by(&e),
+    })
 }
 
 /// The first line, or everything with white space folded to single blanks.

@@ -35,7 +35,9 @@ fn command_lines_of_the_contract_parse() {
         "backup --stdin-filename n --stdin-from-command -- pg_dump -Fp shop",
         "snapshots --json",
         "ls latest /a",
+        "ls -l latest",
         "find *.sql",
+        "find -l -s latest *.sql",
         "diff a b",
         "dump latest /a",
         "restore latest --target d --include a --exclude b --overwrite if-newer --verify",
@@ -76,4 +78,16 @@ fn contradictions_are_usage_errors() {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");
     }
+}
+
+#[test]
+fn json_is_seen_in_a_line_that_cannot_be_parsed() {
+    let asked = |text: &str| super::json_is_asked_for(text.split(' ').map(Into::into));
+    assert!(asked("cairn frob --json"));
+    assert!(!asked("cairn backup --stdin-from-command -- mysqlsh --json"));
+    let error = Cli::try_parse_from(["cairn", "restore", "latest", "--json"]).expect_err("no target");
+    let failure = super::usage(&error);
+    assert_eq!(failure.code, super::ExitCode::Usage);
+    assert!(failure.message.contains("--target <DIR>") && !failure.message.contains("Usage"), "{}", failure.message);
+    assert!(!failure.hint.is_empty());
 }

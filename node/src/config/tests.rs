@@ -40,3 +40,10 @@ fn ranks_are_flag_file_default() {
     assert_eq!(Setting::flag(None).or(Some(2)).or_default(3), 2);
     assert_eq!(Setting::<u8>::flag(None).or(None).or_default(3), 3);
 }
+
+#[test]
+fn mistakes_name_their_line() {
+    let message = |text: &str| FileConfig::parse(text).expect_err("wrong").message;
+    assert_eq!(message("version = 1\nbad = ["), "line 2: unclosed array, expected `]`");
+    assert!(message("[owner]\nexclude = \"a\"\n").contains("owner.exclude"));
+}

@@ -138,11 +138,7 @@ impl Node {
     /// There is none, or it cannot be opened.
     pub async fn store_only(dir: DataDir) -> Result<Self, Failure> {
         if !dir.store().exists() {
-            return Err(Failure::new(
-                ExitCode::NotFound,
-                "NO_STORE",
-                format!("nothing is stored in {}", dir.root().display()),
-            ));
+            return Err(no_store(dir.root()));
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
@@ -263,6 +259,12 @@ impl Node {
             vault: self.dir.has_vault(),
         })
     }
+}
+
+/// A folder that keeps nothing for others.
+pub(crate) fn no_store(root: &std::path::Path) -> Failure {
+    Failure::new(ExitCode::NotFound, "NO_STORE", format!("nothing is stored in {}", root.display()))
+        .with_hint("name the data folder of a storing node with --data-dir")
 }
 
 /// Makes the vault of a data folder; its recovery phrase.

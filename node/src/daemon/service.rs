@@ -18,7 +18,10 @@ use crate::{
     },
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, Verb, VerbResult},
-    vault::verbs::{VaultContext, run_verb},
+    vault::{
+        Vault,
+        verbs::{VaultContext, run_verb},
+    },
 };
 
 /// How long a verb waits for one that shuts it out of the vault before it gives up.
@@ -153,15 +156,23 @@ impl NodeService {
         Ok(Outcome { code: ExitCode::Success })
     }
 
-    /// The node's own row, then the vault's when there is one.
+    /// The node's own row, then the vault's groups when there is one that is open to the caller. Nobody is asked for a
+    /// passphrase: how the node does is no secret of the vault.
     async fn describe(&self, call: Call) -> VerbResult {
         let status = self.node_status(false).await?;
         let row = serde_json::to_value(&status).unwrap_or_default();
-        if status.vault {
-            send(&call.events, Event::Row { kind: "node".into(), row }).await;
+        let events = call.events.clone();
+        send(&events, Event::Row { kind: "this_node".into(), row }).await;
+        let locked = call.passphrase.is_none() && Vault::needs_passphrase(self.node.dir().root());
+        if status.vault && !locked {
             return self.in_vault(call).await;
         }
-        send(&call.events, Event::Summary { verb: "status".into(), summary: row }).await;
+        if locked {
+            let text = "the vault is locked: name its passphrase file with CAIRN_PASSPHRASE_FILE to see its groups";
+            send(&events, Event::Notice { id: "VAULT_LOCKED".into(), text: text.into() }).await;
+        }
+        let summary = serde_json::json!({ "vault": null, "locked": locked, "peers_known": status.peers });
+        send(&events, Event::Summary { verb: "status".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })
     }
 

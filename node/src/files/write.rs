@@ -33,7 +33,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -94,7 +94,7 @@ pub struct RestoreOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The target folder cannot be made or opened.
-    #[error("the target folder {path:?} cannot be used: {source}")]
+    #[error("the target folder {} cannot be used", path.display())]
     Target {
         /// The folder.
         path: PathBuf,
@@ -158,6 +158,25 @@ struct Shared {
     files: AtomicU64,
     bytes: AtomicU64,
     verify: bool,
+    disk: Disk,
+}
+
+/// Whether the target's disk has said that it is full: nothing that follows would fit.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<AtomicBool>);
+
+impl Disk {
+    /// Whether it is.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn heed(&self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A restore under way. Blocking throughout; one thread drives it.
@@ -215,6 +234,7 @@ impl Restorer {
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             verify: options.verify,
+            disk: Disk::default(),
         });
         if let Some(top) = top.as_ref().filter(|_| !options.dry_run) {
             sweep(top);
@@ -278,10 +298,17 @@ impl Restorer {
         match self.try_place(node, &path) {
             Ok(placed) => placed,
             Err(e) => {
+                self.shared.disk.heed(&e);
                 self.report_error(item_error(&path, "write", e));
                 Placed::Failed
             }
         }
+    }
+
+    /// Tells when the disk is full.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
+        self.shared.disk.clone()
     }
 
     /// The entries that failed since the last call. Sinks return theirs themselves.

@@ -138,7 +138,16 @@ impl PeerBook {
     /// `entropy` is for lots.
     pub(crate) fn new(network: NetworkFile, me: PeerKey, allow_private: bool, entropy: &[u8; 32]) -> Self {
         let key = blake3::derive_key("cairn 2026-11 peer book lots v1", entropy);
-        Self { key, present: BTreeMap::new(), network, me, allow_private, peers: BTreeMap::new(), storing: 0, dirty: false }
+        Self {
+            key,
+            present: BTreeMap::new(),
+            network,
+            me,
+            allow_private,
+            peers: BTreeMap::new(),
+            storing: 0,
+            dirty: false,
+        }
     }
 
     /// Takes an advert that we asked `from` for, or says why not.

@@ -13,7 +13,9 @@ use std::{
 use cairn_core::carrier::Carriage;
 use cairn_proto::{
     ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
-    message::{ADVERTS_PER_ANSWER_MAX, Advert, CONTROL_MAX, ControlAnswer, ControlRequest, Roles, control_request::Ask},
+    message::{
+        ADVERTS_PER_ANSWER_MAX, Advert, CONTROL_MAX, ControlAnswer, ControlRequest, Roles, control_request::Ask,
+    },
     network_file::NetworkFile,
     signed::SignedBytes,
 };

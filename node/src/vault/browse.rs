@@ -19,6 +19,7 @@ use super::{
     content_ids::{self, FolderNodes},
     failures,
     reader::{ReadError, Reader},
+    tar,
     tree_walk::{self, TreeStep, TreeWalk},
 };
 use crate::{
@@ -126,6 +127,39 @@ fn kind_name(kind: NodeKind) -> &'static str {
     }
 }
 
+/// As `ls -l` writes them: `drwxr-xr-x`.
+fn permissions(node: &Node) -> String {
+    let kind = match node.kind {
+        NodeKind::File => '-',
+        NodeKind::Dir => 'd',
+        NodeKind::Symlink => 'l',
+        NodeKind::Fifo => 'p',
+        NodeKind::Socket => 's',
+        NodeKind::CharDevice => 'c',
+        NodeKind::BlockDevice => 'b',
+    };
+    let bit = |mask: u32, letter: char| if node.mode & mask == 0 { '-' } else { letter };
+    let execute = |mask: u32, special: u32, set: char| match (node.mode & mask != 0, node.mode & special != 0) {
+        (true, true) => set,
+        (false, true) => set.to_ascii_uppercase(),
+        (true, false) => 'x',
+        (false, false) => '-',
+    };
+    let bits = [
+        kind,
+        bit(0o400, 'r'),
+        bit(0o200, 'w'),
+        execute(0o100, 0o4000, 's'),
+        bit(0o040, 'r'),
+        bit(0o020, 'w'),
+        execute(0o010, 0o2000, 's'),
+        bit(0o004, 'r'),
+        bit(0o002, 'w'),
+        execute(0o001, 0o1000, 't'),
+    ];
+    bits.into_iter().collect()
+}
+
 fn node_row(node: &Node, path: &[u8]) -> serde_json::Value {
     let ms = node.mtime.secs.saturating_mul(1000).saturating_add(i64::from(node.mtime.nanos / 1_000_000));
     json!({
@@ -139,6 +173,7 @@ fn node_row(node: &Node, path: &[u8]) -> serde_json::Value {
         "group": node.group,
         "size": node.size,
         "mode": node.mode,
+        "permissions": permissions(node),
         "mtime": jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default(),
         "mtime_nanos": node.mtime.nanos,
         "links": node.links,
@@ -209,7 +244,7 @@ pub(super) async fn find(
     events: &mpsc::Sender<Event>,
 ) -> VerbResult {
     use std::os::unix::ffi::OsStrExt as _;
-    let filter = Filter::new(&args.patterns).map_err(|e| Failure::new(ExitCode::Usage, "USAGE", e.to_string()))?;
+    let filter = Filter::new(&args.patterns).map_err(|e| failures::pattern(&e))?;
     let list = match &args.snapshot {
         Some(name) => vec![pick(vault, name)?],
         None => all(vault)?,
@@ -256,6 +291,25 @@ fn modifier(a: &Node, b: &Node) -> Option<&'static str> {
     }
 }
 
+/// One side of a diff's figures, with restic's keys.
+#[derive(Default, serde::Serialize)]
+struct DiffCount {
+    files: u64,
+    dirs: u64,
+    others: u64,
+    bytes: u64,
+}
+
+impl DiffCount {
+    fn count(&mut self, node: &Node) {
+        match node.kind {
+            NodeKind::File => (self.files, self.bytes) = (self.files + 1, self.bytes + node.size),
+            NodeKind::Dir => self.dirs += 1,
+            _ => self.others += 1,
+        }
+    }
+}
+
 pub(super) async fn diff(
     vault: &Vault,
     overlay: Arc<dyn Overlay>,
@@ -265,7 +319,8 @@ pub(super) async fn diff(
     let (from, a) = pick(vault, &args.from)?;
     let (to, b) = pick(vault, &args.to)?;
     let reader = reader(vault, overlay);
-    let (mut added, mut removed, mut changed) = (0u64, 0u64, 0u64);
+    let (mut added, mut removed) = (DiffCount::default(), DiffCount::default());
+    let (mut changed, mut changed_files) = (0u64, 0u64);
     let mut open = vec![(Some(a.root), Some(b.root), Vec::new())];
     while let Some((left, right, path)) = open.pop() {
         if left == right {
@@ -293,11 +348,12 @@ pub(super) async fn diff(
                 (_, None) => Some("-"),
             };
             if let Some(letter) = letter {
-                *match letter {
-                    "+" => &mut added,
-                    "-" => &mut removed,
-                    _ => &mut changed,
-                } += 1;
+                match (letter, &l, &r) {
+                    ("+", _, Some(node)) => added.count(node),
+                    ("-", Some(node), _) => removed.count(node),
+                    ("M", ..) => (changed, changed_files) = (changed + 1, changed_files + 1),
+                    _ => changed += 1,
+                }
                 let text = String::from_utf8_lossy(&here);
                 row(events, "change", json!({ "path": text, "path_encoded": encode_bytes(&here), "modifier": letter }))
                     .await;
@@ -315,6 +371,7 @@ pub(super) async fn diff(
         "added": added,
         "removed": removed,
         "changed": changed,
+        "changed_files": changed_files,
     });
     summary(events, "diff", figures).await;
     ok(ExitCode::Success)
@@ -331,10 +388,63 @@ pub(super) async fn dump(
     let (id, record) = pick(vault, &args.snapshot)?;
     let reader = reader(vault, overlay);
     let node = locate(&reader, &record.root, &args.path).await?;
-    if node.kind != NodeKind::File {
-        return Err(Failure::new(ExitCode::NotFound, "NOT_A_FILE", format!("{:?} is not a file", args.path)));
+    let bytes = match node.kind {
+        NodeKind::File => copy(&reader, &node, output).await?,
+        NodeKind::Dir => archive(&reader, node, &start_prefix(&args.path), output, events).await?,
+        _ => {
+            let text = format!("{:?} is neither a file nor a folder", args.path);
+            return Err(
+                Failure::new(ExitCode::NotFound, "NOT_A_FILE", text).with_hint("`cairn restore` brings it back")
+            );
+        }
+    };
+    output.flush().await.map_err(|e| output_broke(&e))?;
+    summary(events, "dump", json!({ "snapshot_id": id.to_string(), "bytes": bytes })).await;
+    ok(ExitCode::Success)
+}
+
+fn output_broke(error: &std::io::Error) -> Failure {
+    Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(error)
+}
+
+/// Writes a folder as tar. What cannot be read ends it: half an archive that looks whole would be worse than none.
+async fn archive(
+    reader: &Arc<Reader>,
+    root: Node,
+    prefix: &[u8],
+    output: &mut (dyn AsyncWrite + Send + Unpin),
+    events: &mpsc::Sender<Event>,
+) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    let mut walk = TreeWalk::new(reader, root.content);
+    while let Some(step) = walk.next().await {
+        let node = match step {
+            TreeStep::Enter(node) | TreeStep::Leaf(node) => node,
+            TreeStep::Leave => continue,
+            TreeStep::Failed(e) => return Err(failures::read(&e)),
+        };
+        let path = [prefix, &walk.path_of(&node.name)].concat();
+        let Some(head) = tar::head(&node, &path) else {
+            let text = format!("tar knows no sockets: {} is left out", String::from_utf8_lossy(&path));
+            let _ = events.send(Event::Notice { id: "NOT_IN_TAR".to_owned(), text }).await;
+            continue;
+        };
+        output.write_all(&head).await.map_err(|e| output_broke(&e))?;
+        bytes += head.len() as u64;
+        if node.kind == NodeKind::File {
+            let size = copy(reader, &node, output).await?;
+            let padding = tar::padding(size);
+            output.write_all(&tar::END[..padding]).await.map_err(|e| output_broke(&e))?;
+            bytes += size + padding as u64;
+        }
     }
-    let broken = |e: std::io::Error| Failure::new(ExitCode::Failed, "OUTPUT", "cannot write the output").caused_by(&e);
+    output.write_all(&tar::END).await.map_err(|e| output_broke(&e))?;
+    Ok(bytes + tar::END.len() as u64)
+}
+
+/// Writes a file's bytes, holes as zeros; how many they were, which is what its entry says.
+async fn copy(reader: &Arc<Reader>, node: &Node, output: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, Failure> {
+    let broken = |e: std::io::Error| output_broke(&e);
     let fetch = async |id: Result<ChunkId, ReadError>| reader.chunk(id?).await;
     let mut chunks = content_ids::stream(reader.clone(), &node.content).map(fetch).buffered(AHEAD);
     let mut holes = node.holes.iter().copied().peekable();
@@ -358,9 +468,11 @@ pub(super) async fn dump(
         zeros(output, length).await.map_err(broken)?;
         at += length;
     }
-    output.flush().await.map_err(broken)?;
-    summary(events, "dump", json!({ "snapshot_id": id.to_string(), "bytes": at })).await;
-    ok(ExitCode::Success)
+    if at != node.size {
+        let text = format!("its content has {at} bytes, its entry says {}", node.size);
+        return Err(failures::read(&ReadError::Damaged(text)));
+    }
+    Ok(at)
 }
 
 async fn zeros(output: &mut (dyn AsyncWrite + Send + Unpin), mut length: u64) -> std::io::Result<()> {

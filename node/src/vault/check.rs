@@ -13,7 +13,7 @@ use std::{
 };
 
 use cairn_proto::{
-    PeerKey, Slot,
+    ByteSize, PeerKey, SHARD_SIZE, Slot,
     index::{StripeNo, StripeRow},
     manifest::GroupRow,
     tree::ContentRef,
@@ -46,46 +46,63 @@ const READ: usize = 4;
 type Holdings = BTreeMap<(u32, u8), [u8; 32]>;
 
 /// Which stripes to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Subset {
     None,
     All,
-    /// This share, in thousandths, chosen by the stripe's number and the hour.
-    Share(u64),
-    /// Part `0` of `1`.
+    /// This percentage of them, at least one.
+    Percent(f64),
+    /// So many that their data has this size, at least one.
+    Size(u64),
+    /// Part `0` of `1`: always the same, so that `1/7` .. `7/7` on seven days read everything.
     Part(u64, u64),
 }
 
 impl Subset {
     fn parse(args: &CheckArgs) -> Result<Self, Failure> {
-        let bad = || Failure::new(ExitCode::Usage, "USAGE", "write the subset as 10% or 1/5");
-        let Some(text) = &args.read_data_subset else {
+        let Some(text) = args.read_data_subset.as_deref().map(str::trim) else {
             return Ok(if args.read_data { Self::All } else { Self::None });
+        };
+        let bad = || {
+            Failure::new(ExitCode::Usage, "USAGE", format!("{text:?} is no subset"))
+                .with_hint("write 10% (over 0, up to 100), 1/5 (the first of five parts) or a size as 500MB")
         };
         if let Some(percent) = text.strip_suffix('%') {
             let percent: f64 = percent.trim().parse().map_err(|_| bad())?;
-            if !(0.0..=100.0).contains(&percent) {
-                return Err(bad());
-            }
-            return Ok(Self::Share((percent * 10.0) as u64));
+            return if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(bad()) };
         }
-        let (part, of) = text.split_once('/').ok_or_else(bad)?;
+        let Some((part, of)) = text.split_once('/') else {
+            return match text.parse::<ByteSize>() {
+                Ok(ByteSize(size @ 1..)) => Ok(Self::Size(size)),
+                _ => Err(bad()),
+            };
+        };
         match (part.trim().parse(), of.trim().parse()) {
             (Ok(part), Ok(of)) if part >= 1 && part <= of => Ok(Self::Part(part, of)),
             _ => Err(bad()),
         }
     }
 
-    fn wants(self, no: StripeNo, salt: u64) -> bool {
+    /// The stripes to read of these, each with its bytes of data. Another salt chooses others.
+    fn choose(self, mut stripes: Vec<(StripeNo, u64)>, salt: u64) -> Vec<StripeNo> {
+        let count = stripes.len();
         match self {
-            Self::None => false,
-            Self::All => true,
-            Self::Share(share) => {
-                let hash = blake3::hash(&[no.0.to_le_bytes(), salt.to_le_bytes()].concat());
-                u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) * 1000 < share * 65_536
+            Self::None => stripes.clear(),
+            Self::All => {}
+            Self::Part(part, of) => stripes.retain(|(no, _)| no.0 % of == part - 1),
+            Self::Percent(_) | Self::Size(_) => {
+                let key = |no: &StripeNo| *blake3::hash(&[no.0.to_le_bytes(), salt.to_le_bytes()].concat()).as_bytes();
+                stripes.sort_by_cached_key(|(no, _)| key(no));
+                let mut sum = 0;
+                match self {
+                    Self::Percent(percent) => stripes.truncate((count as f64 * percent / 100.0).ceil() as usize),
+                    Self::Size(size) => stripes.retain(|(_, bytes)| (sum < size, sum += bytes).0),
+                    Self::None | Self::All | Self::Part(..) => {}
+                }
+                stripes.sort_unstable_by_key(|(no, _)| no.0);
             }
-            Self::Part(part, of) => no.0 % of == part - 1,
         }
+        stripes.into_iter().map(|(no, _)| no).collect()
     }
 }
 
@@ -115,11 +132,12 @@ pub(super) async fn check(
             lost.insert(row.no);
         } else {
             damaged += u64::from(lacking > 0);
-            if subset.wants(row.no, salt) {
-                to_read.push(row.no);
+            if subset != Subset::None {
+                to_read.push((row.no, u64::from(row.used) * SHARD_SIZE as u64));
             }
         }
     }
+    let to_read = subset.choose(to_read, salt);
     let read_count = to_read.len() as u64;
     let wrong = AtomicU64::new(0);
     let mut reads =
@@ -271,4 +289,45 @@ async fn touches(vault: &Vault, reader: &Reader, content: &ContentRef, lost: &BT
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Subset, ExitCode> {
+        let args = CheckArgs { read_data: false, read_data_subset: Some(text.to_owned()) };
+        Subset::parse(&args).map_err(|f| f.code)
+    }
+
+    fn chosen(text: &str, stripes: u64, salt: u64) -> Vec<u64> {
+        let all = (0..stripes).map(|n| (StripeNo(n), 5 << 20)).collect();
+        parse(text).expect("valid").choose(all, salt).into_iter().map(|no| no.0).collect()
+    }
+
+    #[test]
+    fn a_subset_is_as_large_as_it_says_and_never_nothing() {
+        assert_eq!(chosen("10%", 100, 1).len(), 10);
+        assert_eq!(chosen("10%", 3, 1).len(), 1);
+        assert_eq!(chosen("0.001%", 100, 1).len(), 1);
+        assert_eq!(chosen("100%", 7, 1), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(chosen("1B", 100, 1).len(), 1);
+        assert_eq!(chosen("11MiB", 100, 1).len(), 3);
+        assert!(chosen("10%", 0, 1).is_empty());
+        assert_ne!(chosen("10%", 100, 1), chosen("10%", 100, 2), "another hour reads others");
+    }
+
+    #[test]
+    fn parts_together_are_everything() {
+        let mut all: Vec<u64> = ["1/3", "2/3", "3/3"].iter().flat_map(|t| chosen(t, 10, 1)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_would_read_nothing_or_means_nothing_is_refused() {
+        for text in ["0%", "-1%", "101%", "NaN%", "inf%", "0/3", "4/3", "1/0", "", "abc", "0B", "%"] {
+            assert_eq!(parse(text), Err(ExitCode::Usage), "{text}");
+        }
+    }
 }

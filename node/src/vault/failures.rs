@@ -18,6 +18,32 @@ pub(super) fn interrupted() -> Failure {
         .retryable()
 }
 
+pub(super) fn restore_interrupted() -> Failure {
+    Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted; the files that are complete stay in the target")
+        .with_hint("the same command goes on where this one ended")
+        .retryable()
+}
+
+/// A restore that filled its disk.
+pub(super) fn target_full(files: u64) -> Failure {
+    let text = format!("the disk of the target is full: {files} files were restored, the rest was not");
+    Failure::new(ExitCode::NoSpace, "TARGET_FULL", text)
+        .with_hint("make room, or take a part with --include, and run the same command again: what is complete stays")
+        .retryable()
+}
+
+/// A verb that only reads.
+pub(super) fn reading_interrupted() -> Failure {
+    Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted; nothing was changed").retryable()
+}
+
+pub(super) fn pattern(error: &crate::files::filter::FilterError) -> Failure {
+    let mut failure = Failure::new(ExitCode::Usage, "USAGE", error.to_string())
+        .with_hint("patterns are globs: `*`, `?`, `[a-z]`, `{a,b}`; `\\[` means the character itself");
+    failure.causes.extend(std::error::Error::source(error).map(ToString::to_string));
+    failure
+}
+
 pub(super) fn bug(id: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new(ExitCode::Failed, id, "an internal step failed").caused_by(error)
 }

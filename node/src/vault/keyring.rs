@@ -112,6 +112,12 @@ pub fn create(file: &Path, secret: &[u8; 32], passphrase: Option<&SecretText>) -
     Ok(())
 }
 
+/// Whether a keyring opens only with a passphrase; false when there is none, or it is damaged.
+#[must_use]
+pub fn needs_passphrase(file: &Path) -> bool {
+    fs::read(file).is_ok_and(|b| b.len() == SIZE && &b[..8] == MAGIC && b[20] & NO_PASSPHRASE == 0)
+}
+
 /// Opens the keyring and gives the vault's 32 secret bytes.
 ///
 /// # Errors

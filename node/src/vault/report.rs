@@ -104,6 +104,7 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
     let short = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
     let summary = json!({
         "vault": vault.keys.vault_key().to_string(),
+        "locked": false,
         "network": network,
         "peers_known": peers.len(),
         "groups": groups,

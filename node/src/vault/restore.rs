@@ -85,7 +85,7 @@ pub(super) async fn restore(
 ) -> VerbResult {
     let started = Instant::now();
     let usage = |text: String| Failure::new(ExitCode::Usage, "USAGE", text);
-    let filter = |patterns: &[String]| Filter::new(patterns).map_err(|e| usage(e.to_string()));
+    let filter = |patterns: &[String]| Filter::new(patterns).map_err(|e| failures::pattern(&e));
     let options = RestoreOptions {
         overwrite: args.overwrite.as_deref().unwrap_or("if-changed").parse().map_err(usage)?,
         include: filter(&args.include)?,
@@ -119,12 +119,13 @@ pub(super) async fn restore(
     };
     let fetched = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(failures::interrupted()),
+        () = cancel.cancelled() => Err(failures::restore_interrupted()),
         () = fetch_all(&reader, queue, parts) => Ok(()),
         () = progress(&events, &tally, &reader, started, record.total_files, record.total_bytes) => Ok(()),
     };
     writing.await.map_err(|e| failures::bug("RESTORE", &e))?;
     let restorer = placing.await.map_err(|e| failures::bug("RESTORE", &e))??;
+    let disk = restorer.disk();
     let ending = {
         let (events, tally) = (events.clone(), tally.clone());
         tokio::task::spawn_blocking(move || {
@@ -137,6 +138,9 @@ pub(super) async fn restore(
     };
     let report: RestoreReport = ending.await.map_err(|e| failures::bug("RESTORE", &e))?;
     fetched?;
+    if disk.is_full() {
+        return Err(failures::target_full(report.files));
+    }
     let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let summary = serde_json::json!({
         "snapshot_id": id.to_string(),
@@ -203,8 +207,13 @@ fn place_all(
     cancel: &CancellationToken,
     tally: &Tally,
 ) -> Result<Restorer, Failure> {
-    let mut restorer = Restorer::new(&target, options)
-        .map_err(|e| Failure::new(ExitCode::Failed, "TARGET", "cannot restore there").caused_by(&e))?;
+    let mut restorer = Restorer::new(&target, options).map_err(|e| {
+        let mut failure = Failure::new(ExitCode::Failed, "TARGET", e.to_string()).with_hint(
+            "name a folder that you may write to, or one that does not exist yet, with --target; nothing was written",
+        );
+        failure.causes.extend(std::error::Error::source(&e).map(ToString::to_string));
+        failure
+    })?;
     let runtime = tokio::runtime::Handle::current();
     let single = root.kind != cairn_proto::tree::NodeKind::Dir;
     if single {
@@ -239,6 +248,9 @@ fn place_all(
         }
         for item in restorer.take_errors() {
             tally.write_failed(events, item);
+        }
+        if restorer.disk().is_full() {
+            break;
         }
     }
     Ok(restorer)
@@ -280,7 +292,7 @@ fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream
     files.flat_map(parts_of).buffered(AHEAD).boxed()
 }
 
-/// Blocking: writes what comes, file after file.
+/// Blocking: writes what comes, file after file. Ends early when the disk is full, and the other stages with it.
 fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tally: &Tally) {
     let mut open: Option<Box<FileSink>> = None;
     while let Some(part) = parts.blocking_recv() {
@@ -290,8 +302,12 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
                 if let Some(sink) = &mut open {
                     tally.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     if let Err(item) = sink.write(&bytes) {
+                        let disk = sink.disk();
                         open = None;
                         tally.write_failed(events, item);
+                        if disk.is_full() {
+                            return;
+                        }
                     }
                 }
             }
@@ -302,6 +318,7 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
             }
             Part::End => {
                 if let Some(sink) = open.take() {
+                    let disk = sink.disk();
                     match sink.finish() {
                         Ok(warnings) => {
                             tally.files.fetch_add(1, Ordering::Relaxed);
@@ -310,6 +327,9 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
                             }
                         }
                         Err(item) => tally.write_failed(events, item),
+                    }
+                    if disk.is_full() {
+                        return;
                     }
                 }
             }

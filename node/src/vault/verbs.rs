@@ -40,7 +40,7 @@ pub async fn run_verb(
     // Work that has no checkpoint of its own is dropped where it stands: it changes nothing.
     let until = |cancel: CancellationToken| async move {
         cancel.cancelled().await;
-        Err(failures::interrupted())
+        Err(failures::reading_interrupted())
     };
     match verb {
         Verb::Backup(args) => {

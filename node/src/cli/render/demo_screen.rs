@@ -39,9 +39,9 @@ impl DemoScreen {
     }
 
     /// A row of a small table.
-    pub(crate) fn row(&self, kind: &str, row: Value, text: &str) {
+    pub(crate) fn row(&self, kind: &str, row: &Value, text: &str) {
         if self.output.json {
-            line(&json!({ "message_type": "row", "kind": kind, "row": row }).to_string());
+            line(&super::json_object(kind, row));
         } else if !self.output.quiet {
             line(&format!("   {text}"));
         }
@@ -50,7 +50,7 @@ impl DemoScreen {
     /// The figures at the end.
     pub(crate) fn summary(&self, summary: &Value, lines: &[String]) {
         if self.output.json {
-            line(&json!({ "message_type": "summary", "verb": "demo", "summary": summary }).to_string());
+            line(&super::json_summary("demo", summary));
             return;
         }
         for text in lines {

@@ -42,6 +42,7 @@ impl Restorer {
                 }
                 Err(e) => {
                     self.stack[at].broken = true;
+                    self.shared.disk.heed(&e);
                     if !self.options.dry_run {
                         let path = self.stack[at].path.clone();
                         self.report_error(item_error(&path, "write", e));

@@ -12,7 +12,7 @@ use std::{
 use cairn_proto::tree::Node;
 use rustix::fs::{Advice, Mode, OFlags};
 
-use super::{Shared, rename, temporary_name};
+use super::{Disk, Shared, rename, temporary_name};
 use crate::{
     files::{dir::Dir, item_error},
     ops::ItemError,
@@ -104,7 +104,7 @@ impl FileSink {
     /// # Errors
     /// The item that failed; drop the sink then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ItemError> {
-        self.put(bytes).map_err(|e| item_error(&self.path, "write", e))
+        self.put(bytes).map_err(|e| self.failed(&e))
     }
 
     /// Puts the file in its place. What is returned are attributes that could not be set; the content stands.
@@ -114,8 +114,19 @@ impl FileSink {
     pub fn finish(mut self) -> Result<Vec<ItemError>, ItemError> {
         match self.complete() {
             Ok(warnings) => Ok(warnings.into_iter().map(|e| item_error(&self.path, "write", e)).collect()),
-            Err(e) => Err(item_error(&self.path, "write", e)),
+            Err(e) => Err(self.failed(&e)),
         }
+    }
+
+    /// Tells when the disk is full.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
+        self.shared.disk.clone()
+    }
+
+    fn failed(&self, error: &io::Error) -> ItemError {
+        self.shared.disk.heed(error);
+        item_error(&self.path, "write", error)
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {

@@ -306,6 +306,93 @@ fn holes_that_lie_are_refused() {
     assert_eq!(fs::read_dir(target.path()).expect("there").count(), 0);
 }
 
+/// The target is the folder that was opened, whatever its name means later.
+#[test]
+fn a_target_swapped_for_a_symlink_meanwhile_is_not_followed() {
+    let (outside, home) = (folder(), folder());
+    let target = home.path().join("target");
+    let mut restorer = restorer(&target, RestoreOptions::default());
+    fs::rename(&target, home.path().join("moved")).expect("moved");
+    symlink(outside.path(), &target).expect("swapped");
+    place(&mut restorer, &file("f", b"1"), b"1").expect("goes to the folder that was opened");
+    assert_eq!(restorer.enter(&node("sub", NodeKind::Dir)), Descend::Into);
+    restorer.leave();
+    let (_, errors) = restorer.finish();
+    assert_eq!(errors, []);
+    assert_eq!(fs::read_dir(outside.path()).expect("there").count(), 0);
+    assert!(home.path().join("moved/f").exists() && home.path().join("moved/sub").is_dir());
+}
+
+/// What is in the way may be another name of a file outside: that file keeps its bytes.
+#[test]
+fn a_hard_link_to_a_file_outside_is_replaced_and_not_written_through() {
+    let (outside, target) = (folder(), folder());
+    let precious = outside.path().join("precious");
+    fs::write(&precious, b"old").expect("written");
+    for name in ["f", "empty", "first"] {
+        fs::hard_link(&precious, target.path().join(name)).expect("linked");
+    }
+    let mut restorer = restorer(target.path(), with(Overwrite::Always));
+    place(&mut restorer, &file("f", b"new"), b"new").expect("placed");
+    place(&mut restorer, &file("empty", b""), b"").expect("placed");
+    // Names of one inode in the snapshot are linked to what was restored, not to what was there.
+    let hard = |name: &str| Node { hardlink: Some(9), links: 2, ..file(name, b"123") };
+    place(&mut restorer, &hard("first"), b"123").expect("placed");
+    assert!(matches!(restorer.place(&hard("second")), Placed::Done));
+    let (report, errors) = restorer.finish();
+    assert_eq!((report.links, errors), (1, Vec::new()));
+    assert_eq!(fs::read(&precious).expect("there"), b"old");
+    assert_eq!(fs::metadata(&precious).expect("there").nlink(), 1, "nothing below the target names it any more");
+    assert_eq!(fs::read(target.path().join("second")).expect("there"), b"123");
+}
+
+#[test]
+fn names_longer_than_the_system_takes_are_named_and_the_rest_goes_on() {
+    let target = folder();
+    let mut restorer = restorer(target.path(), RestoreOptions::default());
+    let longest = "n".repeat(255);
+    place(&mut restorer, &file(&longest, b"1"), b"1").expect("255 bytes fit");
+    let long = "n".repeat(256);
+    let refused = place(&mut restorer, &file(&long, b"1"), b"1").expect_err("256 do not");
+    assert!(!refused.is_empty());
+    assert_eq!(restorer.enter(&node(&long, NodeKind::Dir)), Descend::Skip);
+    place(&mut restorer, &file("after", b"2"), b"2").expect("goes on");
+    let (report, errors) = restorer.finish();
+    assert_eq!(report.files, 2);
+    assert!(!errors.is_empty());
+    let names: Vec<_> = fs::read_dir(target.path()).expect("there").map(|e| e.expect("entry").file_name()).collect();
+    assert_eq!(names.len(), 2, "no temporary name stays: {names:?}");
+}
+
+/// No file system takes attributes of a namespace that does not exist.
+#[test]
+fn attributes_that_the_file_system_refuses_are_named_and_the_content_stands() {
+    let target = folder();
+    let mut restorer = restorer(target.path(), RestoreOptions::default());
+    let node = Node { xattrs: vec![(b"nonsense.a".to_vec(), b"v".to_vec())], mode: 0o640, ..file("f", b"1") };
+    let Placed::Content(mut sink) = restorer.place(&node) else { unreachable!("wanted") };
+    sink.write(b"1").expect("written");
+    let warnings = sink.finish().expect("the content stands");
+    assert!(warnings.iter().any(|w| w.message.contains("extended attributes")), "{warnings:?}");
+    restorer.finish();
+    let there = fs::metadata(target.path().join("f")).expect("there");
+    assert_eq!((there.mode() & 0o777, there.mtime()), (0o640, 1_000_000), "the other attributes are set");
+}
+
+#[test]
+fn only_a_full_disk_counts_as_one() {
+    let disk = Disk::default();
+    for other in [rustix::io::Errno::FBIG, rustix::io::Errno::PERM, rustix::io::Errno::IO, rustix::io::Errno::ROFS] {
+        disk.heed(&other.into());
+        assert!(!disk.is_full(), "{other}");
+    }
+    for full in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+        let disk = Disk::default();
+        disk.heed(&full.into());
+        assert!(disk.is_full(), "{full}");
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
     #[test]

@@ -244,7 +244,8 @@ impl NetworkTask {
             (Some(Lookup::Replicate(key)), result) => {
                 let near = match result {
                     kad::QueryResult::GetClosestPeers(
-                        Ok(kad::GetClosestPeersOk { peers, .. }) | Err(kad::GetClosestPeersError::Timeout { peers, .. }),
+                        Ok(kad::GetClosestPeersOk { peers, .. })
+                        | Err(kad::GetClosestPeersError::Timeout { peers, .. }),
                     ) => peers,
                     _ => Vec::new(),
                 };

@@ -21,6 +21,7 @@ mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transfer;
 
 use std::{
@@ -296,12 +297,13 @@ fn swarm(
     };
     let swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        // Noise is for those who do not speak TLS.
+        .with_tcp(tcp::Config::default().nodelay(true), (tls::Tls::new, noise::Config::new), yamux::Config::default)
         .map_err(|e| setup(&e))?
         .with_quic()
         .with_dns()
         .map_err(|e| setup(&format!("DNS: {e}")))?
-        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .with_relay_client((tls::Tls::new, noise::Config::new), yamux::Config::default)
         .map_err(|e| setup(&e))?
         .with_behaviour(|keys, relay_client| {
             NodeBehaviour::new(&choices, keys, relay_client, heads).map_err(Into::into)

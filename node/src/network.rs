@@ -25,6 +25,7 @@ mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transfer;
 
 use std::{
@@ -38,7 +39,7 @@ use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, 
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
-    noise, quic, tcp, yamux,
+    quic, tcp, yamux,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -339,7 +340,7 @@ fn swarm(
         .map_err(|e| setup(&e))?
         .with_dns()
         .map_err(|e| setup(&format!("DNS: {e}")))?
-        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .with_relay_client(tls::Security::new, yamux::Config::default)
         .map_err(|e| setup(&e))?
         .with_behaviour(|keys, relay_client| {
             NodeBehaviour::new(&choices, keys, relay_client, heads).map_err(Into::into)
@@ -351,7 +352,7 @@ fn swarm(
     Ok((swarm, refusals))
 }
 
-/// TCP with Noise and Yamux, and QUIC, which heeds TCP's refusals.
+/// TCP with TLS (Noise for those who do not speak it) and Yamux; and QUIC, which heeds TCP's refusals.
 fn transport(
     keys: &libp2p::identity::Keypair,
     refusals: &Arc<Refusals>,
@@ -359,7 +360,7 @@ fn transport(
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let tcp = Heedful::telling(tcp, refusals, |e| e.kind() == std::io::ErrorKind::ConnectionRefused)
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keys)?)
+        .authenticate(tls::Security::new(keys)?)
         .multiplex(yamux::Config::default())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let quic = quic::tokio::Transport::new(quic::Config::new(keys));

@@ -1,7 +1,8 @@
 //! Reed-Solomon over ciphertext: parity out of data shards, lost shards out of any k.
 //!
 //! The matrix is reed-solomon-erasure's (Vandermonde, systematic, over GF(2^8)); `tests::golden_parity` freezes its
-//! bytes, so that another kernel may replace [`accumulate`], the one place that does the arithmetic of encoding.
+//! bytes. The arithmetic on shards is [`matrix`]'s and [`kernel`]'s: one pass over all data shards, with the processor's
+//! vectors where it has them.
 //!
 //! - **DUR-2** Any k of n slots give back the bytes; fewer are an error.
 //! - **DUR-3** A rebuilt shard is byte-identical to the lost one, parity included.
@@ -11,8 +12,12 @@ use std::fmt;
 use cairn_proto::{CodeParams, SHARD_SIZE};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
+mod kernel;
+mod matrix;
 #[cfg(test)]
 mod tests;
+
+use matrix::Matrix;
 
 /// Why shards could not be coded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +43,8 @@ pub enum ErasureError {
 /// An erasure code, ready to use. Making one costs a matrix inversion: keep it.
 pub struct Codec {
     params: CodeParams,
-    rs: ReedSolomon,
+    /// n rows of k coefficients: what each slot is made of, the identity on top.
+    matrix: Matrix,
 }
 
 impl fmt::Debug for Codec {
@@ -53,7 +59,17 @@ impl Codec {
     pub fn new(params: CodeParams) -> Self {
         let rs = ReedSolomon::new(params.data(), params.parity())
             .expect("CodeParams: 1 <= k, 1 <= m and k + m <= 32 is a valid code over GF(2^8)");
-        Self { params, rs }
+        // The crate keeps its matrix to itself; the code of the unit vectors is the matrix, column by column.
+        let unit: Vec<Vec<u8>> = (0..params.data())
+            .map(|column| {
+                let mut shards: Vec<[u8; 1]> = vec![[0]; params.slots()];
+                shards[column] = [1];
+                rs.encode(&mut shards).expect("n shards of one byte are a stripe");
+                shards.concat()
+            })
+            .collect();
+        let rows = (0..params.slots()).flat_map(|row| unit.iter().map(move |column| column[row]));
+        Self { params, matrix: Matrix::new(params.data(), rows.collect()) }
     }
 
     /// Its shape.
@@ -75,7 +91,10 @@ impl Codec {
             return Err(self.shape("shards of different length, or empty"));
         }
         let mut parity = vec![vec![0u8; length]; self.params.parity()];
-        accumulate(&self.rs, data, &mut parity).map_err(|_| self.shape("refused by the codec"))?;
+        let used: Vec<usize> = (0..data.len()).collect();
+        let rows = self.matrix.select(self.params.data()..self.params.slots()).select_columns(&used);
+        let data: Vec<&[u8]> = data.iter().map(AsRef::as_ref).collect();
+        rows.multiply(&data, &mut parity);
         Ok(parity)
     }
 
@@ -125,29 +144,25 @@ impl Codec {
         if real < used {
             return Err(ErasureError::TooFew { present: real + (k - used), needed: k });
         }
-        for shard in &mut shards[used..k] {
-            *shard = Some(vec![0; length]);
+        // k rows whose shards are known: the data slots that are there, those that are virtual (zero), then parity.
+        let is_virtual = |slot: &usize| (used..k).contains(slot);
+        let known: Vec<usize> =
+            (0..shards.len()).filter(|slot| is_virtual(slot) || shards[*slot].is_some()).take(k).collect();
+        let back = self.matrix.select(known.iter().copied()).inverse();
+        let back = back.ok_or_else(|| self.shape("refused by the codec"))?;
+        let sources: Vec<usize> = (0..k).filter(|i| !is_virtual(&known[*i])).collect();
+        let lost: Vec<usize> = (0..wanted).filter(|slot| shards[*slot].is_none() && !is_virtual(slot)).collect();
+        let recipe = self.matrix.select(lost.iter().copied()).times(&back).select_columns(&sources);
+        let inputs: Vec<&[u8]> = sources.iter().filter_map(|i| shards[known[*i]].as_deref()).collect();
+        let mut made = vec![vec![0u8; length]; lost.len()];
+        recipe.multiply(&inputs, &mut made);
+        for (slot, shard) in lost.into_iter().zip(made) {
+            shards[slot] = Some(shard);
         }
-        let done = if parity_too { self.rs.reconstruct(shards) } else { self.rs.reconstruct_data(shards) };
-        for shard in &mut shards[used..k] {
-            *shard = None;
-        }
-        done.map_err(|_| self.shape("refused by the codec"))
+        Ok(())
     }
 
     const fn shape(&self, why: &'static str) -> ErasureError {
         ErasureError::Shape { code: self.params, why }
     }
-}
-
-/// Adds each data shard's contribution to the parity shards, which are zero before. The seam for a SIMD kernel.
-fn accumulate<T: AsRef<[u8]>>(
-    rs: &ReedSolomon,
-    data: &[T],
-    parity: &mut [Vec<u8>],
-) -> Result<(), reed_solomon_erasure::Error> {
-    for (slot, shard) in data.iter().enumerate() {
-        rs.encode_single_sep(slot, shard.as_ref(), parity)?;
-    }
-    Ok(())
 }

@@ -51,7 +51,7 @@ impl Speaker {
         gossip.subscribe(&protocols.adverts).expect("subscribed");
         let mut swarm = SwarmBuilder::with_existing_identity(keys)
             .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+            .with_tcp(tcp::Config::default().nodelay(true), libp2p::noise::Config::new, yamux::Config::default)
             .expect("TCP")
             .with_behaviour(|_| gossip)
             .expect("built")

@@ -25,6 +25,9 @@ use crate::{
 
 type AnyBody = BoxBody<Bytes, std::convert::Infallible>;
 
+/// A daemon that has not answered by then hangs; its socket is on this machine.
+const FIND_TIME: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// A daemon that answers.
 #[derive(Clone, Debug)]
 pub struct DaemonClient {
@@ -35,8 +38,15 @@ impl DaemonClient {
     /// The daemon of a data folder; `None` when nobody listens there.
     pub async fn find(socket: &Path) -> Option<Self> {
         let client = Self { socket: socket.to_owned() };
-        let (_connection, answer) = client.send(get("/v1/healthz").ok()?).await.ok()?;
-        (answer.status() == StatusCode::OK).then_some(client)
+        let request = get("/v1/healthz").ok()?;
+        match tokio::time::timeout(FIND_TIME, client.send(request)).await {
+            Ok(Ok((_connection, answer))) => (answer.status() == StatusCode::OK).then_some(client),
+            Ok(Err(_)) => None,
+            Err(_) => {
+                tracing::warn!(socket = %client.socket.display(), "somebody listens there and does not answer");
+                None
+            }
+        }
     }
 
     /// A JSON document.

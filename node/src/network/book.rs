@@ -138,7 +138,16 @@ impl PeerBook {
     /// `entropy` is for lots.
     pub(crate) fn new(network: NetworkFile, me: PeerKey, allow_private: bool, entropy: &[u8; 32]) -> Self {
         let key = blake3::derive_key("cairn 2026-11 peer book lots v1", entropy);
-        Self { key, present: BTreeMap::new(), network, me, allow_private, peers: BTreeMap::new(), storing: 0, dirty: false }
+        Self {
+            key,
+            present: BTreeMap::new(),
+            network,
+            me,
+            allow_private,
+            peers: BTreeMap::new(),
+            storing: 0,
+            dirty: false,
+        }
     }
 
     /// Takes an advert that we asked `from` for, or says why not.
@@ -189,6 +198,11 @@ impl PeerBook {
         now: Timestamp,
         gossiped: Option<Timestamp>,
     ) -> Result<Learned, NotLearned> {
+        // Most of what comes is known already, and a comparison is cheaper than a signature.
+        let known = PeerKey::from_slice(&signed.signer).ok().and_then(|key| self.peers.get(&key));
+        if known.is_some_and(|known| known.signed == *signed) {
+            return Ok(Learned::Stale);
+        }
         let advert = self.check(signed, now)?;
         if let Some(known) = self.peers.get_mut(&advert.peer) {
             if advert.sequence <= known.advert.sequence {

@@ -78,7 +78,10 @@ mod tests {
 
     #[test]
     fn the_largest_legal_answer_gets_through() {
-        use cairn_proto::{message::{ADVERT_MAX, ADVERTS_PER_ANSWER_MAX}, signed::SignedBytes};
+        use cairn_proto::{
+            message::{ADVERT_MAX, ADVERTS_PER_ANSWER_MAX},
+            signed::SignedBytes,
+        };
         let advert = SignedBytes { body: vec![7; ADVERT_MAX], signer: vec![8; 32], signature: vec![9; 64] };
         let answer = ControlAnswer { adverts: vec![advert; ADVERTS_PER_ANSWER_MAX], ..ControlAnswer::default() };
         let mut bytes = Vec::new();

@@ -311,8 +311,7 @@ mod tests {
             }
             let genuine = nth("genuine", node);
             assert!(a.offer(genuine.clone(), PeerId::random()).is_ok());
-            let passed: Vec<Record> =
-                a.to_pass_on().iter().map(|key| a.get(key).expect("kept").into_owned()).collect();
+            let passed: Vec<Record> = a.to_pass_on().iter().map(|key| a.get(key).expect("kept").into_owned()).collect();
             assert_eq!(passed.len(), 2 * VAULTS_PER_SOURCE + 1, "HEAD-2: shares of what we pass on");
             for record in passed {
                 assert_eq!(record.publisher, None, "not our own");

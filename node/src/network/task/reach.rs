@@ -5,9 +5,7 @@ use libp2p::{
     Multiaddr, PeerId,
     core::transport::ListenerId,
     multiaddr::Protocol,
-    swarm::{
-        dial_opts::{DialOpts, PeerCondition},
-    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
 };
 use rand_core::Rng as _;
 

@@ -88,9 +88,8 @@ async fn a_dial_of_anothers_doing_does_not_stand_in_the_way() {
         start(config).await.expect("starts")
     };
     let hanging = tokio::time::timeout(DEADLINE, trap.accept()).await.expect("dials").expect("accepts");
-    let request = cairn_proto::message::ControlRequest {
-        ask: Some(cairn_proto::message::control_request::Ask::Adverts(1)),
-    };
+    let request =
+        cairn_proto::message::ControlRequest { ask: Some(cairn_proto::message::control_request::Ask::Adverts(1)) };
     let peer = there.inner.me;
     let ask = owner.ask(|reply| Command::Ask { peer, addresses: vec![plain], request, reply });
     let answer = tokio::time::timeout(DIAL_TIMEOUT / 2, ask).await.expect("does not wait for the hanging dial");

@@ -39,6 +39,8 @@ pub struct NodeSection {
     pub roles: Option<Vec<String>>,
     /// Multiaddrs to listen on.
     pub listen: Option<Vec<String>>,
+    /// Multiaddrs that lead here from outside, for example through a published port.
+    pub external: Option<Vec<String>>,
     /// `CONTINENT/COUNTRY/ZONE`.
     pub region: Option<String>,
     /// Operator name; pinned at first start.
@@ -65,11 +67,12 @@ pub struct OwnerSection {
     pub host: Option<String>,
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "version",
     "network",
     "node.roles",
     "node.listen",
+    "node.external",
     "node.region",
     "node.domain",
     "node.give",

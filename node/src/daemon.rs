@@ -46,6 +46,8 @@ pub struct NodeSettings {
     pub mdns: bool,
     /// Inbound connections that one /24 or /48 may have here.
     pub inbound_per_subnet: Option<u16>,
+    /// Addresses that lead here from outside.
+    pub external: Vec<Multiaddr>,
 }
 
 impl NodeSettings {
@@ -61,6 +63,7 @@ impl NodeSettings {
             keep_free: None,
             mdns: true,
             inbound_per_subnet: None,
+            external: Vec::new(),
         }
     }
 }

@@ -28,6 +28,9 @@ pub(super) struct Run {
     /// Address to listen on; may be given several times [default: TCP and QUIC, any port]
     #[arg(long, env = "CAIRN_LISTEN", value_delimiter = ',', value_name = "MULTIADDR")]
     listen: Vec<Multiaddr>,
+    /// Address that leads here from outside, as through a published port; may be given several times
+    #[arg(long, env = "CAIRN_EXTERNAL", value_delimiter = ',', value_name = "MULTIADDR")]
+    external: Vec<Multiaddr>,
     /// Where the node is: CONTINENT/COUNTRY/ZONE
     #[arg(long, env = "CAIRN_REGION")]
     region: Option<String>,
@@ -53,18 +56,19 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
     };
     let named = (!run.roles.is_empty()).then_some(run.roles);
     let roles = parse_roles(&Setting::flag(named).or(file.roles.clone()).or_default(vec!["storage".to_owned()]))?;
-    let file_listen = match &file.listen {
-        None => None,
-        Some(texts) => Some(
-            texts.iter().map(|t| t.parse()).collect::<Result<Vec<Multiaddr>, _>>().map_err(|e| usage("listen", &e))?,
-        ),
+    let parsed = |texts: &Option<Vec<String>>, what: &str| {
+        let parse = |texts: &Vec<String>| texts.iter().map(|t| t.parse()).collect::<Result<Vec<Multiaddr>, _>>();
+        texts.as_ref().map(parse).transpose().map_err(|e| usage(what, &e))
     };
-    let listen = Setting::flag((!run.listen.is_empty()).then_some(run.listen)).or(file_listen);
+    let listen = Setting::flag((!run.listen.is_empty()).then_some(run.listen)).or(parsed(&file.listen, "listen")?);
+    let external =
+        Setting::flag((!run.external.is_empty()).then_some(run.external)).or(parsed(&file.external, "external")?);
     let region = Setting::flag(run.region).or(file.region.clone()).get();
     let domain = Setting::flag(run.domain).or(file.domain.clone()).get();
     let settings = NodeSettings {
         roles,
         listen: listen.or_default(daemon::default_listen()),
+        external: external.or_default(Vec::new()),
         region: region.map_or(Ok(Region::unknown()), Region::new).map_err(|e| usage("region", &e))?,
         domain: domain.map(|name| Domain::operator(&name)).transpose().map_err(|e| usage("domain", &e))?,
         give: Setting::flag(run.give).or(file.give).get(),

@@ -96,6 +96,7 @@ impl Node {
         config.roles = settings.roles;
         config.give = settings.give.unwrap_or(ByteSize(0));
         config.listen = settings.listen.clone();
+        config.external = settings.external.clone();
         // On a network that lives on this machine there is nobody else to be found.
         config.lan = LanMode {
             mdns: settings.mdns && !all_loopback,

@@ -138,6 +138,7 @@ impl Resident {
             keep_free: Some(ByteSize(64 << 20)),
             mdns: false,
             inbound_per_subnet: None,
+            external: Vec::new(),
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

@@ -58,20 +58,20 @@ impl Lab {
         let deadline = Instant::now() + KNOWN;
         let up: Vec<&LabNode> =
             (0..self.file.nodes.len()).filter(|i| self.is_up(*i)).map(|i| &self.file.nodes[i]).collect();
-        let mut keys = BTreeSet::new();
+        let mut keys = Vec::new();
         for node in &up {
-            keys.extend(status(node).await.map(|s| s.peer.to_string()));
+            let Some(status) = status(node).await else { return Err(died(node, "does not answer")) };
+            keys.push(status.peer.to_string());
         }
-        for node in &up {
+        for (node, own) in up.iter().zip(&keys) {
             loop {
                 let known = known(node).await;
-                let missing = keys.difference(&known).count();
-                // A node does not list itself.
-                if missing <= 1 {
+                let missing = keys.iter().filter(|key| *key != own && !known.contains(*key)).count();
+                if missing == 0 {
                     break;
                 }
                 if Instant::now() >= deadline {
-                    return Err(died(node, &format!("has not found {} of {} others", missing - 1, keys.len() - 1)));
+                    return Err(died(node, &format!("has not found {} of {} others", missing, keys.len() - 1)));
                 }
                 tokio::time::sleep(ASK).await;
             }

@@ -198,6 +198,11 @@ impl PeerBook {
         now: Timestamp,
         gossiped: Option<Timestamp>,
     ) -> Result<Learned, NotLearned> {
+        // Most of what comes is known already, and a comparison is cheaper than a signature.
+        let known = PeerKey::from_slice(&signed.signer).ok().and_then(|key| self.peers.get(&key));
+        if known.is_some_and(|known| known.signed == *signed) {
+            return Ok(Learned::Stale);
+        }
         let advert = self.check(signed, now)?;
         if let Some(known) = self.peers.get_mut(&advert.peer) {
             if advert.sequence <= known.advert.sequence {

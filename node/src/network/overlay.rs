@@ -41,6 +41,8 @@ const WALK_TIME: Duration = Duration::from_secs(15);
 /// Peers told directly of a new head, beside the DHT's own twenty. Only these count as keepers: they answer when the
 /// head is durable, Kademlia before.
 const HEAD_KEEPERS: usize = 8;
+/// A peer that wants to be asked again later than this is not.
+const RETRY_MAX: Duration = Duration::from_secs(4);
 /// Peers asked for a head at once, and in all.
 const FIND_WIDTH: usize = 32;
 const FIND_MAX: usize = 512;
@@ -111,7 +113,7 @@ impl Overlay for NetworkHandle {
             let questions = keepers.into_iter().map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::KeepHead(encoded.clone())) };
                 async move {
-                    let answer = self.control(peer, Vec::new(), request).await;
+                    let answer = self.control_again(peer, request).await;
                     answer.is_some_and(|a| a.granted).then_some(peer)
                 }
             });
@@ -143,13 +145,21 @@ impl Overlay for NetworkHandle {
                 .map_err(|_| OverlayError::ShuttingDown)?;
             let asked = nearest(self.storage_peers().await?, &key, FIND_MAX);
             let count = asked.len();
+            let asked_first = asked.iter().take(HEAD_KEEPERS).copied().collect();
             let questions = asked.into_iter().map(|peer| {
                 let request = ControlRequest { ask: Some(Ask::FindHead(vault.as_bytes().to_vec())) };
-                async move { self.control(peer, Vec::new(), request).await.map(|answer| answer.head) }
+                async move {
+                    let answer = self.control_again(peer, request).await;
+                    // "Come again" says nothing about the head.
+                    answer.filter(|a| a.granted || a.retry_after_ms == 0).map(|a| (peer, a.head))
+                }
             });
+            let near: BTreeSet<PeerKey> = asked_first;
+            let mut near_answered = 0;
             let mut best = None;
             // Nobody is given up as late while nobody has a head.
-            let wave = ask_all(questions, FIND_WIDTH, HEAD_TIME, |head| {
+            let wave = ask_all(questions, FIND_WIDTH, HEAD_TIME, |(peer, head)| {
+                near_answered += usize::from(near.contains(&peer));
                 take_newer(&mut best, &head, &vault);
                 best.is_some()
             });
@@ -158,8 +168,11 @@ impl Overlay for NetworkHandle {
             for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
-            // "Nobody answered" is not "there is none": whoever believes that starts the vault anew over what it has.
-            if best.is_none() && answered == 0 && (count > 0 || self.readiness().connected == 0) {
+            if best.is_none() && !is_no_word_of_all(answered, count, near_answered, near.len()) {
+                let text = format!("only {answered} of {count} peers that may have the head answered");
+                return Err(OverlayError::NoPeers(text));
+            }
+            if best.is_none() && count == 0 && self.readiness().connected == 0 {
                 return Err(OverlayError::NoPeers("nobody could be asked for the head".into()));
             }
             Ok(best)
@@ -188,6 +201,12 @@ async fn ask_all<T, F: Future<Output = Option<T>>>(
             may = may_end(answer);
         }
     }
+}
+
+/// Whether enough of those asked answered that they have no head to say that there is none: half of all, or half of the
+/// nearest, who were told of it. Whoever believes less starts the vault anew over what it has.
+fn is_no_word_of_all(answered: usize, asked: usize, near_answered: usize, near: usize) -> bool {
+    asked == 0 || 2 * answered >= asked || 2 * near_answered >= near.max(1)
 }
 
 /// The highest valid (generation, sequence) of this vault wins.
@@ -223,6 +242,21 @@ impl NetworkHandle {
         let mut peers = self.ask(|reply| Command::Peers { reply }).await?;
         peers.retain(|p| p.roles.has(Roles::STORAGE));
         Ok(peers)
+    }
+
+    /// One question, and once more when the peer says that it should come again.
+    async fn control_again(
+        &self,
+        peer: PeerKey,
+        request: ControlRequest,
+    ) -> Option<cairn_proto::message::ControlAnswer> {
+        let answer = self.control(peer, Vec::new(), request.clone()).await?;
+        let wait = Duration::from_millis(answer.retry_after_ms);
+        if answer.granted || wait.is_zero() || wait > RETRY_MAX {
+            return Some(answer);
+        }
+        tokio::time::sleep(wait).await;
+        self.control(peer, Vec::new(), request).await
     }
 
     /// One question; `None` for any failure.

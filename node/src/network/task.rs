@@ -31,7 +31,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, Interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,10 @@ const COMMANDS_IN_A_ROW: u32 = 64;
 const OPEN_MAX: usize = 512;
 /// Answers to control questions that wait for the disk at once; beyond, the asker is told to come again.
 const ANSWERING_MAX: usize = 64;
+/// ... and of one peer's questions.
+const ANSWERING_PER_PEER: usize = 4;
+/// A peer is asked for adverts unasked at most this often: it may tell us something new of itself at any rate.
+const ADVERTS_APART: Duration = Duration::from_secs(60);
 /// When it should, in milliseconds.
 const ANSWER_RETRY_MS: u64 = 500;
 /// A walk in which nobody answered for so long is over: those whom it waits for are most likely gone, and a dial to
@@ -102,7 +106,7 @@ enum Step {
     Shutdown,
     HandlesGone,
     Command(Command),
-    Answered(ResponseChannel<ControlAnswer>, ControlAnswer),
+    Answered(PeerId, ResponseChannel<ControlAnswer>, ControlAnswer),
     AnswerLost,
     Tick,
     Swarm(Box<SwarmEvent<NodeBehaviourEvent>>),
@@ -174,10 +178,16 @@ pub(crate) struct State {
     replication: Replication,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
     lookups: HashMap<kad::QueryId, Lookup>,
-    answering: JoinSet<(ResponseChannel<ControlAnswer>, ControlAnswer)>,
+    answering: JoinSet<(PeerId, ResponseChannel<ControlAnswer>, ControlAnswer)>,
+    /// Whose questions are being answered; no more than `answering`.
+    answering_whom: HashMap<PeerId, usize>,
+    /// When connected peers were last asked for adverts.
+    adverts_asked: HashMap<PeerId, Instant>,
     serving: JoinSet<()>,
     places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
+    /// The last write of the book, which may be under way.
+    writing: Option<JoinHandle<()>>,
 }
 
 impl State {
@@ -208,9 +218,12 @@ impl State {
             asks: HashMap::new(),
             lookups: HashMap::new(),
             answering: JoinSet::new(),
+            answering_whom: HashMap::new(),
+            adverts_asked: HashMap::new(),
             serving: JoinSet::new(),
             places: HashMap::new(),
             connected: BTreeSet::new(),
+            writing: None,
         }
     }
 }
@@ -238,7 +251,7 @@ impl NetworkTask {
             biased;
             () = self.shutdown.cancelled() => Step::Shutdown,
             Some(done) = self.state.answering.join_next() => {
-                done.map_or(Step::AnswerLost, |(channel, answer)| Step::Answered(channel, answer))
+                done.map_or(Step::AnswerLost, |(peer, channel, answer)| Step::Answered(peer, channel, answer))
             }
             command = self.commands.recv() => command.map_or(Step::HandlesGone, Step::Command),
             _ = self.ticks.tick() => Step::Tick,
@@ -254,9 +267,13 @@ impl NetworkTask {
                 self.state.command_streak += 1;
                 self.command(command, now);
             }
-            Step::Answered(channel, answer) => self.answer(channel, answer),
-            // The question's channel is gone with the task; the asker is told by the stream's end.
-            Step::AnswerLost => {}
+            Step::Answered(peer, channel, answer) => {
+                self.answered(&peer);
+                self.answer(channel, answer);
+            }
+            // The question's channel is gone with the task; the asker is told by the stream's end. Whose it was is
+            // gone too, so that all begin anew: the limit of all holds.
+            Step::AnswerLost => self.state.answering_whom.clear(),
             Step::Tick => self.tick(now),
             Step::Swarm(event) => {
                 self.state.command_streak = 0;
@@ -280,6 +297,9 @@ impl NetworkTask {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+        if let Some(writing) = self.state.writing.take() {
+            let _ = writing.await;
+        }
         if let Some(written) = self.write_book() {
             let _ = written.await;
         }
@@ -408,7 +428,10 @@ impl NetworkTask {
         }
         if instant >= self.state.write_at {
             self.state.write_at = instant + WRITE_EVERY;
-            drop(self.write_book());
+            // One at a time, or an older book might come last.
+            if self.state.writing.as_ref().is_none_or(JoinHandle::is_finished) {
+                self.state.writing = self.write_book();
+            }
         }
         if instant >= self.state.knock_at {
             self.knock(instant);
@@ -417,6 +440,7 @@ impl NetworkTask {
         self.replicate(instant);
         self.end_stalled_walks(instant);
         self.state.unreachable.retain(|_, until| *until > instant);
+        self.state.adverts_asked.retain(|_, at| instant.duration_since(*at) < ADVERTS_APART);
         self.state.places.retain(|_, places| !places.is_idle());
         while self.state.serving.try_join_next().is_some() {}
     }
@@ -516,7 +540,7 @@ impl NetworkTask {
         }
     }
 
-    fn write_book(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+    fn write_book(&mut self) -> Option<JoinHandle<()>> {
         let folder = self.data_dir.clone()?;
         let bytes = self.book.take_unwritten()?;
         Some(tokio::task::spawn_blocking(move || {

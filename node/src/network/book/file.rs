@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use cairn_proto::{DecodeError, Domain, Timestamp, message, signed::SignedBytes};
@@ -102,9 +103,15 @@ pub(crate) fn read_file(folder: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Writes the book's file beside and renames. Blocking.
 pub(crate) fn write_file(folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = folder.join("peers.new");
+    // A name of its own: an earlier write may still be under way.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let beside = folder.join(format!("peers.new.{}", WRITES.fetch_add(1, Ordering::Relaxed)));
     let mut file = fs::File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(beside, folder.join(FILE))
+    fs::rename(beside, folder.join(FILE))?;
+    // Where a folder can be opened; the rename is not durable before.
+    #[cfg(unix)]
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
 }

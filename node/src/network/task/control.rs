@@ -9,7 +9,7 @@ use libp2p::{
     request_response::{self, Message, ResponseChannel},
 };
 
-use super::{ANSWER_RETRY_MS, ANSWERING_MAX, NetworkTask, Timestamp};
+use super::{ANSWER_RETRY_MS, ANSWERING_MAX, ANSWERING_PER_PEER, NetworkTask, Timestamp};
 use crate::network::{command::AskError, heads::Offered, keys::peer_key};
 
 impl NetworkTask {
@@ -49,15 +49,31 @@ impl NetworkTask {
                 self.answer(channel, ControlAnswer { adverts, ..ControlAnswer::default() });
             }
             Some(Ask::KeepHead(encoded)) => self.keep_head(peer, encoded, channel),
-            Some(Ask::FindHead(vault)) => self.find_head(&vault, channel),
+            Some(Ask::FindHead(vault)) => self.find_head(peer, &vault, channel),
             None => self.answer(channel, ControlAnswer::default()),
+        }
+    }
+
+    /// Whether one more answer of this peer's may wait for the disk.
+    fn may_answer(&self, peer: &PeerId) -> bool {
+        let its = self.state.answering_whom.get(peer).copied().unwrap_or(0);
+        its < ANSWERING_PER_PEER && self.state.answering.len() < ANSWERING_MAX
+    }
+
+    /// An answer is ready.
+    pub(super) fn answered(&mut self, peer: &PeerId) {
+        if let Some(open) = self.state.answering_whom.get_mut(peer) {
+            *open -= 1;
+            if *open == 0 {
+                self.state.answering_whom.remove(peer);
+            }
         }
     }
 
     /// Keeps a head as the DHT does, and says yes only once it is durable.
     fn keep_head(&mut self, peer: PeerId, encoded: Vec<u8>, channel: ResponseChannel<ControlAnswer>) {
         let Some(keeper) = self.keeper.clone() else { return self.answer(channel, ControlAnswer::default()) };
-        if self.state.answering.len() >= ANSWERING_MAX {
+        if !self.may_answer(&peer) {
             return self.answer(channel, ControlAnswer { retry_after_ms: ANSWER_RETRY_MS, ..ControlAnswer::default() });
         }
         let Ok(head) = HeadRecord::open(&encoded) else { return self.answer(channel, ControlAnswer::default()) };
@@ -65,29 +81,31 @@ impl NetworkTask {
         let heads = self.swarm.behaviour_mut().kad.store_mut();
         match heads.offer(kad::Record::new(key, encoded.clone()), peer) {
             Ok(Offered::Taken | Offered::Known) => {
+                *self.state.answering_whom.entry(peer).or_default() += 1;
                 self.state.answering.spawn(async move {
                     let granted = keeper.keep_head(head.vault, encoded).await.is_ok();
-                    (channel, ControlAnswer { granted, ..ControlAnswer::default() })
+                    (peer, channel, ControlAnswer { granted, ..ControlAnswer::default() })
                 });
             }
             Err(_) => self.answer(channel, ControlAnswer::default()),
         }
     }
 
-    fn find_head(&mut self, vault: &[u8], channel: ResponseChannel<ControlAnswer>) {
+    fn find_head(&mut self, peer: PeerId, vault: &[u8], channel: ResponseChannel<ControlAnswer>) {
         let found = |head: Vec<u8>| ControlAnswer { granted: !head.is_empty(), head, ..ControlAnswer::default() };
         let Ok(vault) = VaultKey::from_slice(vault) else { return self.answer(channel, ControlAnswer::default()) };
         let kept = self.swarm.behaviour_mut().kad.store_mut().find(&vault).map(<[u8]>::to_vec);
         match (kept, self.keeper.clone()) {
             (Some(head), _) => self.answer(channel, found(head)),
             (None, None) => self.answer(channel, ControlAnswer::default()),
-            (None, Some(_)) if self.state.answering.len() >= ANSWERING_MAX => {
+            (None, Some(_)) if !self.may_answer(&peer) => {
                 self.answer(channel, ControlAnswer { retry_after_ms: ANSWER_RETRY_MS, ..ControlAnswer::default() });
             }
             (None, Some(keeper)) => {
+                *self.state.answering_whom.entry(peer).or_default() += 1;
                 self.state.answering.spawn(async move {
                     let head = keeper.find_head(vault).await.ok().flatten().unwrap_or_default();
-                    (channel, found(head))
+                    (peer, channel, found(head))
                 });
             }
         }

@@ -8,6 +8,7 @@ use libp2p::{
     swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
 };
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::{Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
 use crate::network::{
@@ -156,7 +157,9 @@ impl NetworkTask {
         }
         if info.protocols.contains(&self.protocols.control)
             && let Some(key) = peer_key(&peer)
+            && !self.state.adverts_asked.contains_key(&peer)
         {
+            self.state.adverts_asked.insert(peer, Instant::now());
             self.ask(&key, Vec::new(), adverts_please(), None);
         }
     }

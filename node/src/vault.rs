@@ -18,6 +18,7 @@ mod commit;
 mod content_ids;
 mod failures;
 mod groups;
+mod holdings;
 mod ingest;
 pub mod keyring;
 pub mod reader;

@@ -9,6 +9,8 @@
 //! - **DUR-1** A chunk is in here only when every stripe that its run touches is acknowledged. Enforced by
 //!   [`Catalogue::record_stripe`]'s caller, which hands over a run with the last of its stripes.
 //! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
+//! - **DUR-1** No row is larger than [`ROW_MAX`]: sled writes pages over 128 KiB, which hold up to 16 rows, to files that it
+//!   never syncs, and after a power cut leaves out in silence what they had.
 
 use std::{
     collections::BTreeSet,
@@ -19,13 +21,19 @@ use std::{
 
 use cairn_proto::{
     ChunkId, DecodeError, SnapshotId, Timestamp, VaultKey,
+    head::HeadContent,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
+    tree::Node,
 };
 use sled::Batch;
 
 /// Layout version of the rows below.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// Most bytes of a row: what may be larger is split, or not kept at all.
+const ROW_MAX: usize = 7 << 10;
+/// Rows changed in one batch where all of them are.
+const BATCH: usize = 1024;
 /// sled's page cache, in bytes: small, because most of a backup never reads a row twice.
 const CACHE: u64 = 64 << 20;
 
@@ -39,6 +47,7 @@ const RECEIPT: u8 = b'e';
 const FILE: u8 = b'f';
 const SHORTFALL: u8 = b'h';
 const LOST: u8 = b'l';
+const SEGMENT: u8 = b'i';
 const PENDING_STRIPE: u8 = b'p';
 const PENDING_RUN: u8 = b'q';
 
@@ -133,14 +142,19 @@ pub enum Meta {
     Counters,
     /// A backup is running, or one ended without cleaning up.
     Running,
-    /// Places of all index segments written so far, as a manifest without anything else.
-    Segments,
+    /// Places of index segments that recovery could not read, as a manifest without anything else: never given up, since
+    /// their holders may come back.
+    Unread,
     /// Content of the last head that was, or may have been, published.
     Head,
     /// Epochs of data keys: number and beginning of each.
     Epochs,
     /// The catalogue came from the network: the next head begins a new generation.
     Recovered,
+    /// A repair changed who holds what, and no head says so yet.
+    Moved,
+    /// The last group whose holders a backup asked what they have.
+    AskedUpTo,
 }
 
 /// The vault's running numbers.
@@ -266,6 +280,16 @@ fn encode_segments(segments: &[RunPlace]) -> Result<Vec<u8>> {
 
 fn decode_group(bytes: &[u8]) -> Result<GroupRow> {
     Manifest::decode(bytes)?.groups.pop().ok_or(CatalogueError::Damaged("a group row is empty"))
+}
+
+fn touches(place: &RunPlace, stripes: &BTreeSet<StripeNo>) -> bool {
+    stripes.contains(&place.stripe) || place.next.is_some_and(|no| stripes.contains(&no))
+}
+
+fn segment_key(at: usize) -> Vec<u8> {
+    let mut key = vec![SEGMENT];
+    key.extend_from_slice(&(at as u32).to_be_bytes());
+    key
 }
 
 impl Catalogue {
@@ -532,12 +556,17 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
-        self.scan(SNAPSHOT)
-            .map(|item| {
-                let (key, value) = item?;
-                Ok((SnapshotId::from_slice(&key[1..])?, SnapshotRecord::decode(&value)?))
-            })
-            .collect()
+        let mut found: Vec<(SnapshotId, Vec<u8>)> = Vec::new();
+        for item in self.scan(SNAPSHOT) {
+            let (key, part) = item?;
+            let id = key.get(1..33).ok_or(CatalogueError::Damaged("a snapshot's key"))?;
+            let id = SnapshotId::from_slice(id)?;
+            match found.last_mut() {
+                Some((last, value)) if *last == id => value.extend_from_slice(&part),
+                _ => found.push((id, part)),
+            }
+        }
+        found.into_iter().map(|(id, value)| Ok((id, SnapshotRecord::decode(&value)?))).collect()
     }
 
     /// Ends a commit, atomically: snapshots, numbers, where the segments lie, and which rows they have.
@@ -547,12 +576,24 @@ impl Catalogue {
     pub fn finish_commit(&self, commit: &CommitRecord<'_>) -> Result<()> {
         let mut batch = Batch::default();
         for (id, record) in commit.snapshots {
-            put(&mut batch, &id_key(SNAPSHOT, id.as_bytes()), record.encode()?);
+            for (part, at) in record.encode()?.chunks(ROW_MAX).zip(0u16..) {
+                let mut key = id_key(SNAPSHOT, id.as_bytes());
+                key.extend_from_slice(&at.to_be_bytes());
+                put(&mut batch, &key, part.to_vec());
+            }
         }
         if let Some(counters) = commit.counters {
             put(&mut batch, &meta_key(Meta::Counters), counters_bytes(counters));
         }
-        put(&mut batch, &meta_key(Meta::Segments), encode_segments(commit.segments)?);
+        let before = self.segments()?;
+        for (at, place) in commit.segments.iter().enumerate() {
+            if before.get(at) != Some(place) {
+                put(&mut batch, &segment_key(at), encode_segments(std::slice::from_ref(place))?);
+            }
+        }
+        for at in commit.segments.len()..before.len() {
+            batch.remove(segment_key(at));
+        }
         for no in commit.stripes {
             batch.remove(stripe_key(PENDING_STRIPE, *no));
         }
@@ -571,10 +612,80 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn segments(&self) -> Result<Vec<RunPlace>> {
-        match self.meta(Meta::Segments)? {
-            None => Ok(Vec::new()),
-            Some(bytes) => Ok(Manifest::decode(&bytes)?.segments),
+        self.scan(SEGMENT)
+            .map(|item| {
+                Manifest::decode(&item?.1)?.segments.pop().ok_or(CatalogueError::Damaged("a segment row is empty"))
+            })
+            .collect()
+    }
+
+    /// Index segments that recovery could not read.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn unread_segments(&self) -> Result<Vec<RunPlace>> {
+        Ok(self.meta(Meta::Unread)?.map(|bytes| Manifest::decode(&bytes)).transpose()?.map_or(vec![], |m| m.segments))
+    }
+
+    /// Remembers which index segments recovery could not read: as many as fit into a row, oldest first.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn set_unread_segments(&self, segments: &[RunPlace]) -> Result<()> {
+        // A place takes at most 32 bytes.
+        let segments = &segments[..segments.len().min(ROW_MAX / 64)];
+        self.set_meta(Meta::Unread, Some(encode_segments(segments)?))
+    }
+
+    /// Marks every stripe and run as in no segment, so that the next commit writes the whole index anew.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn pend_all(&self) -> Result<()> {
+        for (rows, pending) in [(STRIPE, PENDING_STRIPE), (RUN, PENDING_RUN)] {
+            let (mut batch, mut count) = (Batch::default(), 0);
+            for key in self.tree.scan_prefix([rows]).keys() {
+                let mut key = key?.to_vec();
+                key[0] = pending;
+                put(&mut batch, &key, Vec::new());
+                count += 1;
+                if count % BATCH == 0 {
+                    self.tree.apply_batch(std::mem::take(&mut batch))?;
+                }
+            }
+            self.tree.apply_batch(batch)?;
         }
+        Ok(())
+    }
+
+    /// Drops what a crash may have left without what it needs: runs without their stripes, chunks without their run, marks
+    /// without their row. Such chunks are stored again; a row that stayed would claim for ever that they are.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn drop_dangling(&self) -> Result<()> {
+        for run in self.runs() {
+            let place = run?.place;
+            let there = |no: StripeNo| self.tree.contains_key(stripe_key(STRIPE, no));
+            if !there(place.stripe)? || !place.next.map_or(Ok(true), there)? {
+                self.tree.remove(run_key(RUN, &place))?;
+            }
+        }
+        for item in self.scan(CHUNK) {
+            let (key, place) = item?;
+            if !self.tree.contains_key([&[RUN], &place[..]].concat())? {
+                self.tree.remove(key)?;
+            }
+        }
+        for (pending, rows) in [(PENDING_STRIPE, STRIPE), (PENDING_RUN, RUN)] {
+            for key in self.tree.scan_prefix([pending]).keys() {
+                let key = key?;
+                if !self.tree.contains_key([&[rows], &key[1..]].concat())? {
+                    self.tree.remove(key)?;
+                }
+            }
+        }
+        self.flush()
     }
 
     /// What was known of a file when it was last read, by a keyed hash of its path.
@@ -592,7 +703,11 @@ impl Catalogue {
     pub fn set_files(&self, files: &[([u8; 32], Vec<u8>)]) -> Result<()> {
         let mut batch = Batch::default();
         for (path, value) in files {
-            put(&mut batch, &id_key(FILE, path), value.clone());
+            match value.len() <= ROW_MAX {
+                true => put(&mut batch, &id_key(FILE, path), value.clone()),
+                // It is read again next time.
+                false => batch.remove(id_key(FILE, path)),
+            }
         }
         self.tree.apply_batch(batch)?;
         Ok(())
@@ -626,20 +741,119 @@ impl Catalogue {
             .collect()
     }
 
-    /// Replaces the set of lost stripes, atomically.
+    /// Replaces the set of lost stripes, atomically. When it grows, files whose content stands behind lists are forgotten:
+    /// nobody knows without the lists whether they have chunks in it, so they are read again, once.
     ///
     /// # Errors
     /// Damage or the disk.
     pub fn set_lost(&self, lost: &BTreeSet<StripeNo>) -> Result<()> {
         let mut batch = Batch::default();
-        for no in self.lost()?.difference(lost) {
+        let before = self.lost()?;
+        for no in before.difference(lost) {
             batch.remove(stripe_key(LOST, *no));
         }
         for no in lost {
             put(&mut batch, &stripe_key(LOST, *no), Vec::new());
+            // What cannot be read cannot be completed.
+            batch.remove(stripe_key(SHORTFALL, *no));
+        }
+        if !lost.is_subset(&before) {
+            for item in self.scan(FILE) {
+                let (key, value) = item?;
+                if Node::decode(&value).is_ok_and(|node| node.content.depth > 0) {
+                    batch.remove(key);
+                }
+            }
         }
         self.tree.apply_batch(batch)?;
         self.flush()
+    }
+
+    /// The lost stripes that something still needs: a chunk that has no newer place, an index segment, the manifest of the
+    /// last head.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn needed(&self, lost: &BTreeSet<StripeNo>) -> Result<BTreeSet<StripeNo>> {
+        let mut needed = BTreeSet::new();
+        if lost.is_empty() {
+            return Ok(needed);
+        }
+        let mut need = |place: &RunPlace| needed.extend([Some(place.stripe), place.next].into_iter().flatten());
+        let head = self.meta(Meta::Head)?.map(|bytes| HeadContent::decode(&bytes)).transpose()?;
+        self.segments()?.iter().chain(head.iter().flat_map(|head| &head.manifest)).for_each(&mut need);
+        for run in self.runs() {
+            let run = run?;
+            if touches(&run.place, lost) {
+                let place = &run_key(RUN, &run.place)[1..];
+                for (id, _) in &run.chunks {
+                    if self.get(&id_key(CHUNK, id.as_bytes()))?.as_deref() == Some(place) {
+                        need(&run.place);
+                        break;
+                    }
+                }
+            }
+        }
+        needed.retain(|no| lost.contains(no));
+        Ok(needed)
+    }
+
+    /// Whether the next head must not go on from the last one: its manifest or an index segment lies in a lost stripe.
+    /// Segments that were never read do not count, nobody can write them anew.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn index_is_lost(&self) -> Result<bool> {
+        let (lost, unread) = (self.lost()?, self.unread_segments()?);
+        let head = self.meta(Meta::Head)?.map(|bytes| HeadContent::decode(&bytes)).transpose()?;
+        let manifest = head.iter().flat_map(|head| &head.manifest);
+        Ok(self.segments()?.iter().filter(|at| !unread.contains(at)).chain(manifest).any(|at| touches(at, &lost)))
+    }
+
+    /// Forgets the lost stripes that nothing needs any more; those that are left. No backup may be at work: what needs its
+    /// stripes may not stand yet.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn retire_lost(&self) -> Result<BTreeSet<StripeNo>> {
+        let lost = self.lost()?;
+        let mut needed = self.needed(&lost)?;
+        // A number that no head knows as used would be given out again.
+        let next = self.counters()?.next_stripe;
+        needed.extend(lost.iter().filter(|no| no.0 >= next));
+        let gone: BTreeSet<StripeNo> = lost.difference(&needed).copied().collect();
+        if gone.is_empty() {
+            return Ok(needed);
+        }
+        for run in self.runs() {
+            let place = run?.place;
+            if touches(&place, &gone) {
+                let mut batch = Batch::default();
+                batch.remove(run_key(RUN, &place));
+                batch.remove(run_key(PENDING_RUN, &place));
+                self.tree.apply_batch(batch)?;
+            }
+        }
+        for no in gone {
+            let mut batch = Batch::default();
+            for prefix in [STRIPE, PENDING_STRIPE, SHORTFALL, LOST] {
+                batch.remove(stripe_key(prefix, no));
+            }
+            for key in self.tree.scan_prefix(stripe_key(RECEIPT, no)).keys() {
+                batch.remove(key?);
+            }
+            self.tree.apply_batch(batch)?;
+        }
+        self.flush()?;
+        Ok(needed)
+    }
+
+    /// Which slots a stripe lacks.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn shortfall(&self, no: StripeNo) -> Result<Vec<u8>> {
+        Ok(self.get(&stripe_key(SHORTFALL, no))?.unwrap_or_default())
     }
 
     /// Sets which slots a stripe lacks; none removes the note.

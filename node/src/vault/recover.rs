@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Vault,
-    catalogue::{Catalogue, CommitRecord, Counters, Meta, StripeRecord},
+    catalogue::{Catalogue, CatalogueError, CommitRecord, Counters, Meta, StripeRecord},
     failures,
     keyring::{self, KeyringError},
     reader::{ReadError, Reader},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     failure::{ExitCode, Failure},
-    ops::{Event, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
+    ops::{Event, ItemError, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
     overlay::Overlay,
 };
 
@@ -66,7 +66,7 @@ pub(super) async fn recover(
             .with_hint("wait for it to end")
             .retryable());
     }
-    refuse_older(&final_place, &keys, &record)?;
+    let local_unread = refuse_older(&final_place, &keys, &record)?;
     let keyring = look_at_keyring(&dir, &seed, passphrase.as_ref())?;
 
     let fresh = dir.join("catalogue.new");
@@ -79,10 +79,33 @@ pub(super) async fn recover(
     // What is rebuilt already tells where the rest lies: no second list of all stripes in memory.
     let reader = Reader::new(keys.clone(), overlay, Some(catalogue.clone()));
     let vault = Vault { keys, catalogue };
-    let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
+    let (manifest, unread) = rebuild(&vault, &reader, &record, &head, events).await?;
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
     // sled lets go of the folder with the last handle.
     drop((vault, reader));
+    let summary = json!({
+        "snapshots": manifest.snapshots.len(),
+        "groups": manifest.groups.len(),
+        "index_segments": manifest.segments.len(),
+        "index_segments_lost": unread,
+        "generation": record.generation,
+        "sequence": record.sequence,
+        "bytes_fetched": bytes_fetched,
+        "wrong_shards": wrong_shards,
+    });
+    let code = if unread > 0 { ExitCode::Lost } else { ExitCode::Success };
+    if unread > 0 {
+        let text = "parts of the index could not be read; what they name is not lost for good if their holders come back: \
+                    run `cairn recover` again then. A backup stores anew what is still here";
+        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text: text.to_owned() }).await;
+    }
+    // A catalogue of the same state that knows as much as the network gives now, or more, is the better one.
+    if unread > 0 && local_unread.is_some_and(|known| known <= unread) {
+        std::fs::remove_dir_all(&fresh).map_err(failed)?;
+        install_keyring(&dir, keyring, &seed, passphrase.as_ref())?;
+        let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
+        return Ok(Outcome { code });
+    }
     // The old one goes when the new one stands: what ends this in between leaves at least one of them.
     let old = dir.join("catalogue.old");
     if final_place.exists() {
@@ -97,29 +120,28 @@ pub(super) async fn recover(
     if old.exists() {
         std::fs::remove_dir_all(&old).map_err(failed)?;
     }
-
-    let summary = json!({
-        "snapshots": manifest.snapshots.len(),
-        "groups": manifest.groups.len(),
-        "index_segments": manifest.segments.len(),
-        "generation": record.generation,
-        "sequence": record.sequence,
-        "bytes_fetched": bytes_fetched,
-        "wrong_shards": wrong_shards,
-    });
     let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
-    Ok(Outcome { code: ExitCode::Success })
+    Ok(Outcome { code })
 }
 
-/// A catalogue that knows a newer state than the network shows now must not be lost to an older one. One that does not
-/// open, or is another vault's, is no reason: recovery is there to replace it.
-fn refuse_older(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<(), Failure> {
+fn other_vault() -> Failure {
+    Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
+        .with_hint("recover into an empty data folder")
+}
+
+/// A catalogue that knows a newer state than the network shows now must not be lost to an older one, and another vault's
+/// not at all. One that does not open is no reason: recovery is there to replace it. When it has the very state that the
+/// network shows, how many index segments it lacks itself.
+fn refuse_older(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<Option<usize>, Failure> {
     if !place.is_dir() {
-        return Ok(());
+        return Ok(None);
     }
-    let counters = Catalogue::open(place, &keys.vault_key()).and_then(|local| local.counters());
-    match counters {
-        Ok(c) if (c.generation, c.sequence) > (record.generation, record.sequence) => Err(Failure::new(
+    let local = Catalogue::open(place, &keys.vault_key())
+        .and_then(|local| Ok((local.counters()?, local.unread_segments()?.len())));
+    match local {
+        Err(CatalogueError::OtherVault) => Err(other_vault()),
+        Ok((c, unread)) if (c.generation, c.sequence) == (record.generation, record.sequence) => Ok(Some(unread)),
+        Ok((c, _)) if (c.generation, c.sequence) > (record.generation, record.sequence) => Err(Failure::new(
             ExitCode::Refused,
             "OLDER_HEAD",
             format!(
@@ -128,7 +150,7 @@ fn refuse_older(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<(
             ),
         )
         .with_hint("peers with the newer state are not reachable; delete the vault's catalogue to recover anyway")),
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
@@ -149,10 +171,14 @@ fn look_at_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     match keyring::open(&dir.join("keyring"), passphrase) {
         Ok(secret) if *secret == *seed.expose() => Ok(KeyringWork::Nothing),
-        Ok(_) => Err(Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
-            .with_hint("recover into an empty data folder")),
+        Ok(_) => Err(other_vault()),
         Err(KeyringError::Missing) => Ok(KeyringWork::Make),
-        Err(_) => Ok(KeyringWork::Replace),
+        Err(KeyringError::WrongPassphrase | KeyringError::Damaged(_)) => Ok(KeyringWork::Replace),
+        // Replacing it now would leave one that opens to everybody.
+        Err(e @ KeyringError::PassphraseNeeded) => Err(failures::keyring(e).with_hint(
+            "the vault here has a passphrase: give it, or a new one, which the recovery phrase allows to set",
+        )),
+        Err(e) => Err(failures::keyring(e)),
     }
 }
 
@@ -181,7 +207,7 @@ async fn rebuild(
     record: &HeadRecord,
     head: &HeadContent,
     events: &mpsc::Sender<Event>,
-) -> Result<Manifest, Failure> {
+) -> Result<(Manifest, usize), Failure> {
     let read = |e: ReadError| failures::read(&e);
     let damaged = |e: cairn_proto::DecodeError| read(ReadError::Damaged(e.to_string()));
     reader.learn(&head.tail, &head.groups).map_err(read)?;
@@ -199,9 +225,26 @@ async fn rebuild(
         group.sealed = true;
     }
     let total = manifest.segments.len();
+    let mut unread = Vec::new();
     for (done, place) in manifest.segments.iter().rev().enumerate() {
-        let segment = IndexSegment::decode(&reader.run(place).await.map_err(read)?).map_err(damaged)?;
-        add(vault, segment)?;
+        let found = match reader.run(place).await {
+            Ok(bytes) => IndexSegment::decode(&bytes).map_err(|e| ReadError::Damaged(e.to_string())),
+            Err(e) => Err(e),
+        };
+        match found {
+            Ok(segment) => add(vault, segment)?,
+            Err(e @ (ReadError::Catalogue(_) | ReadError::Worker)) => return Err(read(e)),
+            // A stripe whose row a lost segment had is as good as lost.
+            Err(e) => {
+                unread.push(*place);
+                let item = ItemError {
+                    item: format!("index segment {} of {total}", total - done),
+                    during: "fetch".to_owned(),
+                    message: e.to_string(),
+                };
+                let _ = events.send(Event::Error(item)).await;
+            }
+        }
         let progress = Progress {
             phase: "recover".to_owned(),
             percent_done: Some((done + 1) as f64 / total.max(1) as f64),
@@ -234,7 +277,12 @@ async fn rebuild(
         ..CommitRecord::default()
     };
     vault.catalogue.finish_commit(&commit).map_err(failures::catalogue)?;
-    Ok(manifest)
+    unread.reverse();
+    if !unread.is_empty() {
+        vault.catalogue.set_unread_segments(&unread).map_err(failures::catalogue)?;
+        vault.catalogue.flush().map_err(failures::catalogue)?;
+    }
+    Ok((manifest, unread.len()))
 }
 
 fn add(vault: &Vault, segment: IndexSegment) -> Result<(), Failure> {

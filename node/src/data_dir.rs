@@ -8,7 +8,7 @@
 //! control.sock   the daemon's API, 0600
 //! config.toml    optional settings
 //! store/         shards held for others
-//! vault/         keyring, catalogue, head cache
+//! vault/         keyring, catalogue, its mark; made as vault.new/ and moved
 //! ```
 //!
 //! The folder is 0700 and belongs to whoever runs us. The lock is advisory and dies with its process, so that a

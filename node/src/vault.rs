@@ -16,6 +16,7 @@ pub mod catalogue;
 mod check;
 mod commit;
 mod content_ids;
+mod create;
 mod failures;
 mod groups;
 mod holdings;
@@ -81,9 +82,8 @@ impl Vault {
         getrandom::fill(&mut entropy).map_err(|e| Failure::new(ExitCode::Failed, "RANDOM", e.to_string()))?;
         let (seed, phrase) = generate(entropy);
         entropy.zeroize();
-        let vault = Self::create(data_dir, &seed, passphrase)?;
-        vault.set_epochs(&[EpochRow { number: 1, created: now() }])?;
-        vault.catalogue.flush().map_err(failures::catalogue)?;
+        create::create(data_dir, &seed, passphrase, &mut |_| Ok(()))?;
+        let vault = Self::with_seed(&vault_dir(data_dir), &seed)?;
         Ok((vault, SecretText::new(phrase.as_str().to_owned())))
     }
 
@@ -99,15 +99,6 @@ impl Vault {
             return Err(failures::catalogue(CatalogueError::Damaged("it is missing")));
         }
         Self::with_seed(&dir, &MasterSeed::from_entropy(*secret))
-    }
-
-    fn create(data_dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText>) -> Result<Self, Failure> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let dir = vault_dir(data_dir);
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(|e| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot make the vault's folder").caused_by(&e))?;
-        keyring::create(&dir.join("keyring"), seed.expose(), passphrase).map_err(failures::keyring)?;
-        Self::with_seed(&dir, seed)
     }
 
     fn with_seed(dir: &Path, seed: &MasterSeed) -> Result<Self, Failure> {
@@ -145,8 +136,7 @@ impl Vault {
         let signed = signed.map(|head| (head.generation, head.sequence));
         // A number that was signed once is never signed again, kept by a peer or not: two heads with one number would
         // both be the newest.
-        (counters.generation, counters.sequence) =
-            signed.unwrap_or_default().max((counters.generation, counters.sequence));
+        (counters.generation, counters.sequence) = self.catalogue.newest_head().map_err(failures::catalogue)?;
         let found = overlay.find_head(self.keys.vault_key()).await.map_err(failures::overlay)?;
         let known = (counters.generation, counters.sequence);
         let foreign = |r: &HeadRecord| match (r.generation, r.sequence) {

@@ -84,6 +84,17 @@ pub(super) struct Renderer {
     last_plain: Instant,
     /// Kind of the rows being printed, for their heading.
     table: Option<String>,
+    /// Errors of single items so far.
+    errors: u64,
+}
+
+/// Errors of single items that are printed for people: more than anybody reads, fewer than a scrollback keeps.
+const ERRORS_SHOWN: u64 = 100;
+
+/// What stands for the errors that were not printed.
+fn unsaid(errors: u64) -> Option<String> {
+    let more = errors.checked_sub(ERRORS_SHOWN).filter(|n| *n > 0)?;
+    Some(format!("... and {more} more errors (--json lists all)"))
 }
 
 impl Renderer {
@@ -94,7 +105,7 @@ impl Renderer {
             bar.set_style(ProgressStyle::default_spinner());
             bar
         });
-        Self { output, bytes_on_stdout, bar, last_plain: Instant::now(), table: None }
+        Self { output, bytes_on_stdout, bar, last_plain: Instant::now(), table: None, errors: 0 }
     }
 
     pub(super) fn show(&mut self, event: &Event) {
@@ -107,7 +118,12 @@ impl Renderer {
         }
         match event {
             Event::Status(progress) => self.progress(progress),
-            Event::Error(error) => self.say(&format!("error: {}: {}: {}", error.during, error.item, error.message)),
+            Event::Error(error) => {
+                self.errors += 1;
+                if self.errors <= ERRORS_SHOWN {
+                    self.say(&format!("error: {}: {}: {}", error.during, error.item, error.message));
+                }
+            }
             Event::Notice { id, text } if !self.output.quiet => self.say(&format!("note: {text} [{id}]")),
             Event::Notice { .. } => {}
             Event::Row { kind, row } => {
@@ -120,7 +136,7 @@ impl Renderer {
                 self.print(&rows::row(kind, row));
             }
             Event::Summary { verb, summary } => {
-                self.clear();
+                self.finish();
                 if !self.output.quiet {
                     for text in summary::lines(verb, summary) {
                         self.print(&text);
@@ -132,6 +148,9 @@ impl Renderer {
 
     pub(super) fn finish(&mut self) {
         self.clear();
+        if let Some(text) = unsaid(std::mem::take(&mut self.errors)).filter(|_| !self.output.json) {
+            self.say(&text);
+        }
     }
 
     fn clear(&mut self) {

@@ -5,8 +5,8 @@ use cairn_proto::{GroupId, Slot, VaultKey, wire::RefusalCode};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    network::keeper::{KeeperSpace, Kept, OfferedShard, ShardKeeper},
-    store::{NewShard, Store, StoreError},
+    network::keeper::{KeeperSpace, ShardKeeper},
+    store::{NewShard, Store, StoreError, StoredShard},
 };
 
 /// A store that serves the network.
@@ -21,14 +21,8 @@ impl StoreKeeper {
 }
 
 impl ShardKeeper for StoreKeeper {
-    fn put(&self, shard: OfferedShard) -> BoxFuture<'_, Result<Kept, RefusalCode>> {
-        let OfferedShard { group, slot, ordinal, root, lease_until, bytes } = shard;
-        let new = NewShard { group, slot, ordinal, root, lease_until, bytes };
-        async move {
-            let stored = self.store.put(new).await.map_err(refusal)?;
-            Ok(Kept { lease_until: stored.lease_until, stored_at: stored.stored_at })
-        }
-        .boxed()
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<StoredShard, RefusalCode>> {
+        async move { self.store.put(shard).await.map_err(refusal) }.boxed()
     }
 
     fn get(

@@ -89,8 +89,8 @@ impl NodeService {
         }
     }
 
-    /// The verb runs on a thread of its own: its futures borrow across streams, which rustc cannot prove `Send`
-    /// (rust-lang/rust#102211), and much of what they do between two awaits is work for a processor anyway.
+    /// The verb runs on a thread of its own. Its future is `Send` and could be spawned; but between two awaits it reads and
+    /// syncs the catalogue, adds up its rows and walks folders, and the runtime's few threads carry the swarm.
     async fn in_vault(&self, call: Call) -> VerbResult {
         let Call { verb, passphrase, input, mut output, events, cancel } = call;
         let how = match &verb {

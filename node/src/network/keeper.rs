@@ -3,34 +3,10 @@
 pub mod memory;
 
 use bytes::Bytes;
-use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, wire::RefusalCode};
+use cairn_proto::{ByteSize, GroupId, Slot, VaultKey, wire::RefusalCode};
 use futures::future::BoxFuture;
 
-/// A shard that passed every check the network can make (grant, bearer, colour, length), not yet the root.
-#[derive(Clone, Debug)]
-pub struct OfferedShard {
-    /// Its group.
-    pub group: GroupId,
-    /// Its slot: this peer's colour in the group.
-    pub slot: Slot,
-    /// Its stripe.
-    pub ordinal: u8,
-    /// BLAKE3 that `bytes` must have; the keeper checks it.
-    pub root: ShardRoot,
-    /// Until when we are asked to keep it.
-    pub lease_until: Timestamp,
-    /// Exactly one shard.
-    pub bytes: Bytes,
-}
-
-/// What the keeper promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Until when.
-    pub lease_until: Timestamp,
-    /// When it became durable.
-    pub stored_at: Timestamp,
-}
+use crate::store::{NewShard, StoredShard};
 
 /// Space, for adverts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +24,9 @@ pub struct KeeperSpace {
 /// - **SEP-1, second guard** `put` answers [`RefusalCode::LedgerConflict`] when it ever accepted another slot of
 ///   the group.
 pub trait ShardKeeper: Send + Sync + 'static {
-    /// Checks the root, stores, and returns once durable. Idempotent for the same root.
-    fn put(&self, shard: OfferedShard) -> BoxFuture<'_, Result<Kept, RefusalCode>>;
+    /// Checks the root, stores, and returns once durable. Idempotent for the same root. The shard passed every check that
+    /// the network can make (grant, bearer, colour, length), not yet the root.
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<StoredShard, RefusalCode>>;
 
     /// Bytes of a shard; `length` 0 means to the end.
     fn get(

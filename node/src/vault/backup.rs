@@ -142,6 +142,14 @@ pub(super) async fn backup(
             format!("{stripes_lost} lost stripes are still needed by older snapshots; `cairn check` names the files");
         let _ = events.send(Event::Notice { id: "STRIPES_LOST".to_owned(), text }).await;
     }
+    let unread = vault.catalogue.unread_segments().map_err(failures::catalogue)?.len();
+    if unread > 0 {
+        let text = format!(
+            "{unread} parts of the index could not be read when this vault was recovered: older snapshots may lack files. Run \
+             `cairn recover` again when more holders are there"
+        );
+        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text }).await;
+    }
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.
     let below_target = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
@@ -220,9 +228,6 @@ async fn open_session(
     let peers = overlay.peers(true).await.map_err(failures::overlay)?;
     let (_, highest_group) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
     let crashed = vault.catalogue.meta(Meta::Running).map_err(failures::catalogue)?.is_some();
-    if crashed {
-        vault.catalogue.drop_dangling().map_err(failures::catalogue)?;
-    }
     let mut left = Vec::new();
     for row in vault.catalogue.groups() {
         let mut row = row.map_err(failures::catalogue)?;

@@ -11,11 +11,15 @@
 //! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
 //! - **DUR-1** No row is larger than [`ROW_MAX`]: sled writes pages over 128 KiB, which hold up to 16 rows, to files that it
 //!   never syncs, and after a power cut leaves out in silence what they had.
+//! - A catalogue that lost rows, or came back from the past, does not open or does not pass [`Catalogue::verify`]: see
+//!   [`guard`]. Attacked by `vault::tests::damage`.
+
+pub(super) mod guard;
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,7 +30,7 @@ use cairn_proto::{
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord},
     tree::Node,
 };
-use sled::Batch;
+use guard::{Change, Class, MANY, Mark, Sums};
 
 /// Layout version of the rows below.
 const FORMAT: u8 = 2;
@@ -67,7 +71,14 @@ pub enum CatalogueError {
 
 impl From<sled::Error> for CatalogueError {
     fn from(e: sled::Error) -> Self {
-        Self::Database(e.to_string().into())
+        match e {
+            sled::Error::Corruption { .. } => Self::Damaged("the database fails its own checksums"),
+            // What sled says of a settings file that was cut or altered, and of pages that name what is not there.
+            sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) | sled::Error::CollectionNotFound(_) => {
+                Self::Damaged("the database contradicts itself")
+            }
+            sled::Error::Io(_) => Self::Database(e.to_string().into()),
+        }
     }
 }
 
@@ -89,6 +100,15 @@ pub struct Catalogue {
 struct Database {
     path: PathBuf,
     sled: sled::Db,
+    /// `None` until the rows were first looked at. Held while rows change, so that sums and rows go together.
+    state: Mutex<Option<State>>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    sums: Sums,
+    instance: [u8; 16],
+    serial: u64,
 }
 
 /// Catalogues open in this process: sled locks its folder, and verbs that read must not shut out one another.
@@ -98,6 +118,12 @@ static OPEN: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
 /// handle is gone.
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// sled panics on some kinds of damage; that is damage too.
+fn unpanicked<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    done.unwrap_or(Err(CatalogueError::Damaged("the database cannot make sense of itself")))
+}
 
 fn open_database(dir: &Path) -> Result<Arc<Database>> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,20 +135,15 @@ fn open_database(dir: &Path) -> Result<Arc<Database>> {
         sled::Config::new().path(dir).cache_capacity(CACHE).mode(sled::Mode::HighThroughput).flush_every_ms(Some(1000));
     let mut tries = 0;
     let sled = loop {
-        // sled may panic on some kinds of damage; that is damage too.
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        match opened.map_err(|_| CatalogueError::Damaged("the database does not open"))? {
+        match unpanicked(|| Ok(config.open()))? {
             Err(sled::Error::Io(e)) if tries < LOCK_TRIES && e.to_string().contains("lock") => {
                 tries += 1;
                 std::thread::sleep(LOCK_PAUSE);
             }
-            Err(sled::Error::Corruption { .. }) => {
-                return Err(CatalogueError::Damaged("the database fails its own checksums"));
-            }
             other => break other?,
         }
     };
-    let database = Arc::new(Database { path: dir.to_owned(), sled });
+    let database = Arc::new(Database { path: dir.to_owned(), sled, state: Mutex::new(None) });
     open.push(Arc::downgrade(&database));
     Ok(database)
 }
@@ -155,6 +176,10 @@ pub enum Meta {
     Moved,
     /// The last group whose holders a backup asked what they have.
     AskedUpTo,
+    /// Sums over the rows, see [`guard`].
+    Sums,
+    /// How often this catalogue was made durable, see [`guard`].
+    Serial,
 }
 
 /// The vault's running numbers.
@@ -230,12 +255,6 @@ fn group_key(number: u32) -> Vec<u8> {
     key
 }
 
-fn put(batch: &mut Batch, key: &[u8], mut value: Vec<u8>) {
-    let sum = crc32c::crc32c_append(crc32c::crc32c(key), &value);
-    value.extend_from_slice(&sum.to_le_bytes());
-    batch.insert(key, value);
-}
-
 fn checked<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8]> {
     let (value, sum) =
         value.split_last_chunk::<4>().ok_or(CatalogueError::Damaged("a row is shorter than its checksum"))?;
@@ -300,23 +319,88 @@ impl Catalogue {
     pub fn open(dir: &Path, vault: &VaultKey) -> Result<Self> {
         let db = open_database(dir)?;
         let this = Self { tree: db.sled.open_tree("catalogue")?, db };
-        let mut identity = vec![FORMAT];
-        identity.extend_from_slice(vault.as_bytes());
-        match this.meta(Meta::Identity)? {
-            None if this.tree.is_empty() => {
-                let mut batch = Batch::default();
-                put(&mut batch, &meta_key(Meta::Identity), identity);
-                this.tree.apply_batch(batch)?;
-                this.flush()?;
-            }
-            None => return Err(CatalogueError::Damaged("rows without an identity")),
-            Some(found) if found == identity => {}
-            Some(found) if found.first() != Some(&FORMAT) => {
-                return Err(CatalogueError::Damaged("another layout version"));
-            }
-            Some(_) => return Err(CatalogueError::OtherVault),
+        // Whoever comes second to a catalogue that is open finds it looked at.
+        let mut state = this.state();
+        if state.is_none() {
+            *state = Some(unpanicked(|| this.look(dir, vault))?);
         }
-        Ok(this)
+        drop(state);
+        let found = this.meta(Meta::Identity)?.ok_or(CatalogueError::Damaged("rows without an identity"))?;
+        if found.get(1..33) != Some(vault.as_bytes()) { Err(CatalogueError::OtherVault) } else { Ok(this) }
+    }
+
+    /// Makes sure that the catalogue is the one that was left here, or makes a new one where there was none.
+    fn look(&self, dir: &Path, vault: &VaultKey) -> Result<State> {
+        let mark = Mark::read(dir)?;
+        let Some(identity) = self.meta(Meta::Identity)? else {
+            if mark.is_some() || !self.tree.is_empty() {
+                return Err(CatalogueError::Damaged("it is empty, and was not"));
+            }
+            let mut instance = [0; 16];
+            getrandom::fill(&mut instance).map_err(|e| CatalogueError::Database(e.to_string().into()))?;
+            let mut state = State { sums: Sums::default(), instance, serial: 0 };
+            let mut change = Change::default();
+            change.put(&meta_key(Meta::Identity), [&[FORMAT][..], vault.as_bytes(), &instance].concat());
+            self.tree.apply_batch(change.batch(&self.tree, &mut state.sums)?)?;
+            self.flush_state(&mut state)?;
+            return Ok(state);
+        };
+        if identity.first() != Some(&FORMAT) || identity.len() != 49 {
+            return Err(CatalogueError::Damaged("another layout version"));
+        }
+        let mark = mark.ok_or(CatalogueError::Damaged("its mark is missing"))?;
+        let serial = self.meta(Meta::Serial)?.and_then(|v| Some(u64::from_le_bytes(v.try_into().ok()?)));
+        let serial = serial.ok_or(CatalogueError::Damaged("its serial number is missing"))?;
+        if identity[33..] != mark.instance {
+            return Err(CatalogueError::Damaged("it is not the one that was here"));
+        }
+        if serial < mark.serial {
+            return Err(CatalogueError::Damaged("it is older than it was"));
+        }
+        let sums = self.meta(Meta::Sums)?.ok_or(CatalogueError::Damaged("its sums are missing"))?;
+        let state = State { sums: Sums::decode(&sums)?, instance: mark.instance, serial };
+        let few = (0..=u8::MAX).filter(|prefix| !MANY.contains(prefix) && ![FILE, RECEIPT].contains(prefix));
+        self.add_up(few, Class::Few, &state.sums)?;
+        Ok(state)
+    }
+
+    fn add_up(&self, prefixes: impl Iterator<Item = u8>, class: Class, expected: &Sums) -> Result<()> {
+        let mut sums = Sums::default();
+        for prefix in prefixes {
+            for item in self.tree.scan_prefix([prefix]) {
+                let (key, value) = item?;
+                checked(&key, &value)?;
+                sums.add(&key, &value);
+            }
+        }
+        let same = sums.of(class) == expected.of(class);
+        if same { Ok(()) } else { Err(CatalogueError::Damaged("rows are missing")) }
+    }
+
+    /// Reads every row that a backup rests on and makes sure that none is missing. Blocking; one to three seconds
+    /// for a million chunks.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn verify(&self) -> Result<()> {
+        let state = self.state();
+        let state = state.as_ref().ok_or(CatalogueError::Damaged("it was not looked at"))?;
+        unpanicked(|| self.add_up(MANY.into_iter(), Class::Many, &state.sums))
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        // A panic elsewhere leaves it as the last batch did.
+        self.db.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, change: Change) -> Result<()> {
+        let mut state = self.state();
+        let state = state.as_mut().ok_or(CatalogueError::Damaged("it was not looked at"))?;
+        let mut sums = state.sums;
+        let batch = change.batch(&self.tree, &mut sums)?;
+        self.tree.apply_batch(batch)?;
+        state.sums = sums;
+        Ok(())
     }
 
     /// Whether this process has the catalogue of that folder open.
@@ -331,8 +415,47 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn flush(&self) -> Result<()> {
+        let mut state = self.state();
+        self.flush_state(state.as_mut().ok_or(CatalogueError::Damaged("it was not looked at"))?)
+    }
+
+    fn flush_state(&self, state: &mut State) -> Result<()> {
+        let serial = state.serial + 1;
+        let mut change = Change::default();
+        change.put(&meta_key(Meta::Serial), serial.to_le_bytes().to_vec());
+        self.tree.apply_batch(change.batch(&self.tree, &mut state.sums)?)?;
         self.db.sled.flush()?;
-        Ok(())
+        state.serial = serial;
+        // After the rows: a mark that is behind is no damage.
+        let (generation, sequence) = self.newest_head()?;
+        Mark { instance: state.instance, serial, generation, sequence }.write(&self.db.path)
+    }
+
+    /// Generation and sequence of the newest head that was signed here, kept by a peer or not.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn newest_head(&self) -> Result<(u32, u64)> {
+        let counters = self.counters()?;
+        let signed = self.meta(Meta::Head)?.and_then(|bytes| HeadContent::decode(&bytes).ok());
+        let signed = signed.map_or((0, 0), |head| (head.generation, head.sequence));
+        Ok(signed.max((counters.generation, counters.sequence)))
+    }
+
+    /// Waits until nobody has the folder of a catalogue open any more: sled writes into it for a moment after its last
+    /// handle is gone, and must not do so into another catalogue that took the place.
+    ///
+    /// # Errors
+    /// It stays open.
+    pub(super) fn wait_closed(dir: &Path) -> Result<()> {
+        for _ in 0..LOCK_TRIES {
+            let Ok(file) = std::fs::File::open(dir.join("db")) else { return Ok(()) };
+            if file.try_lock().is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Err(CatalogueError::Database("it is still open".into()))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -350,6 +473,16 @@ impl Catalogue {
         })
     }
 
+    /// All rows, for comparing.
+    #[cfg(test)]
+    pub(super) fn rows(&self) -> Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>> {
+        let row = |item: Result<(sled::IVec, sled::IVec), sled::Error>| {
+            let (key, value) = item?;
+            Ok((key.to_vec(), checked(&key, &value)?.to_vec()))
+        };
+        self.tree.iter().map(row).collect()
+    }
+
     /// A single value.
     ///
     /// # Errors
@@ -363,12 +496,12 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn set_meta(&self, name: Meta, value: Option<Vec<u8>>) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         match value {
-            Some(value) => put(&mut batch, &meta_key(name), value),
-            None => batch.remove(&meta_key(name)[..]),
+            Some(value) => batch.put(&meta_key(name), value),
+            None => batch.remove(meta_key(name)),
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         Ok(())
     }
 
@@ -476,9 +609,9 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn set_group(&self, row: &GroupRow) -> Result<()> {
-        let mut batch = Batch::default();
-        put(&mut batch, &group_key(row.number), encode_group(row)?);
-        self.tree.apply_batch(batch)?;
+        let mut batch = Change::default();
+        batch.put(&group_key(row.number), encode_group(row)?);
+        self.apply(batch)?;
         Ok(())
     }
 
@@ -487,37 +620,37 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn record_stripe(&self, record: &StripeRecord) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         if let Some(row) = &record.row {
-            put(&mut batch, &stripe_key(STRIPE, row.no), encode_stripe(row)?);
+            batch.put(&stripe_key(STRIPE, row.no), encode_stripe(row)?);
             if record.pending {
-                put(&mut batch, &stripe_key(PENDING_STRIPE, row.no), Vec::new());
+                batch.put(&stripe_key(PENDING_STRIPE, row.no), Vec::new());
             }
             for (slot, signed) in &record.receipts {
                 let mut key = stripe_key(RECEIPT, row.no);
                 key.push(*slot);
-                put(&mut batch, &key, signed.clone());
+                batch.put(&key, signed.clone());
             }
             if !record.shortfall.is_empty() {
-                put(&mut batch, &stripe_key(SHORTFALL, row.no), record.shortfall.clone());
+                batch.put(&stripe_key(SHORTFALL, row.no), record.shortfall.clone());
             }
         }
         if let Some(group) = &record.group {
-            put(&mut batch, &group_key(group.number), encode_group(group)?);
+            batch.put(&group_key(group.number), encode_group(group)?);
         }
         for run in &record.runs {
             let key = run_key(RUN, &run.place);
             for (id, _) in &run.chunks {
                 if !(record.keep_places && self.has_chunk(id)?) {
-                    put(&mut batch, &id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
+                    batch.put(&id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
                 }
             }
-            put(&mut batch, &key, encode_run(run)?);
+            batch.put(&key, encode_run(run)?);
             if record.pending {
-                put(&mut batch, &run_key(PENDING_RUN, &run.place), Vec::new());
+                batch.put(&run_key(PENDING_RUN, &run.place), Vec::new());
             }
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         Ok(())
     }
 
@@ -574,21 +707,21 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn finish_commit(&self, commit: &CommitRecord<'_>) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         for (id, record) in commit.snapshots {
             for (part, at) in record.encode()?.chunks(ROW_MAX).zip(0u16..) {
                 let mut key = id_key(SNAPSHOT, id.as_bytes());
                 key.extend_from_slice(&at.to_be_bytes());
-                put(&mut batch, &key, part.to_vec());
+                batch.put(&key, part.to_vec());
             }
         }
         if let Some(counters) = commit.counters {
-            put(&mut batch, &meta_key(Meta::Counters), counters_bytes(counters));
+            batch.put(&meta_key(Meta::Counters), counters_bytes(counters));
         }
         let before = self.segments()?;
         for (at, place) in commit.segments.iter().enumerate() {
             if before.get(at) != Some(place) {
-                put(&mut batch, &segment_key(at), encode_segments(std::slice::from_ref(place))?);
+                batch.put(&segment_key(at), encode_segments(std::slice::from_ref(place))?);
             }
         }
         for at in commit.segments.len()..before.len() {
@@ -601,9 +734,9 @@ impl Catalogue {
             batch.remove(run_key(PENDING_RUN, place));
         }
         for group in commit.groups {
-            put(&mut batch, &group_key(group.number), encode_group(group)?);
+            batch.put(&group_key(group.number), encode_group(group)?);
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         self.flush()
     }
 
@@ -643,49 +776,19 @@ impl Catalogue {
     /// The disk.
     pub fn pend_all(&self) -> Result<()> {
         for (rows, pending) in [(STRIPE, PENDING_STRIPE), (RUN, PENDING_RUN)] {
-            let (mut batch, mut count) = (Batch::default(), 0);
+            let (mut batch, mut count) = (Change::default(), 0);
             for key in self.tree.scan_prefix([rows]).keys() {
                 let mut key = key?.to_vec();
                 key[0] = pending;
-                put(&mut batch, &key, Vec::new());
+                batch.put(&key, Vec::new());
                 count += 1;
                 if count % BATCH == 0 {
-                    self.tree.apply_batch(std::mem::take(&mut batch))?;
+                    self.apply(std::mem::take(&mut batch))?;
                 }
             }
-            self.tree.apply_batch(batch)?;
+            self.apply(batch)?;
         }
         Ok(())
-    }
-
-    /// Drops what a crash may have left without what it needs: runs without their stripes, chunks without their run, marks
-    /// without their row. Such chunks are stored again; a row that stayed would claim for ever that they are.
-    ///
-    /// # Errors
-    /// Damage or the disk.
-    pub fn drop_dangling(&self) -> Result<()> {
-        for run in self.runs() {
-            let place = run?.place;
-            let there = |no: StripeNo| self.tree.contains_key(stripe_key(STRIPE, no));
-            if !there(place.stripe)? || !place.next.map_or(Ok(true), there)? {
-                self.tree.remove(run_key(RUN, &place))?;
-            }
-        }
-        for item in self.scan(CHUNK) {
-            let (key, place) = item?;
-            if !self.tree.contains_key([&[RUN], &place[..]].concat())? {
-                self.tree.remove(key)?;
-            }
-        }
-        for (pending, rows) in [(PENDING_STRIPE, STRIPE), (PENDING_RUN, RUN)] {
-            for key in self.tree.scan_prefix([pending]).keys() {
-                let key = key?;
-                if !self.tree.contains_key([&[rows], &key[1..]].concat())? {
-                    self.tree.remove(key)?;
-                }
-            }
-        }
-        self.flush()
     }
 
     /// What was known of a file when it was last read, by a keyed hash of its path.
@@ -701,15 +804,15 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn set_files(&self, files: &[([u8; 32], Vec<u8>)]) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         for (path, value) in files {
             match value.len() <= ROW_MAX {
-                true => put(&mut batch, &id_key(FILE, path), value.clone()),
+                true => batch.put(&id_key(FILE, path), value.clone()),
                 // It is read again next time.
                 false => batch.remove(id_key(FILE, path)),
             }
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         Ok(())
     }
 
@@ -747,13 +850,13 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn set_lost(&self, lost: &BTreeSet<StripeNo>) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         let before = self.lost()?;
         for no in before.difference(lost) {
             batch.remove(stripe_key(LOST, *no));
         }
         for no in lost {
-            put(&mut batch, &stripe_key(LOST, *no), Vec::new());
+            batch.put(&stripe_key(LOST, *no), Vec::new());
             // What cannot be read cannot be completed.
             batch.remove(stripe_key(SHORTFALL, *no));
         }
@@ -761,11 +864,11 @@ impl Catalogue {
             for item in self.scan(FILE) {
                 let (key, value) = item?;
                 if Node::decode(&value).is_ok_and(|node| node.content.depth > 0) {
-                    batch.remove(key);
+                    batch.remove(key.to_vec());
                 }
             }
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         self.flush()
     }
 
@@ -828,21 +931,21 @@ impl Catalogue {
         for run in self.runs() {
             let place = run?.place;
             if touches(&place, &gone) {
-                let mut batch = Batch::default();
+                let mut batch = Change::default();
                 batch.remove(run_key(RUN, &place));
                 batch.remove(run_key(PENDING_RUN, &place));
-                self.tree.apply_batch(batch)?;
+                self.apply(batch)?;
             }
         }
         for no in gone {
-            let mut batch = Batch::default();
+            let mut batch = Change::default();
             for prefix in [STRIPE, PENDING_STRIPE, SHORTFALL, LOST] {
                 batch.remove(stripe_key(prefix, no));
             }
             for key in self.tree.scan_prefix(stripe_key(RECEIPT, no)).keys() {
-                batch.remove(key?);
+                batch.remove(key?.to_vec());
             }
-            self.tree.apply_batch(batch)?;
+            self.apply(batch)?;
         }
         self.flush()?;
         Ok(needed)
@@ -861,14 +964,14 @@ impl Catalogue {
     /// # Errors
     /// The disk.
     pub fn set_shortfall(&self, no: StripeNo, slots: &[u8]) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Change::default();
         let key = stripe_key(SHORTFALL, no);
         if slots.is_empty() {
             batch.remove(key);
         } else {
-            put(&mut batch, &key, slots.to_vec());
+            batch.put(&key, slots.to_vec());
         }
-        self.tree.apply_batch(batch)?;
+        self.apply(batch)?;
         Ok(())
     }
 }

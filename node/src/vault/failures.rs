@@ -22,11 +22,18 @@ pub(super) fn bug(id: &str, error: &(dyn std::error::Error + 'static)) -> Failur
     Failure::new(ExitCode::Failed, id, "an internal step failed").caused_by(error)
 }
 
+/// Name of the failure that a rebuilt catalogue mends.
+pub(super) const CATALOGUE_DAMAGED: &str = "CATALOGUE_DAMAGED";
+
 pub(super) fn catalogue(error: CatalogueError) -> Failure {
-    let failure = Failure::new(ExitCode::Failed, "CATALOGUE", "the local catalogue cannot be used").caused_by(&error);
+    let id = if matches!(error, CatalogueError::Damaged(_)) { CATALOGUE_DAMAGED } else { "CATALOGUE" };
+    let failure = Failure::new(ExitCode::Failed, id, "the local catalogue cannot be used").caused_by(&error);
     match error {
         CatalogueError::Database(_) => failure.with_hint("check the disk; `cairn recover` rebuilds the catalogue"),
-        CatalogueError::Damaged(_) | CatalogueError::OtherVault => {
+        CatalogueError::Damaged(_) => failure.with_hint(
+            "the next backup or check rebuilds it from the network; so does `cairn recover` with the recovery phrase",
+        ),
+        CatalogueError::OtherVault => {
             failure.with_hint("`cairn recover` rebuilds it from the network with the recovery phrase")
         }
     }

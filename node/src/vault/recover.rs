@@ -2,6 +2,8 @@
 //!
 //! The new catalogue is built beside the old one and takes its place when it is complete. All groups are sealed: nobody
 //! knows which ordinals the lost machine gave out after its last commit.
+//!
+//! The same rebuilds a catalogue that was found damaged, without the words: the keyring has the keys.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Vault,
-    catalogue::{Catalogue, CatalogueError, CommitRecord, Counters, Meta, StripeRecord},
+    catalogue::{Catalogue, CatalogueError, CommitRecord, Counters, Meta, StripeRecord, guard::Mark},
     failures,
     keyring::{self, KeyringError},
     reader::{ReadError, Reader},
@@ -45,7 +47,50 @@ pub(super) async fn recover(
             .caused_by(&e)
             .with_hint("a recovery phrase has 24 words of the BIP39 English list; check spelling and order")
     })?;
-    let keys = Arc::new(VaultKeys::derive(&seed));
+    let (summary, unread) = reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Asked, events).await?;
+    if unread > 0 {
+        let text = "parts of the index could not be read; what they name comes back with their holders: run `cairn recover` \
+                    again then. A backup stores anew what is still here";
+        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text: text.to_owned() }).await;
+    }
+    let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
+    Ok(Outcome { code: if unread > 0 { ExitCode::Lost } else { ExitCode::Success } })
+}
+
+/// Rebuilds a catalogue that was found damaged, with the keys that the keyring has.
+pub(super) async fn heal(
+    data_dir: &Path,
+    overlay: Arc<dyn Overlay>,
+    passphrase: Option<SecretText>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), Failure> {
+    let (file, given) = (vault_dir(data_dir).join("keyring"), passphrase.clone());
+    let opened = tokio::task::spawn_blocking(move || keyring::open(&file, given.as_ref())).await;
+    let secret = opened.map_err(|e| failures::bug("OPEN", &e))?.map_err(failures::keyring)?;
+    let seed = MasterSeed::from_entropy(*secret);
+    reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Damage, events).await?;
+    let text = "the local catalogue was damaged and has been rebuilt from the network".to_owned();
+    let _ = events.send(Event::Notice { id: "CATALOGUE_REBUILT".to_owned(), text }).await;
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Somebody asked for it, with the phrase.
+    Asked,
+    /// The catalogue is damaged.
+    Damage,
+}
+
+async fn reinstate(
+    data_dir: &Path,
+    overlay: Arc<dyn Overlay>,
+    seed: &MasterSeed,
+    passphrase: Option<&SecretText>,
+    why: Why,
+    events: &mpsc::Sender<Event>,
+) -> Result<(serde_json::Value, usize), Failure> {
+    let keys = Arc::new(VaultKeys::derive(seed));
     let known = overlay.peers(true).await.map_err(failures::overlay)?;
     let record = overlay.find_head(keys.vault_key()).await.map_err(failures::overlay)?.ok_or_else(|| {
         Failure::new(
@@ -61,27 +106,22 @@ pub(super) async fn recover(
         .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
     let dir = vault_dir(data_dir);
     let final_place = dir.join("catalogue");
-    if Catalogue::is_open(&final_place) {
-        return Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
-            .with_hint("wait for it to end")
-            .retryable());
-    }
-    let local_unread = refuse_older(&final_place, &keys, &record)?;
-    let keyring = look_at_keyring(&dir, &seed, passphrase.as_ref())?;
+    refuse_open(&final_place)?;
+    let local_unread = if why == Why::Asked { look_at_local(&final_place, &keys, &record)? } else { None };
+    refuse_older(&final_place, &record, why)?;
+    let keyring = look_at_keyring(&dir, seed, passphrase)?;
 
     let fresh = dir.join("catalogue.new");
     let failed =
         |e: std::io::Error| Failure::new(ExitCode::Failed, "VAULT_DIR", "cannot write the catalogue").caused_by(&e);
-    if fresh.exists() {
-        std::fs::remove_dir_all(&fresh).map_err(failed)?;
-    }
+    // What an attempt that died left over.
+    remove(&fresh).map_err(failed)?;
     let catalogue = Catalogue::open(&fresh, &keys.vault_key()).map_err(failures::catalogue)?;
     // What is rebuilt already tells where the rest lies: no second list of all stripes in memory.
     let reader = Reader::new(keys.clone(), overlay, Some(catalogue.clone()));
     let vault = Vault { keys, catalogue };
     let (manifest, unread) = rebuild(&vault, &reader, &record, &head, events).await?;
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
-    // sled lets go of the folder with the last handle.
     drop((vault, reader));
     let summary = json!({
         "snapshots": manifest.snapshots.len(),
@@ -93,35 +133,38 @@ pub(super) async fn recover(
         "bytes_fetched": bytes_fetched,
         "wrong_shards": wrong_shards,
     });
-    let code = if unread > 0 { ExitCode::Lost } else { ExitCode::Success };
-    if unread > 0 {
-        let text = "parts of the index could not be read; what they name is not lost for good if their holders come back: \
-                    run `cairn recover` again then. A backup stores anew what is still here";
-        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text: text.to_owned() }).await;
+    refuse_open(&final_place)?;
+    let both = [fresh.clone(), final_place.clone()];
+    let waited = tokio::task::spawn_blocking(move || both.iter().try_for_each(|dir| Catalogue::wait_closed(dir))).await;
+    waited.map_err(|e| failures::bug("OPEN", &e))?.map_err(failures::catalogue)?;
+    if unread > 0 && why == Why::Damage {
+        // Nobody asked for half a catalogue.
+        remove(&fresh).map_err(failed)?;
+        let text =
+            format!("the local catalogue is damaged, and {unread} parts of the index cannot be read from the network");
+        return Err(Failure::new(ExitCode::Lost, "INDEX_LOST", text)
+            .with_hint("try again when more holders are there, or run `cairn recover` to go on without what they name")
+            .retryable());
     }
     // A catalogue of the same state that knows as much as the network gives now, or more, is the better one.
     if unread > 0 && local_unread.is_some_and(|known| known <= unread) {
-        std::fs::remove_dir_all(&fresh).map_err(failed)?;
-        install_keyring(&dir, keyring, &seed, passphrase.as_ref())?;
-        let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
-        return Ok(Outcome { code });
+        remove(&fresh).map_err(failed)?;
+        install_keyring(&dir, keyring, seed, passphrase)?;
+        return Ok((summary, unread));
     }
-    // The old one goes when the new one stands: what ends this in between leaves at least one of them.
+    // The old one goes when the new one stands: what ends this in between leaves at least one of them. Between a
+    // catalogue and the other's mark it looks damaged, which is mended by doing this again.
     let old = dir.join("catalogue.old");
     if final_place.exists() {
-        if old.exists() {
-            std::fs::remove_dir_all(&old).map_err(failed)?;
-        }
+        remove(&old).map_err(failed)?;
         std::fs::rename(&final_place, &old).map_err(failed)?;
     }
     std::fs::rename(&fresh, &final_place).map_err(failed)?;
+    std::fs::rename(Mark::path(&fresh), Mark::path(&final_place)).map_err(failed)?;
     std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(failed)?;
-    install_keyring(&dir, keyring, &seed, passphrase.as_ref())?;
-    if old.exists() {
-        std::fs::remove_dir_all(&old).map_err(failed)?;
-    }
-    let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
-    Ok(Outcome { code })
+    install_keyring(&dir, keyring, seed, passphrase)?;
+    remove(&old).map_err(failed)?;
+    Ok((summary, unread))
 }
 
 fn other_vault() -> Failure {
@@ -129,28 +172,65 @@ fn other_vault() -> Failure {
         .with_hint("recover into an empty data folder")
 }
 
-/// A catalogue that knows a newer state than the network shows now must not be lost to an older one, and another vault's
-/// not at all. One that does not open is no reason: recovery is there to replace it. When it has the very state that the
-/// network shows, how many index segments it lacks itself.
-fn refuse_older(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<Option<usize>, Failure> {
+/// Another vault's catalogue is not to be replaced. When this one's has the very state that the network shows, how many
+/// index segments it lacks itself. One that does not open is no reason to stop: recovery is there to replace it.
+fn look_at_local(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<Option<usize>, Failure> {
     if !place.is_dir() {
         return Ok(None);
     }
-    let local = Catalogue::open(place, &keys.vault_key())
-        .and_then(|local| Ok((local.counters()?, local.unread_segments()?.len())));
+    let local = Catalogue::open(place, &keys.vault_key()).and_then(|local| {
+        local.verify()?;
+        Ok((local.counters()?, local.unread_segments()?.len()))
+    });
     match local {
         Err(CatalogueError::OtherVault) => Err(other_vault()),
         Ok((c, unread)) if (c.generation, c.sequence) == (record.generation, record.sequence) => Ok(Some(unread)),
-        Ok((c, _)) if (c.generation, c.sequence) > (record.generation, record.sequence) => Err(Failure::new(
+        _ => Ok(None),
+    }
+}
+
+fn refuse_open(place: &Path) -> Result<(), Failure> {
+    if !Catalogue::is_open(place) {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Busy, "BUSY", "another verb works on this vault")
+        .with_hint("wait for it to end")
+        .retryable())
+}
+
+/// Removes a catalogue's folder, and its mark, if there are any.
+fn remove(dir: &Path) -> std::io::Result<()> {
+    for removed in [std::fs::remove_dir_all(dir), std::fs::remove_file(Mark::path(dir))] {
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A catalogue that knew a newer state than the network shows now must not be lost to an older one: the next head would
+/// not be the newest. The mark tells what it knew, however damaged it is. Whoever removes the folder and asks for a
+/// recovery means it.
+fn refuse_older(place: &Path, record: &HeadRecord, why: Why) -> Result<(), Failure> {
+    if !place.is_dir() && why == Why::Asked {
+        return Ok(());
+    }
+    match Mark::read(place) {
+        Ok(Some(mark)) if (mark.generation, mark.sequence) > (record.generation, record.sequence) => Err(Failure::new(
             ExitCode::Refused,
             "OLDER_HEAD",
             format!(
-                "the network shows an older state of this vault (sequence {}) than this folder has (sequence {})",
-                record.sequence, c.sequence
+                "the network shows an older state of this vault (sequence {}) than this folder had (sequence {})",
+                record.sequence, mark.sequence
             ),
         )
-        .with_hint("peers with the newer state are not reachable; delete the vault's catalogue to recover anyway")),
-        _ => Ok(None),
+        .with_hint(
+            "peers with the newer state are not reachable; to do without it, delete the folder `vault/catalogue` and run \
+             `cairn recover`",
+        )),
+        // No mark, or one that is damaged too, forbids nothing.
+        _ => Ok(()),
     }
 }
 

@@ -265,7 +265,7 @@ async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Job>, parts: mpsc
 /// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
 /// the writer is slow; dropping the stream ends them all.
 fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream<'static, Part> {
-    let ready = |part: Part| futures::stream::once(async { futures::future::ready(part).boxed() });
+    let ready = |part: Part| futures::stream::iter([futures::future::ready(part).boxed()]);
     let files = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
     let parts_of = move |job: Job| {
         let reader = reader.clone();

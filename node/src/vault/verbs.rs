@@ -44,11 +44,19 @@ pub async fn run_verb(
     };
     match verb {
         Verb::Backup(args) => {
-            let vault = open(ctx, passphrase).await?;
+            let vault = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(failures::interrupted()),
+                vault = open(ctx, passphrase, Depth::All, &events) => vault?,
+            };
             backup::backup(&vault, overlay, args, input, events, cancel).await
         }
         Verb::Restore(args) => {
-            let vault = open(ctx, passphrase).await?;
+            let vault = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(failures::interrupted()),
+                vault = open(ctx, passphrase, Depth::Few, &events) => vault?,
+            };
             restore::restore(&vault, overlay, args, events, cancel).await
         }
         Verb::DebugStore => Err(Failure::new(ExitCode::Usage, "USAGE", "only a running node has a store")),
@@ -74,7 +82,8 @@ async fn run_reading(
         Verb::DebugPlacement => return report::placement(&ctx.dir, overlay, passphrase, events).await,
         _ => {}
     }
-    let vault = open(ctx, passphrase).await?;
+    let depth = if matches!(verb, Verb::Check(_)) { Depth::All } else { Depth::Few };
+    let vault = open(ctx, passphrase, depth, events).await?;
     match verb {
         Verb::Snapshots(args) => browse::snapshots(&vault, args, events).await,
         Verb::Ls(args) => browse::ls(&vault, overlay, args, events).await,
@@ -93,10 +102,55 @@ async fn run_reading(
     }
 }
 
-async fn open(ctx: &VaultContext, passphrase: Option<SecretText>) -> Result<Vault, Failure> {
+/// Held by whoever rebuilds a damaged catalogue; those who come meanwhile find it mended.
+static HEALING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// How much of the catalogue is looked at before a verb believes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What is looked at in any case. A row that is missed later is an error then.
+    Few,
+    /// Every row: the verb decides on what is not there.
+    All,
+}
+
+/// Opens the vault. A damaged catalogue is rebuilt from the network first; when that cannot be done, the damage is told.
+async fn open(
+    ctx: &VaultContext,
+    passphrase: Option<SecretText>,
+    depth: Depth,
+    events: &mpsc::Sender<Event>,
+) -> Result<Vault, Failure> {
+    let damage = match open_as_it_is(ctx, passphrase.clone(), depth).await {
+        Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => failure,
+        other => return other,
+    };
+    // One at a time, in this process; another one has the folder's lock against it.
+    let _turn = HEALING.lock().await;
+    match open_as_it_is(ctx, passphrase.clone(), depth).await {
+        Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => {}
+        healed => return healed,
+    }
+    match recover::heal(&ctx.dir, ctx.overlay.clone(), passphrase.clone(), events).await {
+        Ok(()) => open_as_it_is(ctx, passphrase, depth).await,
+        Err(why) if why.id == "OLDER_HEAD" => Err(why),
+        Err(why) => {
+            tracing::warn!(error = %why.message, "a damaged catalogue could not be rebuilt");
+            Err(damage)
+        }
+    }
+}
+
+async fn open_as_it_is(ctx: &VaultContext, passphrase: Option<SecretText>, depth: Depth) -> Result<Vault, Failure> {
     let dir = ctx.dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Vault::open(&dir, passphrase.as_ref())).await;
-    opened.map_err(|e| failures::bug("OPEN", &e))?
+    let work = move || {
+        let vault = Vault::open(&dir, passphrase.as_ref())?;
+        if depth == Depth::All {
+            vault.catalogue.verify().map_err(failures::catalogue)?;
+        }
+        Ok(vault)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|e| failures::bug("OPEN", &e))?
 }
 
 #[cfg(test)]

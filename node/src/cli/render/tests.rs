@@ -58,3 +58,10 @@ fn a_backup_ends_with_its_snapshot() {
 fn unknown_rows_are_still_readable() {
     assert_eq!(rows::row("news", &json!({"a_b": 1, "free": 2048, "c": null})), "a b: 1, free: 2.0 KiB");
 }
+
+#[test]
+fn errors_beyond_a_hundred_are_counted_not_printed() {
+    assert_eq!(unsaid(0), None);
+    assert_eq!(unsaid(ERRORS_SHOWN), None);
+    assert_eq!(unsaid(ERRORS_SHOWN + 3).as_deref(), Some("... and 3 more errors (--json lists all)"));
+}

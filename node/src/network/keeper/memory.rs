@@ -10,8 +10,9 @@ use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, VaultKey, message::HeadRec
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Semaphore;
 
-use super::{KeeperSpace, Kept, OfferedShard, ShardKeeper};
+use super::{KeeperSpace, ShardKeeper};
 use crate::network::clock;
+use crate::store::{NewShard, StoredShard};
 
 /// Keeps everything in memory. Knows every put that came through, so that a test can ask what got past the
 /// network's checks.
@@ -63,7 +64,7 @@ impl MemoryKeeper {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, shard: OfferedShard) -> Result<Kept, RefusalCode> {
+    fn take(&self, shard: NewShard) -> Result<StoredShard, RefusalCode> {
         let mut inner = self.lock();
         inner.offered.insert((shard.group, shard.slot));
         if blake3::hash(&shard.bytes).as_bytes() != shard.root.as_bytes() {
@@ -73,19 +74,20 @@ impl MemoryKeeper {
             return Err(RefusalCode::LedgerConflict);
         }
         let place = (shard.group, shard.ordinal);
-        match inner.shards.get(&place) {
-            Some((_, root, _)) if *root != shard.root => return Err(RefusalCode::Occupied),
+        let known = inner.shards.get(&place).map(|(_, root, _)| *root);
+        match known {
+            Some(root) if root != shard.root => return Err(RefusalCode::Occupied),
             _ if self.discard => {}
             _ => {
                 inner.shards.insert(place, (shard.slot, shard.root, shard.bytes));
             }
         }
-        Ok(Kept { lease_until: shard.lease_until, stored_at: clock() })
+        Ok(StoredShard { stored_at: clock(), lease_until: shard.lease_until, new: known.is_none() })
     }
 }
 
 impl ShardKeeper for MemoryKeeper {
-    fn put(&self, shard: OfferedShard) -> BoxFuture<'_, Result<Kept, RefusalCode>> {
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<StoredShard, RefusalCode>> {
         async move {
             let _open = self.gate.acquire().await.map_err(|_| RefusalCode::StoreFailed)?;
             self.take(shard)

@@ -345,7 +345,7 @@ fn the_memory_keeper_is_a_fair_stand_in() {
     let other = group.ticket.code().each_slot().find(|s| *s != slot).expect("eight slots");
     let offer = |slot| {
         let put = shard(ShardAddress { group: group.clone(), slot, ordinal: 0 }, 1);
-        keeper::OfferedShard {
+        crate::store::NewShard {
             group: group.ticket.id(),
             slot,
             ordinal: 0,

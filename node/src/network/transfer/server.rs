@@ -37,10 +37,8 @@ use super::{
 };
 use crate::{
     identity::Identity,
-    network::{
-        clock,
-        keeper::{OfferedShard, ShardKeeper},
-    },
+    network::{clock, keeper::ShardKeeper},
+    store::NewShard,
 };
 
 /// Limits of the serving side. Tests make them small.
@@ -449,7 +447,7 @@ impl Server {
         let Some(keeper) = &self.keeper else { return refusal(header, RefusalCode::NotStorage) };
         let done = match task {
             Task::Put { group, slot, ordinal, root, lease_until } => {
-                let offered = OfferedShard { group, slot, ordinal, root, lease_until, bytes: payload };
+                let offered = NewShard { group, slot, ordinal, root, lease_until, bytes: payload };
                 keeper.put(offered).await.map(|kept| {
                     let receipt = Receipt {
                         holder: self.identity.peer(),

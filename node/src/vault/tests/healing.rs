@@ -330,10 +330,6 @@ async fn no_row_is_too_large_for_a_page() {
     assert_eq!(catalogue.segments().expect("readable"), segments);
     assert_eq!(catalogue.snapshots().expect("readable"), snapshots);
     assert_eq!(catalogue.runs().count(), runs.len());
-    // None of the runs' stripes is on record: after a crash nothing may count on them.
-    assert!(catalogue.has_chunk(&id(0)).expect("readable"));
-    catalogue.drop_dangling().expect("written");
-    assert!(!catalogue.has_chunk(&id(0)).expect("readable") && catalogue.runs().count() == 0);
     let fewer = CommitRecord { segments: &segments[..3], ..CommitRecord::default() };
     catalogue.finish_commit(&fewer).expect("written");
     assert_eq!(catalogue.segments().expect("readable"), segments[..3]);
@@ -395,4 +391,69 @@ fn unrecorded_chunks_do_not_make_each_further_one_slow() {
         assert!(ingest.sweeps() <= 3, "{} sweeps at chunk {n}", ingest.sweeps());
     }
     assert!(ingest.sweeps() > 0);
+}
+
+#[test]
+fn a_lost_stripe_is_forgotten_when_nothing_needs_it() {
+    use crate::vault::catalogue::{Counters, StripeRecord};
+    use cairn_proto::{
+        ChunkId, ShardRoot, StripeId,
+        index::{RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
+    };
+    let dir = tempfile::tempdir().expect("temp dir");
+    let catalogue = Catalogue::open(&dir.path().join("c"), &cairn_proto::VaultKey::from_bytes([1; 32])).expect("opens");
+    let id = |n: u8| ChunkId::from_bytes([n; 32]);
+    let store = |no: u64, chunks: &[u8]| {
+        let row = StripeRow {
+            no: StripeNo(no),
+            group: 1,
+            ordinal: no as u8,
+            epoch: 1,
+            stripe: StripeId::from_bytes([no as u8; 32]),
+            used: 1,
+            roots: (0..3).map(|at| (at != 1).then_some(ShardRoot::from_bytes([at; 32]))).collect(),
+        };
+        let place = RunPlace {
+            stripe: StripeNo(no),
+            offset: 0,
+            stored_len: chunks.len() as u32,
+            next: None,
+            codec: RunCodec::Raw,
+            raw_len: chunks.len() as u32,
+        };
+        let runs = vec![RunRow { place, chunks: chunks.iter().map(|n| (id(*n), 1)).collect() }];
+        let record = StripeRecord { row: Some(row), runs, pending: true, ..StripeRecord::default() };
+        catalogue.record_stripe(&record).expect("written");
+        place
+    };
+    let lost = |numbers: &[u64]| numbers.iter().map(|no| StripeNo(*no)).collect::<BTreeSet<_>>();
+    store(1, &[1, 2]);
+    store(2, &[3, 4]);
+    let segment = store(3, &[5]);
+    store(4, &[1, 2, 3, 5]);
+    catalogue.set_shortfall(StripeNo(1), &[2]).expect("written");
+    let counters = Counters { generation: 1, sequence: 1, next_stripe: 4, next_group: 2 };
+    let commit = CommitRecord { segments: &[segment], counters: Some(counters), ..CommitRecord::default() };
+    catalogue.finish_commit(&commit).expect("written");
+    catalogue.set_lost(&lost(&[1, 2, 3])).expect("written");
+    assert!(catalogue.shortfalls().expect("readable").is_empty(), "what is lost is not completed");
+    assert!(catalogue.index_is_lost().expect("readable"));
+    // Chunk 4 has no other place, and the index segment has none.
+    assert_eq!(catalogue.retire_lost().expect("written"), lost(&[2, 3]));
+    catalogue.finish_commit(&CommitRecord::default()).expect("written");
+    assert_eq!(catalogue.retire_lost().expect("written"), lost(&[2]));
+    let left: Vec<u64> = catalogue.stripes().map(|row| row.expect("readable").no.0).collect();
+    assert_eq!(left, [2, 4]);
+    let (stripes, runs, _) = catalogue.pending(usize::MAX).expect("whole");
+    assert_eq!((stripes.len(), runs.len()), (2, 2));
+    for n in [1, 2, 3, 5] {
+        assert_eq!(catalogue.find_chunk(&id(n)).expect("readable").expect("there").place.stripe, StripeNo(4));
+    }
+    // A number that no head knows as used stays taken.
+    catalogue.set_lost(&lost(&[4])).expect("written");
+    for n in [1, 2, 3, 5] {
+        assert!(catalogue.has_chunk(&id(n)).expect("readable"));
+    }
+    assert_eq!(catalogue.retire_lost().expect("written"), lost(&[4]));
+    catalogue.verify().expect("sums and rows agree");
 }

@@ -36,6 +36,7 @@ pub(super) enum Manner {
     Full,
 }
 
+#[derive(Clone)]
 struct Peer {
     key: SigningKey,
     domain: Domain,
@@ -43,7 +44,7 @@ struct Peer {
     shards: BTreeMap<Place, (ShardRoot, Bytes)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct World {
     peers: BTreeMap<PeerKey, Peer>,
     head: Option<HeadRecord>,
@@ -91,6 +92,12 @@ impl MemoryOverlay {
             stall: Arc::default(),
             fuse_token: Arc::default(),
         }
+    }
+
+    /// The same network from here on apart.
+    pub(super) fn fork(&self) -> Self {
+        let world = self.world().clone();
+        Self { world: Arc::new(Mutex::new(world)), ..self.clone() }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -22,7 +22,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CHUNK, CatalogueError, FILE, META, Meta, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, Result, STRIPE};
+use super::{
+    CatalogueError, Meta, Result,
+    layout::{CHUNK, FILE, META, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, STRIPE},
+};
 
 /// Rows that change together, by key; `None` removes.
 #[derive(Debug, Default)]

@@ -1,0 +1,113 @@
+//! How the catalogue's rows are named and encoded.
+
+use super::{CatalogueError, Counters, Meta, Result};
+use cairn_proto::{
+    Timestamp,
+    index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
+    manifest::{EpochRow, GroupRow, Manifest},
+};
+
+/// Most bytes of a row: what may be larger is split, or not kept at all.
+pub(super) const ROW_MAX: usize = 7 << 10;
+
+pub(super) const META: u8 = b'm';
+pub(super) const CHUNK: u8 = b'c';
+pub(super) const RUN: u8 = b'r';
+pub(super) const STRIPE: u8 = b's';
+pub(super) const GROUP: u8 = b'g';
+pub(super) const SNAPSHOT: u8 = b'n';
+pub(super) const RECEIPT: u8 = b'e';
+pub(super) const FILE: u8 = b'f';
+pub(super) const SHORTFALL: u8 = b'h';
+pub(super) const LOST: u8 = b'l';
+pub(super) const SEGMENT: u8 = b'i';
+pub(super) const PENDING_STRIPE: u8 = b'p';
+pub(super) const PENDING_RUN: u8 = b'q';
+
+pub(super) fn stripe_key(prefix: u8, no: StripeNo) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(&no.0.to_be_bytes());
+    key
+}
+
+pub(super) fn run_key(prefix: u8, place: &RunPlace) -> Vec<u8> {
+    let mut key = stripe_key(prefix, place.stripe);
+    key.extend_from_slice(&place.offset.to_be_bytes());
+    key
+}
+
+pub(super) fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(id);
+    key
+}
+
+pub(super) fn group_key(number: u32) -> Vec<u8> {
+    let mut key = vec![GROUP];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn segment_key(at: usize) -> Vec<u8> {
+    let mut key = vec![SEGMENT];
+    key.extend_from_slice(&(at as u32).to_be_bytes());
+    key
+}
+
+pub(super) fn checked<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8]> {
+    let (value, sum) =
+        value.split_last_chunk::<4>().ok_or(CatalogueError::Damaged("a row is shorter than its checksum"))?;
+    if crc32c::crc32c_append(crc32c::crc32c(key), value) != u32::from_le_bytes(*sum) {
+        return Err(CatalogueError::Damaged("a row fails its checksum"));
+    }
+    Ok(value)
+}
+
+pub(super) fn encode_run(row: &RunRow) -> Result<Vec<u8>> {
+    Ok(IndexSegment { stripes: vec![], runs: vec![row.clone()] }.encode()?)
+}
+
+pub(super) fn encode_stripe(row: &StripeRow) -> Result<Vec<u8>> {
+    Ok(IndexSegment { stripes: vec![row.clone()], runs: vec![] }.encode()?)
+}
+
+/// A group row is encoded as a manifest that has nothing else: one encoding, one decoder.
+pub(super) fn encode_group(row: &GroupRow) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![row.clone()],
+        segments: vec![],
+        snapshots: vec![],
+        next_stripe: StripeNo(1),
+        next_group: row.number.saturating_add(1),
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+pub(super) fn encode_segments(segments: &[RunPlace]) -> Result<Vec<u8>> {
+    let manifest = Manifest {
+        groups: vec![],
+        segments: segments.to_vec(),
+        snapshots: vec![],
+        next_stripe: StripeNo(u64::MAX),
+        next_group: 1,
+        epochs: vec![EpochRow { number: 1, created: Timestamp(0) }],
+    };
+    Ok(manifest.encode()?)
+}
+
+pub(super) fn decode_group(bytes: &[u8]) -> Result<GroupRow> {
+    Manifest::decode(bytes)?.groups.pop().ok_or(CatalogueError::Damaged("a group row is empty"))
+}
+
+pub(super) fn meta_key(name: Meta) -> [u8; 2] {
+    [META, name as u8]
+}
+
+pub(super) fn counters_bytes(c: Counters) -> Vec<u8> {
+    let mut v = Vec::with_capacity(24);
+    v.extend_from_slice(&c.sequence.to_le_bytes());
+    v.extend_from_slice(&c.next_stripe.to_le_bytes());
+    v.extend_from_slice(&((u64::from(c.generation) << 32) | u64::from(c.next_group)).to_le_bytes());
+    v
+}

@@ -1,6 +1,8 @@
 //! Stripes that lack slots get them filled at the next run: those acknowledged so, those that a check found, and those
 //! that this run finds itself by asking the holders of some groups.
 //!
+//! - **REP-1** As far as it goes with the owner awake: what is noted stays noted, and in the exit code, until it is filled.
+//!   Attacked by `tests::healing`.
 //! - **SEP-1** Candidates are of the slot's colour in the stripe's own group; the stripe keeps its id and its group.
 //! - **SEP-2** A slot is whole when as many holders *of different domains* as there are replicas say that they have it.
 //! - **DUR-3** A rebuilt shard is byte-identical: its root is checked by `stripe::rebuild` before it is sent.

@@ -19,6 +19,7 @@ mod content_ids;
 mod create;
 mod failures;
 mod groups;
+mod holdings;
 mod ingest;
 pub mod keyring;
 pub mod reader;

@@ -7,7 +7,7 @@
 
 use cairn_proto::{
     ChunkId, CodeParams, DecodeError,
-    index::{RUN_CHUNKS_MAX, RUN_RAW_MAX, RunPlace, RunRow, StripeNo},
+    index::{RUN_RAW_MAX, RunPlace, RunRow, StripeNo},
 };
 
 use crate::{chunking::ChunkProfile, stripe::StripePayload};
@@ -62,6 +62,10 @@ pub fn blobs(raw: &[u8]) -> Vec<RawRun> {
     raw.chunks(RUN_RAW_MAX as usize).map(|part| RawRun { raw: part.to_vec(), chunks: Vec::new() }).collect()
 }
 
+/// Chunks of a run that is written, far fewer than a reader takes: an owner keeps each run as one row, and a row of 7 KiB is
+/// what its database keeps safe.
+pub const RUN_CHUNKS: usize = 200;
+
 /// Gathers consecutive chunks into runs.
 #[derive(Debug)]
 pub struct RunBuilder {
@@ -82,7 +86,7 @@ impl RunBuilder {
     /// [`PackError::RunSize`] for an empty chunk or one over [`RUN_RAW_MAX`].
     pub fn push(&mut self, id: ChunkId, chunk: &[u8]) -> Result<Option<RawRun>, PackError> {
         check_size(chunk.len())?;
-        let full = self.open.raw.len() + chunk.len() > self.target || self.open.chunks.len() == RUN_CHUNKS_MAX;
+        let full = self.open.raw.len() + chunk.len() > self.target || self.open.chunks.len() == RUN_CHUNKS;
         let done = if full { self.finish() } else { None };
         self.open.raw.extend_from_slice(chunk);
         self.open.chunks.push((id, chunk.len() as u32));

@@ -14,6 +14,7 @@ use cairn_proto::{
     SnapshotId, Timestamp,
     index::StripeNo,
     manifest::{EpochRow, SnapshotRecord, SourceKind},
+    tree::ContentRef,
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Vault,
-    catalogue::{Counters, Meta},
+    catalogue::{CatalogueError, Counters, Meta},
     commit::{Commit, HEAD_QUORUM},
     failures,
     groups::Groups,
@@ -58,12 +59,22 @@ pub(super) async fn backup(
 ) -> VerbResult {
     let started = Instant::now();
     let now = super::now();
+    // A name, tag or path that no snapshot can have is refused before anything is sent.
+    record(&args, now)
+        .encode()
+        .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", format!("no snapshot can be named so: {e}")))?;
     let source = Source::new(&args, input)?;
     let counters = vault.check_network_head(&overlay).await?;
     let session = Arc::new(open_session(vault, overlay, now, counters, &events).await?);
-    let repaired = match args.dry_run {
-        true => 0,
-        false => super::shortfall::complete(&session, &cancel).await,
+    let (unreadable, repaired) = match args.dry_run {
+        true => (0, 0),
+        false => {
+            let unreadable = tokio::select! {
+                () = cancel.cancelled() => return Err(failures::interrupted()),
+                looked = super::shortfall::look(&session) => looked?,
+            };
+            (unreadable, super::shortfall::complete(&session, &cancel).await)
+        }
     };
 
     let figures = Arc::new(Figures::default());
@@ -115,6 +126,30 @@ pub(super) async fn backup(
     for (id, text) in session.groups.relaxations() {
         let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
     }
+    if unreadable > 0 {
+        let text = format!(
+            "{unreadable} stripes cannot be read now: too few of their holders are there. `cairn check` names what lies in \
+             them; the backup after it stores anew what is still here"
+        );
+        let _ = events.send(Event::Notice { id: "STRIPES_UNREADABLE".to_owned(), text }).await;
+    }
+    let stripes_lost = match done.stripes_lost {
+        Some(count) => count,
+        None => vault.catalogue.lost().map_err(failures::catalogue)?.len(),
+    };
+    if stripes_lost > 0 {
+        let text =
+            format!("{stripes_lost} lost stripes are still needed by older snapshots; `cairn check` names the files");
+        let _ = events.send(Event::Notice { id: "STRIPES_LOST".to_owned(), text }).await;
+    }
+    let unread = vault.catalogue.unread_segments().map_err(failures::catalogue)?.len();
+    if unread > 0 {
+        let text = format!(
+            "{unread} parts of the index could not be read when this vault was recovered: older snapshots may lack files. Run \
+             `cairn recover` again when more holders are there"
+        );
+        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text }).await;
+    }
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.
     let below_target = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
@@ -140,6 +175,8 @@ pub(super) async fn backup(
         "errors": scanned.errors,
         "stripes_below_target": below_target,
         "stripes_completed": repaired,
+        "stripes_unreadable": unreadable,
+        "stripes_lost": stripes_lost,
         "head_kept_by": done.head_kept_by,
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
@@ -298,6 +335,8 @@ struct Done {
     snapshot: Option<SnapshotId>,
     unchanged: bool,
     head_kept_by: Option<usize>,
+    /// Known when a commit counted them.
+    stripes_lost: Option<usize>,
 }
 
 #[allow(clippy::too_many_arguments, reason = "the run's loose ends come together here")]
@@ -326,10 +365,48 @@ async fn finish(
         Some((_, parent)) if args.skip_if_unchanged => is_unchanged(vault, session, args, parent, &scanned).await,
         _ => false,
     };
-    if args.dry_run || unchanged {
-        return Ok(Done { scanned, snapshot: None, unchanged, head_kept_by: None });
+    // Where a repair put shards stands in no head yet, or a lost one has a part of the index: a head is due all the same.
+    let due = |vault: &Vault| -> Result<bool, CatalogueError> {
+        Ok(vault.catalogue.meta(Meta::Moved)?.is_some() || vault.catalogue.index_is_lost()?)
+    };
+    if args.dry_run || unchanged && !due(vault).map_err(failures::catalogue)? {
+        return Ok(Done { scanned, snapshot: None, unchanged, head_kept_by: None, stripes_lost: None });
     }
     let record = SnapshotRecord {
+        root: scanned.root.clone(),
+        total_files: scanned.total_files,
+        total_bytes: scanned.total_bytes,
+        data_added: ingest.bytes_added(),
+        parent: parent.map(|(id, _)| id),
+        ..record(args, now)
+    };
+    let encoded = record.encode().map_err(|e| failures::bug("SNAPSHOT", &e))?;
+    let id = vault.keys.snapshot_id(&encoded);
+    let snapshots = if unchanged { Vec::new() } else { vec![(id, record)] };
+    let _ = events.try_send(Event::Status(Progress { phase: "commit".to_owned(), ..Progress::default() }));
+    let epochs: Vec<EpochRow> = vault.epochs()?;
+    let commit = Commit { session, ingest: &mut ingest, snapshots, counters, epochs, now };
+    let committed = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(failures::interrupted()),
+        done = commit.run() => done.map_err(|e| failures::commit(&e))?,
+    };
+    // A check may have found more lost meanwhile: then nobody knows whether these are whole.
+    if vault.catalogue.lost().map_err(failures::catalogue)?.is_subset(ingest.lost()) {
+        vault.catalogue.set_files(&late).map_err(failures::catalogue)?;
+    }
+    Ok(Done {
+        scanned,
+        snapshot: (!unchanged).then_some(id),
+        unchanged,
+        head_kept_by: Some(committed.head_kept_by),
+        stripes_lost: Some(committed.stripes_lost),
+    })
+}
+
+/// The snapshot's record, without what only the scan can tell.
+fn record(args: &BackupArgs, now: Timestamp) -> SnapshotRecord {
+    SnapshotRecord {
         time: now,
         hostname: hostname(args),
         username: username(),
@@ -338,25 +415,13 @@ async fn finish(
         paths: source_paths(args),
         tags: args.tags.clone(),
         source: if args.stdin_filename.is_some() { SourceKind::Stream } else { SourceKind::Files },
-        root: scanned.root.clone(),
-        total_files: scanned.total_files,
-        total_bytes: scanned.total_bytes,
-        data_added: ingest.bytes_added(),
+        root: ContentRef::empty(),
+        total_files: 0,
+        total_bytes: 0,
+        data_added: 0,
         program: format!("cairn {}", env!("CARGO_PKG_VERSION")),
-        parent: parent.map(|(id, _)| id),
-    };
-    let encoded = record.encode().map_err(|e| failures::bug("SNAPSHOT", &e))?;
-    let id = vault.keys.snapshot_id(&encoded);
-    let _ = events.try_send(Event::Status(Progress { phase: "commit".to_owned(), ..Progress::default() }));
-    let epochs: Vec<EpochRow> = vault.epochs()?;
-    let commit = Commit { session, ingest: &mut ingest, snapshots: vec![(id, record)], counters, epochs, now };
-    let committed = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(failures::interrupted()),
-        done = commit.run() => done.map_err(|e| failures::commit(&e))?,
-    };
-    vault.catalogue.set_files(&late).map_err(failures::catalogue)?;
-    Ok(Done { scanned, snapshot: Some(id), unchanged, head_kept_by: Some(committed.head_kept_by) })
+        parent: None,
+    }
 }
 
 /// Whether the sources are as the parent has them. The folders above them do not count: their times change with their

@@ -9,11 +9,14 @@
 //! - **DUR-1** A chunk is in here only when every stripe that its run touches is acknowledged. Enforced by
 //!   [`Catalogue::record_stripe`]'s caller, which hands over a run with the last of its stripes.
 //! - Whatever is not in a published index segment is marked pending in the same batch that adds it.
+//! - **DUR-1** No row is larger than 7 KiB: sled writes pages over 128 KiB, which hold up to 16 rows, to files that it never
+//!   syncs, and after a power cut leaves out in silence what they had.
 //! - A catalogue that lost rows, or came back from the past, does not open or does not pass [`Catalogue::verify`]: see
 //!   [`guard`]. Attacked by `vault::tests::damage`.
 
 pub(super) mod guard;
 mod layout;
+mod losses;
 mod rows;
 
 use std::{
@@ -144,14 +147,19 @@ pub enum Meta {
     Counters,
     /// A backup is running, or one ended without cleaning up.
     Running,
-    /// Places of all index segments written so far, as a manifest without anything else.
-    Segments,
+    /// Places of index segments that recovery could not read, as a manifest without anything else: never given up, since
+    /// their holders may come back.
+    Unread,
     /// Content of the last head that was, or may have been, published.
     Head,
     /// Epochs of data keys: number and beginning of each.
     Epochs,
     /// The catalogue came from the network: the next head begins a new generation.
     Recovered,
+    /// A repair changed who holds what, and no head says so yet.
+    Moved,
+    /// The last group whose holders a backup asked what they have.
+    AskedUpTo,
     /// Sums over the rows, see [`guard`].
     Sums,
     /// How often this catalogue was made durable, see [`guard`].

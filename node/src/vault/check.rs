@@ -1,10 +1,11 @@
 //! Is everything there, and, with `--read-data`, is it right?
 //!
 //! Asks every holder which shards it has, counts each stripe's living slots, and names the files that a lost stripe
-//! takes with it. Changes nothing but the note of which stripes are lost.
+//! takes with it. Changes nothing but the notes of which stripes are lost and which lack slots, for the next backup to fill,
+//! and forgets lost stripes that nothing needs any more.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,38 +13,29 @@ use std::{
     time::Instant,
 };
 
-use cairn_proto::{
-    ByteSize, PeerKey, SHARD_SIZE, Slot,
-    index::{StripeNo, StripeRow},
-    manifest::GroupRow,
-    tree::ContentRef,
-    wire::Priority,
-};
+use cairn_proto::{ByteSize, SHARD_SIZE, index::StripeNo, manifest::GroupRow, tree::ContentRef, wire::Priority};
 use futures::StreamExt as _;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
     Vault, browse,
+    catalogue::{CatalogueError, Meta},
     content_ids::ContentIds,
     failures,
-    groups::access_of,
+    holdings::Holdings,
     reader::{ReadError, Reader},
+    shortfall::READ_WRONG,
     tree_walk::{TreeStep, TreeWalk},
 };
 use crate::{
     failure::{ExitCode, Failure},
     ops::{CheckArgs, Event, ItemError, Outcome, Progress, VerbResult},
-    overlay::{Overlay, TransferError},
+    overlay::Overlay,
 };
 
-/// Holders asked at once.
-const ASKED: usize = 32;
 /// Stripes read at once with `--read-data`: 4 x 8 shards.
 const READ: usize = 4;
-
-/// What holders say: group -> slot -> ordinals that at least one of them has.
-type Holdings = BTreeMap<(u32, u8), [u8; 32]>;
 
 /// Which stripes to read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,7 +108,7 @@ pub(super) async fn check(
     let started = Instant::now();
     let subset = Subset::parse(&args)?;
     let rows: Vec<GroupRow> = vault.catalogue.groups().collect::<Result<_, _>>().map_err(failures::catalogue)?;
-    let (holdings, silent) = ask_all(vault, &overlay, &rows).await?;
+    let holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
     let reader = Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone()));
     let salt = super::now().0 / 3_600_000;
 
@@ -125,13 +117,15 @@ pub(super) async fn check(
     for row in vault.catalogue.stripes() {
         let row = row.map_err(failures::catalogue)?;
         stripes += 1;
-        let there = living_slots(&row, &holdings);
-        let lacking = row.present().count() - there;
-        missing += lacking as u64;
-        if there < usize::from(row.used) {
+        let absent = holdings.absent(&row);
+        missing += absent.len() as u64;
+        if row.present().count() - absent.len() < usize::from(row.used) {
             lost.insert(row.no);
         } else {
-            damaged += u64::from(lacking > 0);
+            damaged += u64::from(!absent.is_empty());
+            if holdings.answered() {
+                note(vault, row.no, |before| before.extend(&absent)).map_err(failures::catalogue)?;
+            }
             if subset != Subset::None {
                 to_read.push((row.no, u64::from(row.used) * SHARD_SIZE as u64));
             }
@@ -146,8 +140,14 @@ pub(super) async fn check(
     while let Some((no, whole)) = reads.next().await {
         done += 1;
         match whole {
-            Ok(true) => {}
-            Ok(false) => damaged += 1,
+            Ok(bad) => {
+                damaged += u64::from(!bad.is_empty());
+                let news = |before: &mut BTreeSet<u8>| {
+                    before.retain(|byte| byte & READ_WRONG == 0 && !bad.contains(byte));
+                    before.extend(bad.iter().map(|slot| slot | READ_WRONG));
+                };
+                note(vault, no, news).map_err(failures::catalogue)?;
+            }
             Err(e) if e.is_loss() => {
                 lost.insert(no);
             }
@@ -163,13 +163,19 @@ pub(super) async fn check(
         let _ = events.try_send(Event::Status(progress));
     }
     drop(reads);
-    // The next backup stores anew what lies in them. When nobody answered at all, it is we who are cut off.
-    if !holdings.is_empty() {
+    // When nobody answered at all, it is we who are cut off.
+    if holdings.answered() {
+        // The next backup stores anew what lies in them.
         vault.catalogue.set_lost(&lost).map_err(failures::catalogue)?;
+        // While a backup runs, it does not yet stand what needs a new stripe.
+        if vault.catalogue.meta(Meta::Running).map_err(failures::catalogue)?.is_none() {
+            lost = vault.catalogue.retire_lost().map_err(failures::catalogue)?;
+        }
     }
+    let unread = vault.catalogue.unread_segments().map_err(failures::catalogue)?.len();
     let files_lost = if lost.is_empty() { 0 } else { name_losses(vault, &reader, &lost, events).await? };
     let summary = json!({
-        "num_errors": lost.len() as u64 + damaged,
+        "num_errors": (lost.len() + unread) as u64 + damaged,
         "groups": rows.len(),
         "stripes": stripes,
         "stripes_read": read_count,
@@ -177,66 +183,31 @@ pub(super) async fn check(
         "stripes_lost": lost.len(),
         "shards_missing": missing,
         "shards_wrong": wrong.load(Ordering::Relaxed),
-        "holders_unreachable": silent.len(),
+        "index_segments_lost": unread,
+        "holders_unreachable": holdings.silent.len(),
         "files_lost": files_lost,
         "bytes_fetched": reader.bytes_fetched(),
         "total_duration": started.elapsed().as_secs_f64(),
     });
     let _ = events.send(Event::Summary { verb: "check".to_owned(), summary }).await;
     let code = match () {
-        () if !lost.is_empty() => ExitCode::Lost,
+        () if !lost.is_empty() || unread > 0 => ExitCode::Lost,
         () if damaged > 0 => ExitCode::Damage,
         () => ExitCode::Success,
     };
     Ok(Outcome { code })
 }
 
-/// Asks every holder of every group what it has.
-async fn ask_all(
-    vault: &Vault,
-    overlay: &Arc<dyn Overlay>,
-    rows: &[GroupRow],
-) -> Result<(Holdings, BTreeSet<PeerKey>), Failure> {
-    let mut questions = Vec::new();
-    for row in rows {
-        let access = access_of(&vault.keys, row).map_err(|e| failures::bug("GROUP", &e))?;
-        let access = Arc::new(access);
-        for (slot, holders) in row.code.each_slot().zip(&row.holders) {
-            questions.extend(holders.iter().map(|holder| (row.number, slot, *holder, access.clone())));
-        }
-    }
-    let (mut holdings, mut silent) = (Holdings::new(), BTreeSet::new());
-    let mut answers = futures::stream::iter(questions.into_iter().map(|(number, slot, holder, access)| async move {
-        (number, slot, holder, overlay.has_shards(holder, access, slot).await)
-    }))
-    .buffer_unordered(ASKED);
-    while let Some((number, slot, holder, answer)) = answers.next().await {
-        match answer {
-            Ok(bits) => {
-                let known = holdings.entry((number, slot.as_u8())).or_insert([0; 32]);
-                known.iter_mut().zip(bits).for_each(|(k, b)| *k |= b);
-            }
-            Err(TransferError::ShuttingDown) => {
-                return Err(failures::overlay(crate::overlay::OverlayError::ShuttingDown));
-            }
-            Err(_) => {
-                silent.insert(holder);
-            }
-        }
-    }
-    Ok((holdings, silent))
+/// Changes the note of which slots a stripe lacks.
+fn note(vault: &Vault, no: StripeNo, change: impl FnOnce(&mut BTreeSet<u8>)) -> Result<(), CatalogueError> {
+    let before: BTreeSet<u8> = vault.catalogue.shortfall(no)?.into_iter().collect();
+    let mut now = before.clone();
+    change(&mut now);
+    if now == before { Ok(()) } else { vault.catalogue.set_shortfall(no, &now.into_iter().collect::<Vec<_>>()) }
 }
 
-fn living_slots(row: &StripeRow, holdings: &Holdings) -> usize {
-    let has = |slot: Slot| {
-        let bits = holdings.get(&(row.group, slot.as_u8()));
-        bits.is_some_and(|b| b[usize::from(row.ordinal / 8)] >> (row.ordinal % 8) & 1 == 1)
-    };
-    row.present().filter(|(slot, _)| has(*slot)).count()
-}
-
-/// Fetches every slot of a stripe: whether all are there and right. Fewer than it takes is a loss.
-async fn read_all(reader: &Reader, no: StripeNo, wrong: &AtomicU64) -> (StripeNo, Result<bool, ReadError>) {
+/// Fetches every slot of a stripe: those that are not there or not right. Fewer than it takes is a loss.
+async fn read_all(reader: &Reader, no: StripeNo, wrong: &AtomicU64) -> (StripeNo, Result<BTreeSet<u8>, ReadError>) {
     let read = async {
         let source = reader.source(no)?;
         let all = source.row.present().count();
@@ -245,7 +216,11 @@ async fn read_all(reader: &Reader, no: StripeNo, wrong: &AtomicU64) -> (StripeNo
         wrong.fetch_add(reader.wrong_shards().saturating_sub(before), Ordering::Relaxed);
         let good = shards.iter().flatten().count();
         let needed = usize::from(source.row.used);
-        if good < needed { Err(ReadError::Lost { no: no.0, good, needed }) } else { Ok(good == all) }
+        if good < needed {
+            return Err(ReadError::Lost { no: no.0, good, needed });
+        }
+        let bad = source.row.present().filter(|(slot, _)| shards.get(slot.index()).is_none_or(Option::is_none));
+        Ok(bad.map(|(slot, _)| slot.as_u8()).collect())
     };
     (no, read.await)
 }

@@ -7,6 +7,7 @@
 //!
 //! - **DUR-1** The head is published after the last tail stripe was acknowledged; the catalogue lists the snapshot
 //!   after a peer confirmed the head.
+//! - An index segment that is lost does not stay in the manifest: its rows are written anew.
 //! - A segment's stripe has its row in a later segment or in the head, so that recovery reads segments newest first.
 
 use cairn_core::{pack::RawRun, pack::blobs, seal::seal_head};
@@ -67,6 +68,8 @@ pub(super) enum CommitError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Committed {
     pub(super) head_kept_by: usize,
+    /// Lost stripes that some snapshot still needs.
+    pub(super) stripes_lost: usize,
 }
 
 /// Everything but the tail: what the caller knows.
@@ -82,7 +85,7 @@ pub(super) struct Commit<'a> {
 impl Commit<'_> {
     /// Runs the commit to its end.
     pub(super) async fn run(mut self) -> Result<Committed, CommitError> {
-        let mut segments = self.session.catalogue.segments()?;
+        let mut segments = self.living_segments()?;
         let (stripes, runs) = self.flush_surplus(&mut segments).await?;
         let tail_runs = self.ingest.open_rows();
         let placed: Vec<RunPlace> = runs.iter().chain(&tail_runs).map(|r| r.place).collect();
@@ -117,7 +120,26 @@ impl Commit<'_> {
             groups: &self.session.groups.rows(),
         })?;
         self.session.catalogue.set_meta(Meta::Recovered, None)?;
-        Ok(Committed { head_kept_by: kept_by })
+        self.session.catalogue.set_meta(Meta::Moved, None)?;
+        let stripes_lost = self.session.catalogue.retire_lost()?.len();
+        Ok(Committed { head_kept_by: kept_by, stripes_lost })
+    }
+
+    /// The segments that the new manifest goes on from. When one of them is lost, none but those that were never read: all
+    /// rows are written anew, or recovery would not find what is left.
+    fn living_segments(&self) -> Result<Vec<RunPlace>, CommitError> {
+        let catalogue = &self.session.catalogue;
+        let (lost, unread) = (catalogue.lost()?, catalogue.unread_segments()?);
+        let mut segments = catalogue.segments()?;
+        let is_lost = |place: &RunPlace| {
+            let gone = lost.contains(&place.stripe) || place.next.is_some_and(|no| lost.contains(&no));
+            gone && !unread.contains(place)
+        };
+        if segments.iter().any(is_lost) {
+            catalogue.pend_all()?;
+            segments.retain(|place| unread.contains(place));
+        }
+        Ok(segments)
     }
 
     /// Writes index segments into stripes of their own until what is left fits into the tail.

@@ -64,6 +64,8 @@ struct Open {
     /// Ranked candidates by slot, chosen ones first.
     ranked: Vec<Vec<PeerKey>>,
     in_flight: usize,
+    /// Slots and holders that may have shards of this group: they stay in its row.
+    kept: BTreeSet<(usize, PeerKey)>,
 }
 
 struct Book {
@@ -73,6 +75,8 @@ struct Book {
     groups: BTreeMap<u32, Open>,
     next_number: u32,
     relaxations: BTreeSet<Relaxed>,
+    /// Groups opened since somebody asked.
+    opened: Vec<u32>,
 }
 
 /// The groups of one run. All methods are short; planning a group takes milliseconds.
@@ -105,6 +109,7 @@ impl Groups {
                 groups: BTreeMap::new(),
                 next_number,
                 relaxations: BTreeSet::new(),
+                opened: Vec::new(),
             }),
         };
         for row in left {
@@ -148,7 +153,8 @@ impl Groups {
         }
         let Ok(access) = access_of(&self.keys, &row) else { return };
         let ranked = row.holders.iter().map(|s| s.iter().filter(|p| alive.contains(p)).copied().collect()).collect();
-        book.groups.insert(row.number, Open { row, access: Arc::new(access), ranked, in_flight: 0 });
+        let kept = row.holders.iter().enumerate().flat_map(|(at, slot)| slot.iter().map(move |p| (at, *p))).collect();
+        book.groups.insert(row.number, Open { row, access: Arc::new(access), ranked, in_flight: 0, kept });
     }
 
     /// A place for the next stripe. `only` asks for that group if it still takes stripes.
@@ -209,8 +215,29 @@ impl Groups {
         };
         book.next_number = number.checked_add(1).ok_or(PlaceError::NoNumber)?;
         let access = Arc::new(GroupAccess { ticket: plan.ticket, authority });
-        book.groups.insert(number, Open { row, access, ranked: plan.slots, in_flight: 0 });
+        let kept = BTreeSet::new();
+        book.groups.insert(number, Open { row, access, ranked: plan.slots, in_flight: 0, kept });
+        book.opened.push(number);
         Ok(number)
+    }
+
+    /// Groups opened since the last call. They must be on record before anything is offered to their holders: a number that
+    /// a killed run used and nobody remembers would be given out again, with the same salt and with places that are taken.
+    pub(super) fn take_opened(&self) -> Vec<GroupRow> {
+        let mut book = self.book();
+        let opened = std::mem::take(&mut book.opened);
+        opened.iter().filter_map(|number| Some(book.groups.get(number)?.row.clone())).collect()
+    }
+
+    /// A holder took a shard. False when it was taken out of a full row meanwhile: nobody would find it there.
+    pub(super) fn took(&self, group: u32, slot: usize, peer: PeerKey) -> bool {
+        let mut book = self.book();
+        let Some(open) = book.groups.get_mut(&group) else { return false };
+        let there = open.row.holders.get(slot).is_some_and(|holders| holders.contains(&peer));
+        if there {
+            open.kept.insert((slot, peer));
+        }
+        there
     }
 
     /// Whom to give a slot to next: of the candidates that did not fail and are not in `tried` a holder that the slot
@@ -228,9 +255,11 @@ impl Groups {
         let best = placement::replacements(&free, &vacancy, peers, policy).into_iter().next()?;
         let holders = open.row.holders.get_mut(slot)?;
         if !holders.contains(&best.peer) {
-            // A slot that has had HOLDERS_MAX holders takes no more: its row could not be written.
+            // A row has room for HOLDERS_MAX: whoever failed before it took anything makes room.
             if holders.len() >= HOLDERS_MAX {
-                return None;
+                let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p));
+                let at = holders.iter().position(nothing)?;
+                holders.remove(at);
             }
             holders.push(best.peer);
             relaxations.extend(best.relaxations.iter().map(relaxed));
@@ -279,6 +308,9 @@ impl Groups {
     /// A group of this run has other holders now; nothing for a group that is not of this run.
     pub(super) fn replace_row(&self, row: &GroupRow) {
         if let Some(open) = self.book().groups.get_mut(&row.number) {
+            for (at, (old, new)) in open.row.holders.iter().zip(&row.holders).enumerate() {
+                open.kept.extend(new.iter().filter(|peer| !old.contains(peer)).map(|peer| (at, *peer)));
+            }
             open.row.holders.clone_from(&row.holders);
         }
     }

@@ -29,8 +29,13 @@ use super::{
     session::StripeJob,
 };
 
-/// Chunks of this run that are remembered before those that are recorded meanwhile are forgotten again: 2 MiB.
+/// Chunks of this run that are remembered before those that are recorded meanwhile are forgotten again: 2 MiB. When more
+/// than half of them are still under way, the next sweep waits until there are twice as many as were kept, so that sweeping
+/// costs each chunk a constant time; the pipeline bounds how many can be under way.
 const SEEN_MAX: usize = 1 << 16;
+/// Chunks that a dry run remembers, which records none: 64 MiB or so. One that comes again after that many others is
+/// counted twice.
+const DRY_SEEN_MAX: usize = 1 << 20;
 
 /// Why packing ended.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,11 @@ pub(super) struct Ingest {
     /// Rows of placed runs by the stripe that completes them.
     rows: BTreeMap<StripeNo, Vec<RunRow>>,
     seen: HashSet<ChunkId>,
+    /// How many of them there are when those recorded are forgotten.
+    sweep_at: usize,
+    dry: bool,
+    #[cfg(test)]
+    sweeps: u32,
     /// Stripes known to be lost: what lies in them is stored anew.
     lost: BTreeSet<StripeNo>,
     out: Out,
@@ -117,6 +127,10 @@ impl Ingest {
             numbers,
             rows: BTreeMap::new(),
             seen: HashSet::new(),
+            sweep_at: SEEN_MAX,
+            dry: matches!(out, Out::Nowhere),
+            #[cfg(test)]
+            sweeps: 0,
             lost,
             out,
             figures,
@@ -150,13 +164,20 @@ impl Ingest {
     }
 
     fn remember(&mut self, id: ChunkId) -> Result<(), IngestError> {
-        if self.seen.len() >= SEEN_MAX {
+        if self.dry && self.seen.len() >= DRY_SEEN_MAX {
+            self.seen.clear();
+        } else if !self.dry && self.seen.len() >= self.sweep_at {
+            #[cfg(test)]
+            {
+                self.sweeps += 1;
+            }
             let mut kept = HashSet::new();
             for id in self.seen.drain() {
                 if !has(&self.catalogue, &self.lost, &id)? {
                     kept.insert(id);
                 }
             }
+            self.sweep_at = SEEN_MAX.max(2 * kept.len());
             self.seen = kept;
         }
         self.seen.insert(id);
@@ -254,18 +275,26 @@ impl Ingest {
         self.numbers.next()
     }
 
-    /// Whether the vault has all chunks that the content names directly. While stripes are lost, content behind lists
-    /// does not count as had: the lists' own chunks are not looked at here.
+    /// Whether the vault has all chunks that the content names directly. Of content behind lists the caller remembers no
+    /// file that is older than the last loss ([`Catalogue::set_lost`]).
     pub(super) fn has_content(&self, content: &ContentRef) -> Result<bool, IngestError> {
-        if content.depth > 0 && !self.lost.is_empty() {
-            return Ok(false);
-        }
         for id in &content.ids {
             if !has(&self.catalogue, &self.lost, id)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// How often recorded chunks were looked for among those seen.
+    #[cfg(test)]
+    pub(super) const fn sweeps(&self) -> u32 {
+        self.sweeps
+    }
+
+    /// Stripes that were known to be lost when the run began.
+    pub(super) const fn lost(&self) -> &BTreeSet<StripeNo> {
+        &self.lost
     }
 
     /// Bytes of chunks that the vault did not have.

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Vault,
-    catalogue::{Catalogue, CommitRecord, Counters, Meta, StripeRecord, guard::Mark},
+    catalogue::{Catalogue, CatalogueError, CommitRecord, Counters, Meta, StripeRecord, guard::Mark},
     failures,
     keyring::{self, KeyringError},
     reader::{ReadError, Reader},
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     failure::{ExitCode, Failure},
-    ops::{Event, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
+    ops::{Event, ItemError, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
     overlay::Overlay,
 };
 
@@ -47,9 +47,14 @@ pub(super) async fn recover(
             .caused_by(&e)
             .with_hint("a recovery phrase has 24 words of the BIP39 English list; check spelling and order")
     })?;
-    let summary = reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Asked, events).await?;
+    let (summary, unread) = reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Asked, events).await?;
+    if unread > 0 {
+        let text = "parts of the index could not be read; what they name comes back with their holders: run `cairn recover` \
+                    again then. A backup stores anew what is still here";
+        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text: text.to_owned() }).await;
+    }
     let _ = events.send(Event::Summary { verb: "recover".to_owned(), summary }).await;
-    Ok(Outcome { code: ExitCode::Success })
+    Ok(Outcome { code: if unread > 0 { ExitCode::Lost } else { ExitCode::Success } })
 }
 
 /// Rebuilds a catalogue that was found damaged, with the keys that the keyring has.
@@ -84,7 +89,7 @@ async fn reinstate(
     passphrase: Option<&SecretText>,
     why: Why,
     events: &mpsc::Sender<Event>,
-) -> Result<serde_json::Value, Failure> {
+) -> Result<(serde_json::Value, usize), Failure> {
     let keys = Arc::new(VaultKeys::derive(seed));
     let known = overlay.peers(true).await.map_err(failures::overlay)?;
     let record = overlay.find_head(keys.vault_key()).await.map_err(failures::overlay)?.ok_or_else(|| {
@@ -102,6 +107,7 @@ async fn reinstate(
     let dir = vault_dir(data_dir);
     let final_place = dir.join("catalogue");
     refuse_open(&final_place)?;
+    let local_unread = if why == Why::Asked { look_at_local(&final_place, &keys, &record)? } else { None };
     refuse_older(&final_place, &record, why)?;
     let keyring = look_at_keyring(&dir, seed, passphrase)?;
 
@@ -114,13 +120,38 @@ async fn reinstate(
     // What is rebuilt already tells where the rest lies: no second list of all stripes in memory.
     let reader = Reader::new(keys.clone(), overlay, Some(catalogue.clone()));
     let vault = Vault { keys, catalogue };
-    let manifest = rebuild(&vault, &reader, &record, &head, events).await?;
+    let (manifest, unread) = rebuild(&vault, &reader, &record, &head, events).await?;
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
     drop((vault, reader));
+    let summary = json!({
+        "snapshots": manifest.snapshots.len(),
+        "groups": manifest.groups.len(),
+        "index_segments": manifest.segments.len(),
+        "index_segments_lost": unread,
+        "generation": record.generation,
+        "sequence": record.sequence,
+        "bytes_fetched": bytes_fetched,
+        "wrong_shards": wrong_shards,
+    });
     refuse_open(&final_place)?;
     let both = [fresh.clone(), final_place.clone()];
     let waited = tokio::task::spawn_blocking(move || both.iter().try_for_each(|dir| Catalogue::wait_closed(dir))).await;
     waited.map_err(|e| failures::bug("OPEN", &e))?.map_err(failures::catalogue)?;
+    if unread > 0 && why == Why::Damage {
+        // Nobody asked for half a catalogue.
+        remove(&fresh).map_err(failed)?;
+        let text =
+            format!("the local catalogue is damaged, and {unread} parts of the index cannot be read from the network");
+        return Err(Failure::new(ExitCode::Lost, "INDEX_LOST", text)
+            .with_hint("try again when more holders are there, or run `cairn recover` to go on without what they name")
+            .retryable());
+    }
+    // A catalogue of the same state that knows as much as the network gives now, or more, is the better one.
+    if unread > 0 && local_unread.is_some_and(|known| known <= unread) {
+        remove(&fresh).map_err(failed)?;
+        install_keyring(&dir, keyring, seed, passphrase)?;
+        return Ok((summary, unread));
+    }
     // The old one goes when the new one stands: what ends this in between leaves at least one of them. Between a
     // catalogue and the other's mark it looks damaged, which is mended by doing this again.
     let old = dir.join("catalogue.old");
@@ -133,15 +164,29 @@ async fn reinstate(
     std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(failed)?;
     install_keyring(&dir, keyring, seed, passphrase)?;
     remove(&old).map_err(failed)?;
-    Ok(json!({
-        "snapshots": manifest.snapshots.len(),
-        "groups": manifest.groups.len(),
-        "index_segments": manifest.segments.len(),
-        "generation": record.generation,
-        "sequence": record.sequence,
-        "bytes_fetched": bytes_fetched,
-        "wrong_shards": wrong_shards,
-    }))
+    Ok((summary, unread))
+}
+
+fn other_vault() -> Failure {
+    Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
+        .with_hint("recover into an empty data folder")
+}
+
+/// Another vault's catalogue is not to be replaced. When this one's has the very state that the network shows, how many
+/// index segments it lacks itself. One that does not open is no reason to stop: recovery is there to replace it.
+fn look_at_local(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<Option<usize>, Failure> {
+    if !place.is_dir() {
+        return Ok(None);
+    }
+    let local = Catalogue::open(place, &keys.vault_key()).and_then(|local| {
+        local.verify()?;
+        Ok((local.counters()?, local.unread_segments()?.len()))
+    });
+    match local {
+        Err(CatalogueError::OtherVault) => Err(other_vault()),
+        Ok((c, unread)) if (c.generation, c.sequence) == (record.generation, record.sequence) => Ok(Some(unread)),
+        _ => Ok(None),
+    }
 }
 
 fn refuse_open(place: &Path) -> Result<(), Failure> {
@@ -206,10 +251,14 @@ fn look_at_keyring(dir: &Path, seed: &MasterSeed, passphrase: Option<&SecretText
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     match keyring::open(&dir.join("keyring"), passphrase) {
         Ok(secret) if *secret == *seed.expose() => Ok(KeyringWork::Nothing),
-        Ok(_) => Err(Failure::new(ExitCode::Refused, "OTHER_VAULT", "this data folder has another vault")
-            .with_hint("recover into an empty data folder")),
+        Ok(_) => Err(other_vault()),
         Err(KeyringError::Missing) => Ok(KeyringWork::Make),
-        Err(_) => Ok(KeyringWork::Replace),
+        Err(KeyringError::WrongPassphrase | KeyringError::Damaged(_)) => Ok(KeyringWork::Replace),
+        // Replacing it now would leave one that opens to everybody.
+        Err(e @ KeyringError::PassphraseNeeded) => Err(failures::keyring(e).with_hint(
+            "the vault here has a passphrase: give it, or a new one, which the recovery phrase allows to set",
+        )),
+        Err(e) => Err(failures::keyring(e)),
     }
 }
 
@@ -238,7 +287,7 @@ async fn rebuild(
     record: &HeadRecord,
     head: &HeadContent,
     events: &mpsc::Sender<Event>,
-) -> Result<Manifest, Failure> {
+) -> Result<(Manifest, usize), Failure> {
     let read = |e: ReadError| failures::read(&e);
     let damaged = |e: cairn_proto::DecodeError| read(ReadError::Damaged(e.to_string()));
     reader.learn(&head.tail, &head.groups).map_err(read)?;
@@ -256,9 +305,26 @@ async fn rebuild(
         group.sealed = true;
     }
     let total = manifest.segments.len();
+    let mut unread = Vec::new();
     for (done, place) in manifest.segments.iter().rev().enumerate() {
-        let segment = IndexSegment::decode(&reader.run(place).await.map_err(read)?).map_err(damaged)?;
-        add(vault, segment)?;
+        let found = match reader.run(place).await {
+            Ok(bytes) => IndexSegment::decode(&bytes).map_err(|e| ReadError::Damaged(e.to_string())),
+            Err(e) => Err(e),
+        };
+        match found {
+            Ok(segment) => add(vault, segment)?,
+            Err(e @ (ReadError::Catalogue(_) | ReadError::Worker)) => return Err(read(e)),
+            // A stripe whose row a lost segment had is as good as lost.
+            Err(e) => {
+                unread.push(*place);
+                let item = ItemError {
+                    item: format!("index segment {} of {total}", total - done),
+                    during: "fetch".to_owned(),
+                    message: e.to_string(),
+                };
+                let _ = events.send(Event::Error(item)).await;
+            }
+        }
         let progress = Progress {
             phase: "recover".to_owned(),
             percent_done: Some((done + 1) as f64 / total.max(1) as f64),
@@ -291,7 +357,12 @@ async fn rebuild(
         ..CommitRecord::default()
     };
     vault.catalogue.finish_commit(&commit).map_err(failures::catalogue)?;
-    Ok(manifest)
+    unread.reverse();
+    if !unread.is_empty() {
+        vault.catalogue.set_unread_segments(&unread).map_err(failures::catalogue)?;
+        vault.catalogue.flush().map_err(failures::catalogue)?;
+    }
+    Ok((manifest, unread.len()))
 }
 
 fn add(vault: &Vault, segment: IndexSegment) -> Result<(), Failure> {

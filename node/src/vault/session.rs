@@ -138,6 +138,7 @@ impl Session {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let place = self.groups.take_place(job.group)?;
+            self.record_opened()?;
             let sealed = self.seal(payload).await?;
             let row = sealed.row(job.no, place.group, place.ordinal);
             let outcome = self.send(&sealed, &place).await?;
@@ -152,6 +153,17 @@ impl Session {
         let (acknowledged, needed, error) = last.unwrap_or((0, 0, None));
         let last = error.unwrap_or(TransferError::TimedOut);
         Err(StoreError::NotAcknowledged { acknowledged, needed, last })
+    }
+
+    fn record_opened(&self) -> Result<(), StoreError> {
+        let opened = self.groups.take_opened();
+        for row in &opened {
+            self.catalogue.set_group(row)?;
+        }
+        if !opened.is_empty() {
+            self.catalogue.flush()?;
+        }
+        Ok(())
     }
 
     async fn seal(&self, payload: StripePayload) -> Result<SealedStripe, StoreError> {
@@ -217,6 +229,7 @@ impl Session {
                 let address = ShardAddress { group: place.access.clone(), slot, ordinal: place.ordinal };
                 let put = ShardPut { address, root, lease_until: self.lease_until, bytes: bytes.clone() };
                 match self.overlay.put_shard(peer, put, Priority::Normal).await {
+                    Ok(_) if !self.groups.took(place.group, slot.index(), peer) => {}
                     Ok(kept) => {
                         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                         return Ok(kept);

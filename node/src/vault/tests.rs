@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod damage;
+mod healing;
 mod long_contents;
 mod memory_overlay;
 mod round_trip;

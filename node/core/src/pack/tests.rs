@@ -137,7 +137,7 @@ fn builders_end_runs_at_their_target() {
     assert!(builder.push(id, &[large, vec![1]].concat()).is_err());
     let mut builder = RunBuilder::new(ChunkProfile::Files);
     let tiny: usize = (0..10_000).filter_map(|_| builder.push(id, &[1]).expect("fits")).map(|r| r.chunks.len()).sum();
-    assert_eq!(tiny, 2 * RUN_CHUNKS_MAX);
+    assert_eq!(tiny, 49 * RUN_CHUNKS);
 }
 
 #[test]

@@ -38,6 +38,9 @@ struct State {
 struct Known {
     same: [u8; 32],
     missing: u64,
+    /// Links to it that are made at the end. The source may have got names after its count was taken, so the count alone
+    /// does not tell when the last one was placed.
+    waiting: u64,
     /// `None`: its content is being written.
     first: Option<First>,
 }
@@ -71,7 +74,8 @@ impl Links {
     /// The first name's content is being written.
     pub(super) fn comes(&self, node: &Node) {
         if let Some(key) = node.hardlink {
-            let known = Known { same: fingerprint(node), missing: node.links.saturating_sub(1), first: None };
+            let known =
+                Known { same: fingerprint(node), missing: node.links.saturating_sub(1), waiting: 0, first: None };
             self.state().known.entry(key).or_insert(known);
         }
     }
@@ -95,8 +99,12 @@ impl Links {
         };
         let same = fingerprint(node);
         let mut state = self.state();
-        let known =
-            state.known.entry(key).or_insert(Known { same, missing: node.links.saturating_sub(1), first: None });
+        let known = state.known.entry(key).or_insert(Known {
+            same,
+            missing: node.links.saturating_sub(1),
+            waiting: 0,
+            first: None,
+        });
         if known.same != same {
             return;
         }
@@ -114,7 +122,7 @@ impl Links {
         let mut state = self.state();
         if let Some(known) = state.known.get_mut(&key) {
             known.missing = known.missing.saturating_sub(1);
-            if known.missing == 0 {
+            if known.missing == 0 && known.waiting == 0 {
                 state.known.remove(&key);
             }
         }
@@ -142,7 +150,11 @@ impl Links {
 
     /// Makes the link at the end.
     pub(super) fn wait(&self, link: Link) {
-        self.state().waiting.push(link);
+        let mut state = self.state();
+        if let Some(known) = state.known.get_mut(&link.key) {
+            known.waiting += 1;
+        }
+        state.waiting.push(link);
     }
 
     /// The links that waited.

@@ -283,6 +283,24 @@ fn a_hard_link_whose_first_name_failed_gets_its_own_content() {
     assert!(!target.path().join("one").exists());
 }
 
+/// A name that was made while the source was being read: one more than the inode had when it was looked at.
+#[test]
+fn a_hard_link_made_meanwhile_is_restored_too() {
+    let target = folder();
+    let mut restorer = restorer(target.path(), RestoreOptions::default());
+    let hard = |name: &str| Node { hardlink: Some(9), links: 2, ..file(name, b"123") };
+    let Placed::Content(mut sink) = restorer.place(&hard("one")) else { unreachable!("wanted") };
+    for name in ["two", "three"] {
+        assert!(matches!(restorer.place(&hard(name)), Placed::Done));
+    }
+    sink.write(b"123").expect("written");
+    sink.finish().expect("finished");
+    let (report, errors) = restorer.finish();
+    assert_eq!((report.links, errors), (2, Vec::new()));
+    let ino = |name: &str| fs::metadata(target.path().join(name)).expect("there").ino();
+    assert_eq!((ino("one"), ino("one")), (ino("two"), ino("three")));
+}
+
 #[test]
 fn set_id_bits_go_when_the_owner_cannot_be_set() {
     let target = folder();

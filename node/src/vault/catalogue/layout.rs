@@ -7,6 +7,9 @@ use cairn_proto::{
     manifest::{EpochRow, GroupRow, Manifest},
 };
 
+/// Most bytes of a row: what may be larger is split, or not kept at all.
+pub(super) const ROW_MAX: usize = 7 << 10;
+
 pub(super) const META: u8 = b'm';
 pub(super) const CHUNK: u8 = b'c';
 pub(super) const RUN: u8 = b'r';
@@ -17,6 +20,7 @@ pub(super) const RECEIPT: u8 = b'e';
 pub(super) const FILE: u8 = b'f';
 pub(super) const SHORTFALL: u8 = b'h';
 pub(super) const LOST: u8 = b'l';
+pub(super) const SEGMENT: u8 = b'i';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 
@@ -41,6 +45,12 @@ pub(super) fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
 pub(super) fn group_key(number: u32) -> Vec<u8> {
     let mut key = vec![GROUP];
     key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+pub(super) fn segment_key(at: usize) -> Vec<u8> {
+    let mut key = vec![SEGMENT];
+    key.extend_from_slice(&(at as u32).to_be_bytes());
     key
 }
 

@@ -1,7 +1,5 @@
 //! Reading and changing the catalogue's rows: one method per question.
 
-use std::collections::BTreeSet;
-
 use cairn_proto::{
     ChunkId, SnapshotId,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
@@ -12,9 +10,9 @@ use super::{
     Catalogue, CatalogueError, CommitRecord, Meta, Result, StripeRecord,
     guard::Change,
     layout::{
-        CHUNK, FILE, GROUP, LOST, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, SHORTFALL, SNAPSHOT, STRIPE,
+        CHUNK, FILE, GROUP, PENDING_RUN, PENDING_STRIPE, RECEIPT, ROW_MAX, RUN, SEGMENT, SHORTFALL, SNAPSHOT, STRIPE,
         counters_bytes, decode_group, encode_group, encode_run, encode_segments, encode_stripe, group_key, id_key,
-        meta_key, run_key, stripe_key,
+        meta_key, run_key, segment_key, stripe_key,
     },
 };
 
@@ -172,12 +170,17 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
-        self.scan(SNAPSHOT)
-            .map(|item| {
-                let (key, value) = item?;
-                Ok((SnapshotId::from_slice(&key[1..])?, SnapshotRecord::decode(&value)?))
-            })
-            .collect()
+        let mut found: Vec<(SnapshotId, Vec<u8>)> = Vec::new();
+        for item in self.scan(SNAPSHOT) {
+            let (key, part) = item?;
+            let id = key.get(1..33).ok_or(CatalogueError::Damaged("a snapshot's key"))?;
+            let id = SnapshotId::from_slice(id)?;
+            match found.last_mut() {
+                Some((last, value)) if *last == id => value.extend_from_slice(&part),
+                _ => found.push((id, part)),
+            }
+        }
+        found.into_iter().map(|(id, value)| Ok((id, SnapshotRecord::decode(&value)?))).collect()
     }
 
     /// Ends a commit, atomically: snapshots, numbers, where the segments lie, and which rows they have.
@@ -187,12 +190,24 @@ impl Catalogue {
     pub fn finish_commit(&self, commit: &CommitRecord<'_>) -> Result<()> {
         let mut batch = Change::default();
         for (id, record) in commit.snapshots {
-            batch.put(&id_key(SNAPSHOT, id.as_bytes()), record.encode()?);
+            for (part, at) in record.encode()?.chunks(ROW_MAX).zip(0u16..) {
+                let mut key = id_key(SNAPSHOT, id.as_bytes());
+                key.extend_from_slice(&at.to_be_bytes());
+                batch.put(&key, part.to_vec());
+            }
         }
         if let Some(counters) = commit.counters {
             batch.put(&meta_key(Meta::Counters), counters_bytes(counters));
         }
-        batch.put(&meta_key(Meta::Segments), encode_segments(commit.segments)?);
+        let before = self.segments()?;
+        for (at, place) in commit.segments.iter().enumerate() {
+            if before.get(at) != Some(place) {
+                batch.put(&segment_key(at), encode_segments(std::slice::from_ref(place))?);
+            }
+        }
+        for at in commit.segments.len()..before.len() {
+            batch.remove(segment_key(at));
+        }
         for no in commit.stripes {
             batch.remove(stripe_key(PENDING_STRIPE, *no));
         }
@@ -211,10 +226,11 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn segments(&self) -> Result<Vec<RunPlace>> {
-        match self.meta(Meta::Segments)? {
-            None => Ok(Vec::new()),
-            Some(bytes) => Ok(Manifest::decode(&bytes)?.segments),
-        }
+        self.scan(SEGMENT)
+            .map(|item| {
+                Manifest::decode(&item?.1)?.segments.pop().ok_or(CatalogueError::Damaged("a segment row is empty"))
+            })
+            .collect()
     }
 
     /// What was known of a file when it was last read, by a keyed hash of its path.
@@ -232,67 +248,11 @@ impl Catalogue {
     pub fn set_files(&self, files: &[([u8; 32], Vec<u8>)]) -> Result<()> {
         let mut batch = Change::default();
         for (path, value) in files {
-            batch.put(&id_key(FILE, path), value.clone());
-        }
-        self.apply(batch)?;
-        Ok(())
-    }
-
-    /// Stripes that lack slots, with the slots.
-    ///
-    /// # Errors
-    /// Damage or the disk.
-    pub fn shortfalls(&self) -> Result<Vec<(StripeNo, Vec<u8>)>> {
-        self.scan(SHORTFALL)
-            .map(|item| {
-                let (key, value) = item?;
-                let no: [u8; 8] = key[1..].try_into().map_err(|_| CatalogueError::Damaged("a shortfall key"))?;
-                Ok((StripeNo(u64::from_be_bytes(no)), value))
-            })
-            .collect()
-    }
-
-    /// Stripes that the last check found lost: chunks in them do not count as had.
-    ///
-    /// # Errors
-    /// Damage or the disk.
-    pub fn lost(&self) -> Result<BTreeSet<StripeNo>> {
-        self.scan(LOST)
-            .map(|item| {
-                let no: [u8; 8] =
-                    item?.0[1..].try_into().map_err(|_| CatalogueError::Damaged("a lost stripe's key"))?;
-                Ok(StripeNo(u64::from_be_bytes(no)))
-            })
-            .collect()
-    }
-
-    /// Replaces the set of lost stripes, atomically.
-    ///
-    /// # Errors
-    /// Damage or the disk.
-    pub fn set_lost(&self, lost: &BTreeSet<StripeNo>) -> Result<()> {
-        let mut batch = Change::default();
-        for no in self.lost()?.difference(lost) {
-            batch.remove(stripe_key(LOST, *no));
-        }
-        for no in lost {
-            batch.put(&stripe_key(LOST, *no), Vec::new());
-        }
-        self.apply(batch)?;
-        self.flush()
-    }
-
-    /// Sets which slots a stripe lacks; none removes the note.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn set_shortfall(&self, no: StripeNo, slots: &[u8]) -> Result<()> {
-        let mut batch = Change::default();
-        let key = stripe_key(SHORTFALL, no);
-        if slots.is_empty() {
-            batch.remove(key);
-        } else {
-            batch.put(&key, slots.to_vec());
+            match value.len() <= ROW_MAX {
+                true => batch.put(&id_key(FILE, path), value.clone()),
+                // It is read again next time.
+                false => batch.remove(id_key(FILE, path)),
+            }
         }
         self.apply(batch)?;
         Ok(())

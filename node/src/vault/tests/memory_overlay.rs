@@ -56,6 +56,8 @@ struct World {
     keep_no_heads: bool,
     /// Whoever is offered this slot is full, in every group.
     full_slot: Option<u8>,
+    /// Puts refused because the place has other bytes.
+    occupied: u64,
 }
 
 /// The network; clones are the same one.
@@ -68,6 +70,8 @@ pub(super) struct MemoryOverlay {
     fetched: Arc<AtomicU64>,
     /// Puts left until a token fires; `u64::MAX`: never.
     fuse: Arc<AtomicU64>,
+    /// Puts do not end any more once the token has fired.
+    stall: Arc<std::sync::atomic::AtomicBool>,
     fuse_token: Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>,
 }
 
@@ -88,6 +92,7 @@ impl MemoryOverlay {
             sent: Arc::default(),
             fetched: Arc::default(),
             fuse: Arc::new(AtomicU64::new(u64::MAX)),
+            stall: Arc::default(),
             fuse_token: Arc::default(),
         }
     }
@@ -130,6 +135,11 @@ impl MemoryOverlay {
         self.fuse.store(puts, Ordering::SeqCst);
     }
 
+    /// Whether puts hang once the token has fired.
+    pub(super) fn stall_then(&self, on: bool) {
+        self.stall.store(on, Ordering::SeqCst);
+    }
+
     pub(super) fn keep_no_heads(&self, on: bool) {
         self.world().keep_no_heads = on;
     }
@@ -162,6 +172,11 @@ impl MemoryOverlay {
     /// Loses every shard of a peer.
     pub(super) fn lose_shards(&self, peer: &PeerKey) {
         self.world().peers.get_mut(peer).expect("known peer").shards.clear();
+    }
+
+    /// Puts refused so far because the place has other bytes.
+    pub(super) fn occupied(&self) -> u64 {
+        self.world().occupied
     }
 
     pub(super) fn shard_count(&self) -> usize {
@@ -279,7 +294,11 @@ impl Overlay for MemoryOverlay {
                     stored_at: now(),
                 };
                 Ok(KeptReceipt { receipt, signed: receipt.seal(&peer.key) })
-            })?;
+            });
+            if matches!(receipt, Err(TransferError::Refused { code: RefusalCode::Occupied, .. })) {
+                self.world().occupied += 1;
+            }
+            let receipt = receipt?;
             self.sent.fetch_add(put.bytes.len() as u64, Ordering::SeqCst);
             if self.fuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
                 Some(if n == u64::MAX { n } else { n.saturating_sub(1) })
@@ -287,6 +306,9 @@ impl Overlay for MemoryOverlay {
                 && let Some(token) = &*self.fuse_token.lock().expect("lock")
             {
                 token.cancel();
+            }
+            if self.stall.load(Ordering::SeqCst) && self.fuse.load(Ordering::SeqCst) == 0 {
+                std::future::pending::<()>().await;
             }
             Ok(receipt)
         })

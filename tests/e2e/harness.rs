@@ -427,6 +427,18 @@ impl Stores {
         groups
     }
 
+    /// Group and ordinal of each stripe -> slot -> nodes that hold its shard.
+    pub fn stripes(&self) -> BTreeMap<(String, u64), BTreeMap<u64, Vec<usize>>> {
+        let mut stripes: BTreeMap<(String, u64), BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
+        for (node, shards) in &self.0 {
+            for shard in shards {
+                let stripe = stripes.entry((shard.group.clone(), shard.ordinal)).or_default();
+                stripe.entry(shard.slot).or_default().push(*node);
+            }
+        }
+        stripes
+    }
+
     /// SEP-1 over the whole network: no node holds two slots of one group.
     #[track_caller]
     pub fn assert_separated(&self) {

@@ -23,14 +23,14 @@ fn fill(source: &Path, names: std::ops::Range<usize>) {
     }
 }
 
-/// Nodes that hold slots of a group and are not down.
+/// Nodes that hold slots of a stripe and are not down, one a slot.
 fn alive(slots: &BTreeMap<u64, Vec<usize>>, down: &BTreeSet<usize>) -> Vec<usize> {
     slots.values().filter_map(|nodes| nodes.iter().find(|n| !down.contains(n)).copied()).collect()
 }
 
 #[test]
 fn three_dead_holders_lose_nothing_and_a_fourth_only_what_it_names() {
-    let lab = Lab::up(13);
+    let lab = Lab::up(14);
     let owner = Owner::init(&lab);
     let source = owner.place("source");
     fs::create_dir(&source).unwrap();
@@ -52,7 +52,12 @@ fn three_dead_holders_lose_nothing_and_a_fourth_only_what_it_names() {
 
     // A new backup goes elsewhere and is whole; what it brings rewrites the folder's listing too.
     fill(&source, FILES..FILES + 4);
-    owner.backup(&source).ok();
+    let second = owner.backup(&source);
+    // What lies at the dead holders is short until peers of their colours take it, and the backup says so.
+    let short = second.figure("stripes_below_target");
+    assert_eq!(second.figure("stripes_unreadable"), 0);
+    let second = second.expect(if short > 0 { 4 } else { 0 });
+    assert!(second.figure("files_new") == 4 && second.figure("errors") == 0);
     let mut new = lab.stores();
     new.assert_separated();
     for node in &down {
@@ -65,15 +70,19 @@ fn three_dead_holders_lose_nothing_and_a_fourth_only_what_it_names() {
         assert!(slots.values().flatten().all(|n| !down.contains(n)));
     }
 
-    // More holders of that group die, until fewer than five of its slots are left.
-    while let holders = alive(&old_groups[victim], &down)
+    // More holders of a full stripe of that group die, those included that took its shards meanwhile, until fewer than five
+    // of its slots are left.
+    let stripes = new.stripes();
+    let (old_stripes, fresh): (Vec<_>, Vec<_>) = stripes.iter().partition(|((id, _), _)| old_groups.contains_key(id));
+    let (_, slots) = old_stripes.iter().find(|((id, _), slots)| id == victim && slots.len() == 8).expect("full stripe");
+    while let holders = alive(slots, &down)
         && holders.len() > 4
     {
         let harm = |node: &usize| {
             let mut then = down.clone();
             then.insert(*node);
-            let broken = |slots: &&BTreeMap<u64, Vec<usize>>| alive(slots, &then).len() + 3 < slots.len();
-            (fresh.values().filter(broken).count(), old_groups.values().filter(broken).count())
+            let broken = |(_, slots): &&(&_, &BTreeMap<u64, Vec<usize>>)| alive(slots, &then).len() + 3 < slots.len();
+            (fresh.iter().filter(broken).count(), old_stripes.iter().filter(broken).count())
         };
         let next = holders.into_iter().min_by_key(harm).expect("somebody is alive");
         lab.kill(&[next]);

@@ -226,8 +226,9 @@ impl World {
     /// A node's addresses, from its status.
     #[track_caller]
     pub fn addresses(&self, place: &str, name: &str) -> Vec<String> {
-        let summary = self.run(place, name, &["status", "--json"]).ok().summary();
-        let addresses = summary["addresses"].as_array().unwrap_or_else(|| panic!("no addresses in {summary}"));
+        let status = self.run(place, name, &["status", "--json"]).ok();
+        let node = status.rows("this_node").pop().unwrap_or_else(|| panic!("no node in {}", status.text()));
+        let addresses = node["addresses"].as_array().unwrap_or_else(|| panic!("no addresses in {node}"));
         addresses.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 

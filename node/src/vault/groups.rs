@@ -366,8 +366,8 @@ fn relaxed(relaxation: &Relaxation) -> Relaxed {
         }
         Relaxation::Newcomers { places, limit } => {
             let text = format!(
-                "{places} of a group's holders are newcomers, more than the {limit} allowed where enough peers have \
-                 been known for a day"
+                "{places} holders of a group have been known for less than a day; they are taken because there are too \
+                 few older peers, else they would hold {limit} places at most"
             );
             ("NEWCOMERS", text)
         }

@@ -69,11 +69,18 @@ async fn fall_silent(node: &NetworkHandle) -> Vec<std::net::TcpListener> {
     let ports = listening(node).await;
     node.shutdown().await;
     let port = |a: &Multiaddr| a.iter().find_map(|p| if let Protocol::Tcp(port) = p { Some(port) } else { None });
-    ports
-        .iter()
-        .filter_map(port)
-        .map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).expect("free again"))
-        .collect()
+    let mut taken = Vec::new();
+    for port in ports.iter().filter_map(port) {
+        // Another test's dial may have the port for a moment.
+        let bind = async || loop {
+            match std::net::TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        taken.push(tokio::time::timeout(DEADLINE, bind()).await.expect("free again"));
+    }
+    taken
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A refused TCP dial ends the QUIC dial to the same host early; and QUIC lets TCP go first.
+//! A refused TCP dial ends the QUIC dial to the same host early; and on a LAN QUIC lets TCP go first.
 //!
 //! Nothing answers a QUIC packet to a dead port (libp2p does not heed ICMP), so a dial to a peer that is gone would always
 //! take the whole handshake time-out, and everything that asks many peers would wait for it. A refusal of the peer's
@@ -34,9 +34,9 @@ const ROUND_TRIPS: u32 = 4;
 /// Least and most of it: work for a busy processor, and a packet that got lost.
 const GRACE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
 
-/// QUIC waits this long for TCP, which costs half as much a byte here (ADR 0008): what TCP and its handshakes take on a LAN
-/// and, after the quarter of a second that libp2p gives QUIC, on the Internet.
-const HEAD_START: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(550));
+/// On a LAN, where the processor is the limit, QUIC waits this long for TCP, which costs half as much a byte (ADR 0008).
+/// On the Internet it goes first, as libp2p has it: its packets open the way through NATs, and the line is the limit.
+const HEAD_START: Duration = Duration::from_millis(150);
 
 /// A peer at one of its hosts.
 type Place = (PeerId, IpAddr);
@@ -160,8 +160,8 @@ where
                 let (told, told_too) = (refusals.told.subscribe(), refusals.told.subscribe());
                 let wait = match place {
                     (peer, _) if refusals.is_spared(&peer) => Duration::ZERO,
-                    _ if addresses::is_usable(&whole, false) => HEAD_START.1,
-                    _ => HEAD_START.0,
+                    _ if addresses::is_usable(&whole, false) => Duration::ZERO,
+                    _ => HEAD_START,
                 };
                 let dial = async move {
                     tokio::select! {

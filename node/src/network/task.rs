@@ -175,6 +175,8 @@ pub(crate) struct State {
     askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
     /// Our own dials that are under way; the connection limits bound them.
     dials: HashMap<ConnectionId, OwnDial>,
+    /// Peers to be dialled as soon as anybody knows an address of theirs, and until when.
+    sought: HashMap<PeerId, Instant>,
     replication: Replication,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
     lookups: HashMap<kad::QueryId, Lookup>,
@@ -214,6 +216,7 @@ impl State {
             openers: HashMap::new(),
             askers: HashMap::new(),
             dials: HashMap::new(),
+            sought: HashMap::new(),
             replication: Replication::new(now),
             asks: HashMap::new(),
             lookups: HashMap::new(),
@@ -436,6 +439,7 @@ impl NetworkTask {
         if instant >= self.state.knock_at {
             self.knock(instant);
         }
+        self.seek();
         self.seek_carrier();
         self.replicate(instant);
         self.end_stalled_walks(instant);

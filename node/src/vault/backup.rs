@@ -9,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cairn_core::{chunking::ChunkProfile, keys::KeyMode, pack::StripeNumbers, placement::Owner};
+use cairn_core::{
+    chunking::ChunkProfile,
+    keys::KeyMode,
+    pack::StripeNumbers,
+    placement::{Owner, PlacementError},
+};
 use cairn_proto::{
     SnapshotId, Timestamp,
     index::StripeNo,
@@ -25,7 +30,7 @@ use super::{
     catalogue::{CatalogueError, Counters, Meta},
     commit::{Commit, HEAD_QUORUM},
     failures,
-    groups::Groups,
+    groups::{Groups, PlaceError},
     ingest::{Figures, Ingest, Out},
     reader::Reader,
     session::{Session, StoreError, StripeJob},
@@ -45,6 +50,9 @@ const IN_FLIGHT: usize = 6;
 const QUEUED: usize = 2;
 /// How long holders are asked to keep shards: 13 months, as long as a steward's mandate.
 const LEASE_MS: u64 = 396 * 24 * 3600 * 1000;
+/// Looks at a network that seems too small, before that is believed: a node that just came still hears of peers.
+const LOOKS: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(700);
 /// Between two progress events.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -65,7 +73,7 @@ pub(super) async fn backup(
         .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", format!("no snapshot can be named so: {e}")))?;
     let source = Source::new(&args, input)?;
     let counters = vault.check_network_head(&overlay).await?;
-    let session = Arc::new(open_session(vault, overlay, now, counters, &events).await?);
+    let session = Arc::new(open_session(vault, overlay, now, counters, &events, &cancel).await?);
     let (unreadable, repaired) = match args.dry_run {
         true => (0, 0),
         false => {
@@ -224,8 +232,9 @@ async fn open_session(
     now: Timestamp,
     counters: Counters,
     events: &mpsc::Sender<Event>,
+    cancel: &CancellationToken,
 ) -> Result<Session, Failure> {
-    let peers = overlay.peers(true).await.map_err(failures::overlay)?;
+    let mut peers = overlay.peers(true).await.map_err(failures::overlay)?;
     let (_, highest_group) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
     let crashed = vault.catalogue.meta(Meta::Running).map_err(failures::catalogue)?.is_some();
     let mut left = Vec::new();
@@ -243,8 +252,22 @@ async fn open_session(
     }
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
     let next_group = counters.next_group.max(highest_group + 1);
-    let groups = Groups::new(vault.keys.clone(), owner, peers, now, left, next_group);
-    groups.ready().map_err(|e| failures::store(&StoreError::Place(e)))?;
+    let mut looks = LOOKS;
+    let groups = loop {
+        let groups = Groups::new(vault.keys.clone(), owner.clone(), peers.clone(), now, left.clone(), next_group);
+        match groups.ready() {
+            Ok(()) => break groups,
+            Err(PlaceError::Placement(PlacementError::TooFewPeers { .. })) if looks > 1 => {
+                looks -= 1;
+                tokio::select! {
+                    () = cancel.cancelled() => return Err(failures::interrupted()),
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+                peers = overlay.peers(true).await.map_err(failures::overlay)?;
+            }
+            Err(e) => return Err(failures::store(&StoreError::Place(e))),
+        }
+    };
     if let Some(notice) = groups.policy().notice {
         let id = match notice {
             cairn_core::placement::PolicyNotice::LowPeer { .. } => "LOW_PEER_MODE",

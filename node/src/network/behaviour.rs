@@ -32,6 +32,8 @@ use super::{
 const INCOMING_MAX: u32 = 768;
 const OUTGOING_MAX: u32 = 512;
 const PENDING_MAX: u32 = 128;
+/// Between two questions to the LAN: one packet may be lost, and nobody wants to wait libp2p's five minutes for the next.
+const MDNS_EVERY: Duration = Duration::from_secs(30);
 /// A direct connection, a relayed one, and two more while both sides dial at once.
 const PER_PEER_MAX: u32 = 4;
 /// New connections are refused from this part of the machine's memory on.
@@ -118,7 +120,8 @@ impl NodeBehaviour {
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
         let mdns = if lan.mdns {
-            let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), me);
+            let config = mdns::Config { query_interval: MDNS_EVERY, ..mdns::Config::default() };
+            let mdns = mdns::tokio::Behaviour::new(config, me);
             Some(mdns.map_err(|e| NetworkError::Setup(format!("mDNS: {e}")))?)
         } else {
             None

@@ -485,6 +485,14 @@ impl NetworkTask {
             }
             self.dial(address);
         }
+        let neighbours: Vec<PeerId> =
+            self.swarm.behaviour().mdns.as_ref().map_or_else(Vec::new, |m| m.discovered_nodes().copied().collect());
+        for id in neighbours.into_iter().take(KNOCK_PEERS) {
+            // The behaviour knows its addresses.
+            if let Err(error) = self.swarm.dial(id) {
+                tracing::trace!(%error, "cannot dial a neighbour");
+            }
+        }
         for peer in self.book.recent(KNOCK_PEERS) {
             let Some(id) = peer_id(&peer) else { continue };
             self.dial_peer(id, &peer, Vec::new());

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use std::collections::HashMap;
+
 use cairn_proto::{Domain, signed::SignedBytes};
 use libp2p::{
     Multiaddr, PeerId, autonat, gossipsub, identify, kad, mdns, ping,
@@ -82,8 +84,13 @@ impl NetworkTask {
             }
             NodeBehaviourEvent::Ping(event) => self.pinged(event, now),
             NodeBehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                // One dial a neighbour: a second one would be refused while the first tries an address that leads nowhere.
+                let mut neighbours: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
                 for (peer, address) in found {
-                    let opts = DialOpts::peer_id(peer).addresses(vec![address]).build();
+                    neighbours.entry(peer).or_default().push(address);
+                }
+                for (peer, addresses) in neighbours {
+                    let opts = DialOpts::peer_id(peer).addresses(addresses).build();
                     if let Err(error) = self.swarm.dial(opts) {
                         tracing::trace!(%error, "cannot dial a neighbour");
                     }

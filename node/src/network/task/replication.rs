@@ -62,6 +62,6 @@ impl NetworkTask {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let Some(record) = kad.store_mut().get(key).map(std::borrow::Cow::into_owned) else { return };
         let record = Record { publisher: None, ..record };
-        kad.put_record_to(record, near.to_vec().into_iter(), Quorum::One);
+        kad.put_record_to(record, near.iter().copied(), Quorum::One);
     }
 }

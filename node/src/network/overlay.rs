@@ -305,3 +305,18 @@ impl NetworkHandle {
         identity::Keypair::ed25519_from_bytes(seed).map_or_else(|_| PeerId::random(), |k| k.public().to_peer_id())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A silent network is not an empty one.
+    #[test]
+    fn few_that_say_no_are_no_word_of_all() {
+        assert!(!is_no_word_of_all(1, 8, 1, 8), "one of eight");
+        assert!(!is_no_word_of_all(0, 8, 0, 8), "nobody");
+        assert!(is_no_word_of_all(4, 8, 4, 8), "half of them");
+        assert!(is_no_word_of_all(4, 100, 4, 8), "half of those who would have it");
+        assert!(is_no_word_of_all(0, 0, 0, 0), "there is nobody to ask");
+    }
+}

@@ -218,41 +218,80 @@ async fn streams_of_one_peer_are_few() {
     tokio::time::timeout(DEADLINE, again).await.expect("a place is free again");
 }
 
+/// Each of them asks for far more than it may hold, and never reads an answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_never_reads_leaves_memory_for_others() {
+async fn peers_that_never_read_leave_memory_for_others() {
+    const GREEDY: u8 = 4;
     let tight = |serving: &mut NetworkConfig, _: &mut NetworkConfig| {
-        serving.limits.memory = 4 * SHARD_SIZE;
+        // A quarter for each of four would be all.
+        serving.limits.memory = 16 * SHARD_SIZE;
         serving.limits.memory_wait = Duration::from_millis(50);
     };
     let Pair { holder, owner, keeper } = pair_with(TCP, tight).await;
-    let (at, me) = (holder.inner.me, owner.inner.me);
-    let (group, slot) = group_for(&holder.inner.domain, 13);
-    let kept = shard(ShardAddress { group: group.clone(), slot, ordinal: 0 }, 1);
-    owner.put_shard(at, kept, Priority::Normal).await.expect("stored");
-    let name = group.ticket.id().as_bytes().to_vec();
-    let get = GetShard { group: name, slot: slot.as_u8().into(), ordinal: 0, offset: 0, length: 0 }.encode_to_vec();
+    let at = holder.inner.me;
+    let doors = super::nodes::listening(&holder).await;
+    let another = async |seed: u64| {
+        let mut config = super::nodes::client(seed, &doors);
+        config.patience.busy = Duration::from_millis(300);
+        let node = start(config).await.expect("starts");
+        node.wait_ready(1, DEADLINE).await.expect("is in");
+        node
+    };
     let mut greedy = Vec::new();
-    // The fourth stream is the one that stored the shard.
-    for _ in 0..3 {
-        let mut io = raw(&owner, at).await;
-        write(&mut io, FrameKind::Open, 1, open(&group, &grant(&group, at, me, Rights::OWNER)), Bytes::new()).await;
-        assert_eq!(answer(&mut io).await, Some((FrameKind::Opened, None)));
-        for request in 2..6 {
-            write(&mut io, FrameKind::Get, request, get.clone(), Bytes::new()).await;
+    for n in 0..GREEDY {
+        let node = another(110 + u64::from(n)).await;
+        let (group, slot) = group_for(&holder.inner.domain, 20 + n);
+        let address = ShardAddress { group: group.clone(), slot, ordinal: 0 };
+        node.put_shard(at, shard(address.clone(), n), Priority::Normal).await.expect("stored");
+        let name = group.ticket.id().as_bytes().to_vec();
+        let get = GetShard { group: name, slot: slot.as_u8().into(), ordinal: 0, offset: 0, length: 0 }.encode_to_vec();
+        let mut streams = Vec::new();
+        // The fourth stream is the one that stored the shard.
+        for _ in 0..3 {
+            let mut io = raw(&node, at).await;
+            let granted = open(&group, &grant(&group, at, node.inner.me, Rights::OWNER));
+            write(&mut io, FrameKind::Open, 1, granted, Bytes::new()).await;
+            assert_eq!(answer(&mut io).await, Some((FrameKind::Opened, None)));
+            for request in 2..10 {
+                write(&mut io, FrameKind::Get, request, get.clone(), Bytes::new()).await;
+            }
+            streams.push(io);
         }
-        greedy.push(io);
+        // It holds what it can get as soon as it is told to wait.
+        let full = async { while node.get_shard(at, address.clone(), 0, 0, Priority::Normal).await.is_ok() {} };
+        tokio::time::timeout(DEADLINE, full).await.expect("its share is used up");
+        greedy.push((node, streams));
     }
-    // Until all of them asked; nothing tells from outside when they hold what they can get.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut config = super::nodes::client(102, &super::nodes::listening(&holder).await);
-    config.patience.busy = Duration::from_millis(500);
-    let other = start(config).await.expect("starts");
-    other.wait_ready(1, DEADLINE).await.expect("is in");
+    let other = another(102).await;
     let (theirs, slot) = group_for(&holder.inner.domain, 14);
     let put = shard(ShardAddress { group: theirs, slot, ordinal: 0 }, 2);
     other.put_shard(at, put, Priority::Normal).await.expect("there is room for another peer");
-    assert_eq!(keeper.count(), 2);
-    drop(greedy);
+    assert_eq!(keeper.count(), usize::from(GREEDY) + 1);
+    drop((greedy, owner));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_is_let_go() {
+    let tight = |serving: &mut NetworkConfig, _: &mut NetworkConfig| {
+        serving.limits.memory = SHARD_SIZE;
+        serving.limits.memory_wait = Duration::from_millis(50);
+        serving.limits.stall_time = Duration::from_millis(300);
+    };
+    let Pair { holder, owner, .. } = pair_with(TCP, tight).await;
+    let (at, me) = (holder.inner.me, owner.inner.me);
+    let (group, slot) = group_for(&holder.inner.domain, 13);
+    let address = ShardAddress { group: group.clone(), slot, ordinal: 0 };
+    owner.put_shard(at, shard(address.clone(), 1), Priority::Normal).await.expect("stored");
+    let name = group.ticket.id().as_bytes().to_vec();
+    let get = GetShard { group: name, slot: slot.as_u8().into(), ordinal: 0, offset: 0, length: 0 }.encode_to_vec();
+    let mut io = raw(&owner, at).await;
+    write(&mut io, FrameKind::Open, 1, open(&group, &grant(&group, at, me, Rights::OWNER)), Bytes::new()).await;
+    assert_eq!(answer(&mut io).await, Some((FrameKind::Opened, None)));
+    write(&mut io, FrameKind::Get, 2, get, Bytes::new()).await;
+    // From its first byte on, all memory is in an answer that nobody reads; the time for a whole frame is a minute.
+    io.read_exact(&mut [0]).await.expect("an answer begins");
+    let read = async { while owner.get_shard(at, address.clone(), 0, 0, Priority::Normal).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, read).await.expect("the memory is free again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -147,3 +147,27 @@ pub(crate) async fn within<T>(
 ) -> Result<T, FrameError> {
     tokio::time::timeout(time, work).await.unwrap_or(Err(FrameError::Stalled))
 }
+
+/// Gives a part of a frame so much time in all, and ends it earlier when no byte moves for `stall`.
+pub(crate) async fn moving<T>(
+    time: Duration,
+    stall: Duration,
+    progress: &Progress,
+    work: impl Future<Output = Result<T, FrameError>>,
+) -> Result<T, FrameError> {
+    progress.mark();
+    let stalled = async {
+        loop {
+            let until = progress.last() + stall;
+            if Instant::now() >= until {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = within(time, work) => done,
+        () = stalled => Err(FrameError::Stalled),
+    }
+}

@@ -49,6 +49,8 @@ pub struct ServerLimits {
     pub memory: usize,
     /// A begun frame must be complete within this time.
     pub frame_time: Duration,
+    /// A begun frame of which no byte moves for this long ends its stream: what it holds in memory is others' share.
+    pub stall_time: Duration,
     /// A stream without any frame for this long is closed.
     pub idle_time: Duration,
     /// How long a request waits for memory before it is told `Busy`.
@@ -68,6 +70,7 @@ impl Default for ServerLimits {
         Self {
             memory: 64 * SHARD_SIZE,
             frame_time: Duration::from_secs(60),
+            stall_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(300),
             memory_wait: Duration::from_secs(2),
             workers: super::workers::WORKERS,
@@ -87,7 +90,7 @@ const BUSY_RETRY_MS: u64 = 250;
 const PERMIT_BYTES: usize = 1024;
 
 impl ServerLimits {
-    /// Memory for all streams of one peer: a quarter, so that one that never reads its answers leaves room for
+    /// Most memory for all streams of one peer: a quarter, so that one that never reads its answers leaves room for
     /// others; 16 shards are all that its two lanes may have asked for. Never less than the one shard that it needs.
     fn memory_per_peer(&self) -> usize {
         (self.memory / 4).max(SHARD_SIZE)
@@ -107,6 +110,14 @@ impl PeerPlaces {
         let streams = Arc::new(Semaphore::new(limits.streams_per_peer));
         let memory = Arc::new(Semaphore::new(limits.memory_per_peer() / PERMIT_BYTES));
         Self { streams, memory, limits }
+    }
+
+    /// A peer that holds something takes more only while that leaves as much free as it then holds: n that take all they
+    /// can leave one part of n + 1 to whoever comes next (Choudhury and Hahne, "Dynamic queue length thresholds for
+    /// shared-memory packet switches", 1998).
+    fn may_take(&self, permits: usize, free: usize) -> bool {
+        let held = (self.limits.memory_per_peer() / PERMIT_BYTES).saturating_sub(self.memory.available_permits());
+        held == 0 || held + 2 * permits <= free
     }
 
     /// Nothing is taken. Jobs outlive their stream, so memory counts too: else a peer that comes and goes would get
@@ -151,7 +162,7 @@ impl Server {
     {
         let (mut reader, mut writer) = stream.split();
         let (answers, mut queue) = mpsc::channel::<Answer>(REQUESTS_PER_STREAM);
-        let frame_time = self.limits.frame_time;
+        let (frame_time, stall_time) = (self.limits.frame_time, self.limits.stall_time);
         let session = Session {
             server: self,
             remote,
@@ -173,7 +184,7 @@ impl Server {
                     }
                     Ok(())
                 };
-                frame::within(frame_time, work).await?;
+                frame::moving(frame_time, stall_time, &written, work).await?;
             }
             Ok::<(), FrameError>(writer.close().await?)
         };
@@ -284,7 +295,7 @@ impl Session {
             match admitted {
                 Ok((task, memory)) => {
                     let payload = frame::read_bytes(io, payload_len, &self.progress);
-                    let payload = frame::within(limits.frame_time, payload).await?;
+                    let payload = frame::moving(limits.frame_time, limits.stall_time, &self.progress, payload).await?;
                     self.start(header, task, payload.into(), slot, memory).await?;
                 }
                 Err(No(code)) => {
@@ -397,6 +408,9 @@ impl Session {
         let permits = u32::try_from(task.memory().div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         if permits == 0 {
             return Ok((task, None));
+        }
+        if !self.places.may_take(permits as usize, self.server.memory.available_permits()) {
+            return Err(RefusalCode::Busy.into());
         }
         let memory = async {
             let of_peer = self.places.memory.clone().acquire_many_owned(permits).await?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cairn_bootstrap::limits::RELAY;
+use cairn_bootstrap::limits::{BOOTSTRAP, RELAY};
 use cairn_proto::{message::Roles, network_file::NetworkFile};
 use libp2p::{
     StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
@@ -28,14 +28,15 @@ use super::{
     streams::Streams,
 };
 
-/// Connections. One process serves at most 4096 file descriptors by default on most systems; a quarter of them.
+/// Connections of a node that is no bootstrap node: most systems give a process 1024 file descriptors or more, and the store
+/// needs some.
 const INCOMING_MAX: u32 = 768;
 const OUTGOING_MAX: u32 = 512;
-const PENDING_MAX: u32 = 128;
+const PENDING_MAX: u32 = BOOTSTRAP.incoming_pending_max;
 /// Between two questions to the LAN: one packet may be lost, and nobody wants to wait libp2p's five minutes for the next.
 const MDNS_EVERY: Duration = Duration::from_secs(30);
 /// A direct connection, a relayed one, and two more while both sides dial at once.
-const PER_PEER_MAX: u32 = 4;
+const PER_PEER_MAX: u32 = BOOTSTRAP.connections_per_peer_max;
 /// New connections are refused from this part of the machine's memory on.
 const MEMORY_PART_MAX: f64 = 0.9;
 /// Questions of one connection that may be open at once.
@@ -107,6 +108,11 @@ pub(crate) struct Choices<'a> {
     pub(crate) inbound: InboundLimits,
 }
 
+/// Incoming connections at a time.
+fn incoming_max(roles: Roles) -> u32 {
+    if roles.has(Roles::BOOTSTRAP) { BOOTSTRAP.connections_max } else { INCOMING_MAX }
+}
+
 impl NodeBehaviour {
     pub(crate) fn new(
         choices: &Choices<'_>,
@@ -135,7 +141,7 @@ impl NodeBehaviour {
                 connection_limits::ConnectionLimits::default()
                     .with_max_pending_incoming(Some(PENDING_MAX))
                     .with_max_pending_outgoing(Some(PENDING_MAX))
-                    .with_max_established_incoming(Some(INCOMING_MAX))
+                    .with_max_established_incoming(Some(incoming_max(*roles)))
                     .with_max_established_outgoing(Some(OUTGOING_MAX))
                     .with_max_established_per_peer(Some(PER_PEER_MAX)),
             ),

@@ -5,8 +5,10 @@
 //!
 //! # Invariants
 //!
+//! - **TRUST-1** in part: nobody is slandered by addresses that somebody else names.
 //! - **NET-6** A peer is noted as unreachable only when a dial of ours failed, to the addresses that it signed itself among
-//!   others: a relay that it has found since may be known by hearsay only. Enforced by [`NetworkTask::outgoing_failed`]; attacked by `network::tests::hearsay`.
+//!   others: a relay that it has found since may be known by hearsay only. Enforced by [`NetworkTask::outgoing_failed`];
+//!   attacked by `network::tests::hearsay`.
 
 use std::time::Duration;
 

@@ -71,7 +71,8 @@ impl Node {
                 })?
         };
         let peer = identity.peer();
-        let public = public_domain(&settings.listen);
+        let told: Vec<_> = settings.external.iter().chain(&settings.listen).cloned().collect();
+        let public = public_domain(&told);
         let at_public = public.is_some();
         let stores = settings.roles.has(Roles::STORAGE);
         let fallback = || public.unwrap_or_else(|| Domain::of_peer(&peer));

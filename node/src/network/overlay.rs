@@ -43,6 +43,8 @@ const WALK_TIME: Duration = Duration::from_secs(15);
 const HEAD_KEEPERS: usize = 8;
 /// A peer that wants to be asked again later than this is not.
 const RETRY_MAX: Duration = Duration::from_secs(4);
+/// ... and so often.
+const RETRIES: usize = 3;
 /// Peers asked for a head at once, and in all.
 const FIND_WIDTH: usize = 32;
 const FIND_MAX: usize = 512;
@@ -244,19 +246,22 @@ impl NetworkHandle {
         Ok(peers)
     }
 
-    /// One question, and once more when the peer says that it should come again.
+    /// One question, and again as often as the peer says that it should come again; not for ever.
     async fn control_again(
         &self,
         peer: PeerKey,
         request: ControlRequest,
     ) -> Option<cairn_proto::message::ControlAnswer> {
-        let answer = self.control(peer, Vec::new(), request.clone()).await?;
-        let wait = Duration::from_millis(answer.retry_after_ms);
-        if answer.granted || wait.is_zero() || wait > RETRY_MAX {
-            return Some(answer);
+        let mut answer = self.control(peer, Vec::new(), request.clone()).await?;
+        for _ in 0..RETRIES {
+            let wait = Duration::from_millis(answer.retry_after_ms);
+            if answer.granted || wait.is_zero() || wait > RETRY_MAX {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            answer = self.control(peer, Vec::new(), request.clone()).await?;
         }
-        tokio::time::sleep(wait).await;
-        self.control(peer, Vec::new(), request).await
+        Some(answer)
     }
 
     /// One question; `None` for any failure.

@@ -485,8 +485,13 @@ impl NetworkTask {
             }
             self.dial(address);
         }
-        let neighbours: Vec<PeerId> =
-            self.swarm.behaviour().mdns.as_ref().map_or_else(Vec::new, |m| m.discovered_nodes().copied().collect());
+        // One entry an address, so the same neighbour comes several times.
+        let neighbours: BTreeSet<PeerId> = self
+            .swarm
+            .behaviour()
+            .mdns
+            .as_ref()
+            .map_or_else(BTreeSet::new, |m| m.discovered_nodes().copied().collect());
         for id in neighbours.into_iter().take(KNOCK_PEERS) {
             // The behaviour knows its addresses.
             if let Err(error) = self.swarm.dial(id) {

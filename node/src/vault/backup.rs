@@ -190,8 +190,8 @@ pub(super) async fn backup(
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
     let code = match () {
         () if scanned.errors > 0 => ExitCode::Partial,
-        () if done.unchanged => ExitCode::NothingToDo,
         () if below_target > 0 || done.head_kept_by.is_some_and(|n| n < HEAD_QUORUM) => ExitCode::BelowTarget,
+        () if done.unchanged => ExitCode::NothingToDo,
         () => ExitCode::Success,
     };
     Ok(Outcome { code })
@@ -388,9 +388,11 @@ async fn finish(
         Some((_, parent)) if args.skip_if_unchanged => is_unchanged(vault, session, args, parent, &scanned).await,
         _ => false,
     };
-    // Where a repair put shards stands in no head yet, or a lost one has a part of the index: a head is due all the same.
+    // Where a repair put shards stands in no head yet, what lay in lost stripes was stored anew, or one of them has a part of
+    // the index: a head is due all the same.
+    let knows_losses = ingest.knows_losses();
     let due = |vault: &Vault| -> Result<bool, CatalogueError> {
-        Ok(vault.catalogue.meta(Meta::Moved)?.is_some() || vault.catalogue.index_is_lost()?)
+        Ok(vault.catalogue.meta(Meta::Moved)?.is_some() || knows_losses || vault.catalogue.index_is_lost()?)
     };
     if args.dry_run || unchanged && !due(vault).map_err(failures::catalogue)? {
         return Ok(Done { scanned, snapshot: None, unchanged, head_kept_by: None, stripes_lost: None });

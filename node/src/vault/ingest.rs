@@ -297,6 +297,11 @@ impl Ingest {
         &self.lost
     }
 
+    /// Whether stripes were known to be lost when the run began.
+    pub(super) fn knows_losses(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// Bytes of chunks that the vault did not have.
     pub(super) fn bytes_added(&self) -> u64 {
         self.figures.added.load(Ordering::Relaxed)

@@ -3,6 +3,7 @@
 use cairn_proto::{
     VaultKey,
     message::{ControlAnswer, ControlRequest, HeadRecord, control_request::Ask},
+    wire::RefusalCode,
 };
 use libp2p::{
     PeerId, kad,
@@ -11,6 +12,9 @@ use libp2p::{
 
 use super::{ANSWER_RETRY_MS, ANSWERING_MAX, ANSWERING_PER_PEER, NetworkTask, Timestamp};
 use crate::network::{command::AskError, heads::Offered, keys::peer_key};
+
+/// When a vault whose head moved too often may come again: the store lets one a second through.
+const HEAD_RETRY_MS: u64 = 1000;
 
 impl NetworkTask {
     pub(super) fn control_event(
@@ -33,7 +37,9 @@ impl NetworkTask {
                     let _ = reply.send(Ok(response));
                 }
             }
-            request_response::Event::OutboundFailure { request_id, error, .. } => {
+            request_response::Event::OutboundFailure { request_id, error, peer, .. } => {
+                // The lost question may have been the one for its adverts.
+                self.state.adverts_asked.remove(&peer);
                 if let Some(reply) = self.state.asks.remove(&request_id) {
                     let _ = reply.send(Err(AskError::Unreachable(error.to_string())));
                 }
@@ -83,8 +89,9 @@ impl NetworkTask {
             Ok(Offered::Taken | Offered::Known) => {
                 *self.state.answering_whom.entry(peer).or_default() += 1;
                 self.state.answering.spawn(async move {
-                    let granted = keeper.keep_head(head.vault, encoded).await.is_ok();
-                    (peer, channel, ControlAnswer { granted, ..ControlAnswer::default() })
+                    let kept = keeper.keep_head(head.vault, encoded).await;
+                    let retry_after_ms = if kept == Err(RefusalCode::Busy) { HEAD_RETRY_MS } else { 0 };
+                    (peer, channel, ControlAnswer { granted: kept.is_ok(), retry_after_ms, ..ControlAnswer::default() })
                 });
             }
             Err(_) => self.answer(channel, ControlAnswer::default()),

@@ -35,7 +35,9 @@ impl NetworkTask {
     /// Begins the next round or the next look-up, if it is time.
     pub(super) fn replicate(&mut self, now: Instant) {
         let state = &mut self.state.replication;
-        if state.busy || now < state.next_at || self.state.lookups.len() >= OPEN_MAX {
+        // A round while nobody is connected would be spent on nobody.
+        if self.state.connected.is_empty() || state.busy || now < state.next_at || self.state.lookups.len() >= OPEN_MAX
+        {
             return;
         }
         let kad = &mut self.swarm.behaviour_mut().kad;

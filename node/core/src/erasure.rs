@@ -98,22 +98,6 @@ impl Codec {
         Ok(parity)
     }
 
-    /// Fills `shards[used + virtual ..]`, the parity slots, of a full set of n buffers in which the data slots are
-    /// done; those from `used` to k are virtual and not looked at.
-    ///
-    /// # Errors
-    /// [`ErasureError::Shape`].
-    pub fn encode(&self, used: usize, shards: &mut [Vec<u8>]) -> Result<(), ErasureError> {
-        if shards.len() != self.params.slots() || used == 0 || used > self.params.data() {
-            return Err(self.shape("wrong number of shards"));
-        }
-        let (data, parity) = shards.split_at_mut(self.params.data());
-        for (slot, made) in parity.iter_mut().zip(self.parity(&data[..used])?) {
-            *slot = made;
-        }
-        Ok(())
-    }
-
     /// Rebuilds every missing data slot, and with `parity_too` every missing parity slot. Slots `used..k` are
     /// virtual: they need not be there and are left as they are.
     ///

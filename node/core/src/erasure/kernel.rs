@@ -1,6 +1,6 @@
 //! The inner loop of coding: up to [`ROWS_MAX`] output shards out of all input shards in one pass.
 //!
-//! One of the two places of `unsafe` in Cairn's own code, measured in `benches/pipeline.rs`: AVX2's byte shuffle looks up 32
+//! The one place of `unsafe` in Cairn's own code, measured in `benches/pipeline.rs`: AVX2's byte shuffle looks up 32
 //! products at once. Which loop runs is decided at run time; the portable one is safe, and what compilers turn into
 //! vector code on any processor. `tests::kernels_agree` holds them bit-identical to each other and to
 //! reed-solomon-erasure.

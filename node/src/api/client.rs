@@ -13,9 +13,9 @@ use tokio::{
 };
 
 use super::{
-    FinalLine, Line, NewVault, NewVaultAnswer, VerbRequest,
+    FinalLine, Line, NewVault, NewVaultAnswer, REQUEST_MAX, VerbRequest,
     frames::{Frame, FrameReader, LineReader},
-    server::Call,
+    server::{self, Call},
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -70,6 +70,9 @@ impl DaemonClient {
     pub async fn run(&self, call: Call) -> VerbResult {
         let Call { verb, passphrase, input, output, events, cancel } = call;
         let request = serde_json::to_vec(&VerbRequest { request: verb, passphrase }).map_err(|e| broken(&e))?;
+        if request.len() > REQUEST_MAX {
+            return Err(server::too_long());
+        }
         let work = async {
             let (path, body) = match (input, &output) {
                 (Some(input), _) => ("/v1/streams", upload(request, input)),

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     FinalLine, NewVault, NewVaultAnswer, NodeStatus, REQUEST_MAX, VERBS_MAX, VerbRequest,
     connections::{self, Limits},
-    frames::{Frame, FrameReader},
+    frames::{Frame, FrameReader, LINE_MAX},
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -175,10 +175,32 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 /// A whole JSON body: at most [`REQUEST_MAX`] bytes, and it must arrive in time.
 async fn json_body<T: serde::de::DeserializeOwned>(api: &Api, request: Request) -> Result<T, Failure> {
-    let body = axum::body::to_bytes(request.into_body(), REQUEST_MAX);
+    let body = whole_body(request.into_body().into_data_stream());
     let body = tokio::time::timeout(api.patience, body).await.map_err(|_| bad("the request did not arrive in time"))?;
-    let too_long = || format!("the request broke off or is over {REQUEST_MAX} bytes");
-    parse(&body.map_err(|e| bad(&too_long()).caused_by(&e))?)
+    parse(&body?)
+}
+
+/// The rest of a body that is too long is read and dropped, within bounds: who still writes when its connection is closed
+/// sees a broken pipe instead of the answer.
+async fn whole_body(mut body: BodyDataStream) -> Result<Vec<u8>, Failure> {
+    let (mut bytes, mut seen) = (Vec::new(), 0);
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|e| bad("the request broke off").caused_by(&e))?;
+        seen += piece.len();
+        if seen <= REQUEST_MAX {
+            bytes.extend_from_slice(&piece);
+        } else if seen > LINE_MAX {
+            break;
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    if seen > REQUEST_MAX { Err(too_long()) } else { Ok(bytes) }
+}
+
+/// What a request over [`REQUEST_MAX`] is told, by the server and by a client that sees it first.
+pub(super) fn too_long() -> Failure {
+    bad(&format!("the request is over {REQUEST_MAX} bytes"))
 }
 
 async fn make_vault(State(api): State<Api>, request: Request) -> Response {

@@ -223,7 +223,11 @@ async fn a_request_over_the_limit_is_refused() {
     // The same as the first frame of a stream.
     let (mut verb, _events) = call(Verb::Backup(BackupArgs { exclude, ..BackupArgs::default() }));
     verb.input = Some(StreamInput::from_reader(&b"data"[..]));
-    assert_ne!(r.client.run(verb).await.expect_err("too long").code, ExitCode::StreamCommand);
+    assert_eq!(r.client.run(verb).await.expect_err("too long").id, "BAD_REQUEST");
+    // A client that does not look first writes to the end and is then told.
+    let body = "x".repeat(REQUEST_MAX + 1);
+    let said = raw(&r.path, &post("/v1/verbs", body.len(), &body)).await;
+    assert!(said.starts_with("HTTP/1.1 400") && said.contains(&REQUEST_MAX.to_string()), "{said}");
     assert_eq!(r.client.get_json::<Vec<u8>>("/v1/peers").await, Ok(vec![1]), "others are served");
 }
 

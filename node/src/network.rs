@@ -13,6 +13,7 @@ mod behaviour;
 mod book;
 mod command;
 mod control;
+mod gather;
 mod gossip;
 mod heads;
 mod hedge;

@@ -22,6 +22,7 @@ mod groups;
 mod holdings;
 mod ingest;
 pub mod keyring;
+mod pieces;
 pub mod reader;
 mod recover;
 mod report;

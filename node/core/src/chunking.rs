@@ -63,25 +63,35 @@ impl ChunkProfile {
     }
 }
 
+/// Bytes that one reading may bring, and the least room that [`Chunker::room`] gives.
+pub const READ_ROOM: usize = 1 << 20;
+
 /// Cuts a stream of bytes.
 ///
 /// ```text
-/// for part in source { chunker.push(part); while let Some(chunk) = chunker.next_chunk() { .. } }
+/// loop {
+///     let n = source.read(chunker.room());
+///     chunker.filled(n);
+///     while let Some(chunk) = chunker.next_chunk() { .. }
+/// }
 /// while let Some(chunk) = chunker.finish() { .. }
 /// ```
 ///
-/// Memory: twice the largest chunk, and what is pushed at once.
+/// Memory: four times the largest chunk (16 MiB for files), at least [`READ_ROOM`] and two of the largest; of which a source
+/// touches no more than it fills.
 pub struct Chunker {
     profile: ChunkProfile,
     gear: Vec<u64>,
     gear_ls: Vec<u64>,
+    /// As long as it ever gets, once it is used; what waits is in `start..end`.
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
 }
 
 impl std::fmt::Debug for Chunker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Chunker({:?}, {} bytes waiting)", self.profile, self.buffer.len() - self.start)
+        write!(f, "Chunker({:?}, {} bytes waiting)", self.profile, self.end - self.start)
     }
 }
 
@@ -90,39 +100,58 @@ impl Chunker {
     #[must_use]
     pub fn new(profile: ChunkProfile, seed: u64) -> Self {
         let (gear, gear_ls) = get_gear_with_seed(seed);
-        Self { profile, gear: gear.into_owned(), gear_ls: gear_ls.into_owned(), buffer: Vec::new(), start: 0 }
+        let (gear, gear_ls) = (gear.into_owned(), gear_ls.into_owned());
+        Self { profile, gear, gear_ls, buffer: Vec::new(), start: 0, end: 0 }
     }
 
-    /// Takes the next bytes of the source. Take all chunks out before pushing more.
+    /// Where the next bytes of the source go: room for [`READ_ROOM`] bytes or more. Take all chunks out before.
+    ///
+    /// What waits is moved to the front when the room behind it is used up: less than one chunk, once in three, so that
+    /// most bytes are cut where they were read.
+    pub fn room(&mut self) -> &mut [u8] {
+        let largest = self.profile.sizes().2;
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; (4 * largest).max(2 * largest + READ_ROOM)];
+        }
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.buffer.len() - self.end < READ_ROOM {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes were put into [`Self::room`].
+    ///
+    /// # Panics
+    /// When there was no room for so many.
+    pub fn filled(&mut self, bytes: usize) {
+        assert!(bytes <= self.buffer.len() - self.end, "more than there was room for");
+        self.end += bytes;
+    }
+
+    /// Copies the next bytes in, for sources that have them already; at most [`READ_ROOM`] at once.
+    ///
+    /// # Panics
+    /// For more than there is room for.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve_exact(2 * self.profile.sizes().2);
-        }
-        if self.buffer.len() + bytes.len() > self.buffer.capacity() {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-            self.buffer.reserve_exact(bytes.len());
-        }
-        self.buffer.extend_from_slice(bytes);
+        self.room()[..bytes.len()].copy_from_slice(bytes);
+        self.filled(bytes.len());
     }
 
     /// The next chunk, when enough bytes are there to know where it ends.
     pub fn next_chunk(&mut self) -> Option<&[u8]> {
-        if self.buffer.len() - self.start < self.profile.sizes().2 { None } else { Some(self.take()) }
+        if self.end - self.start < self.profile.sizes().2 { None } else { Some(self.take()) }
     }
 
-    /// After the last byte was pushed: the chunks that are left, one a call. After `None` a new source may begin.
+    /// After the last byte: the chunks that are left, one a call. After `None` a new source may begin.
     pub fn finish(&mut self) -> Option<&[u8]> {
-        if self.buffer.len() == self.start {
-            self.buffer.clear();
-            self.start = 0;
-            return None;
-        }
-        Some(self.take())
+        if self.end == self.start { None } else { Some(self.take()) }
     }
 
     fn take(&mut self) -> &[u8] {
-        let left = &self.buffer[self.start..];
+        let left = &self.buffer[self.start..self.end];
         let (min, avg, max) = self.profile.sizes();
         let length = match self.profile {
             ChunkProfile::Pages(_) => left.len().min(max),

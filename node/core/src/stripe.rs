@@ -118,6 +118,12 @@ impl StripePayload {
         taken
     }
 
+    /// The payloads of its data shards, in slot order, without a copy; each is [`SHARD_PAYLOAD`] bytes long.
+    #[must_use]
+    pub fn into_parts(self) -> Vec<Bytes> {
+        self.buffers.into_iter().map(|buffer| Bytes::from(buffer).slice(..SHARD_PAYLOAD)).collect()
+    }
+
     /// Copies bytes out; `None` when they are not all there.
     #[must_use]
     pub fn read(&self, offset: usize, length: usize) -> Option<Vec<u8>> {
@@ -196,6 +202,15 @@ impl SealedStripe {
         &self.roots
     }
 
+    /// Each slot's shard with its root.
+    #[must_use]
+    pub fn hashed(&self) -> Vec<Option<HashedShard>> {
+        let with_root = |(bytes, root): (&Option<Bytes>, &Option<ShardRoot>)| {
+            Some(HashedShard { root: (*root)?, bytes: bytes.clone()? })
+        };
+        self.shards.iter().zip(&self.roots).map(with_root).collect()
+    }
+
     /// The row that describes it.
     #[must_use]
     pub fn row(&self, no: cairn_proto::index::StripeNo, group: u32, ordinal: u8) -> StripeRow {
@@ -225,6 +240,33 @@ pub fn shard_is_right(row: &StripeRow, slot: Slot, shard: &[u8]) -> bool {
     shard.len() == SHARD_SIZE && row.root(slot).is_some_and(|root| *root == root_of(shard))
 }
 
+/// A shard with the root of its bytes, so that they are hashed once however often they are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashedShard {
+    root: ShardRoot,
+    bytes: Bytes,
+}
+
+impl HashedShard {
+    /// Hashes the bytes, whatever they are.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self { root: root_of(&bytes), bytes }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Whether these are the bytes that the row has for the slot.
+    #[must_use]
+    pub fn is(&self, row: &StripeRow, slot: Slot) -> bool {
+        self.bytes.len() == SHARD_SIZE && row.root(slot).is_some_and(|root| *root == self.root)
+    }
+}
+
 /// Opens a whole stripe from the shards at hand, at most one a slot, in slot order (`None`: not at hand). Codes only
 /// when a data shard is missing or wrong.
 ///
@@ -233,7 +275,7 @@ pub fn shard_is_right(row: &StripeRow, slot: Slot, shard: &[u8]) -> bool {
 pub fn open_stripe(
     codec: &Codec,
     row: &StripeRow,
-    shards: Vec<Option<Bytes>>,
+    shards: Vec<Option<HashedShard>>,
     keys: &EpochKeys,
 ) -> Result<OpenedStripe, StripeError> {
     let params = check_row(codec, row)?;
@@ -258,12 +300,13 @@ pub fn open_stripe(
 ///
 /// # Errors
 /// [`StripeError::WrongBytes`] when the bytes are not the row's, [`StripeError::Sealed`] when the keys are not.
-pub fn open_shard(row: &StripeRow, slot: Slot, shard: &[u8], keys: &EpochKeys) -> Result<Vec<u8>, StripeError> {
+pub fn open_shard(row: &StripeRow, slot: Slot, shard: HashedShard, keys: &EpochKeys) -> Result<Vec<u8>, StripeError> {
     let stripe = row.stripe;
-    if slot.index() >= row.used.into() || !shard_is_right(row, slot, shard) {
+    if slot.index() >= row.used.into() || !shard.is(row, slot) {
         return Err(StripeError::WrongBytes { stripe, slot });
     }
-    let mut shard = shard.to_vec();
+    // No copy when nobody else has the bytes.
+    let mut shard = Vec::from(shard.bytes);
     let opened = open_in_place(&keys.stripe_key(&stripe), &stripe, slot, &mut shard);
     opened.map_err(|source| StripeError::Sealed { stripe, source })?;
     shard.truncate(SHARD_PAYLOAD);
@@ -274,7 +317,11 @@ pub fn open_shard(row: &StripeRow, slot: Slot, shard: &[u8], keys: &EpochKeys) -
 ///
 /// # Errors
 /// [`StripeError::TooFew`] and the others.
-pub fn rebuild(codec: &Codec, row: &StripeRow, shards: Vec<Option<Bytes>>) -> Result<Vec<Option<Bytes>>, StripeError> {
+pub fn rebuild(
+    codec: &Codec,
+    row: &StripeRow,
+    shards: Vec<Option<HashedShard>>,
+) -> Result<Vec<Option<Bytes>>, StripeError> {
     let params = check_row(codec, row)?;
     let (mut good, wrong) = sift(row, params, shards);
     complete(codec, row, &mut good, wrong.len(), true)?;
@@ -290,12 +337,12 @@ fn check_row(codec: &Codec, row: &StripeRow) -> Result<CodeParams, StripeError> 
 }
 
 /// Keeps the shards that are right and names those that are not.
-fn sift(row: &StripeRow, params: CodeParams, shards: Vec<Option<Bytes>>) -> (Vec<Option<Vec<u8>>>, Vec<Slot>) {
+fn sift(row: &StripeRow, params: CodeParams, shards: Vec<Option<HashedShard>>) -> (Vec<Option<Vec<u8>>>, Vec<Slot>) {
     let mut wrong = Vec::new();
     let mut good: Vec<Option<Vec<u8>>> = vec![None; params.slots()];
     for ((slot, place), shard) in params.each_slot().zip(&mut good).zip(shards) {
         match shard {
-            Some(shard) if shard_is_right(row, slot, &shard) => *place = Some(shard.into()),
+            Some(shard) if shard.is(row, slot) => *place = Some(shard.bytes.into()),
             Some(_) if row.root(slot).is_some() => wrong.push(slot),
             _ => {}
         }

@@ -214,11 +214,14 @@ pub trait ContentSink {
     /// The file changed while it was read: forget what came so far, it comes again from the start.
     fn restart(&mut self);
 
-    /// The next bytes.
+    /// Where the next bytes go; never empty.
+    fn room(&mut self) -> &mut [u8];
+
+    /// So many bytes are in [`Self::room`] now, not all of which need have been used.
     ///
     /// # Errors
     /// Ends the reading.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+    fn filled(&mut self, bytes: usize) -> Result<(), Self::Error>;
 }
 
 /// Why [`read_file`] ended early.
@@ -240,22 +243,23 @@ pub enum Stability {
 }
 
 /// Reads a listed file into `sink` and completes the entry's node (size, times, holes). A file that changes meanwhile is
-/// read a second time, then kept as it came. `buffer` is best [`READ_BUFFER`] long and used again for the next file.
+/// read a second time, then kept as it came.
 ///
 /// # Errors
 /// See [`ReadFailure`].
 pub fn read_file<S: ContentSink>(
     entry: &mut Entry,
     sink: &mut S,
-    buffer: &mut [u8],
 ) -> Result<Stability, ReadFailure<S::Error>> {
     let mut first = true;
     loop {
         let mut file = SourceFile::open(entry).map_err(ReadFailure::Source)?;
         loop {
-            match file.read(buffer).map_err(ReadFailure::Source)? {
+            let room = sink.room();
+            let piece = room.len().min(READ_BUFFER);
+            match file.read(&mut room[..piece]).map_err(ReadFailure::Source)? {
                 0 => break,
-                n => sink.write(&buffer[..n]).map_err(ReadFailure::Sink)?,
+                n => sink.filled(n).map_err(ReadFailure::Sink)?,
             }
         }
         if file.finish(&mut entry.node).map_err(ReadFailure::Source)? {

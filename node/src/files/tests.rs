@@ -16,7 +16,7 @@ use cairn_proto::tree::NodeKind;
 use super::{
     compare::{Change, CompareOptions, compare},
     filter::Filter,
-    read::{ContentSink, READ_BUFFER, ReadError, ReadFailure, Stability, read_file},
+    read::{ContentSink, ReadError, ReadFailure, Stability, read_file},
     walk::{Entry, Step, Walk, WalkError, WalkOptions},
     write::{Descend, Overwrite, Placed, RestoreOptions, RestoreReport, Restorer},
 };
@@ -50,12 +50,18 @@ fn listing(root: &Path, steps: &[Step]) -> Vec<String> {
     all.collect()
 }
 
-#[derive(Default)]
 struct Collect {
     bytes: Vec<u8>,
     restarts: u32,
+    room: Vec<u8>,
     /// Called once for each write.
     meanwhile: Option<Box<dyn FnMut()>>,
+}
+
+impl Default for Collect {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), restarts: 0, room: vec![0; 10_000], meanwhile: None }
+    }
 }
 
 impl ContentSink for Collect {
@@ -66,8 +72,12 @@ impl ContentSink for Collect {
         self.restarts += 1;
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.bytes.extend_from_slice(bytes);
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.room
+    }
+
+    fn filled(&mut self, bytes: usize) -> Result<(), Self::Error> {
+        self.bytes.extend_from_slice(&self.room[..bytes]);
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile();
         }
@@ -88,7 +98,6 @@ fn entry_of(path: &Path) -> Entry {
 pub(crate) fn copy(source: &Path, target: &Path, options: RestoreOptions) -> (RestoreReport, Vec<ItemError>) {
     let mut restorer = Restorer::new(target, RestoreOptions { no_sync: true, ..options }).expect("target");
     let mut errors = Vec::new();
-    let mut buffer = vec![0; READ_BUFFER];
     // Folders are entered before their node is known to be complete, so the first pass collects the nodes.
     let steps = walk(&[source], WalkOptions::default());
     let mut open: Vec<usize> = Vec::new();
@@ -118,7 +127,7 @@ pub(crate) fn copy(source: &Path, target: &Path, options: RestoreOptions) -> (Re
             Step::Leaf(mut entry) => {
                 let mut content = Collect::default();
                 if entry.node.kind == NodeKind::File {
-                    let read = read_file(&mut entry, &mut content, &mut buffer);
+                    let read = read_file(&mut entry, &mut content);
                     assert!(matches!(read, Ok(Stability::Stable)), "{read:?}");
                 }
                 if let Placed::Content(mut sink) = restorer.place(&entry.node) {
@@ -263,8 +272,7 @@ fn what_vanishes_or_is_replaced_is_reported() {
     put(&file, b"one");
     let mut entry = entry_of(&file);
     fs::remove_file(&file).expect("removed");
-    let mut buffer = [0; 16];
-    let gone = read_file(&mut entry, &mut Collect::default(), &mut buffer);
+    let gone = read_file(&mut entry, &mut Collect::default());
     assert!(matches!(gone, Err(ReadFailure::Source(ReadError::Open(_)))), "{gone:?}");
     // The inode of the first must stay in use, or the new file may get it.
     let first = dir.path().join("first");
@@ -272,11 +280,11 @@ fn what_vanishes_or_is_replaced_is_reported() {
     let mut entry = entry_of(&first);
     fs::rename(&first, dir.path().join("away")).expect("renamed");
     put(&first, b"two");
-    let other = read_file(&mut entry, &mut Collect::default(), &mut buffer);
+    let other = read_file(&mut entry, &mut Collect::default());
     assert!(matches!(other, Err(ReadFailure::Source(ReadError::Replaced))), "{other:?}");
     fs::remove_file(&first).expect("removed");
     symlink("away", &first).expect("made");
-    let link = read_file(&mut entry, &mut Collect::default(), &mut buffer);
+    let link = read_file(&mut entry, &mut Collect::default());
     assert!(matches!(link, Err(ReadFailure::Source(ReadError::Replaced))), "{link:?}");
     let Err(ReadFailure::Source(error)) = link else { unreachable!("matched above") };
     assert_eq!(error.about(&entry).during, "read");
@@ -309,14 +317,13 @@ fn a_changing_file_is_read_again_and_then_reported() {
             }
         })
     };
-    let mut buffer = [0; 10_000];
     let mut entry = entry_of(&path);
     let mut once = Collect { meanwhile: Some(append(path.clone(), 1)), ..Collect::default() };
-    assert!(matches!(read_file(&mut entry, &mut once, &mut buffer), Ok(Stability::Stable)));
+    assert!(matches!(read_file(&mut entry, &mut once), Ok(Stability::Stable)));
     assert_eq!((once.restarts, once.bytes.len(), entry.node.size), (1, 5_004, 5_004));
 
     let mut always = Collect { meanwhile: Some(append(path.clone(), u32::MAX)), ..Collect::default() };
-    let outcome = read_file(&mut entry, &mut always, &mut buffer);
+    let outcome = read_file(&mut entry, &mut always);
     assert!(matches!(outcome, Ok(Stability::Changed(_))), "{outcome:?}");
     assert_eq!(always.bytes.len() as u64, entry.node.size);
 
@@ -325,9 +332,8 @@ fn a_changing_file_is_read_again_and_then_reported() {
         let path = path.clone();
         Box::new(move || fs::OpenOptions::new().write(true).open(&path).expect("open").set_len(100).expect("cut"))
     };
-    let mut buffer = [0; 1_000];
-    let mut cut = Collect { meanwhile: Some(cut), ..Collect::default() };
-    assert!(read_file(&mut entry, &mut cut, &mut buffer).is_ok());
+    let mut cut = Collect { meanwhile: Some(cut), room: vec![0; 1_000], ..Collect::default() };
+    assert!(read_file(&mut entry, &mut cut).is_ok());
     assert_eq!(cut.bytes.len() as u64, entry.node.size);
 }
 

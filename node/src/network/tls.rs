@@ -10,6 +10,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use futures::{
     AsyncRead, AsyncWrite, FutureExt as _,
     future::{BoxFuture, Either},
+    io::BufReader,
 };
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::{
@@ -28,10 +29,15 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
+use super::gather::{GATHER_MAX, Gather};
+
 /// The protocol's name in negotiation.
 const PROTOCOL: &str = "/tls/1.0.0";
 /// ALPN of libp2p over TLS.
 const ALPN: &[u8] = b"libp2p";
+
+/// Encrypted bytes that wait for the socket at most: what [`Gather`] hands over is encrypted and written in one go.
+const RECORDS_MAX: usize = 2 * GATHER_MAX;
 
 /// Why a connection was not secured.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +135,9 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
 
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
-            let stream: TlsStream<C> = TlsAcceptor::from(self.server).accept(socket).await?.into();
+            let mut stream = TlsAcceptor::from(self.server).accept(socket).await?;
+            stream.get_mut().1.set_buffer_limit(Some(RECORDS_MAX));
+            let stream = stream.into();
             Ok((other_end(&stream)?, stream))
         }
         .boxed()
@@ -145,7 +153,9 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
         async move {
             // An address instead of a name keeps SNI out, as the specification asks.
             let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let stream: TlsStream<C> = TlsConnector::from(self.client).connect(name, socket).await?.into();
+            let mut stream = TlsConnector::from(self.client).connect(name, socket).await?;
+            stream.get_mut().1.set_buffer_limit(Some(RECORDS_MAX));
+            let stream = stream.into();
             Ok((other_end(&stream)?, stream))
         }
         .boxed()
@@ -177,8 +187,12 @@ pub(super) enum SecurityError {
     Noise(#[from] noise::Error),
 }
 
-/// A secured connection.
-type Secured<C> = (PeerId, Either<TlsStream<C>, noise::Output<C>>);
+/// A secured connection: read in large pieces below (rustls asks the socket for 4 KiB at a time), written in large pieces
+/// above.
+type Secured<C> = (PeerId, Gather<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
+
+/// What is read from a socket at once; one such buffer a connection.
+const READ_MAX: usize = 64 << 10;
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
@@ -195,6 +209,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_inbound(self, socket: C, chosen: Self::Info) -> Self::Future {
+        let socket = BufReader::with_capacity(READ_MAX, socket);
         if chosen == PROTOCOL {
             self.tls.upgrade_inbound(socket, chosen).map(left).boxed()
         } else {
@@ -209,6 +224,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_outbound(self, socket: C, chosen: Self::Info) -> Self::Future {
+        let socket = BufReader::with_capacity(READ_MAX, socket);
         if chosen == PROTOCOL {
             self.tls.upgrade_outbound(socket, chosen).map(left).boxed()
         } else {
@@ -217,12 +233,14 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     }
 }
 
-fn left<C>(done: Result<(PeerId, TlsStream<C>), TlsError>) -> Result<Secured<C>, SecurityError> {
-    done.map(|(peer, stream)| (peer, Either::Left(stream))).map_err(Into::into)
+fn left<C>(done: Result<(PeerId, TlsStream<BufReader<C>>), TlsError>) -> Result<Secured<C>, SecurityError> {
+    let (peer, stream) = done?;
+    Ok((peer, Gather::new(Either::Left(stream))))
 }
 
-fn right<C>(done: Result<(PeerId, noise::Output<C>), noise::Error>) -> Result<Secured<C>, SecurityError> {
-    done.map(|(peer, stream)| (peer, Either::Right(stream))).map_err(Into::into)
+fn right<C>(done: Result<(PeerId, noise::Output<BufReader<C>>), noise::Error>) -> Result<Secured<C>, SecurityError> {
+    let (peer, stream) = done?;
+    Ok((peer, Gather::new(Either::Right(stream))))
 }
 
 fn other_end<C>(stream: &TlsStream<C>) -> Result<PeerId, TlsError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_proto::{
-    ChunkId, SnapshotId,
+    SnapshotId,
     manifest::SnapshotRecord,
     tree::{ContentRef, Node, NodeKind},
 };
@@ -16,8 +16,9 @@ use tokio::{
 
 use super::{
     Vault,
-    content_ids::{self, FolderNodes},
+    content_ids::FolderNodes,
     failures,
+    pieces::{Ahead, PARTS},
     reader::{ReadError, Reader},
     tar,
     tree_walk::{self, TreeStep, TreeWalk},
@@ -31,9 +32,6 @@ use crate::{
     },
     overlay::Overlay,
 };
-
-/// Chunks fetched ahead of the reader of a dump.
-const AHEAD: usize = 8;
 
 const fn ok(code: ExitCode) -> VerbResult {
     Ok(Outcome { code })
@@ -445,13 +443,12 @@ async fn archive(
 /// Writes a file's bytes, holes as zeros; how many they were, which is what its entry says.
 async fn copy(reader: &Arc<Reader>, node: &Node, output: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, Failure> {
     let broken = |e: std::io::Error| output_broke(&e);
-    let fetch = async |id: Result<ChunkId, ReadError>| reader.chunk(id?).await;
-    let mut chunks = content_ids::stream(reader.clone(), &node.content).map(fetch).buffered(AHEAD);
+    let mut pieces = std::pin::pin!(Ahead::new(reader.clone()).fetches(&node.content).buffered(PARTS));
     let mut holes = node.holes.iter().copied().peekable();
     let mut at = 0u64;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| failures::read(&e))?;
-        let mut left = &chunk[..];
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|e| failures::read(&e))?;
+        let mut left = &piece.bytes[..];
         while !left.is_empty() {
             while let Some((_, length)) = holes.next_if(|(start, _)| *start == at) {
                 zeros(output, length).await.map_err(broken)?;

@@ -3,14 +3,10 @@
 //! Memory: one list of each level, [`IDS_HELD_MAX`] ids (1.3 MiB), for a content of any length. Lists are metadata, which
 //! the reader keeps apart from data, so that the list that comes next is still there when the data of this one is read.
 
-use std::sync::Arc;
-
 use cairn_proto::{
     ChunkId,
     tree::{ContentRef, INLINE_IDS_MAX, LIST_DEPTH_MAX, LIST_IDS_MAX, Node, decode_list, decode_nodes},
 };
-use futures::{StreamExt as _, stream::BoxStream};
-
 use super::reader::{ReadError, Reader};
 
 /// Most ids that a walk holds: those in the node, and a list of each level.
@@ -58,15 +54,6 @@ impl ContentIds {
     pub(super) fn held(&self) -> usize {
         self.open.iter().map(|ids| ids.as_slice().len()).sum()
     }
-}
-
-/// The same walk as a stream: what is under way when it is polled no more goes on when it is polled again.
-pub(super) fn stream(reader: Arc<Reader>, content: &ContentRef) -> BoxStream<'static, Result<ChunkId, ReadError>> {
-    let step = |(mut ids, reader): (ContentIds, Arc<Reader>)| async move {
-        let id = ids.next(&reader).await?;
-        Some((id, (ids, reader)))
-    };
-    futures::stream::unfold((ContentIds::new(content), reader), step).boxed()
 }
 
 async fn list_of(reader: &Reader, id: ChunkId) -> Result<Vec<ChunkId>, ReadError> {

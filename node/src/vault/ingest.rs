@@ -1,8 +1,8 @@
 //! From bytes to stripes: cut, name, leave out what is known, compress, pack. Blocking; runs on one thread of the
-//! blocking pool and hands full stripes to the senders through a bounded channel.
+//! blocking pool, compresses on others beside it, and hands full stripes to the senders through a bounded channel.
 //!
-//! Memory: one open stripe payload, the metadata lane (one payload), two open runs (1 MiB each), the chunker's buffer
-//! (8 MiB): about 20 MiB, whatever the size of the source.
+//! Memory: one open stripe payload, the metadata lane (one payload), two open runs (1 MiB each), runs under compression
+//! ([`compressing::WAITING_MAX`], twice), the chunker's buffer (8 MiB): about 36 MiB, whatever the size of the source.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -15,7 +15,7 @@ use std::{
 use cairn_core::{
     chunking::ChunkProfile,
     keys::VaultKeys,
-    pack::{MetadataLane, PackError, Packed, Packer, RawRun, RunBuilder, StripeNumbers, compress},
+    pack::{MetadataLane, PackError, Packed, PackedRun, Packer, RawRun, RunBuilder, StripeNumbers, compress},
 };
 use cairn_proto::{
     ChunkId, CodeParams, DecodeError,
@@ -28,6 +28,10 @@ use super::{
     catalogue::{Catalogue, CatalogueError},
     session::StripeJob,
 };
+
+mod compressing;
+
+use compressing::Compressing;
 
 /// Chunks of this run that are remembered before those that are recorded meanwhile are forgotten again: 2 MiB. When more
 /// than half of them are still under way, the next sweep waits until there are twice as many as were kept, so that sweeping
@@ -43,6 +47,9 @@ pub(super) enum IngestError {
     /// The senders are gone, or the run was cancelled.
     #[error("the run was stopped")]
     Stopped,
+    /// A thread that compressed ended unexpectedly.
+    #[error("a thread that compresses ended unexpectedly")]
+    Compressor,
     /// A rule of packing was broken.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -87,6 +94,7 @@ pub(super) struct Ingest {
     catalogue: Catalogue,
     data: RunBuilder,
     metadata: RunBuilder,
+    compressing: Compressing,
     code: CodeParams,
     packer: Packer,
     lane: MetadataLane,
@@ -121,6 +129,7 @@ impl Ingest {
             catalogue,
             data: RunBuilder::new(profile),
             metadata: RunBuilder::new(ChunkProfile::Metadata),
+            compressing: Compressing::default(),
             code,
             packer: Packer::new(code)?,
             lane: MetadataLane::new(code),
@@ -149,14 +158,13 @@ impl Ingest {
             Lane::Data => {
                 self.figures.data_chunks.fetch_add(1, Ordering::Relaxed);
                 if let Some(run) = self.data.push(id, chunk)? {
-                    self.place(run)?;
+                    self.pass_on(lane, run)?;
                 }
             }
             Lane::Metadata => {
                 self.figures.tree_chunks.fetch_add(1, Ordering::Relaxed);
                 if let Some(run) = self.metadata.push(id, chunk)? {
-                    let packed = self.lane.push(compress(run), &mut self.numbers)?;
-                    self.emit(packed)?;
+                    self.pass_on(lane, run)?;
                 }
             }
         }
@@ -184,13 +192,24 @@ impl Ingest {
         Ok(())
     }
 
-    /// Places a run in the data lane at once.
-    pub(super) fn place(&mut self, run: RawRun) -> Result<RunPlace, IngestError> {
-        let run = compress(run);
-        self.figures.stored.fetch_add(run.stored.len() as u64, Ordering::Relaxed);
-        let (place, packed) = self.packer.push(run, &mut self.numbers)?;
-        self.emit(packed)?;
-        Ok(place)
+    /// Has a run compressed; those before it that are due get their places, in the order in which they came.
+    fn pass_on(&mut self, lane: Lane, run: RawRun) -> Result<(), IngestError> {
+        self.compressing.push(lane, run);
+        while let Some((lane, run)) = self.compressing.due()? {
+            self.place(lane, run)?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, lane: Lane, run: PackedRun) -> Result<(), IngestError> {
+        let packed = match lane {
+            Lane::Data => {
+                self.figures.stored.fetch_add(run.stored.len() as u64, Ordering::Relaxed);
+                self.packer.push(run, &mut self.numbers)?.1
+            }
+            Lane::Metadata => self.lane.push(run, &mut self.numbers)?,
+        };
+        self.emit(packed)
     }
 
     fn emit(&mut self, packed: Packed) -> Result<(), IngestError> {
@@ -240,11 +259,13 @@ impl Ingest {
     /// Places all that waits, data first, then metadata. The last stripe stays open for the tail.
     pub(super) fn settle(&mut self) -> Result<(), IngestError> {
         if let Some(run) = self.data.finish() {
-            self.place(run)?;
+            self.pass_on(Lane::Data, run)?;
         }
         if let Some(run) = self.metadata.finish() {
-            let packed = self.lane.push(compress(run), &mut self.numbers)?;
-            self.emit(packed)?;
+            self.pass_on(Lane::Metadata, run)?;
+        }
+        while let Some((lane, run)) = self.compressing.next()? {
+            self.place(lane, run)?;
         }
         for run in self.lane.drain() {
             self.figures.stored.fetch_add(run.stored.len() as u64, Ordering::Relaxed);

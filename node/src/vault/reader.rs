@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! - **DUR-2** Shards are checked against their roots, chunks against their keyed ids; what does not match counts as
-//!   missing. Enforced by [`Reader::chunk`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
+//!   missing. Enforced by [`Reader::piece`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
 //!   `tests`.
 
 use std::{
@@ -25,11 +25,11 @@ use cairn_core::{
     erasure::Codec,
     keys::{EpochKeys, KeyMode, VaultKeys},
     pack::read_run,
-    stripe::{StripePayload, open_shard, open_stripe, shard_is_right},
+    stripe::{HashedShard, open_shard, open_stripe},
 };
 use cairn_proto::{
     ChunkId, CodeParams, Slot,
-    index::{RunPlace, StripeNo, StripeRow},
+    index::{RunPlace, RunRow, StripeNo, StripeRow},
     manifest::GroupRow,
     wire::Priority,
 };
@@ -39,6 +39,7 @@ use tokio::sync::OnceCell;
 use super::{
     catalogue::{Catalogue, CatalogueError},
     groups::access_of,
+    pieces::Piece,
 };
 use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
 
@@ -46,8 +47,11 @@ use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
 const HEDGE: Duration = Duration::from_secs(3);
 /// Opened shards that are kept: 24 MiB.
 const SHARDS_KEPT: usize = 24;
-/// Rebuilt stripes that are kept: 4 x 5 MiB.
-const STRIPES_KEPT: usize = 4;
+/// Rebuilt stripes that are kept, 5 MiB each: more than what is fetched ahead touches, or they would be rebuilt twice. Those
+/// that are also among the shards kept share their memory.
+const STRIPES_KEPT: usize = 7;
+/// After so many rebuilt stripes a verb is taken for one that reads much.
+const WHOLE_AFTER: u64 = 2;
 /// Decompressed runs of data that are kept: 16, typically 1 MiB and at most 4.
 const RUNS_KEPT: usize = 16;
 /// Decompressed runs of trees and lists that are kept, typically 256 KiB. Apart from those of data: a list is needed again
@@ -153,7 +157,8 @@ type KeptRuns = Kept<(StripeNo, u32), Bytes>;
 
 struct Caches {
     shards: Kept<(StripeNo, u8), Bytes>,
-    stripes: Kept<StripeNo, Arc<StripePayload>>,
+    /// The payloads of the data shards of rebuilt stripes.
+    stripes: Kept<StripeNo, Arc<[Bytes]>>,
     runs: KeptRuns,
     metadata_runs: KeptRuns,
 }
@@ -167,6 +172,8 @@ pub struct Reader {
     caches: Mutex<Caches>,
     fetched: AtomicU64,
     wrong_shards: AtomicU64,
+    /// Stripes rebuilt so far.
+    rebuilt: AtomicU64,
 }
 
 impl std::fmt::Debug for Reader {
@@ -191,6 +198,7 @@ impl Reader {
             caches: Mutex::new(caches),
             fetched: AtomicU64::new(0),
             wrong_shards: AtomicU64::new(0),
+            rebuilt: AtomicU64::new(0),
         }
     }
 
@@ -256,26 +264,34 @@ impl Reader {
         Ok(StripeSource { row, group, codec, epoch })
     }
 
-    /// The bytes of a chunk of a file.
+    /// The bytes of consecutive chunks of a file, each checked against its id.
     ///
     /// # Errors
     /// [`ReadError`]; never a wrong byte.
-    pub async fn chunk(&self, id: ChunkId) -> Result<Bytes, ReadError> {
-        self.chunk_in(id, |caches| &mut caches.runs).await
+    pub(super) async fn piece(&self, piece: &Piece) -> Result<Bytes, ReadError> {
+        let (place, range, chunks) = piece.parts();
+        let run = self.run_in(place, |caches| &mut caches.runs).await?;
+        let first = chunks.first().map(|(id, _)| *id);
+        let bytes = if range.end <= run.len() { Some(run.slice(range)) } else { None };
+        let bytes = bytes.zip(first).ok_or_else(|| ReadError::Damaged("a piece outside its run".into()))?.0;
+        let mut rest = &bytes[..];
+        for (id, length) in chunks {
+            let (chunk, later) = rest.split_at((*length as usize).min(rest.len()));
+            if self.keys.chunk_id(chunk) != *id {
+                return Err(ReadError::WrongChunk(*id));
+            }
+            rest = later;
+        }
+        Ok(bytes)
     }
 
     /// The bytes of a chunk of a tree or a list.
     ///
     /// # Errors
-    /// As [`Reader::chunk`].
+    /// As [`Reader::piece`].
     pub async fn metadata(&self, id: ChunkId) -> Result<Bytes, ReadError> {
-        self.chunk_in(id, |caches| &mut caches.metadata_runs).await
-    }
-
-    async fn chunk_in(&self, id: ChunkId, kept: fn(&mut Caches) -> &mut KeptRuns) -> Result<Bytes, ReadError> {
-        let catalogue = self.catalogue.as_ref().ok_or(ReadError::UnknownChunk(id))?;
-        let row = catalogue.find_chunk(&id)?.ok_or(ReadError::UnknownChunk(id))?;
-        let run = self.run_in(&row.place, kept).await?;
+        let row = self.find(id)?;
+        let run = self.run_in(&row.place, |caches| &mut caches.metadata_runs).await?;
         let range = row.ranges().find(|(found, _)| *found == id).map(|(_, range)| range);
         let range = range.filter(|r| r.end <= run.len()).ok_or(ReadError::WrongChunk(id))?;
         let bytes = run.slice(range);
@@ -283,6 +299,12 @@ impl Reader {
             return Err(ReadError::WrongChunk(id));
         }
         Ok(bytes)
+    }
+
+    /// The row of the run that a chunk lies in.
+    pub(super) fn find(&self, id: ChunkId) -> Result<RunRow, ReadError> {
+        let catalogue = self.catalogue.as_ref().ok_or(ReadError::UnknownChunk(id))?;
+        catalogue.find_chunk(&id)?.ok_or(ReadError::UnknownChunk(id))
     }
 
     /// A run's bytes, decompressed. Only its chunks' ids, or its decoder, can tell whether they are right.
@@ -330,18 +352,26 @@ impl Reader {
             let rebuilt = self.caches().stripes.cell(no);
             if rebuilt.get().is_none()
                 && self.has_trusted_holder(&source, slot)
+                && !self.is_better_whole(&source)
                 && let Ok(Some(shard)) = tokio::time::timeout(HEDGE, self.fetch(&source, slot, Priority::High)).await
             {
-                let work = move || open_shard(&source.row, slot, &shard, &source.epoch);
+                let work = move || open_shard(&source.row, slot, shard, &source.epoch);
                 let plain = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
                 return plain.map(Bytes::from).map_err(|e| ReadError::Damaged(e.to_string()));
             }
-            let payload = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
-            const PAYLOAD: usize = cairn_proto::SHARD_PAYLOAD;
-            let bytes = payload.read(slot.index() * PAYLOAD, PAYLOAD);
-            bytes.map(Bytes::from).ok_or_else(|| ReadError::Damaged("a slot outside its stripe".into()))
+            let parts = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
+            parts.get(slot.index()).cloned().ok_or_else(|| ReadError::Damaged("a slot outside its stripe".into()))
         };
         cell.get_or_try_init(make).await.cloned()
+    }
+
+    /// Whether the stripe should be had whole at once: a data shard of it must be rebuilt anyway, and this verb reads so much
+    /// that it will want that one too. Shards fetched one by one before the rebuild would be fetched twice.
+    fn is_better_whole(&self, source: &StripeSource) -> bool {
+        self.rebuilt.load(Ordering::Relaxed) >= WHOLE_AFTER
+            && (0..source.row.used)
+                .filter_map(|slot| Slot::new(slot).ok())
+                .any(|slot| !self.has_trusted_holder(source, slot))
     }
 
     fn has_trusted_holder(&self, source: &StripeSource, slot: Slot) -> bool {
@@ -350,7 +380,7 @@ impl Reader {
     }
 
     /// One shard from any of its holders, checked against its root; `None` when nobody has it.
-    pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<Bytes> {
+    pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
         let mut holders = source.group.0.holders.get(slot.index())?.clone();
         {
             let known = self.known();
@@ -361,10 +391,9 @@ impl Reader {
             match self.overlay.get_shard(holder, address, 0, 0, priority).await {
                 Ok(bytes) => {
                     self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    let (row, candidate) = (source.row.clone(), bytes.clone());
-                    let right = tokio::task::spawn_blocking(move || shard_is_right(&row, slot, &candidate)).await;
-                    if right.unwrap_or(false) {
-                        return Some(bytes);
+                    let hashed = tokio::task::spawn_blocking(move || HashedShard::new(bytes)).await;
+                    if let Some(shard) = hashed.ok().filter(|shard| shard.is(&source.row, slot)) {
+                        return Some(shard);
                     }
                     self.wrong_shards.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(peer = %holder.short(), stripe = %source.row.stripe.short(), "a holder gave wrong bytes");
@@ -387,10 +416,10 @@ impl Reader {
         source: &StripeSource,
         wanted: usize,
         priority: Priority,
-    ) -> Vec<Option<Bytes>> {
+    ) -> Vec<Option<HashedShard>> {
         let mut slots: VecDeque<Slot> = source.row.present().map(|(slot, _)| slot).collect();
         slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
-        let mut shards: Vec<Option<Bytes>> = vec![None; source.row.roots.len()];
+        let mut shards: Vec<Option<HashedShard>> = vec![None; source.row.roots.len()];
         let mut running = FuturesUnordered::new();
         let ask = |slot: Slot| async move { (slot, self.fetch(source, slot, priority).await) };
         let mut good = 0;
@@ -401,8 +430,8 @@ impl Reader {
             tokio::select! {
                 biased;
                 done = running.next() => match done {
-                    Some((slot, Some(bytes))) => {
-                        shards[slot.index()] = Some(bytes);
+                    Some((slot, Some(shard))) => {
+                        shards[slot.index()] = Some(shard);
                         good += 1;
                     }
                     Some((_, None)) => running.extend(slots.pop_front().map(ask)),
@@ -414,7 +443,7 @@ impl Reader {
         shards
     }
 
-    async fn rebuild(&self, no: StripeNo) -> Result<Arc<StripePayload>, ReadError> {
+    async fn rebuild(&self, no: StripeNo) -> Result<Arc<[Bytes]>, ReadError> {
         if let Some((good, needed)) = self.known().lost.get(&no).copied() {
             return Err(ReadError::Lost { no: no.0, good, needed });
         }
@@ -428,6 +457,7 @@ impl Reader {
         }
         let work = move || open_stripe(&source.codec, &source.row, shards, &source.epoch);
         let opened = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
-        opened.map(|o| Arc::new(o.payload)).map_err(|e| ReadError::Damaged(e.to_string()))
+        self.rebuilt.fetch_add(1, Ordering::Relaxed);
+        opened.map(|o| o.payload.into_parts().into()).map_err(|e| ReadError::Damaged(e.to_string()))
     }
 }

@@ -1,10 +1,11 @@
 //! A snapshot back onto a disk.
 //!
-//! Three stages: a blocking thread walks the tree and places entries; an async stage fetches [`AHEAD`] chunks ahead, in
-//! order; another blocking thread writes. A file whose chunks cannot be had is named and dropped whole; the rest goes on.
+//! Three stages: a blocking thread walks the tree and places entries; an async stage fetches ahead, in order, as far as
+//! [`Ahead`] has room; another blocking thread writes. A file whose chunks cannot be had is named and dropped whole; the
+//! rest goes on.
 //!
-//! Memory: [`AHEAD`] chunks (1 MiB each as a rule, 4 MiB at most), the reader's caches (about 70 MiB), and of the chunk ids
-//! of the file in work what `content_ids` holds.
+//! Memory: what [`Ahead`] holds, the reader's caches (about 70 MiB), and of the chunk ids of the file in work what
+//! `content_ids` holds.
 //!
 //! - **DUR-2** Only verified chunks reach a file, and a file takes its place only when it is complete.
 
@@ -17,14 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use cairn_proto::tree::{ContentRef, Node};
 use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Vault, browse, content_ids, failures,
+    Vault, browse, failures,
+    pieces::{Ahead, Held, PARTS},
     reader::{ReadError, Reader},
     tree_walk::{TreeStep, TreeWalk},
 };
@@ -38,8 +39,6 @@ use crate::{
     overlay::Overlay,
 };
 
-/// Chunks fetched ahead of the writer.
-const AHEAD: usize = 16;
 /// Files placed ahead of the fetcher; each keeps a temporary file.
 const FILES_AHEAD: usize = 64;
 
@@ -50,7 +49,7 @@ struct Job {
 
 enum Part {
     Begin(Box<FileSink>),
-    Data(Result<Bytes, ReadError>),
+    Data(Result<Held, ReadError>),
     End,
 }
 
@@ -108,7 +107,7 @@ pub(super) async fn restore(
     let _told = stop.clone().drop_guard();
     let tally = Arc::new(Tally::default());
     let (jobs, queue) = mpsc::channel::<Job>(FILES_AHEAD);
-    let (parts, written) = mpsc::channel::<Part>(AHEAD);
+    let (parts, written) = mpsc::channel::<Part>(PARTS);
     let placing = {
         let (reader, events, cancel, tally) = (reader.clone(), events.clone(), stop.clone(), tally.clone());
         tokio::task::spawn_blocking(move || place_all(&reader, root, target, options, &jobs, &events, &cancel, &tally))
@@ -274,22 +273,16 @@ async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Job>, parts: mpsc
     }
 }
 
-/// Turns files into parts, chunks fetched ahead, order kept. Each fetch is a task of its own, so that it goes on while
-/// the writer is slow; dropping the stream ends them all.
+/// Turns files into parts, fetched ahead, order kept; dropping the stream ends the fetches.
 fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream<'static, Part> {
     let ready = |part: Part| futures::stream::iter([futures::future::ready(part).boxed()]);
     let files = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
+    let ahead = Ahead::new(reader);
     let parts_of = move |job: Job| {
-        let reader = reader.clone();
-        let ids = content_ids::stream(reader.clone(), &job.content);
-        let chunks = ids.map(move |id| {
-            let reader = reader.clone();
-            let task = AbortOnDropHandle::new(tokio::spawn(async move { reader.chunk(id?).await }));
-            async move { Part::Data(task.await.unwrap_or(Err(ReadError::Worker))) }.boxed()
-        });
-        ready(Part::Begin(job.sink)).chain(chunks).chain(ready(Part::End)).boxed()
+        let data = ahead.fetches(&job.content).map(|fetch| fetch.map(Part::Data).boxed());
+        ready(Part::Begin(job.sink)).chain(data).chain(ready(Part::End)).boxed()
     };
-    files.flat_map(parts_of).buffered(AHEAD).boxed()
+    files.flat_map(parts_of).buffered(PARTS).boxed()
 }
 
 /// Blocking: writes what comes, file after file. Ends early when the disk is full, and the other stages with it.
@@ -298,10 +291,10 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
     while let Some(part) = parts.blocking_recv() {
         match part {
             Part::Begin(sink) => open = Some(sink),
-            Part::Data(Ok(bytes)) => {
+            Part::Data(Ok(held)) => {
                 if let Some(sink) = &mut open {
-                    tally.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    if let Err(item) = sink.write(&bytes) {
+                    tally.bytes.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
+                    if let Err(item) = sink.write(&held.bytes) {
                         let disk = sink.disk();
                         open = None;
                         tally.write_failed(events, item);

@@ -175,7 +175,7 @@ impl Session {
     }
 
     async fn unseal(&self, sealed: &SealedStripe, row: StripeRow) -> Result<StripePayload, StoreError> {
-        let (codec, epoch, shards) = (self.codec.clone(), self.epoch.clone(), sealed.shards().to_vec());
+        let (codec, epoch, shards) = (self.codec.clone(), self.epoch.clone(), sealed.hashed());
         let work = move || open_stripe(&codec, &row, shards, &epoch);
         Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)??.payload)
     }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cairn_core::chunking::{ChunkProfile, Chunker};
+use cairn_core::chunking::{ChunkProfile, Chunker, READ_ROOM};
 use cairn_proto::{
     DecodeError,
     tree::{ContentRef, FileTime, ListBuilder, Node, NodeKind},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     files::{
         filter::Filter,
-        read::{ContentSink, READ_BUFFER, ReadFailure, Stability, read_file},
+        read::{ContentSink, ReadFailure, Stability, read_file},
         walk::{Entry, Step, Walk, WalkError, WalkOptions},
     },
     ops::{Event, ItemError},
@@ -130,12 +130,16 @@ impl ContentSink for Content<'_> {
         self.list = ListBuilder::new();
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
+    fn room(&mut self) -> &mut [u8] {
+        self.chunker.room()
+    }
+
+    fn filled(&mut self, bytes: usize) -> Result<(), IngestError> {
         if self.cancel.is_cancelled() {
             return Err(IngestError::Stopped);
         }
-        self.figures.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.chunker.push(bytes);
+        self.figures.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.chunker.filled(bytes);
         let Self { ingest, chunker, list, .. } = self;
         while let Some(chunk) = chunker.next_chunk() {
             let id = ingest.keep(Lane::Data, chunk)?;
@@ -166,7 +170,6 @@ pub(super) fn walk_options(args: &crate::ops::BackupArgs) -> Result<WalkOptions,
 struct Scan<'a> {
     ingest: &'a mut Ingest,
     chunker: Chunker,
-    buffer: Vec<u8>,
     figures: Arc<Figures>,
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
@@ -194,7 +197,6 @@ pub(super) fn scan_files(
     let mut scan = Scan {
         ingest,
         chunker,
-        buffer: vec![0; READ_BUFFER],
         figures,
         events,
         cancel,
@@ -282,7 +284,7 @@ impl Scan<'_> {
             figures: &self.figures,
         };
         let began = file_time(SystemTime::now());
-        match read_file(entry, &mut content, &mut self.buffer) {
+        match read_file(entry, &mut content) {
             Ok(stability) => {
                 entry.node.content = content.end()?;
                 let changed = match stability {
@@ -409,7 +411,10 @@ pub(super) fn scan_stream(
             None => return Err(IngestError::Stopped.into()),
             Some(StreamItem::Bytes(bytes)) => {
                 size += bytes.len() as u64;
-                content.write(&bytes)?;
+                for part in bytes.chunks(READ_ROOM) {
+                    content.room()[..part.len()].copy_from_slice(part);
+                    content.filled(part.len())?;
+                }
             }
             Some(StreamItem::End) => break,
             Some(StreamItem::Failed(why)) => return Err(SourceError::Stream(why)),

@@ -21,6 +21,10 @@ fn build(codec: &Codec, length: usize) -> (StripeRow, Vec<Option<Bytes>>) {
     (sealed.row(StripeNo(1), 1, 0), sealed.shards().to_vec())
 }
 
+fn hashed(shards: &[Option<Bytes>]) -> Vec<Option<HashedShard>> {
+    shards.iter().map(|shard| shard.clone().map(HashedShard::new)).collect()
+}
+
 fn codec() -> Codec {
     Codec::new(CodeParams::DEFAULT)
 }
@@ -53,12 +57,16 @@ fn short_and_full_stripes_come_back() {
         assert_eq!(usize::from(row.used), used);
         assert_eq!(shards.iter().flatten().count(), used + 3, "virtual shards are never sent");
         assert!(shards.iter().flatten().all(|s| s.len() == SHARD_SIZE));
-        let opened = open_stripe(&codec, &row, shards.clone(), &epoch(1)).expect("opens");
+        let opened = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect("opens");
         assert!(opened.wrong.is_empty());
         assert_eq!(opened.payload.read(0, length).as_deref(), Some(&bytes(length)[..]));
+        let parts = opened.payload.into_parts();
+        assert_eq!(parts.len(), used);
+        assert!(parts.iter().all(|part| part.len() == SHARD_PAYLOAD));
+        assert_eq!(parts.concat()[..length], bytes(length));
 
         let (slot, _) = row.present().next().expect("one at least");
-        let one = open_shard(&row, slot, shards[0].as_ref().expect("real"), &epoch(1)).expect("opens");
+        let one = open_shard(&row, slot, HashedShard::new(shards[0].clone().expect("real")), &epoch(1)).expect("opens");
         assert_eq!(one[..length.min(SHARD_PAYLOAD)], bytes(length)[..length.min(SHARD_PAYLOAD)]);
     }
 }
@@ -73,9 +81,9 @@ fn losses_up_to_parity_are_made_good() {
         for slot in &lost {
             shards[*slot] = None;
         }
-        let opened = open_stripe(&codec, &row, shards.clone(), &epoch(1)).expect("opens");
+        let opened = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect("opens");
         assert_eq!(opened.payload.read(0, 5 * SHARD_PAYLOAD), Some(bytes(5 * SHARD_PAYLOAD)));
-        let rebuilt = rebuild(&codec, &row, shards).expect("rebuilds");
+        let rebuilt = rebuild(&codec, &row, hashed(&shards)).expect("rebuilds");
         assert_eq!(rebuilt, whole, "DUR-3");
     }
     let mut shards = whole;
@@ -83,9 +91,9 @@ fn losses_up_to_parity_are_made_good() {
         shards[slot] = None;
     }
     let stripe = row.stripe;
-    let error = open_stripe(&codec, &row, shards.clone(), &epoch(1)).expect_err("four lost");
+    let error = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect_err("four lost");
     assert_eq!(error, StripeError::TooFew { stripe, good: 4, needed: 5, bad: 0 });
-    assert_eq!(rebuild(&codec, &row, shards).expect_err("four lost"), error);
+    assert_eq!(rebuild(&codec, &row, hashed(&shards)).expect_err("four lost"), error);
 }
 
 #[test]
@@ -96,11 +104,11 @@ fn a_short_stripe_needs_only_its_own_data_shards() {
     for slot in [0, 1, 6] {
         shards[slot] = None;
     }
-    let opened = open_stripe(&codec, &row, shards.clone(), &epoch(1)).expect("two parity shards are enough");
+    let opened = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect("two parity shards are enough");
     assert_eq!(opened.payload.read(0, 2 * SHARD_PAYLOAD), Some(bytes(2 * SHARD_PAYLOAD)));
-    assert_eq!(rebuild(&codec, &row, shards.clone()).expect("rebuilds"), whole);
+    assert_eq!(rebuild(&codec, &row, hashed(&shards)).expect("rebuilds"), whole);
     shards[7] = None;
-    let error = open_stripe(&codec, &row, shards, &epoch(1)).expect_err("one is not");
+    let error = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect_err("one is not");
     assert_eq!(error, StripeError::TooFew { stripe: row.stripe, good: 1, needed: 2, bad: 0 });
 }
 
@@ -113,20 +121,20 @@ fn a_lying_holder_is_named_and_never_believed() {
         shards.swap(0, 1);
         shards
     };
-    let opened = open_stripe(&codec, &row, swapped, &epoch(1)).expect("two wrong of eight");
+    let opened = open_stripe(&codec, &row, hashed(&swapped), &epoch(1)).expect("two wrong of eight");
     assert_eq!(opened.wrong.iter().map(|s| s.index()).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(opened.payload.read(0, 5 * SHARD_PAYLOAD), Some(bytes(5 * SHARD_PAYLOAD)));
 
     let mut short = whole.clone();
     short[3] = short[3].as_ref().map(|s| s.slice(1..));
-    assert_eq!(open_stripe(&codec, &row, short, &epoch(1)).expect("opens").wrong.len(), 1);
+    assert_eq!(open_stripe(&codec, &row, hashed(&short), &epoch(1)).expect("opens").wrong.len(), 1);
 
     let zeros = Bytes::from(vec![0; SHARD_SIZE]);
     let mut many = whole;
     for shard in &mut many[..4] {
         *shard = Some(zeros.clone());
     }
-    let error = open_stripe(&codec, &row, many, &epoch(1)).expect_err("four wrong");
+    let error = open_stripe(&codec, &row, hashed(&many), &epoch(1)).expect_err("four wrong");
     assert_eq!(error, StripeError::TooFew { stripe: row.stripe, good: 4, needed: 5, bad: 4 });
 }
 
@@ -134,14 +142,14 @@ fn a_lying_holder_is_named_and_never_believed() {
 fn other_keys_codes_and_slots_do_not_open() {
     let codec = codec();
     let (row, shards) = build(&codec, 10);
-    let opened = open_stripe(&codec, &row, shards.clone(), &epoch(2));
+    let opened = open_stripe(&codec, &row, hashed(&shards), &epoch(2));
     assert!(matches!(opened, Err(StripeError::Sealed { .. })));
     let other = Codec::new(CodeParams::LOW_PEER);
-    assert!(matches!(open_stripe(&other, &row, shards.clone(), &epoch(1)), Err(StripeError::Row(_))));
+    assert!(matches!(open_stripe(&other, &row, hashed(&shards), &epoch(1)), Err(StripeError::Row(_))));
     let slot = |i| Slot::new(i).expect("in range");
-    let parity = shards[5].as_ref().expect("real");
+    let parity = HashedShard::new(shards[5].clone().expect("real"));
     for at in [1, 5, 8, 31] {
-        assert!(matches!(open_shard(&row, slot(at), parity, &epoch(1)), Err(StripeError::WrongBytes { .. })));
+        assert!(matches!(open_shard(&row, slot(at), parity.clone(), &epoch(1)), Err(StripeError::WrongBytes { .. })));
     }
     let empty = StripePayload::new(CodeParams::DEFAULT);
     assert!(SealedStripe::build(&codec, empty, &epoch(1), row.stripe).is_err());
@@ -162,7 +170,7 @@ proptest! {
             bytes[at] ^= 1 << bit;
             shards[slot] = Some(Bytes::from(bytes));
         }
-        let opened = open_stripe(&codec, &row, shards, &epoch(1)).expect("at most three wrong");
+        let opened = open_stripe(&codec, &row, hashed(&shards), &epoch(1)).expect("at most three wrong");
         prop_assert!(opened.payload.read(0, 5 * SHARD_PAYLOAD) == Some(bytes(5 * SHARD_PAYLOAD)));
     }
 }

@@ -1,0 +1,200 @@
+//! Small writes on a connection gathered into large ones.
+//!
+//! yamux writes a frame as a header of 12 bytes and a body of at most 16 KiB, and flushes after each frame. Straight into TLS
+//! that makes two records and two system calls a frame, and a shard costs 128 of them. In between, this collects what is
+//! written in one turn of the connection's task: a flush that follows a write is put off until the task has been polled
+//! again (it wakes itself), and only then, or when the buffer is full, does anything go down. A lone small frame waits for
+//! one turn of the scheduler, not for a timer.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+
+/// Bytes gathered at most: four TLS records, one segment of the loopback device. Held only while something waits.
+pub(super) const GATHER_MAX: usize = 64 << 10;
+
+/// A connection with gathered writes. Reads pass through.
+#[derive(Debug)]
+pub(super) struct Gather<S> {
+    io: S,
+    buffer: Vec<u8>,
+    /// So much of the buffer has gone down.
+    sent: usize,
+    /// Something was written since the last flush was asked for.
+    written: bool,
+}
+
+impl<S> Gather<S> {
+    pub(super) const fn new(io: S) -> Self {
+        Self { io, buffer: Vec::new(), sent: 0, written: false }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gather<S> {
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.buffer.len() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.sent += n,
+            }
+        }
+        self.buffer.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.buffer.len() == GATHER_MAX {
+            ready!(self.drain(cx))?;
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve_exact(GATHER_MAX);
+        }
+        let taken = bytes.len().min(GATHER_MAX - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        self.written = true;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.written) && self.buffer.len() < GATHER_MAX {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.drain(cx))?;
+        self.buffer = Vec::new();
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.drain(cx))?;
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_read(cx, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{AsyncWriteExt as _, task::noop_waker_ref};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Takes at most `most` bytes a write, and none each second time.
+    #[derive(Default)]
+    struct Sink {
+        got: Vec<u8>,
+        writes: usize,
+        flushes: usize,
+        most: usize,
+        stutters: bool,
+        closed: bool,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.writes += 1;
+            if self.stutters && self.writes % 2 == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let taken = bytes.len().min(self.most);
+            self.got.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.closed = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn sink() -> Sink {
+        Sink { most: usize::MAX, ..Sink::default() }
+    }
+
+    #[test]
+    fn frames_of_one_turn_go_down_together() {
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut io = Gather::new(sink());
+        for _ in 0..3 {
+            // As yamux does: header, body, flush.
+            for part in [&[1u8; 12][..], &[2; 16 << 10]] {
+                assert!(Pin::new(&mut io).poll_write(&mut cx, part).is_ready());
+            }
+            assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending(), "put off");
+        }
+        assert_eq!(io.io.writes, 0);
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready(), "nothing came since: now it goes");
+        assert_eq!((io.io.writes, io.io.got.len(), io.io.flushes), (1, 3 * (12 + (16 << 10)), 1));
+        assert_eq!(io.buffer.capacity(), 0, "a quiet connection holds no buffer");
+        // A full buffer waits for nobody.
+        let rest = vec![3; GATHER_MAX];
+        assert!(Pin::new(&mut io).poll_write(&mut cx, &rest).is_ready());
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
+        assert_eq!(io.io.writes, 2);
+    }
+
+    #[test]
+    fn who_waits_for_a_flush_gets_it() {
+        // An executor that polls only when woken: the put-off flush must wake its task.
+        futures::executor::block_on(async {
+            let mut io = Gather::new(sink());
+            io.write_all(b"hello").await.expect("writes");
+            io.flush().await.expect("flushes");
+            assert_eq!(io.io.got, b"hello");
+            io.write_all(b" there").await.expect("writes");
+            io.close().await.expect("closes");
+            assert_eq!(io.io.got, b"hello there");
+            assert!(io.io.closed);
+        });
+    }
+
+    #[test]
+    fn an_end_that_takes_nothing_is_an_error() {
+        let mut io = Gather::new(Sink { most: 0, ..Sink::default() });
+        let done = async { io.write_all(b"x").await.and(io.flush().await) };
+        assert_eq!(futures::executor::block_on(done).expect_err("refused").kind(), io::ErrorKind::WriteZero);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_arrive_in_order(
+            parts in proptest::collection::vec((0usize..40_000, any::<bool>()), 0..30),
+            most in 1usize..100_000,
+            stutters: bool,
+        ) {
+            let mut wanted = Vec::new();
+            let mut io = Gather::new(Sink { most, stutters, ..Sink::default() });
+            futures::executor::block_on(async {
+                for (i, (length, flush)) in parts.into_iter().enumerate() {
+                    let part = vec![i as u8; length];
+                    io.write_all(&part).await.expect("writes");
+                    wanted.extend(part);
+                    if flush {
+                        io.flush().await.expect("flushes");
+                        assert_eq!(io.io.got.len(), wanted.len());
+                    }
+                }
+                io.close().await.expect("closes");
+            });
+            prop_assert_eq!(&io.io.got, &wanted);
+        }
+    }
+}

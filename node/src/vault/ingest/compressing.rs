@@ -1,0 +1,119 @@
+//! Runs under compression: on threads of the blocking pool, several at once, and out in the order in which they went in, so
+//! that where a run lies does not depend on which thread was faster.
+
+use std::collections::VecDeque;
+
+use cairn_core::pack::{PackedRun, RawRun, compress};
+use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
+
+use super::{IngestError, Lane};
+
+/// Bytes under compression before the scan waits for the oldest run: eight runs of files, thirty-two of a stream.
+pub(super) const WAITING_MAX: usize = 8 << 20;
+
+/// The queue.
+#[derive(Default)]
+pub(super) struct Compressing {
+    queue: VecDeque<(Lane, usize, Receiver<PackedRun>)>,
+    bytes: usize,
+}
+
+impl Compressing {
+    /// Hands a run to a thread; without a runtime it is compressed here.
+    pub(super) fn push(&mut self, lane: Lane, run: RawRun) {
+        let size = run.raw.len();
+        let (sender, receiver) = oneshot::channel();
+        // Whoever asked may have been dropped meanwhile.
+        let work = move || drop(sender.send(compress(run)));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(work)),
+            Err(_) => work(),
+        }
+        self.bytes += size;
+        self.queue.push_back((lane, size, receiver));
+    }
+
+    /// The oldest run, when it is done or more waits than may.
+    pub(super) fn due(&mut self) -> Result<Option<(Lane, PackedRun)>, IngestError> {
+        if self.bytes > WAITING_MAX {
+            return self.next();
+        }
+        let Some((lane, size, receiver)) = self.queue.front_mut() else { return Ok(None) };
+        match receiver.try_recv() {
+            Ok(run) => {
+                let lane = *lane;
+                self.bytes -= *size;
+                self.queue.pop_front();
+                Ok(Some((lane, run)))
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Closed) => Err(IngestError::Compressor),
+        }
+    }
+
+    /// The oldest run, waited for: not to be called on a thread that drives tasks.
+    pub(super) fn next(&mut self) -> Result<Option<(Lane, PackedRun)>, IngestError> {
+        let Some((lane, size, receiver)) = self.queue.pop_front() else { return Ok(None) };
+        self.bytes -= size;
+        receiver.blocking_recv().map(|run| Some((lane, run))).map_err(|_| IngestError::Compressor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(of: u8, bytes: usize) -> RawRun {
+        RawRun { raw: vec![of; bytes], chunks: Vec::new() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn runs_come_out_in_order_and_few_wait() {
+        tokio::task::spawn_blocking(in_order).await.expect("passes");
+    }
+
+    fn in_order() {
+        let mut queue = Compressing::default();
+        let mut out = Vec::new();
+        for i in 0..40u8 {
+            // The first of each pair takes far longer than the second.
+            let size = if i % 2 == 0 { 3 << 20 } else { 10 };
+            queue.push(if i % 3 == 0 { Lane::Metadata } else { Lane::Data }, run(i, size));
+            while let Some(done) = queue.due().expect("no thread dies") {
+                out.push(done);
+            }
+            assert!(queue.bytes <= WAITING_MAX, "{} bytes wait", queue.bytes);
+        }
+        while let Some(done) = queue.next().expect("no thread dies") {
+            out.push(done);
+        }
+        assert_eq!(queue.bytes, 0);
+        for (i, (lane, packed)) in (0..40u8).zip(&out) {
+            let size = if i % 2 == 0 { 3 << 20 } else { 10 };
+            assert_eq!(packed, &compress(run(i, size)));
+            assert_eq!(*lane, if i % 3 == 0 { Lane::Metadata } else { Lane::Data });
+        }
+        assert_eq!(out.len(), 40);
+    }
+
+    #[test]
+    fn without_a_runtime_it_works_as_well() {
+        let mut queue = Compressing::default();
+        queue.push(Lane::Data, run(1, 100_000));
+        let (_, packed) = queue.due().expect("no thread dies").expect("done at once");
+        assert_eq!(packed, compress(run(1, 100_000)));
+    }
+
+    #[test]
+    fn a_thread_that_dies_is_an_error() {
+        let mut queue = Compressing::default();
+        let (sender, receiver) = oneshot::channel();
+        drop(sender);
+        let (sender, second) = oneshot::channel();
+        drop(sender);
+        queue.queue.extend([(Lane::Data, 0, receiver), (Lane::Data, 0, second)]);
+        assert!(matches!(queue.due(), Err(IngestError::Compressor)));
+        queue.queue.pop_front();
+        assert!(matches!(queue.next(), Err(IngestError::Compressor)));
+    }
+}

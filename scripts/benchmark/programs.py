@@ -221,6 +221,8 @@ class Tahoe:
         folder = self.place / name
         port = free_port()
         where = ["--port", f"tcp:{port}:interface=127.0.0.1", "--location", f"tcp:127.0.0.1:{port}"]
+        if arguments[0] == "create-client":
+            where = []
         Run([self.binary, *arguments, *where, folder])
         log = open(self.place / f"{name}.log", "wb")
         self.running.append(subprocess.Popen([self.binary, "-d", folder, "run"], stdout=log, stderr=log))

@@ -153,6 +153,10 @@ def ceilings(figures):
     return "\n".join(lines)
 
 
+# What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux writes header and body one after the other.
+SIZES = {34: " (a yamux header)", 54: " (the 32 bytes of a ping)"}
+
+
 def details(figures):
     lines = []
     if got := ran(figures, "memory"):
@@ -169,11 +173,11 @@ def details(figures):
     if got := ran(figures, "idle"):
         causes = ", ".join(f"{cause} {mb:.1f}" for cause, mb in got["mb_a_day_by_cause"].items() if mb >= 0.05)
         lines.append(f"- idle traffic, MB a day and node: {causes}; {got['opened']} connections opened while watched")
-        sizes = ", ".join(f"{size} B x {count}" for size, count in got["sizes"][:6])
+        sizes = ", ".join(f"{size} B{SIZES.get(size, '')} x {count}" for size, count in got["sizes"][:6])
         lines.append(f"- idle, most frequent sizes of TCP payload: {sizes}")
     for name, got in figures.items():
         if isinstance(got, dict):
-            lines += [f"- {name} not measured: {got[key]}" for key in ("not_measured", "failed") if key in got]
+            lines += [f"- {name} not measured: {got[key].splitlines()[0][-200:]}" for key in ("not_measured", "failed") if key in got]
     return "\n".join(lines)
 
 

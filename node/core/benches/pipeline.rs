@@ -14,7 +14,7 @@ use cairn_core::{
     keys::{EpochKeys, KeyMode, MasterSeed, VaultKeys},
     pack::{FilledStripe, PackedRun, Packer, RawRun, RunBuilder, StripeNumbers, compress},
     seal::seal_in_place,
-    stripe::{SealedStripe, StripePayload, open_stripe, root_of},
+    stripe::{HashedShard, SealedStripe, StripePayload, open_stripe, root_of},
 };
 use cairn_proto::{ChunkId, CodeParams, SHARD_SIZE, StripeId, index::StripeNo};
 use criterion::{BatchSize, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -251,7 +251,10 @@ fn back(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched(
                 || shards.clone(),
-                |shards| open_stripe(&lab.codec, &row, shards, &lab.epoch).expect("opens"),
+                |shards| {
+                    let hashed = shards.into_iter().map(|shard| shard.map(HashedShard::new)).collect();
+                    open_stripe(&lab.codec, &row, hashed, &lab.epoch).expect("opens")
+                },
                 BatchSize::LargeInput,
             );
         });

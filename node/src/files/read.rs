@@ -247,10 +247,7 @@ pub enum Stability {
 ///
 /// # Errors
 /// See [`ReadFailure`].
-pub fn read_file<S: ContentSink>(
-    entry: &mut Entry,
-    sink: &mut S,
-) -> Result<Stability, ReadFailure<S::Error>> {
+pub fn read_file<S: ContentSink>(entry: &mut Entry, sink: &mut S) -> Result<Stability, ReadFailure<S::Error>> {
     let mut first = true;
     loop {
         let mut file = SourceFile::open(entry).map_err(ReadFailure::Source)?;

@@ -3,11 +3,11 @@
 //! Memory: one list of each level, [`IDS_HELD_MAX`] ids (1.3 MiB), for a content of any length. Lists are metadata, which
 //! the reader keeps apart from data, so that the list that comes next is still there when the data of this one is read.
 
+use super::reader::{ReadError, Reader};
 use cairn_proto::{
     ChunkId,
     tree::{ContentRef, INLINE_IDS_MAX, LIST_DEPTH_MAX, LIST_IDS_MAX, Node, decode_list, decode_nodes},
 };
-use super::reader::{ReadError, Reader};
 
 /// Most ids that a walk holds: those in the node, and a list of each level.
 pub(super) const IDS_HELD_MAX: usize = INLINE_IDS_MAX + LIST_DEPTH_MAX as usize * LIST_IDS_MAX;

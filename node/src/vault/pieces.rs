@@ -24,7 +24,7 @@ const AHEAD: usize = 24 << 20;
 /// Futures in order that are polled at once by the users of this module: pieces, and beginnings and ends of files.
 pub(super) const PARTS: usize = 192;
 /// Most bytes of one piece, unless a single chunk is larger.
-const PIECE_MAX: usize = 1 << 20;
+pub(super) const PIECE_MAX: usize = 1 << 20;
 
 /// Consecutive chunks that lie one behind the other in a run.
 #[derive(Debug)]
@@ -169,6 +169,12 @@ impl Ahead {
             Some((fetch, (pieces, ahead)))
         };
         futures::stream::unfold((Pieces::new(content), self.clone()), step)
+    }
+
+    /// Whether nobody holds any of the budget.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.room.available_permits() == AHEAD
     }
 
     async fn fetch(&self, piece: Piece) -> Fetch {

@@ -5,6 +5,7 @@ mod damage;
 mod healing;
 mod long_contents;
 mod memory_overlay;
+mod pieces;
 mod round_trip;
 
 use std::path::{Path, PathBuf};

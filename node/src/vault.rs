@@ -24,6 +24,7 @@ mod ingest;
 pub mod keyring;
 pub mod reader;
 mod recover;
+mod refill;
 mod report;
 mod restore;
 mod session;

@@ -5,7 +5,10 @@ mod damage;
 mod healing;
 mod long_contents;
 mod memory_overlay;
+mod replicas;
 mod round_trip;
+mod separation;
+mod verdicts;
 
 use std::path::{Path, PathBuf};
 

@@ -28,6 +28,7 @@ use crate::overlay::{
 };
 
 type Place = (GroupId, u8, u8);
+type Work = Box<dyn FnOnce() + Send>;
 
 /// How a peer misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub(super) struct MemoryOverlay {
     stall: Arc<std::sync::atomic::AtomicBool>,
     fuse_token: Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>,
     /// Done when the next holder is asked what it has.
-    on_question: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    on_question: Arc<Mutex<Option<Work>>>,
 }
 
 impl MemoryOverlay {

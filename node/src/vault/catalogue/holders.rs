@@ -1,6 +1,7 @@
 //! What is known of holders beyond the groups' rows: who left a row or waits to enter one, and who does not answer.
 //!
-//! Both are this machine's alone: a recovery begins without them.
+//! Both are this machine's alone: a recovery on another one begins without them, and one here takes the first over if the
+//! old catalogue can be read.
 
 use std::collections::BTreeMap;
 

@@ -132,6 +132,8 @@ async fn a_subnet_that_had_a_slot_gets_no_other_one() {
     owner.overlay.set_manner(&left, Manner::Full);
     owner.backup().await;
     assert!(!group(&owner, 1).holders[usize::from(first)].contains(&left), "it made room");
+    // A new catalogue does not make us forget.
+    owner.recover().await.expect(ExitCode::Success);
     // The other slot's holder loses its shards as well, and of its colour only the neighbour has room.
     for peer in owner.overlay.coloured(&ticket(&owner, &row), Slot::new(second).expect("a slot")) {
         if peer != neighbour {

@@ -25,6 +25,7 @@ pub mod keyring;
 mod pieces;
 pub mod reader;
 mod recover;
+mod refill;
 mod report;
 mod restore;
 mod session;

@@ -1,36 +1,40 @@
 //! The one writer: a thread that takes commands from a bounded queue, writes what a batch of them needs with one
-//! vectored write and one sync, and only then answers (DUR-4).
+//! vectored write and one sync, and only then answers (DUR-4). What a command does to the log is decided in [`plan`]; [`log`]
+//! writes it.
 //!
 //! # Invariants
 //!
-//! - **DUR-4** No answer before the records behind it are synced. Enforced by [`Writer::commit`]; attacked by
+//! - **DUR-4** No answer before the records behind it are synced. Enforced by [`Writer::commit`] in [`log`]; attacked by
 //!   `tests::crashes`.
 //! - **SEP-1** A shard of a second slot of a group is refused before a byte of it is written, whatever became of the
-//!   first. Enforced by [`Writer::plan_put`]; attacked by `tests::life::ledger_outlives..`.
+//!   first. Enforced in [`plan`]; attacked by `tests::life::ledger_outlives..`.
+
+mod log;
+mod plan;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    io::{self, IoSlice},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use bytes::Bytes;
 use cairn_proto::{
-    ByteSize, GroupId, Slot, Timestamp, VaultKey,
-    message::HEAD_RECORD_MAX,
-    record::{BLOCKS, Change, KeptHead, Record, RecordKey, SHARD_RECORD, ShardHead, StateChange},
+    GroupId, Slot, Timestamp, VaultKey,
+    record::{BLOCKS, Change, KeptHead, Record, RecordKey, StateChange},
 };
+use log::Active;
+pub(super) use log::segment_name;
+use plan::{Claims, Plan, small_len};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     NewShard, StoreConfig, StoreError, StoredShard,
     compaction::{Pass, Step},
     database::Database,
-    disk::{Disk, SegmentFile},
-    index::{Index, Place, Row, SEGMENT_START, SMALL, Stage, head_record_len},
+    disk::Disk,
+    index::{Index, Place, Row, Stage},
 };
 
 /// Commands of one commit: 32 shards are 32 MiB, which one sync costs little more than one shard.
@@ -39,14 +43,6 @@ pub(super) const BATCH_MAX: usize = 32;
 pub(super) const QUEUE_MAX: usize = BATCH_MAX;
 /// Vaults whose heads are kept: 8 KiB each, 32 MiB in memory.
 pub const HEADS_MAX: usize = 4096;
-/// A vault's head moves at most once in this time: a snapshot takes longer, and each move costs a record and a sync.
-const HEAD_EVERY_MS: u64 = 1_000;
-/// Moves that may come at once, if fewer came before: an owner's small snapshots in a row.
-const HEAD_BURST: u64 = 8;
-/// Bytes above the pledge for heads and for state records, which shards never take: all heads at their largest, and beside
-/// them a segment (see [`reserve`]) of garbage until compaction has come round.
-const HEADS_RESERVE: u64 = HEADS_MAX as u64 * head_record_len(HEAD_RECORD_MAX);
-
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 pub(super) enum Command {
@@ -62,28 +58,6 @@ pub(super) enum Command {
     Close { reply: oneshot::Sender<()> },
 }
 
-/// Records to write, and what to say when they are durable.
-struct Staged {
-    records: Vec<(Record, Option<Bytes>)>,
-    done: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
-}
-
-enum Plan {
-    Write(Staged),
-    /// Answered already.
-    Done,
-    /// Depends on what this batch writes.
-    Later(Command),
-    /// Not a thing for a batch.
-    Alone(Command),
-}
-
-struct Active {
-    number: u32,
-    file: Arc<dyn SegmentFile>,
-    end: u64,
-}
-
 pub(super) struct Writer {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) key: RecordKey,
@@ -96,22 +70,11 @@ pub(super) struct Writer {
     /// Segments that compaction could not empty because something in them is damaged, with the bytes that counted then: left
     /// until a repair or a purge changes that. As many as there are segments.
     pub(super) unmovable: BTreeMap<u32, u64>,
-    /// Until when each vault's recent moves are paid for; see [`HEAD_BURST`]. Only vaults whose heads are kept: at most
+    /// Until when each vault's recent moves are paid for; see `plan`. Only vaults whose heads are kept: at most
     /// [`HEADS_MAX`].
     moves: BTreeMap<VaultKey, Timestamp>,
     /// Bytes of small records since the last compaction that they gave rise to.
     pub(super) small: Arc<AtomicU64>,
-}
-
-/// What a batch already claims.
-#[derive(Default)]
-struct Claims {
-    shards: BTreeSet<(GroupId, u8)>,
-    ledgers: BTreeMap<GroupId, Slot>,
-    /// The newest of each vault.
-    heads: BTreeMap<VaultKey, (u32, u64)>,
-    new_heads: usize,
-    bytes: u64,
 }
 
 impl Writer {
@@ -227,162 +190,6 @@ impl Writer {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn plan(&mut self, command: Command, claims: &mut Claims, disk_free: u64) -> Plan {
-        match command {
-            Command::Put { .. } => self.plan_put(command, claims, disk_free),
-            Command::Delete { group, slot, ordinal, reply } => {
-                if !claims.shards.insert((group, ordinal)) {
-                    return Plan::Later(Command::Delete { group, slot, ordinal, reply });
-                }
-                let index = self.read_index();
-                let known = index.groups.get(&group).filter(|g| g.slot == slot);
-                match known.and_then(|g| g.shards.get(&ordinal)).map(|e| e.stage) {
-                    None => answer(reply, Err(StoreError::NotFound)),
-                    Some(Stage::Trash { .. }) => answer(reply, Ok(())),
-                    Some(Stage::Live) => {
-                        let record = state_of(&index, &group, ordinal, Change::Tombstone, (self.config.clock)(), None);
-                        write(record.into_iter().map(|r| (r, None)).collect(), reply, ())
-                    }
-                }
-            }
-            Command::Restore { group, ordinal, reply } => {
-                if !claims.shards.insert((group, ordinal)) {
-                    return Plan::Later(Command::Restore { group, ordinal, reply });
-                }
-                let index = self.read_index();
-                match index.entry(&group, ordinal).map(|e| e.stage) {
-                    None => answer(reply, Err(StoreError::NotFound)),
-                    Some(Stage::Live) => answer(reply, Ok(())),
-                    Some(Stage::Trash { .. }) => {
-                        if let Err(full) = self.claim_small(&index, claims, disk_free, SMALL) {
-                            return answer(reply, Err(full));
-                        }
-                        let record = state_of(&index, &group, ordinal, Change::Restored, (self.config.clock)(), None);
-                        write(record.into_iter().map(|r| (r, None)).collect(), reply, ())
-                    }
-                }
-            }
-            Command::KeepHead { head, reply } => self.plan_head(head, reply, claims, disk_free),
-            other => Plan::Alone(other),
-        }
-    }
-
-    fn plan_head(&mut self, head: KeptHead, reply: Reply<bool>, claims: &mut Claims, disk_free: u64) -> Plan {
-        let order = (head.generation, head.sequence);
-        let claimed = claims.heads.get(&head.vault).copied();
-        if claimed.is_some_and(|newest| newest >= order) {
-            // The answer is no, but not before the newer one is durable.
-            return Plan::Later(Command::KeepHead { head, reply });
-        }
-        let index = self.index.clone();
-        let index = index.read().unwrap_or_else(PoisonError::into_inner);
-        let kept = index.heads.get(&head.vault);
-        if kept.is_some_and(|old| old.order() >= order) {
-            return answer(reply, Ok(false));
-        }
-        let moves = kept.is_some() || claimed.is_some();
-        if !moves && index.heads.len() + claims.new_heads >= HEADS_MAX {
-            return answer(reply, Err(StoreError::HeadsFull { limit: HEADS_MAX }));
-        }
-        if let Err(full) = self.claim_small(&index, claims, disk_free, head_record_len(head.bytes.len())) {
-            return answer(reply, Err(full));
-        }
-        if moves && !self.may_move(head.vault) {
-            return answer(reply, Err(StoreError::HeadTooSoon));
-        }
-        claims.new_heads += usize::from(!moves);
-        claims.heads.insert(head.vault, order);
-        write(vec![(Record::Head(head), None)], reply, true)
-    }
-
-    /// Whether the vault's head may move now; if so, that is remembered.
-    fn may_move(&mut self, vault: VaultKey) -> bool {
-        let now = (self.config.clock)();
-        let furthest = now.plus_ms(HEAD_BURST * HEAD_EVERY_MS);
-        // A clock that was set back makes nobody wait for longer than a turn.
-        let paid = self.moves.get(&vault).copied().unwrap_or(now).max(now).min(furthest);
-        let next = paid.plus_ms(HEAD_EVERY_MS);
-        let may = next <= furthest;
-        self.moves.insert(vault, if may { next } else { paid });
-        may
-    }
-
-    /// Counts a head or a state record against the reserve above the pledge and the disk's free bytes. Deletions and
-    /// purges need not ask: there is one of each for a shard that was stored, and they are what makes room.
-    fn claim_small(&self, index: &Index, claims: &mut Claims, disk_free: u64, bytes: u64) -> Result<(), StoreError> {
-        let limit = ByteSize(self.config.give.0.saturating_add(reserve(&self.config)));
-        let free = index.usage(limit, disk_free).free_bytes.0.saturating_sub(claims.bytes);
-        if bytes + SEGMENT_START > free {
-            return Err(StoreError::NoSpace { needed: ByteSize(bytes), free: ByteSize(free) });
-        }
-        claims.bytes += bytes + SEGMENT_START;
-        Ok(())
-    }
-
-    fn plan_put(&self, command: Command, claims: &mut Claims, disk_free: u64) -> Plan {
-        let Command::Put { shard, blocks, reply } = command else { return Plan::Done };
-        let at = (shard.group, shard.ordinal);
-        if claims.shards.contains(&at) || claims.ledgers.get(&shard.group).is_some_and(|s| *s != shard.slot) {
-            return Plan::Later(Command::Put { shard, blocks, reply });
-        }
-        let index = self.read_index();
-        let now = (self.config.clock)();
-        let group = index.groups.get(&shard.group);
-        if let Some(accepted) = group.map(|g| g.slot).filter(|s| *s != shard.slot) {
-            return answer(reply, Err(StoreError::LedgerConflict { accepted }));
-        }
-        if let Some(entry) = index.entry(&shard.group, shard.ordinal) {
-            if entry.root != shard.root {
-                return answer(reply, Err(StoreError::Occupied));
-            }
-            if !entry.damaged {
-                let lease_until = entry.lease_until.max(shard.lease_until);
-                let stored = StoredShard { stored_at: entry.stored_at, lease_until, new: false };
-                let change = match entry.stage {
-                    Stage::Trash { .. } => Change::Restored,
-                    Stage::Live if lease_until > entry.lease_until => Change::Lease,
-                    Stage::Live => return answer(reply, Ok(stored)),
-                };
-                if let Err(full) = self.claim_small(&index, claims, disk_free, SMALL) {
-                    return answer(reply, Err(full));
-                }
-                claims.shards.insert(at);
-                let record = state_of(&index, &shard.group, shard.ordinal, change, now, Some(lease_until));
-                return write(record.into_iter().map(|r| (r, None)).collect(), reply, stored);
-            }
-        }
-        let mut records = Vec::with_capacity(2);
-        let mut bytes = SHARD_RECORD as u64;
-        if group.is_none_or(|g| g.ledger_segment.is_none()) && !claims.ledgers.contains_key(&shard.group) {
-            records.push((Record::Ledger { group: shard.group, slot: shard.slot }, None));
-            bytes += 128;
-        }
-        let free = index.usage(self.config.give, disk_free).free_bytes.0.saturating_sub(claims.bytes);
-        // A segment's own first record may have to be written too.
-        if bytes + SEGMENT_START > free {
-            let needed = ByteSize(bytes);
-            return answer(reply, Err(StoreError::NoSpace { needed, free: ByteSize(free) }));
-        }
-        claims.bytes += bytes + SEGMENT_START;
-        claims.shards.insert(at);
-        claims.ledgers.insert(shard.group, shard.slot);
-        let stored_at = index.entry(&shard.group, shard.ordinal).map_or(now, |e| e.stored_at);
-        // What was promised for the copy that is damaged holds for the new one.
-        let promised = index.entry(&shard.group, shard.ordinal).map_or(Timestamp(0), |e| e.lease_until);
-        let lease_until = shard.lease_until.max(promised);
-        let head = ShardHead {
-            group: shard.group,
-            slot: shard.slot,
-            ordinal: shard.ordinal,
-            root: shard.root,
-            lease_until,
-            stored_at,
-            blocks,
-        };
-        records.push((Record::Shard(head), Some(shard.bytes)));
-        write(records, reply, StoredShard { stored_at, lease_until, new: true })
-    }
-
     fn serve_alone(&mut self, command: Command) {
         match command {
             Command::Mark { group, ordinal, place, damaged } => self.mark(group, ordinal, place, damaged),
@@ -455,109 +262,6 @@ impl Writer {
         Ok(records.len() as u64)
     }
 
-    /// Ends the segment that is being written, so that compaction may empty it.
-    pub(super) fn seal_active(&mut self) {
-        self.active = None;
-    }
-
-    pub(super) fn active_segment(&self) -> Option<u32> {
-        self.active.as_ref().map(|a| a.number)
-    }
-
-    /// Writes and syncs the records, then takes them into the index and the database. All or, for those who ask,
-    /// nothing.
-    pub(super) fn commit(&mut self, records: &[(Record, Option<Bytes>)]) -> Result<(), StoreError> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        if self.read_only {
-            return Err(StoreError::ReadOnly);
-        }
-        let heads: Vec<Vec<u8>> = records.iter().map(|(r, _)| r.encode(&self.key)).collect();
-        let active = self.active_with_room()?;
-        let (number, file, start) = (active.number, active.file.clone(), active.end);
-        let mut slices = Vec::with_capacity(2 * records.len());
-        let mut places = Vec::with_capacity(records.len());
-        let mut end = start;
-        for (head, (_, payload)) in heads.iter().zip(records) {
-            places.push(Place { segment: number, offset: end });
-            slices.push(IoSlice::new(head));
-            end += head.len() as u64;
-            if let Some(payload) = payload {
-                slices.push(IoSlice::new(payload));
-                end += payload.len() as u64;
-            }
-        }
-        if let Err(e) = write_all(file.as_ref(), &mut slices, start) {
-            self.undo(&file, start);
-            return Err(no_space(&e, end - start).unwrap_or_else(|| StoreError::io("writing to the log")(e)));
-        }
-        if let Err(e) = file.sync() {
-            self.undo(&file, start);
-            // The kernel may have dropped pages, and says so once: what follows goes to a new segment.
-            self.active = None;
-            return Err(no_space(&e, end - start).unwrap_or_else(|| StoreError::io("syncing the log")(e)));
-        }
-        if let Some(active) = &mut self.active {
-            active.end = end;
-        }
-        let mut rows = Vec::new();
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(segment) = index.segments.get_mut(&number) {
-            segment.len = end;
-        }
-        for ((record, _), place) in records.iter().zip(places) {
-            rows.extend(index.apply(record, place).unwrap_or_default());
-        }
-        drop(index);
-        self.record(&rows);
-        Ok(())
-    }
-
-    /// Takes the tail of a failed write away.
-    fn undo(&mut self, file: &Arc<dyn SegmentFile>, start: u64) {
-        if let Err(e) = file.truncate(start) {
-            tracing::error!(error = %e, "a failed write could not be undone: the store only reads until the next start");
-            self.read_only = true;
-        }
-    }
-
-    fn active_with_room(&mut self) -> Result<&mut Active, StoreError> {
-        if self.active.as_ref().is_some_and(|a| a.end >= self.config.segment_size.0) {
-            self.active = None;
-        }
-        let active = match self.active.take() {
-            Some(active) => active,
-            None => self.new_segment()?,
-        };
-        Ok(self.active.insert(active))
-    }
-
-    fn new_segment(&mut self) -> Result<Active, StoreError> {
-        let number = self.next_number;
-        // Never the same number twice: a file that could not be removed must not be met again.
-        self.next_number += 1;
-        let name = segment_name(number);
-        let start = Record::Segment { number }.encode(&self.key);
-        let made = self.disk.create(&name).and_then(|file| {
-            write_all(file.as_ref(), &mut [IoSlice::new(&start)], 0)?;
-            file.sync()?;
-            self.disk.sync_folder()?;
-            Ok(file)
-        });
-        match made {
-            Ok(file) => {
-                let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-                index.add_segment(number, file.clone(), start.len() as u64);
-                Ok(Active { number, file, end: start.len() as u64 })
-            }
-            Err(e) => {
-                let _ = self.disk.remove(&name);
-                Err(no_space(&e, start.len() as u64).unwrap_or_else(|| StoreError::io("making a segment")(e)))
-            }
-        }
-    }
-
     /// Tells the database which rows changed. One that fails is not used any more; the next start scans the log.
     pub(super) fn record(&mut self, rows: &[Row]) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -570,11 +274,6 @@ impl Writer {
             self.database = None;
         }
     }
-}
-
-/// File name of a segment.
-pub(super) fn segment_name(number: u32) -> String {
-    format!("{number:08}.seg")
 }
 
 /// A shard's state as it stands, with `change` applied.
@@ -602,53 +301,4 @@ pub(super) fn state_of(
             _ => entry.place.segment,
         },
     }))
-}
-
-/// Bytes above the pledge that heads and state records may take.
-fn reserve(config: &StoreConfig) -> u64 {
-    HEADS_RESERVE + config.segment_size.0
-}
-
-/// Bytes of a record that is not a shard.
-fn small_len(record: &Record) -> u64 {
-    match record {
-        Record::Shard(_) => 0,
-        Record::Head(kept) => head_record_len(kept.bytes.len()),
-        _ => SMALL,
-    }
-}
-
-fn answer<T>(reply: Reply<T>, result: Result<T, StoreError>) -> Plan {
-    // Who does not wait any more need not be told.
-    let _ = reply.send(result);
-    Plan::Done
-}
-
-fn write<T: Send + 'static>(records: Vec<(Record, Option<Bytes>)>, reply: Reply<T>, value: T) -> Plan {
-    let done = Box::new(move |result: Result<(), StoreError>| {
-        let _ = reply.send(result.map(|()| value));
-    });
-    Plan::Write(Staged { records, done })
-}
-
-fn write_all(file: &dyn SegmentFile, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
-    while !slices.is_empty() {
-        // Linux takes at most 1024 slices at once.
-        let some = slices.len().min(1024);
-        match file.write_at(&slices[..some], at) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                at += n as u64;
-                IoSlice::advance_slices(&mut slices, n);
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-fn no_space(error: &io::Error, needed: u64) -> Option<StoreError> {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        .then_some(StoreError::NoSpace { needed: ByteSize(needed), free: ByteSize(0) })
 }

@@ -79,7 +79,7 @@ pub(super) async fn backup(
         false => {
             let unreadable = tokio::select! {
                 () = cancel.cancelled() => return Err(failures::interrupted()),
-                looked = super::shortfall::look(&session) => looked?,
+                looked = super::shortfall::look(&session, now) => looked?,
             };
             (unreadable, super::shortfall::complete(&session, &cancel).await)
         }
@@ -160,7 +160,7 @@ pub(super) async fn backup(
     }
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.
-    let below_target = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
+    let below_target = vault.catalogue.short().map_err(failures::catalogue)?.len();
     let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     let summary = serde_json::json!({
         "files_new": scanned.files_new,
@@ -275,6 +275,7 @@ async fn open_session(
         };
         let _ = events.send(Event::Notice { id: id.to_owned(), text: notice.to_string() }).await;
     }
+    groups.learn_formers(vault.catalogue.formers().map_err(failures::catalogue)?);
     let epoch = vault.epochs()?.last().map_or(1, |e| e.number);
     let epoch = Arc::new(vault.keys.epoch(KeyMode::Paper, epoch));
     let lease_until = now.plus_ms(LEASE_MS);

@@ -15,6 +15,7 @@
 //!   [`guard`]. Attacked by `vault::tests::damage`.
 
 pub(super) mod guard;
+pub(super) mod holders;
 mod layout;
 mod losses;
 mod rows;
@@ -35,7 +36,7 @@ use guard::{Change, Class, MANY, Mark, Sums};
 use layout::{FILE, RECEIPT, checked, counters_bytes, meta_key};
 
 /// Layout version of the rows below.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// sled's page cache, in bytes: small, because most of a backup never reads a row twice.
 const CACHE: u64 = 64 << 20;
 
@@ -147,9 +148,6 @@ pub enum Meta {
     Counters,
     /// A backup is running, or one ended without cleaning up.
     Running,
-    /// Places of index segments that recovery could not read, as a manifest without anything else: never given up, since
-    /// their holders may come back.
-    Unread,
     /// Content of the last head that was, or may have been, published.
     Head,
     /// Epochs of data keys: number and beginning of each.

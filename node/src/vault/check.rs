@@ -1,8 +1,8 @@
 //! Is everything there, and, with `--read-data`, is it right?
 //!
 //! Asks every holder which shards it has, counts each stripe's living slots, and names the files that a lost stripe
-//! takes with it. Changes nothing but the notes of which stripes are lost and which lack slots, for the next backup to fill,
-//! and forgets lost stripes that nothing needs any more.
+//! takes with it. Changes nothing but the notes of which stripes are lost and which lack slots, for the next backup to fill, and
+//! of who is silent; and forgets lost stripes that nothing needs any more.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+use cairn_core::placement::PlacementPolicy;
 use cairn_proto::{ByteSize, SHARD_SIZE, index::StripeNo, manifest::GroupRow, tree::ContentRef, wire::Priority};
 use futures::StreamExt as _;
 use serde_json::json;
@@ -23,7 +24,7 @@ use super::{
     catalogue::{CatalogueError, Meta},
     content_ids::ContentIds,
     failures,
-    holdings::Holdings,
+    holdings::{self, Holdings},
     reader::{ReadError, Reader},
     shortfall::READ_WRONG,
     tree_walk::{TreeStep, TreeWalk},
@@ -116,6 +117,13 @@ pub(super) async fn check(
         .collect::<Result<_, _>>()
         .map_err(failures::catalogue)?;
     let holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
+    // What a slot was given to is known from its row; that there may be two at all, from the network as it is.
+    let replicas = overlay.peers(false).await.map_or(1, |peers| PlacementPolicy::for_network(&peers).replicas.max(1));
+    let gone = match holdings.answered() {
+        true => holdings::note_silence(&vault.catalogue, &holdings, &holdings::named(&rows), super::now()),
+        false => Ok(BTreeSet::new()),
+    }
+    .map_err(failures::catalogue)?;
     let reader = Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone()));
     let salt = super::now().0 / 3_600_000;
 
@@ -132,9 +140,15 @@ pub(super) async fn check(
         if row.present().count() - absent.len() < usize::from(row.used) {
             lost.insert(row.no);
         } else {
-            damaged += u64::from(!absent.is_empty());
+            let short = holdings.short(&row, replicas.into(), &gone);
+            damaged += u64::from(!short.is_empty());
             if holdings.answered() {
-                note(vault, row.no, |before| before.extend(&absent)).map_err(failures::catalogue)?;
+                let news = |before: &mut BTreeSet<u8>| {
+                    let known = |slot: &u8| before.contains(&(slot | READ_WRONG));
+                    let more: Vec<u8> = short.iter().copied().filter(|slot| !known(slot)).collect();
+                    before.extend(more);
+                };
+                note(vault, row.no, news).map_err(failures::catalogue)?;
             }
             if subset != Subset::None {
                 to_read.push((row.no, u64::from(row.used) * SHARD_SIZE as u64));

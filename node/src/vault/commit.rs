@@ -85,7 +85,7 @@ pub(super) struct Commit<'a> {
 impl Commit<'_> {
     /// Runs the commit to its end.
     pub(super) async fn run(mut self) -> Result<Committed, CommitError> {
-        let mut segments = self.living_segments()?;
+        let mut segments = self.session.catalogue.living_segments()?;
         let (stripes, runs) = self.flush_surplus(&mut segments).await?;
         let tail_runs = self.ingest.open_rows();
         let placed: Vec<RunPlace> = runs.iter().chain(&tail_runs).map(|r| r.place).collect();
@@ -123,23 +123,6 @@ impl Commit<'_> {
         self.session.catalogue.set_meta(Meta::Moved, None)?;
         let stripes_lost = self.session.catalogue.retire_lost()?.len();
         Ok(Committed { head_kept_by: kept_by, stripes_lost })
-    }
-
-    /// The segments that the new manifest goes on from. When one of them is lost, none but those that were never read: all
-    /// rows are written anew, or recovery would not find what is left.
-    fn living_segments(&self) -> Result<Vec<RunPlace>, CommitError> {
-        let catalogue = &self.session.catalogue;
-        let (lost, unread) = (catalogue.lost()?, catalogue.unread_segments()?);
-        let mut segments = catalogue.segments()?;
-        let is_lost = |place: &RunPlace| {
-            let gone = lost.contains(&place.stripe) || place.next.is_some_and(|no| lost.contains(&no));
-            gone && !unread.contains(place)
-        };
-        if segments.iter().any(is_lost) {
-            catalogue.pend_all()?;
-            segments.retain(|place| unread.contains(place));
-        }
-        Ok(segments)
     }
 
     /// Writes index segments into stripes of their own until what is left fits into the tail.

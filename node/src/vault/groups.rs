@@ -9,6 +9,9 @@
 //! - **SEP-1** Slot i of a group is offered to peers of colour i only: holders come from a plan or from
 //!   [`placement::candidates`], both by colour. A stripe that moves to another group is sealed again first (new stripe
 //!   id, new keys), so no old shard complements a new one. Attacked by the recorder in `tests/memory_overlay.rs`.
+//! - **SEP-3** Whoever left a row, or was offered something and never entered it, is remembered with its subnet, and before
+//!   anything is offered: neither it nor anybody else of its subnet gets another slot. Enforced by [`Groups::remember`] and
+//!   [`apart`]; attacked by `tests::separation`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +29,7 @@ use cairn_proto::{
 };
 use rand_core::SeedableRng as _;
 
+use super::catalogue::holders::{FORMER_MAX, Former};
 use crate::overlay::GroupAccess;
 
 /// Groups that take stripes at the same time, so that throughput grows with the network.
@@ -77,6 +81,42 @@ struct Book {
     relaxations: BTreeSet<Relaxed>,
     /// Groups opened since somebody asked.
     opened: Vec<u32>,
+    /// Who has, had or may have something of a group outside its row.
+    formers: BTreeMap<u32, Vec<Former>>,
+    /// Groups whose list of these grew since somebody asked.
+    grown: BTreeSet<u32>,
+}
+
+impl Book {
+    /// Remembers that a peer may have something of a slot, wherever it stands; false when there is no room for that.
+    fn remember(&mut self, group: u32, slot: usize, peer: PeerKey, row: &[Vec<PeerKey>]) -> bool {
+        let subnet = self.peers.iter().find(|v| v.peer == peer).and_then(|v| v.subnet.clone());
+        let former = Former { slot: slot as u8, peer, subnet };
+        let formers = self.formers.entry(group).or_default();
+        // Where it stood is not forgotten because nobody knows it now.
+        if formers.iter().any(|f| f.peer == peer && f.slot == former.slot && (former.subnet.is_none() || *f == former))
+        {
+            return true;
+        }
+        if formers.len() >= FORMER_MAX {
+            // Whoever stands in the row is known from there.
+            let standing = |f: &Former| row.get(usize::from(f.slot)).is_some_and(|held| held.contains(&f.peer));
+            let Some(at) = formers.iter().position(standing) else { return false };
+            formers.remove(at);
+        }
+        formers.push(former);
+        self.grown.insert(group);
+        true
+    }
+}
+
+/// Whether a peer is somebody else than all who have or had something of the group's other slots outside the row.
+fn apart(formers: Option<&Vec<Former>>, slot: usize, view: &PeerView) -> bool {
+    formers
+        .into_iter()
+        .flatten()
+        .filter(|f| usize::from(f.slot) != slot)
+        .all(|f| f.peer != view.peer && (f.subnet.is_none() || f.subnet != view.subnet))
 }
 
 /// The groups of one run. All methods are short; planning a group takes milliseconds.
@@ -110,6 +150,8 @@ impl Groups {
                 next_number,
                 relaxations: BTreeSet::new(),
                 opened: Vec::new(),
+                formers: BTreeMap::new(),
+                grown: BTreeSet::new(),
             }),
         };
         for row in left {
@@ -229,6 +271,33 @@ impl Groups {
         opened.iter().filter_map(|number| Some(book.groups.get(number)?.row.clone())).collect()
     }
 
+    /// What earlier runs remembered of holders outside the rows.
+    pub(super) fn learn_formers(&self, formers: BTreeMap<u32, Vec<Former>>) {
+        self.book().formers = formers;
+    }
+
+    /// Who is outside the rows of groups where that changed since the last call. It must be on record before anything is
+    /// offered to anybody of these groups.
+    pub(super) fn take_formers(&self) -> Vec<(u32, Vec<Former>)> {
+        let mut book = self.book();
+        let grown = std::mem::take(&mut book.grown);
+        grown.into_iter().filter_map(|group| Some((group, book.formers.get(&group)?.clone()))).collect()
+    }
+
+    /// Remembers that a peer may have something of a slot of any group; false when there is no room: then it must not be
+    /// offered anything, or must not leave the row.
+    pub(super) fn remember(&self, row: &GroupRow, slot: usize, peer: PeerKey) -> bool {
+        self.book().remember(row.number, slot, peer, &row.holders)
+    }
+
+    /// Who had something of a slot and stands in no row, or is on the way into it.
+    pub(super) fn outside(&self, row: &GroupRow, slot: usize) -> BTreeSet<PeerKey> {
+        let book = self.book();
+        let formers = book.formers.get(&row.number).into_iter().flatten();
+        let outside = formers.filter(|f| usize::from(f.slot) == slot).map(|f| f.peer);
+        outside.filter(|peer| row.holders.iter().flatten().all(|holder| holder != peer)).collect()
+    }
+
     /// A holder took a shard. False when it was taken out of a full row meanwhile: nobody would find it there.
     pub(super) fn took(&self, group: u32, slot: usize, peer: PeerKey) -> bool {
         let mut book = self.book();
@@ -244,25 +313,37 @@ impl Groups {
     /// has, or else the one that fits best into the group as it stands (SEP-5).
     pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let mut book = self.book();
-        let Book { groups, avoid, peers, policy, relaxations, .. } = &mut *book;
-        let open = groups.get_mut(&group)?;
+        let Book { groups, avoid, peers, policy, formers, .. } = &*book;
+        let open = groups.get(&group)?;
         let free: Vec<PeerKey> =
             open.ranked.get(slot)?.iter().filter(|p| !avoid.contains(p) && !tried.contains(p)).copied().collect();
         if let Some(holder) = free.first().filter(|p| open.row.holders.get(slot).is_some_and(|h| h.contains(p))) {
             return Some(*holder);
         }
         let vacancy = Vacancy { slot, holders: &open.row.holders, beside: &(tried - avoid), failed: avoid };
-        let best = placement::replacements(&free, &vacancy, peers, policy).into_iter().next()?;
-        let holders = open.row.holders.get_mut(slot)?;
-        if !holders.contains(&best.peer) {
-            // A row has room for HOLDERS_MAX: whoever failed before it took anything makes room.
+        let formers = formers.get(&group);
+        let views: BTreeMap<PeerKey, &PeerView> = peers.iter().map(|v| (v.peer, v)).collect();
+        let is_apart = |peer: &PeerKey| views.get(peer).is_some_and(|view| apart(formers, slot, view));
+        let held = open.row.holders.get(slot)?;
+        let mut order = placement::replacements(&free, &vacancy, peers, policy).into_iter();
+        let best = order.find(|r| held.contains(&r.peer) || is_apart(&r.peer))?;
+        if !held.contains(&best.peer) {
+            // A row has room for HOLDERS_MAX: whoever failed before it took anything makes room. It was offered something
+            // all the same.
+            let mut row = open.row.holders.clone();
+            let holders = row.get_mut(slot)?;
             if holders.len() >= HOLDERS_MAX {
                 let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p));
                 let at = holders.iter().position(nothing)?;
-                holders.remove(at);
+                let left = holders.remove(at);
+                if !book.remember(group, slot, left, &row) {
+                    return None;
+                }
             }
+            let holders = book.groups.get_mut(&group)?.row.holders.get_mut(slot)?;
+            holders.clone_from(row.get(slot)?);
             holders.push(best.peer);
-            relaxations.extend(best.relaxations.iter().map(relaxed));
+            book.relaxations.extend(best.relaxations.iter().map(relaxed));
         }
         Some(best.peer)
     }
@@ -337,7 +418,13 @@ impl Groups {
         let found = if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() };
         let vacancy = Vacancy { slot, holders: &row.holders, beside: holding, failed: &book.avoid };
         let order = placement::replacements(&found, &vacancy, &book.peers, &book.policy);
-        order.into_iter().map(|replacement| replacement.peer).collect()
+        let views: BTreeMap<PeerKey, &PeerView> = book.peers.iter().map(|v| (v.peer, v)).collect();
+        let (formers, held) = (book.formers.get(&row.number), row.holders.get(slot));
+        let may = |peer: &PeerKey| {
+            held.is_some_and(|held| held.contains(peer))
+                || views.get(peer).is_some_and(|view| apart(formers, slot, view))
+        };
+        order.into_iter().map(|replacement| replacement.peer).filter(may).collect()
     }
 }
 

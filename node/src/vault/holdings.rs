@@ -1,4 +1,13 @@
 //! What holders say that they have: one question for each holder of each slot of a group, 32 bytes of answer.
+//!
+//! # When a slot is short
+//!
+//! - Nobody says that they have it: at once. This is what a stripe's life is counted by.
+//! - Some say so, but fewer than the row gave it to (as many as there are replicas at most): when one answered that it lacks
+//!   it, or counts as gone. A holder that is merely silent keeps its place until it is gone: see [`note_silence`].
+//!
+//! So a machine that sleeps at night, or reboots, costs no copy as long as somebody else has the same slot. A stripe
+//! from a time of fewer replicas is not short because the network grew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,10 +15,14 @@ use std::{
 };
 
 use cairn_core::keys::VaultKeys;
-use cairn_proto::{PeerKey, Slot, index::StripeRow, manifest::GroupRow};
+use cairn_proto::{PeerKey, Slot, Timestamp, index::StripeRow, manifest::GroupRow};
 use futures::StreamExt as _;
 
-use super::{failures, groups::access_of};
+use super::{
+    catalogue::{Catalogue, CatalogueError},
+    failures,
+    groups::access_of,
+};
 use crate::{
     failure::Failure,
     overlay::{Overlay, OverlayError, TransferError},
@@ -17,19 +30,31 @@ use crate::{
 
 /// Holders asked at once.
 const ASKED: usize = 32;
+/// How long a holder may be silent before it counts as gone: longer than a weekend. Copies are cheap to want and dear to
+/// make, and the slot has another holder that answers.
+pub(super) const GONE_AFTER_MS: u64 = 3 * 24 * 3600 * 1000;
 
 /// Whether an answer names this ordinal.
 pub(super) const fn names(bits: &[u8; 32], ordinal: u8) -> bool {
     bits[(ordinal / 8) as usize] >> (ordinal % 8) & 1 == 1
 }
 
-/// The answers. About 60 bytes for each holder of each slot of the groups asked for.
+/// What the holders of one slot of a group said.
+#[derive(Debug, Default)]
+struct Answers {
+    /// The ordinals that each holder which answered has.
+    has: Vec<[u8; 32]>,
+    silent: Vec<PeerKey>,
+}
+
+/// The answers. About 100 bytes for each holder of each slot of the groups asked for.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
-    /// (group, slot) -> the ordinals that each holder which answered has.
-    answers: BTreeMap<(u32, u8), Vec<[u8; 32]>>,
-    /// Who did not answer.
+    answers: BTreeMap<(u32, u8), Answers>,
+    /// Who left a question unanswered.
     pub(super) silent: BTreeSet<PeerKey>,
+    /// Who answered one.
+    heard: BTreeSet<PeerKey>,
 }
 
 impl Holdings {
@@ -49,10 +74,15 @@ impl Holdings {
             }))
             .buffer_unordered(ASKED);
         while let Some((number, slot, holder, answer)) = answers.next().await {
+            let answers = this.answers.entry((number, slot.as_u8())).or_default();
             match answer {
-                Ok(bits) => this.answers.entry((number, slot.as_u8())).or_default().push(bits),
+                Ok(bits) => {
+                    answers.has.push(bits);
+                    this.heard.insert(holder);
+                }
                 Err(TransferError::ShuttingDown) => return Err(failures::overlay(OverlayError::ShuttingDown)),
                 Err(_) => {
+                    answers.silent.push(holder);
                     this.silent.insert(holder);
                 }
             }
@@ -62,17 +92,61 @@ impl Holdings {
 
     /// Whether anybody answered at all. When nobody did, it is we who are cut off.
     pub(super) fn answered(&self) -> bool {
-        !self.answers.is_empty()
+        !self.heard.is_empty()
     }
 
     /// How many holders say that they have a slot of a stripe.
     pub(super) fn count(&self, row: &StripeRow, slot: Slot) -> usize {
         let answers = self.answers.get(&(row.group, slot.as_u8()));
-        answers.map_or(0, |all| all.iter().filter(|bits| names(bits, row.ordinal)).count())
+        answers.map_or(0, |all| all.has.iter().filter(|bits| names(bits, row.ordinal)).count())
     }
 
     /// The slots of a stripe that nobody says to have.
     pub(super) fn absent(&self, row: &StripeRow) -> Vec<u8> {
         row.present().filter(|(slot, _)| self.count(row, *slot) == 0).map(|(slot, _)| slot.as_u8()).collect()
     }
+
+    /// The slots of a stripe that are short (see above): those that nobody has among them.
+    pub(super) fn short(&self, row: &StripeRow, replicas: usize, gone: &BTreeSet<PeerKey>) -> Vec<u8> {
+        let is_short = |slot: Slot| {
+            let count = self.count(row, slot);
+            let Some(answers) = self.answers.get(&(row.group, slot.as_u8())) else { return true };
+            let given = answers.has.len() + answers.silent.len();
+            let excused = answers.silent.iter().filter(|peer| !gone.contains(peer)).count();
+            count == 0 || count + excused < replicas.min(given)
+        };
+        row.present().filter(|(slot, _)| is_short(*slot)).map(|(slot, _)| slot.as_u8()).collect()
+    }
+}
+
+/// Notes who is silent; who counts as gone: whoever left all questions of two looks unanswered that lie [`GONE_AFTER_MS`]
+/// apart, and all between them. `named` is everyone in the groups' rows, and the bound of what is remembered.
+///
+/// - **REP-2** When more are silent than answer, we suspect ourselves: nobody is gone, and no silence begins. Attacked by
+///   `tests::replicas`.
+pub(super) fn note_silence(
+    catalogue: &Catalogue,
+    holdings: &Holdings,
+    named: &BTreeSet<PeerKey>,
+    now: Timestamp,
+) -> Result<BTreeSet<PeerKey>, CatalogueError> {
+    let mut since = catalogue.silent()?;
+    since.retain(|peer, _| named.contains(peer) && !holdings.heard.contains(peer));
+    let mut gone = BTreeSet::new();
+    let silent: Vec<&PeerKey> = holdings.silent.difference(&holdings.heard).collect();
+    if silent.len() <= holdings.heard.len() {
+        for peer in silent {
+            let first = *since.entry(*peer).or_insert(now);
+            if now.ms_since(first) >= GONE_AFTER_MS {
+                gone.insert(*peer);
+            }
+        }
+    }
+    catalogue.set_silent(&since)?;
+    Ok(gone)
+}
+
+/// Everyone whom these rows name.
+pub(super) fn named(rows: &[GroupRow]) -> BTreeSet<PeerKey> {
+    rows.iter().flat_map(|row| row.holders.iter().flatten()).copied().collect()
 }

@@ -122,6 +122,7 @@ async fn reinstate(
     let vault = Vault { keys, catalogue };
     let (manifest, unread) = rebuild(&vault, &reader, &record, &head, events).await?;
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
+    keep_formers(&final_place, &vault).map_err(failures::catalogue)?;
     drop((vault, reader));
     let summary = json!({
         "snapshots": manifest.snapshots.len(),
@@ -187,6 +188,20 @@ fn look_at_local(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<
         Ok((c, unread)) if (c.generation, c.sequence) == (record.generation, record.sequence) => Ok(Some(unread)),
         _ => Ok(None),
     }
+}
+
+/// Takes over what only the old catalogue knows, if it can be read: who had a slot and stands in no row (SEP-3).
+fn keep_formers(place: &Path, fresh: &Vault) -> Result<(), CatalogueError> {
+    if !place.is_dir() {
+        return Ok(());
+    }
+    let Ok(formers) = Catalogue::open(place, &fresh.keys.vault_key()).and_then(|local| local.formers()) else {
+        return Ok(());
+    };
+    for (group, formers) in &formers {
+        fresh.catalogue.set_formers(*group, formers)?;
+    }
+    fresh.catalogue.flush()
 }
 
 fn refuse_open(place: &Path) -> Result<(), Failure> {

@@ -101,7 +101,7 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
     }
     let snapshots = browse::all(vault)?;
     let counters = vault.catalogue.counters().map_err(failures::catalogue)?;
-    let short = vault.catalogue.shortfalls().map_err(failures::catalogue)?.len();
+    let short = vault.catalogue.short().map_err(failures::catalogue)?.len();
     let summary = json!({
         "vault": vault.keys.vault_key().to_string(),
         "locked": false,

@@ -166,6 +166,15 @@ impl Session {
         Ok(())
     }
 
+    /// Who left a row must be on record before the next one is offered anything.
+    pub(super) fn record_formers(&self) -> Result<(), CatalogueError> {
+        let formers = self.groups.take_formers();
+        for (group, formers) in &formers {
+            self.catalogue.set_formers(*group, formers)?;
+        }
+        if formers.is_empty() { Ok(()) } else { self.catalogue.flush() }
+    }
+
     async fn seal(&self, payload: StripePayload) -> Result<SealedStripe, StoreError> {
         let (codec, epoch) = (self.codec.clone(), self.epoch.clone());
         let mut id = [0u8; 32];
@@ -221,6 +230,10 @@ impl Session {
             let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
             let peer = self.groups.next_holder(place.group, slot.index(), &tried)?;
             tried.insert(peer);
+            if let Err(e) = self.record_formers() {
+                tracing::warn!(error = %e, "who left a group's row could not be noted");
+                return None;
+            }
             Some(peer)
         };
         let one = || async {

@@ -2,37 +2,28 @@
 //! that this run finds itself by asking the holders of some groups.
 //!
 //! - **REP-1** As far as it goes with the owner awake: what is noted stays noted, and in the exit code, until it is filled.
-//!   Attacked by `tests::healing`.
+//!   Attacked by `tests::healing`. A stripe that is lost keeps its note for the time when it is back.
+//! - **REP-2** As far as it goes with the owner awake: what is short is decided in [`holdings`](super::holdings), which waits
+//!   for a machine that only sleeps, and a run completes [`PER_RUN`] stripes at most. Attacked by `tests::replicas`.
 //! - **SEP-1** Candidates are of the slot's colour in the stripe's own group; the stripe keeps its id and its group.
-//! - **SEP-2** A slot is whole when as many holders *of different domains* as there are replicas say that they have it.
-//! - **DUR-3** A rebuilt shard is byte-identical: its root is checked by `stripe::rebuild` before it is sent.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
 };
 
-use cairn_core::stripe::{rebuild, shard_is_right};
-use cairn_proto::{
-    PeerKey, Slot,
-    index::{StripeNo, StripeRow},
-    manifest::{GroupRow, HOLDERS_MAX},
-    wire::Priority,
-};
+use cairn_proto::{PeerKey, Slot, Timestamp, index::StripeNo, manifest::GroupRow};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     catalogue::{CatalogueError, Meta},
     failures,
-    holdings::{Holdings, names},
-    reader::{Reader, StripeSource},
+    holdings::{self, Holdings},
+    reader::Reader,
+    refill::Refill,
     session::Session,
 };
-use crate::{
-    failure::Failure,
-    overlay::{GroupAccess, ShardAddress, ShardPut},
-};
+use crate::failure::Failure;
 
 /// Stripes completed in one run: more would keep a backup from beginning. 64 stripes are 320 MiB to fetch.
 const PER_RUN: usize = 64;
@@ -42,7 +33,7 @@ const GROUPS_ASKED: usize = 256;
 pub(super) const READ_WRONG: u8 = 0x80;
 
 /// Asks the holders of the groups whose turn it is, and notes what they lack. How many stripes cannot be read now.
-pub(super) async fn look(session: &Session) -> Result<usize, Failure> {
+pub(super) async fn look(session: &Session, now: Timestamp) -> Result<usize, Failure> {
     let catalogue = &session.catalogue;
     let rows: Vec<GroupRow> = catalogue.groups().collect::<Result<_, _>>().map_err(failures::catalogue)?;
     let cursor = catalogue.meta(Meta::AskedUpTo).map_err(failures::catalogue)?;
@@ -56,13 +47,20 @@ pub(super) async fn look(session: &Session) -> Result<usize, Failure> {
         return Ok(0);
     }
     let asked: BTreeSet<u32> = turn.iter().map(|row| row.number).collect();
-    let unreadable = note(session, &holdings, &asked).map_err(failures::catalogue)?;
+    let gone = holdings::note_silence(catalogue, &holdings, &holdings::named(&rows), now);
+    let gone = gone.map_err(failures::catalogue)?;
+    let unreadable = note(session, &holdings, &asked, &gone).map_err(failures::catalogue)?;
     let cursor = last.number.to_le_bytes().to_vec();
     catalogue.set_meta(Meta::AskedUpTo, Some(cursor)).map_err(failures::catalogue)?;
     Ok(unreadable)
 }
 
-fn note(session: &Session, holdings: &Holdings, asked: &BTreeSet<u32>) -> Result<usize, CatalogueError> {
+fn note(
+    session: &Session,
+    holdings: &Holdings,
+    asked: &BTreeSet<u32>,
+    gone: &BTreeSet<PeerKey>,
+) -> Result<usize, CatalogueError> {
     let lost = session.catalogue.lost()?;
     let notes: BTreeMap<StripeNo, Vec<u8>> = session.catalogue.shortfalls()?.into_iter().collect();
     let mut unreadable = 0;
@@ -71,14 +69,15 @@ fn note(session: &Session, holdings: &Holdings, asked: &BTreeSet<u32>) -> Result
         if !asked.contains(&row.group) || lost.contains(&row.no) {
             continue;
         }
-        let absent = holdings.absent(&row);
-        unreadable += usize::from(row.present().count() - absent.len() < usize::from(row.used));
+        let absent = holdings.absent(&row).len();
+        unreadable += usize::from(row.present().count() - absent < usize::from(row.used));
         let before = notes.get(&row.no).map_or(&[][..], Vec::as_slice);
         let still = |byte: &u8| {
             *byte & READ_WRONG != 0 || Slot::new(*byte).is_ok_and(|slot| holdings.count(&row, slot) < session.replicas)
         };
         let mut now: BTreeSet<u8> = before.iter().copied().filter(still).collect();
-        now.extend(absent.into_iter().filter(|slot| !before.contains(&(slot | READ_WRONG))));
+        let short = holdings.short(&row, session.replicas, gone);
+        now.extend(short.into_iter().filter(|slot| !before.contains(&(slot | READ_WRONG))));
         if !now.iter().eq(before) {
             session.catalogue.set_shortfall(row.no, &now.into_iter().collect::<Vec<_>>())?;
         }
@@ -88,21 +87,33 @@ fn note(session: &Session, holdings: &Holdings, asked: &BTreeSet<u32>) -> Result
 
 /// Completes what it can; how many stripes are whole now. Failure to do so is not the backup's failure: the notes stay.
 pub(super) async fn complete(session: &Session, cancel: &CancellationToken) -> usize {
-    let Ok(short) = session.catalogue.shortfalls() else { return 0 };
+    let Ok(short) = session.catalogue.short() else { return 0 };
     if short.is_empty() {
         return 0;
     }
     let reader = Reader::new(session.keys.clone(), session.overlay.clone(), Some(session.catalogue.clone()));
+    let mut refill = Refill::new(session, &reader);
     let mut done = 0;
-    for (no, slots) in in_turn(&reader, short) {
-        let left = tokio::select! {
-            () = cancel.cancelled() => return done,
-            left = complete_one(session, &reader, no, &slots) => left,
-        };
-        let left = left.unwrap_or(slots);
-        done += usize::from(left.is_empty());
-        if let Err(e) = session.catalogue.set_shortfall(no, &left) {
-            tracing::warn!(error = %e, "a completed stripe could not be noted");
+    let mut turn = in_turn(&reader, short);
+    // Whoever took a place with the last of a group's stripes made the earlier ones whole as well: those are asked about once
+    // more.
+    for again in [false, true] {
+        if again {
+            let moved = |no: StripeNo| reader.source(no).is_ok_and(|source| refill.moved.contains(&source.row.group));
+            turn.retain(|(no, slots)| !slots.is_empty() && moved(*no));
+        }
+        for (no, slots) in &mut turn {
+            let left = tokio::select! {
+                () = cancel.cancelled() => return done,
+                left = refill.stripe(*no, slots) => left,
+            };
+            if let Some(left) = left {
+                *slots = left;
+            }
+            done += usize::from(slots.is_empty());
+            if let Err(e) = session.catalogue.set_shortfall(*no, slots) {
+                tracing::warn!(error = %e, "a completed stripe could not be noted");
+            }
         }
     }
     done
@@ -130,136 +141,4 @@ fn in_turn(reader: &Reader, mut short: Vec<(StripeNo, Vec<u8>)>) -> Vec<(StripeN
     let urgent: BTreeSet<usize> = urgent.into_iter().take(PER_RUN / 2).collect();
     let (first, rest): (Vec<_>, Vec<_>) = short.into_iter().enumerate().partition(|(at, _)| urgent.contains(at));
     first.into_iter().chain(rest).take(PER_RUN).map(|(_, stripe)| stripe).collect()
-}
-
-/// What the holders of one slot say of one stripe.
-#[derive(Default)]
-struct Asked {
-    holding: BTreeSet<PeerKey>,
-    /// They say that they have nothing of this slot at all.
-    empty: BTreeSet<PeerKey>,
-    silent: BTreeSet<PeerKey>,
-    /// They say that they have it, and give other bytes.
-    wrong: BTreeSet<PeerKey>,
-}
-
-impl Asked {
-    /// Who makes room for another holder in a full row: whoever is sure to have nothing first. A silent one may still have
-    /// shards of other stripes; those lack the slot as much as this one and have a holder that answers again.
-    fn to_replace(&self, holders: &[PeerKey]) -> Option<usize> {
-        [&self.empty, &self.silent, &self.wrong]
-            .into_iter()
-            .find_map(|set| holders.iter().position(|peer| set.contains(peer) && !self.holding.contains(peer)))
-    }
-}
-
-/// The slots that are still lacking; `None` when the stripe could not be read.
-async fn complete_one(session: &Session, reader: &Reader, no: StripeNo, slots: &[u8]) -> Option<Vec<u8>> {
-    let source = reader.source(no).ok()?;
-    let (number, access, ordinal) = (source.row.group, source.group.1.clone(), source.row.ordinal);
-    // The reader's row is as old as the reader: what this run added to the group is here.
-    let mut group = match session.groups.current(number) {
-        Some(group) => group,
-        None => session.catalogue.group(number).ok()??,
-    };
-    let mut lacking = Vec::new();
-    for byte in slots {
-        let slot = Slot::new(byte & !READ_WRONG).ok()?;
-        let mut asked = who_has(session, group.holders.get(slot.index())?, &access, slot, ordinal).await;
-        if byte & READ_WRONG != 0 {
-            verify(session, &source, slot, &mut asked).await;
-        }
-        if asked.holding.len() < session.replicas {
-            lacking.push((*byte, slot, asked));
-        }
-    }
-    if lacking.is_empty() {
-        return Some(Vec::new());
-    }
-    let shards = reader.fetch_some(&source, source.row.used.into(), Priority::Low).await;
-    let (codec, row) = (source.codec.clone(), source.row.clone());
-    let shards = tokio::task::spawn_blocking(move || rebuild(&codec, &row, shards)).await.ok()?.ok()?;
-    let mut left = Vec::new();
-    for (byte, slot, mut asked) in lacking {
-        let bytes = shards.get(slot.index())?.clone()?;
-        let root = *source.row.root(slot)?;
-        for peer in session.groups.candidates(&group, slot.index(), &asked.holding) {
-            if asked.holding.len() >= session.replicas {
-                break;
-            }
-            if asked.wrong.contains(&peer) {
-                continue;
-            }
-            let holders = group.holders.get(slot.index())?;
-            let known = holders.contains(&peer);
-            let full = holders.len() >= HOLDERS_MAX;
-            let replaced = asked.to_replace(holders);
-            if !known && full && replaced.is_none() {
-                continue;
-            }
-            let address = ShardAddress { group: access.clone(), slot, ordinal };
-            let put = ShardPut { address, root, lease_until: session.lease_until, bytes: bytes.clone() };
-            match session.overlay.put_shard(peer, put, Priority::Low).await {
-                Ok(_) => {
-                    asked.holding.insert(peer);
-                    if !known {
-                        let holders = group.holders.get_mut(slot.index())?;
-                        if let Some(at) = replaced.filter(|_| full) {
-                            holders.remove(at);
-                        }
-                        holders.push(peer);
-                        session.groups.replace_row(&group);
-                        // Until a head says so, nobody else finds the new holder.
-                        session.catalogue.set_meta(Meta::Moved, Some(vec![1])).ok()?;
-                        session.catalogue.set_group(&group).ok()?;
-                    }
-                }
-                Err(e) => tracing::debug!(peer = %peer.short(), error = %e, "a holder did not take a missing shard"),
-            }
-        }
-        if asked.holding.len() < session.replicas {
-            left.push(byte);
-        }
-    }
-    Some(left)
-}
-
-/// Who says that they have the shard. One that does not answer counts as without: a put to it is repeated, which costs
-/// nothing when it has the shard after all.
-async fn who_has(session: &Session, holders: &[PeerKey], access: &Arc<GroupAccess>, slot: Slot, ordinal: u8) -> Asked {
-    let questions = holders
-        .iter()
-        .map(|peer| async move { (*peer, session.overlay.has_shards(*peer, access.clone(), slot).await.ok()) });
-    let mut asked = Asked::default();
-    for (peer, answer) in futures::future::join_all(questions).await {
-        match answer {
-            Some(bits) if names(&bits, ordinal) => asked.holding.insert(peer),
-            Some([0, rest @ ..]) if rest == [0; 31] => asked.empty.insert(peer),
-            Some(_) => false,
-            None => asked.silent.insert(peer),
-        };
-    }
-    asked
-}
-
-/// Reads the shard from everybody who says to have it.
-async fn verify(session: &Session, source: &StripeSource, slot: Slot, asked: &mut Asked) {
-    for peer in asked.holding.clone() {
-        let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
-        let right = match session.overlay.get_shard(peer, address, 0, 0, Priority::Low).await {
-            Ok(bytes) => {
-                let row: Arc<StripeRow> = source.row.clone();
-                tokio::task::spawn_blocking(move || shard_is_right(&row, slot, &bytes)).await.unwrap_or(false)
-            }
-            // It takes a shard that it found damaged again: no liar.
-            Err(_) => {
-                asked.holding.remove(&peer);
-                continue;
-            }
-        };
-        if !right {
-            asked.holding.remove(&peer);
-            asked.wrong.insert(peer);
-        }
-    }
 }

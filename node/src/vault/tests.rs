@@ -6,7 +6,10 @@ mod healing;
 mod long_contents;
 mod memory_overlay;
 mod pieces;
+mod replicas;
 mod round_trip;
+mod separation;
+mod verdicts;
 
 use std::path::{Path, PathBuf};
 

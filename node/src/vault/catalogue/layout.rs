@@ -21,6 +21,9 @@ pub(super) const FILE: u8 = b'f';
 pub(super) const SHORTFALL: u8 = b'h';
 pub(super) const LOST: u8 = b'l';
 pub(super) const SEGMENT: u8 = b'i';
+pub(super) const UNREAD: u8 = b'u';
+pub(super) const FORMER: u8 = b'o';
+pub(super) const SILENT: u8 = b'w';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 
@@ -48,9 +51,16 @@ pub(super) fn group_key(number: u32) -> Vec<u8> {
     key
 }
 
-pub(super) fn segment_key(at: usize) -> Vec<u8> {
-    let mut key = vec![SEGMENT];
+/// Of [`SEGMENT`] or [`UNREAD`]: the number in the list.
+pub(super) fn segment_key(prefix: u8, at: usize) -> Vec<u8> {
+    let mut key = vec![prefix];
     key.extend_from_slice(&(at as u32).to_be_bytes());
+    key
+}
+
+pub(super) fn former_key(group: u32) -> Vec<u8> {
+    let mut key = vec![FORMER];
+    key.extend_from_slice(&group.to_be_bytes());
     key
 }
 

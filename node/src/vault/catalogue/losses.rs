@@ -1,11 +1,10 @@
 //! What the network lost: notes of stripes that lack slots, stripes that are lost, and index segments with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use cairn_proto::{
     head::HeadContent,
     index::{RunPlace, StripeNo},
-    manifest::Manifest,
     tree::Node,
 };
 
@@ -13,8 +12,8 @@ use super::{
     Catalogue, CatalogueError, Meta, Result,
     guard::Change,
     layout::{
-        CHUNK, FILE, LOST, PENDING_RUN, PENDING_STRIPE, RECEIPT, ROW_MAX, RUN, SHORTFALL, STRIPE, encode_segments,
-        id_key, run_key, stripe_key,
+        CHUNK, FILE, LOST, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, SHORTFALL, STRIPE, UNREAD, encode_segments,
+        id_key, run_key, segment_key, stripe_key,
     },
 };
 
@@ -26,7 +25,19 @@ fn touches(place: &RunPlace, stripes: &BTreeSet<StripeNo>) -> bool {
 }
 
 impl Catalogue {
-    /// Stripes that lack slots, with the slots.
+    /// Stripes that lack slots and can be completed, with the slots: all notes but those of lost stripes.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn short(&self) -> Result<Vec<(StripeNo, Vec<u8>)>> {
+        let lost = self.lost()?;
+        let mut notes = self.shortfalls()?;
+        notes.retain(|(no, _)| !lost.contains(no));
+        Ok(notes)
+    }
+
+    /// Every note of which slots a stripe lacks. A stripe that is lost keeps its note: it may come back, and nobody would
+    /// note anew what was never stored.
     ///
     /// # Errors
     /// Damage or the disk.
@@ -91,8 +102,6 @@ impl Catalogue {
         }
         for no in lost {
             batch.put(&stripe_key(LOST, *no), Vec::new());
-            // What cannot be read cannot be completed.
-            batch.remove(stripe_key(SHORTFALL, *no));
         }
         if !lost.is_subset(&before) {
             for item in self.scan(FILE) {
@@ -141,7 +150,7 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn index_is_lost(&self) -> Result<bool> {
-        let (lost, unread) = (self.lost()?, self.unread_segments()?);
+        let (lost, unread) = (self.lost()?, self.unread_set()?);
         let head = self.meta(Meta::Head)?.map(|bytes| HeadContent::decode(&bytes)).transpose()?;
         let manifest = head.iter().flat_map(|head| &head.manifest);
         Ok(self.segments()?.iter().filter(|at| !unread.contains(at)).chain(manifest).any(|at| touches(at, &lost)))
@@ -185,22 +194,48 @@ impl Catalogue {
         Ok(needed)
     }
 
-    /// Index segments that recovery could not read.
+    /// The segments that the next manifest goes on from. When one of them is lost, only those that were never read: all rows
+    /// are marked to be written anew, or recovery would not find what is left.
+    ///
+    /// # Errors
+    /// Damage or the disk.
+    pub fn living_segments(&self) -> Result<Vec<RunPlace>> {
+        let (lost, unread) = (self.lost()?, self.unread_set()?);
+        let mut segments = self.segments()?;
+        if segments.iter().any(|place| touches(place, &lost) && !unread.contains(place)) {
+            self.pend_all()?;
+            segments.retain(|place| unread.contains(place));
+        }
+        Ok(segments)
+    }
+
+    /// Index segments that recovery could not read: never given up, since their holders may come back.
     ///
     /// # Errors
     /// Damage or the disk.
     pub fn unread_segments(&self) -> Result<Vec<RunPlace>> {
-        Ok(self.meta(Meta::Unread)?.map(|bytes| Manifest::decode(&bytes)).transpose()?.map_or(vec![], |m| m.segments))
+        self.places(UNREAD)
     }
 
-    /// Remembers which index segments recovery could not read: as many as fit into a row, oldest first.
+    fn unread_set(&self) -> Result<HashSet<RunPlace>> {
+        Ok(self.unread_segments()?.into_iter().collect())
+    }
+
+    /// Remembers which index segments recovery could not read, one row each: those of them that the index names, so that
+    /// there are never more than it has segments.
     ///
     /// # Errors
     /// The disk.
-    pub fn set_unread_segments(&self, segments: &[RunPlace]) -> Result<()> {
-        // A place takes at most 32 bytes.
-        let segments = &segments[..segments.len().min(ROW_MAX / 64)];
-        self.set_meta(Meta::Unread, Some(encode_segments(segments)?))
+    pub fn set_unread_segments(&self, unread: &[RunPlace]) -> Result<()> {
+        let named: HashSet<RunPlace> = self.segments()?.into_iter().collect();
+        let mut batch = Change::default();
+        for key in self.tree.scan_prefix([UNREAD]).keys() {
+            batch.remove(key?.to_vec());
+        }
+        for (at, place) in unread.iter().filter(|place| named.contains(place)).enumerate() {
+            batch.put(&segment_key(UNREAD, at), encode_segments(std::slice::from_ref(place))?);
+        }
+        self.apply(batch)
     }
 
     /// Marks every stripe and run as in no segment, so that the next commit writes the whole index anew.

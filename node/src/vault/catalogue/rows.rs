@@ -202,11 +202,11 @@ impl Catalogue {
         let before = self.segments()?;
         for (at, place) in commit.segments.iter().enumerate() {
             if before.get(at) != Some(place) {
-                batch.put(&segment_key(at), encode_segments(std::slice::from_ref(place))?);
+                batch.put(&segment_key(SEGMENT, at), encode_segments(std::slice::from_ref(place))?);
             }
         }
         for at in commit.segments.len()..before.len() {
-            batch.remove(segment_key(at));
+            batch.remove(segment_key(SEGMENT, at));
         }
         for no in commit.stripes {
             batch.remove(stripe_key(PENDING_STRIPE, *no));
@@ -226,7 +226,11 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn segments(&self) -> Result<Vec<RunPlace>> {
-        self.scan(SEGMENT)
+        self.places(SEGMENT)
+    }
+
+    pub(super) fn places(&self, prefix: u8) -> Result<Vec<RunPlace>> {
+        self.scan(prefix)
             .map(|item| {
                 Manifest::decode(&item?.1)?.segments.pop().ok_or(CatalogueError::Damaged("a segment row is empty"))
             })

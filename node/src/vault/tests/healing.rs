@@ -60,6 +60,25 @@ async fn a_backup_asks_by_itself_what_is_missing() {
     owner.overlay.assert_separated();
 }
 
+/// A note that no question brings back: the holder says that it has the shard, which was read and was wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stripe_that_was_lost_for_a_while_keeps_its_note() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 2 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    owner.overlay.holders_of_slot(0).iter().for_each(|peer| owner.overlay.rot(peer));
+    owner.check(true).await.expect(ExitCode::Damage);
+    let noted = catalogue(&owner).short().expect("readable");
+    assert!(!noted.is_empty());
+    let away: BTreeSet<PeerKey> = (5..8).chain([0]).flat_map(|slot| owner.overlay.holders_of_slot(slot)).collect();
+    away.iter().for_each(|peer| owner.overlay.set_manner(peer, Manner::Dead));
+    owner.check(false).await.expect(ExitCode::Lost);
+    assert!(catalogue(&owner).short().expect("readable").is_empty(), "nothing can be done about it now");
+    away.iter().for_each(|peer| owner.overlay.set_manner(peer, Manner::Honest));
+    owner.check(false).await.expect(ExitCode::Success);
+    assert_eq!(catalogue(&owner).short().expect("readable"), noted);
+}
+
 /// A liar says that it has the shard, and takes it again gladly.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_read_wrong_goes_to_somebody_else() {
@@ -393,6 +412,31 @@ fn unrecorded_chunks_do_not_make_each_further_one_slow() {
     assert!(ingest.sweeps() > 0);
 }
 
+/// However many they are: nobody else can find them once a manifest does not name them any more.
+#[test]
+fn no_unread_segment_is_given_up_when_the_index_is_written_anew() {
+    use cairn_proto::index::{RunCodec, RunPlace, StripeNo};
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("c");
+    let catalogue = Catalogue::open(&path, &cairn_proto::VaultKey::from_bytes([1; 32])).expect("opens");
+    let place = |no: u64| {
+        let (stripe, codec) = (StripeNo(no), RunCodec::Zstd);
+        RunPlace { stripe, offset: 1 << 20, stored_len: 1 << 20, next: Some(StripeNo(no + 1)), codec, raw_len: 1 << 20 }
+    };
+    let segments: Vec<_> = (1..=2_000).map(|no| place(2 * no)).collect();
+    let commit = CommitRecord { segments: &segments, ..CommitRecord::default() };
+    catalogue.finish_commit(&commit).expect("written");
+    let unread = &segments[..1_500];
+    catalogue.set_unread_segments(&[unread, &[place(9_001)]].concat()).expect("written");
+    assert_eq!(catalogue.unread_segments().expect("readable"), unread, "all that the index names, and no more");
+    // One that was read is lost: the others are written anew, the unread ones stay.
+    catalogue.set_lost(&[segments[1_700].stripe, segments[3].stripe].into()).expect("written");
+    assert_eq!(catalogue.living_segments().expect("readable"), unread);
+    assert_eq!(std::fs::read_dir(path.join("blobs")).expect("there").count(), 0);
+    catalogue.set_unread_segments(&[]).expect("written");
+    assert!(catalogue.unread_segments().expect("readable").is_empty());
+}
+
 #[test]
 fn a_lost_stripe_is_forgotten_when_nothing_needs_it() {
     use crate::vault::catalogue::{Counters, StripeRecord};
@@ -436,10 +480,15 @@ fn a_lost_stripe_is_forgotten_when_nothing_needs_it() {
     let commit = CommitRecord { segments: &[segment], counters: Some(counters), ..CommitRecord::default() };
     catalogue.finish_commit(&commit).expect("written");
     catalogue.set_lost(&lost(&[1, 2, 3])).expect("written");
-    assert!(catalogue.shortfalls().expect("readable").is_empty(), "what is lost is not completed");
+    assert!(catalogue.short().expect("readable").is_empty(), "what is lost is not completed");
+    assert_eq!(catalogue.shortfalls().expect("readable"), [(StripeNo(1), vec![2])], "nor forgotten");
+    catalogue.set_lost(&lost(&[2, 3])).expect("written");
+    assert_eq!(catalogue.short().expect("readable"), [(StripeNo(1), vec![2])], "it may come back");
+    catalogue.set_lost(&lost(&[1, 2, 3])).expect("written");
     assert!(catalogue.index_is_lost().expect("readable"));
     // Chunk 4 has no other place, and the index segment has none.
     assert_eq!(catalogue.retire_lost().expect("written"), lost(&[2, 3]));
+    assert!(catalogue.shortfalls().expect("readable").is_empty(), "what nobody needs lacks nothing");
     catalogue.finish_commit(&CommitRecord::default()).expect("written");
     assert_eq!(catalogue.retire_lost().expect("written"), lost(&[2]));
     let left: Vec<u64> = catalogue.stripes().map(|row| row.expect("readable").no.0).collect();

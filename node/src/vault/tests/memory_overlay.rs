@@ -1,5 +1,6 @@
 //! A network in memory, with switches for everything that goes wrong: dead peers, liars, lost and rotten shards, lost
-//! heads. Holders enforce colours as real ones do, and a recorder proves SEP-1 over everything ever offered.
+//! heads. Holders enforce colours as real ones do, and a recorder proves SEP-1 and SEP-3 over everything ever
+//! offered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +28,7 @@ use crate::overlay::{
 };
 
 type Place = (GroupId, u8, u8);
+type Work = Box<dyn FnOnce() + Send>;
 
 /// How a peer misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) enum Manner {
 struct Peer {
     key: SigningKey,
     domain: Domain,
+    /// Its own one, unless a test says otherwise.
+    subnet: Domain,
     manner: Manner,
     shards: BTreeMap<Place, (ShardRoot, Bytes)>,
 }
@@ -51,7 +55,7 @@ struct Peer {
 struct World {
     peers: BTreeMap<PeerKey, Peer>,
     head: Option<HeadRecord>,
-    /// What was ever offered to whom: domain -> group -> slots.
+    /// What was ever offered to whom: domain, or subnet -> group -> slots.
     offered: BTreeMap<(Domain, GroupId), BTreeSet<u8>>,
     keep_no_heads: bool,
     /// Whoever is offered this slot is full, in every group.
@@ -73,20 +77,15 @@ pub(super) struct MemoryOverlay {
     /// Puts do not end any more once the token has fired.
     stall: Arc<std::sync::atomic::AtomicBool>,
     fuse_token: Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>,
+    /// Done when the next holder is asked what it has.
+    on_question: Arc<Mutex<Option<Work>>>,
 }
 
 impl MemoryOverlay {
     /// A network of `count` honest peers in domains of their own.
     pub(super) fn new(count: u8) -> Self {
-        let mut world = World::default();
-        for i in 0..count {
-            let key = SigningKey::from_bytes(&[i + 1; 32]);
-            let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
-            let domain = Domain::operator(&format!("d{i}")).expect("valid");
-            world.peers.insert(peer, Peer { key, domain, manner: Manner::Honest, shards: BTreeMap::new() });
-        }
-        Self {
-            world: Arc::new(Mutex::new(world)),
+        let this = Self {
+            world: Arc::default(),
             me: PeerKey::from_bytes([0xee; 32]),
             domain: Domain::operator("owner").expect("valid"),
             sent: Arc::default(),
@@ -94,7 +93,52 @@ impl MemoryOverlay {
             fuse: Arc::new(AtomicU64::new(u64::MAX)),
             stall: Arc::default(),
             fuse_token: Arc::default(),
+            on_question: Arc::default(),
+        };
+        this.add_peers(0..count);
+        this
+    }
+
+    /// Adds honest peers in domains and subnets of their own.
+    pub(super) fn add_peers(&self, numbers: std::ops::Range<u8>) {
+        for i in numbers {
+            let key = SigningKey::from_bytes(&[i + 1; 32]);
+            let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
+            let domain = Domain::operator(&format!("d{i}")).expect("valid");
+            let peer_there = Peer { key, domain, subnet: subnet(i), manner: Manner::Honest, shards: BTreeMap::new() };
+            self.world().peers.insert(peer, peer_there);
         }
+    }
+
+    /// Moves a peer to the subnet of another.
+    pub(super) fn move_to_subnet_of(&self, peer: &PeerKey, other: &PeerKey) {
+        let mut world = self.world();
+        let subnet = world.peers[other].subnet.clone();
+        world.peers.get_mut(peer).expect("known peer").subnet = subnet;
+    }
+
+    /// Peers that may hold a slot of a group.
+    pub(super) fn coloured(&self, ticket: &cairn_proto::GroupTicket, slot: Slot) -> Vec<PeerKey> {
+        let world = self.world();
+        let may = |p: &Peer| colour::may_hold(ticket, &p.domain, slot);
+        world.peers.iter().filter(|(_, p)| may(p)).map(|(k, _)| *k).collect()
+    }
+
+    /// Whether a peer has that shard in its store, dead or not.
+    pub(super) fn has(&self, peer: &PeerKey, group: GroupId, slot: u8, ordinal: u8) -> bool {
+        self.world().peers.get(peer).is_some_and(|p| p.shards.contains_key(&(group, slot, ordinal)))
+    }
+
+    /// Every shard of a stripe in these slots is lost.
+    pub(super) fn lose_stripe(&self, group: GroupId, ordinal: u8, slots: std::ops::Range<u8>) {
+        for peer in self.world().peers.values_mut() {
+            peer.shards.retain(|(g, s, o), _| *g != group || *o != ordinal || !slots.contains(s));
+        }
+    }
+
+    /// Does something when the next holder is asked what it has.
+    pub(super) fn on_question(&self, work: impl FnOnce() + Send + 'static) {
+        *self.on_question.lock().expect("lock") = Some(Box::new(work));
     }
 
     /// The same network from here on apart.
@@ -183,10 +227,10 @@ impl MemoryOverlay {
         self.world().peers.values().map(|p| p.shards.len()).sum()
     }
 
-    /// SEP-1: no domain was ever offered two slots of one group, and the owner's own domain nothing.
+    /// SEP-1, SEP-3: no domain and no subnet was ever offered two slots of one group, and the owner's own domain nothing.
     pub(super) fn assert_separated(&self) {
         for ((domain, group), slots) in &self.world().offered {
-            assert!(slots.len() == 1, "SEP-1: {domain} was offered {slots:?} of group {}", group.short());
+            assert!(slots.len() == 1, "SEP-1, SEP-3: {domain} was offered {slots:?} of group {}", group.short());
             assert!(*domain != self.domain, "SEP-1: the owner's own domain was offered a shard");
         }
     }
@@ -197,8 +241,8 @@ impl MemoryOverlay {
         PeerView {
             peer: key,
             domain: peer.domain.clone(),
-            subnet: None,
-            subnet_seen: false,
+            subnet: Some(peer.subnet.clone()),
+            subnet_seen: true,
             region: Region::new(REGIONS[at % REGIONS.len()]).expect("valid"),
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,
@@ -225,6 +269,11 @@ impl MemoryOverlay {
         }
         work(found)
     }
+}
+
+/// A /24 for each number.
+pub(super) fn subnet(number: u8) -> Domain {
+    Domain::of_address(std::net::Ipv4Addr::new(198, number, 7, 1).into()).expect("public")
 }
 
 fn now() -> Timestamp {
@@ -268,8 +317,10 @@ impl Overlay for MemoryOverlay {
             assert_eq!(put.root.as_bytes(), blake3::hash(&put.bytes).as_bytes());
             {
                 let mut world = self.world();
-                let domain = world.peers.get(&to).map(|p| p.domain.clone()).expect("puts go to known peers");
-                world.offered.entry((domain, group)).or_default().insert(slot.as_u8());
+                let peer = world.peers.get(&to).expect("puts go to known peers");
+                for who in [peer.domain.clone(), peer.subnet.clone()] {
+                    world.offered.entry((who, group)).or_default().insert(slot.as_u8());
+                }
             }
             let full = self.world().full_slot == Some(slot.as_u8());
             let receipt = self.access(to, |peer| {
@@ -347,6 +398,9 @@ impl Overlay for MemoryOverlay {
     ) -> BoxFuture<'_, Result<[u8; 32], TransferError>> {
         Box::pin(async move {
             let id = group.ticket.id();
+            if let Some(work) = self.on_question.lock().expect("lock").take() {
+                work();
+            }
             self.access(at, |peer| {
                 let mut bits = [0u8; 32];
                 for (_, _, ordinal) in peer.shards.keys().filter(|(g, s, _)| *g == id && *s == slot.as_u8()) {

@@ -225,7 +225,7 @@ class Tahoe:
             where = []
         Run([self.binary, *arguments, *where, folder])
         log = open(self.place / f"{name}.log", "wb")
-        self.running.append(subprocess.Popen([self.binary, "-d", folder, "run"], stdout=log, stderr=log))
+        self.running.append(subprocess.Popen([self.binary, "-d", folder, "run", "--allow-stdin-close"], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         return folder
 
     def start(self):

@@ -79,8 +79,9 @@ def memory(table, figures):
             table.bound("the same, read back", stream["read_rss"] / MIB, "MiB", 256)
             peaks[what] = stream["holders_peak_rss"]
         quiet = got["idle"]
-        low, middle, high = quiet["tcp_connections"]
-        table.bound(f"storage node idle, {middle:.0f} TCP connections ({low} to {high}), median", quiet["rss_median"] / MIB, "MiB", 96)
+        low, high = quiet["tcp_connections"]
+        count = f"{low} to {high}" if low < high else low
+        table.bound(f"storage node idle, {count} TCP connections, median of {quiet['measured_nodes']}", quiet["rss_median"] / MIB, "MiB", 96)
     if peaks:
         table.bound("storage node under load, largest", max(peaks.values()) / MIB, "MiB", 200)
 

@@ -1,11 +1,11 @@
 """CPU time by stage: perf's samples of owner and holders, sorted by what the innermost function is."""
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 
 from .process import Failed, Run, cpu_of
+from .programs import install
 
 HERTZ = 997
 # First match wins. Names of symbols, of the binary or of the kernel.
@@ -47,7 +47,9 @@ def stage(symbol, dso):
 
 def available():
     """Whether perf samples here: an empty string, or why not."""
-    if not shutil.which("perf"):
+    try:
+        install(["linux-perf"], "perf")
+    except (OSError, subprocess.SubprocessError):
         return "perf is not installed (linux-perf)"
     done = subprocess.run(["perf", "record", "-q", "-a", "-o", "/dev/null", "true"], capture_output=True, text=True)
     return "" if done.returncode == 0 else "perf may not record here: " + done.stderr.strip().splitlines()[-1]

@@ -185,8 +185,8 @@ def details(figures):
 def markdown(figures):
     m, v = figures["machine"], figures["versions"]
     head = (
-        f"{m['cores']} cores {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, rustc {m['rustc'].split()[0]}; Cairn {m['commit']}, "
-        + ", ".join(f"{name} {version}" for name, version in v.items() if name != "cairn")
+        f"{m['cores']} cores {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, rustc {m['rustc'].split()[0]}; "
+        + ", ".join([f"Cairn {m['commit']}", *(f"{name} {version}" for name, version in v.items() if name != "cairn")])
         + f"; {figures['options']['nodes']} nodes, best of {figures['options']['runs']}; {m['date']}; load before the run {m['load_before']:.1f}"
     )
     table = Table()

@@ -178,7 +178,7 @@ def details(figures):
         lines.append(f"- idle, most frequent sizes of TCP payload: {sizes}")
     for name, got in figures.items():
         if isinstance(got, dict):
-            lines += [f"- {name} not measured: {got[key].splitlines()[0][-200:]}" for key in ("not_measured", "failed") if key in got]
+            lines += [f"- {name} not measured: {got[key].strip().splitlines()[-1][:300]}" for key in ("not_measured", "failed") if key in got]
     return "\n".join(lines)
 
 

@@ -41,8 +41,8 @@ class Bench:
         else:
             path.unlink(missing_ok=True)
 
-    def cairn(self, place=None):
-        return Cairn(place or self.place, self.options.nodes)
+    def cairn(self, place=None, stored=0):
+        return Cairn(place or self.place, self.options.nodes, stored or 2 * self.options.mib * MIB)
 
 
 def started(tool):
@@ -181,7 +181,7 @@ def memory(bench):
                 out["skipped"].append(f"{size} MiB of {kind}: no room for {need / 1e9:.0f} GB")
                 continue
             say(f"stream of {size} MiB, {kind}, stores {'in RAM' if place == bench.place else 'on disk'}")
-            with started(bench.cairn(place)) as tool:
+            with started(bench.cairn(place, need)) as tool:
                 generator = subprocess.Popen([sys.executable, corpora.__file__, kind, str(size)], stdout=subprocess.PIPE)
                 try:
                     backup = tool.stream(generator.stdout)

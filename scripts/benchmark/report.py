@@ -74,7 +74,9 @@ def memory(table, figures):
             table.bound(f"owner's peak memory, restore of {name}", got["cairn"]["restore"]["rss"] / MIB, "MiB", 256)
     if got := ran(figures, "memory"):
         for stream in got["streams"]:
-            what = f"{stream['mib'] / 1024:g} GiB stream, {stream['kind']}, stores {'in RAM' if stream['where'] == 'RAM' else 'on disk'}"
+            if stream["only_for_growth"]:
+                continue
+            what = f"{stream['mib'] / 1024:.3g} GiB stream, {stream['kind']}, stores {'in RAM' if stream['where'] == 'RAM' else 'on disk'}"
             table.bound(f"owner's peak memory, backup of a {what}", stream["backup_rss"] / MIB, "MiB", 256)
             table.bound("the same, read back", stream["read_rss"] / MIB, "MiB", 256)
             peaks[what] = stream["holders_peak_rss"]
@@ -88,7 +90,7 @@ def memory(table, figures):
 
 def quiet(table, figures):
     if got := ran(figures, "idle"):
-        what = f"idle node of {got['nodes']}, {got['seconds'] / 60:.0f} minutes"
+        what = f"idle node of {got['nodes']}, {got['seconds'] / 60:.3g} minutes"
         table.bound(f"{what}: CPU, mean (most {got['core_percent_max']:.2f})", got["core_percent_mean"], "% of a core", 1, digits=2)
         table.bound(f"{what}: sent and received", got["mb_a_day"], "MB a day", 50)
 
@@ -154,8 +156,8 @@ def ceilings(figures):
     return "\n".join(lines)
 
 
-# What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux writes header and body one after the other.
-SIZES = {34: " (a yamux header)", 54: " (the 32 bytes of a ping)"}
+# What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux often writes header and body one after the other.
+SIZES = {34: " (as a yamux header)", 54: " (as the 32 bytes of a ping)", 66: " (as a ping with its header)"}
 
 
 def details(figures):
@@ -163,10 +165,12 @@ def details(figures):
     if got := ran(figures, "memory"):
         for stream in got["streams"]:
             if index := stream.get("index"):
+                # Of a small stream, what grows is noise.
+                grows = f"; its memory grows by {index['owner_rss_growth_mib_per_tb']:.0f} MiB a TB" if stream["mib"] >= 1024 else ""
                 lines.append(
                     f"- index, {stream['kind']} stream (chunks of {index['chunk_bytes_mean'] / 1024:.0f} KiB): the owner's catalogue on disk "
-                    f"{index['catalogue_bytes_per_chunk']:.0f} B a chunk, {index['catalogue_gb_per_tb']:.1f} GB a TB; its memory grows by "
-                    f"{index['owner_rss_growth_mib_per_tb']:.0f} MiB a TB; a holder's index on disk {index['holder_index_gb_per_tb_held']:.2f} GB a TB held"
+                    f"{index['catalogue_bytes_per_chunk']:.0f} B a chunk, {index['catalogue_gb_per_tb']:.1f} GB a TB{grows}; "
+                    f"a holder's index on disk {index['holder_index_gb_per_tb_held']:.2f} GB a TB held"
                 )
         quiet = got["idle"]
         lines.append(f"- memory of an idle node: {quiet['rss_anon_median'] / MIB:.0f} MiB its own, {quiet['rss_file_median'] / MIB:.0f} MiB of its program file, which all share")

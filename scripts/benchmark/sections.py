@@ -199,6 +199,7 @@ def memory(bench):
                     {
                         "kind": kind,
                         "mib": size,
+                        "only_for_growth": size == sizes[0],
                         "where": "RAM" if is_ram(place) else "disk",
                         "backup_rss": backup.rss,
                         "read_rss": read.rss,

@@ -11,7 +11,8 @@ WORDS = "the of order sent paid late again parcel green house river small large 
 # Rows for each MiB of dump: almost half of the bytes are accounts, a third events.
 ROWS = {"account": 4500, "customer": 2300, "event": 2300}
 # What happens in a skewed day: of the newest 2 % of customers and events so many are touched, so many old accounts too, and
-# events are appended; and what happens in a uniform one: single rows of the accounts, as pgbench updates them.
+# events are appended; and what happens in a uniform one: rows of accounts and customers anywhere, so that restic stores
+# about 60 % of a full backup again.
 TOUCHED, OLD, APPENDED, UNIFORM = 4600, 100, 20_000, 5000
 
 
@@ -56,7 +57,10 @@ def later(source, target, mib, kind):
     rows = {table: count * mib for table, count in ROWS.items()}
     changed = {table: set() for table in ROWS}
     if kind == "uniform":
-        changed["account"].update(chance.sample(range(rows["account"]), min(UNIFORM, rows["account"])))
+        accounts = rows["account"]
+        for number in chance.sample(range(accounts + rows["customer"]), UNIFORM):
+            table, number = ("account", number) if number < accounts else ("customer", number - accounts)
+            changed[table].add(number)
     else:
         for table in ("customer", "event"):
             newest = range(rows[table] * 98 // 100, rows[table])

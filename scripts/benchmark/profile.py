@@ -1,20 +1,20 @@
 """CPU time by stage: perf's samples of owner and holders, sorted by what the innermost function is."""
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 
 from .process import Failed, Run, cpu_of
+from .programs import install
 
 HERTZ = 997
 # First match wins. Names of symbols, of the binary or of the kernel.
 KERNEL = [
     ("kernel: network", r"tcp|skb|inet|^ip_|ip6?_|sock|loopback|net_|netif|napi|sk_|dev_|qdisc|udp|nf_|csum|__copy_skb|release_sock"),
-    ("kernel: copies", r"copy_(to|from|user|page|folio)|rep_movs|copyin|copyout|_copy_|copy_mc"),
-    ("kernel: files", r"shmem|vfs|ext4|file|folio|xas_|xa_|inode|dentry|iov_iter|splice|writeback|jbd2|blk|bio|virtblk|virtqueue"),
-    ("kernel: memory", r"page|fault|zap|mmap|munmap|vma|mm_|memcg|rmqueue|alloc|free|tlb|pte|clear|lru|slab"),
-    ("kernel: scheduling", r"sched|futex|switch|wake|idle|epoll|ep_|eventfd|pick_next|enqueue|dequeue|update_|ttwu|rcu|timer|clock|ktime|spin|mutex|ipi"),
+    ("kernel: copies", r"copy_(to|from|user|page|folio)|rep_movs|copyin|copyout|_copy_|copy_mc|^memcpy|^memset|__get_user"),
+    ("kernel: files", r"shmem|vfs|ext4|file|folio|xas_|xa_|inode|dentry|iov_iter|generic_perform|fdget|splice|writeback|jbd2|blk|bio|virtblk|virtqueue"),
+    ("kernel: memory", r"page|fault|zap|mmap|munmap|vma|mm_|memcg|rmqueue|alloc|__list_(del|add)|smp_call|pfnblock|^expand$|rstat|free|tlb|pte|clear|lru|slab"),
+    ("kernel: scheduling", r"sched|futex|switch|wake|idle|epoll|ep_|eventfd|pick_next|enqueue|dequeue|update_|ttwu|rcu|timer|do_syscall|entry_|clock|ktime|spin|mutex|ipi|eevdf|entity|fpregs|rb_erase|cpuacct|plist|msr|rseq"),
 ]
 PROGRAM = [
     ("compress", r"^(ZSTD|HUF|FSE|XXH|HIST|COVER)_|^zstd|ZSTD_|HUF_|FSE_"),
@@ -33,7 +33,7 @@ PROGRAM = [
     ("transfer", r"cairn::network::transfer|cairn::network::streams|cairn_proto::wire"),
     ("multiplexing and libp2p", r"yamux|libp2p|multistream|quinn|asynchronous_codec|cairn::network"),
     ("vault and files", r"cairn::vault|cairn::files|cairn_core|cairn_proto|cairn::"),
-    ("runtime", r"tokio|futures|mio::|parking_lot|crossbeam|std::|core::|alloc::|<.* as core|pthread|bytes::|hashbrown|tracing|syscall|vdso|epoll"),
+    ("runtime", r"tokio|futures|mio::|parking_lot|crossbeam|std::|core::|alloc::|<.* as core|pthread|bytes::|hashbrown|tracing|syscall|vdso|epoll|xoshiro|clock_gettime|either::"),
 ]
 
 
@@ -47,7 +47,9 @@ def stage(symbol, dso):
 
 def available():
     """Whether perf samples here: an empty string, or why not."""
-    if not shutil.which("perf"):
+    try:
+        install(["linux-perf"], "perf")
+    except (OSError, subprocess.SubprocessError):
         return "perf is not installed (linux-perf)"
     done = subprocess.run(["perf", "record", "-q", "-a", "-o", "/dev/null", "true"], capture_output=True, text=True)
     return "" if done.returncode == 0 else "perf may not record here: " + done.stderr.strip().splitlines()[-1]

@@ -107,8 +107,11 @@ class Cairn:
     key = "cairn"
     binary = ROOT / "target/release/cairn"
 
-    def __init__(self, place, nodes=12):
+    def __init__(self, place, nodes, stored):
         self.place, self.nodes = place / "cairn", nodes
+        # A node may hold a slot of every group: an eighth of what is stored, and fills to 70 %. What it gives is no more than it
+        # needs, since a file system that has less than was given counts as nearly full.
+        self.give = max(2 << 30, stored // 4)
         self.lab, self.owner, self.phrase = self.place / "lab", self.place / "owner", self.place / "phrase"
         self.env = {"CAIRN_NETWORK": str(self.lab / "network.toml"), "CAIRN_DATA_DIR": str(self.owner)}
 
@@ -125,9 +128,10 @@ class Cairn:
         self.up()
         Run([self.binary, "init", "--phrase-file", self.phrase], self.env)
 
-    def up(self, give="64GiB"):
+    def up(self):
         self.place.mkdir()
-        Run([self.binary, "lab", "up", "--nodes", self.nodes, "--give", give, "--dir", self.lab], {"CAIRN_DATA_DIR": str(self.owner)})
+        lab = ["lab", "up", "--nodes", self.nodes, "--give", self.give, "--dir", self.lab]
+        Run([self.binary, *lab], {"CAIRN_DATA_DIR": str(self.owner)})
 
     def status(self):
         rows = json.loads(Run([self.binary, "lab", "status", "--dir", self.lab, "--json"]).text)
@@ -225,7 +229,7 @@ class Tahoe:
             where = []
         Run([self.binary, *arguments, *where, folder])
         log = open(self.place / f"{name}.log", "wb")
-        self.running.append(subprocess.Popen([self.binary, "-d", folder, "run"], stdout=log, stderr=log))
+        self.running.append(subprocess.Popen([self.binary, "-d", folder, "run", "--allow-stdin-close"], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         return folder
 
     def start(self):

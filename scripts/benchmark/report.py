@@ -74,20 +74,23 @@ def memory(table, figures):
             table.bound(f"owner's peak memory, restore of {name}", got["cairn"]["restore"]["rss"] / MIB, "MiB", 256)
     if got := ran(figures, "memory"):
         for stream in got["streams"]:
-            what = f"{stream['mib'] / 1024:g} GiB stream, {stream['kind']}, stores {'in RAM' if stream['where'] == 'RAM' else 'on disk'}"
+            if stream["only_for_growth"]:
+                continue
+            what = f"{stream['mib'] / 1024:.3g} GiB stream, {stream['kind']}, stores {'in RAM' if stream['where'] == 'RAM' else 'on disk'}"
             table.bound(f"owner's peak memory, backup of a {what}", stream["backup_rss"] / MIB, "MiB", 256)
             table.bound("the same, read back", stream["read_rss"] / MIB, "MiB", 256)
             peaks[what] = stream["holders_peak_rss"]
         quiet = got["idle"]
-        low, middle, high = quiet["tcp_connections"]
-        table.bound(f"storage node idle, {middle:.0f} TCP connections ({low} to {high}), median", quiet["rss_median"] / MIB, "MiB", 96)
+        low, high = quiet["tcp_connections"]
+        count = f"{low} to {high}" if low < high else low
+        table.bound(f"storage node idle, {count} TCP connections, median of {quiet['measured_nodes']}", quiet["rss_median"] / MIB, "MiB", 96)
     if peaks:
         table.bound("storage node under load, largest", max(peaks.values()) / MIB, "MiB", 200)
 
 
 def quiet(table, figures):
     if got := ran(figures, "idle"):
-        what = f"idle node of {got['nodes']}, {got['seconds'] / 60:.0f} minutes"
+        what = f"idle node of {got['nodes']}, {got['seconds'] / 60:.3g} minutes"
         table.bound(f"{what}: CPU, mean (most {got['core_percent_max']:.2f})", got["core_percent_mean"], "% of a core", 1, digits=2)
         table.bound(f"{what}: sent and received", got["mb_a_day"], "MB a day", 50)
 
@@ -153,8 +156,8 @@ def ceilings(figures):
     return "\n".join(lines)
 
 
-# What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux writes header and body one after the other.
-SIZES = {34: " (a yamux header)", 54: " (the 32 bytes of a ping)"}
+# What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux often writes header and body one after the other.
+SIZES = {34: " (as a yamux header)", 54: " (as the 32 bytes of a ping)", 66: " (as a ping with its header)"}
 
 
 def details(figures):
@@ -162,10 +165,12 @@ def details(figures):
     if got := ran(figures, "memory"):
         for stream in got["streams"]:
             if index := stream.get("index"):
+                # Of a small stream, what grows is noise.
+                grows = f"; its memory grows by {index['owner_rss_growth_mib_per_tb']:.0f} MiB a TB" if stream["mib"] >= 1024 else ""
                 lines.append(
                     f"- index, {stream['kind']} stream (chunks of {index['chunk_bytes_mean'] / 1024:.0f} KiB): the owner's catalogue on disk "
-                    f"{index['catalogue_bytes_per_chunk']:.0f} B a chunk, {index['catalogue_gb_per_tb']:.1f} GB a TB; its memory grows by "
-                    f"{index['owner_rss_growth_mib_per_tb']:.0f} MiB a TB; a holder's index on disk {index['holder_index_gb_per_tb_held']:.2f} GB a TB held"
+                    f"{index['catalogue_bytes_per_chunk']:.0f} B a chunk, {index['catalogue_gb_per_tb']:.1f} GB a TB{grows}; "
+                    f"a holder's index on disk {index['holder_index_gb_per_tb_held']:.2f} GB a TB held"
                 )
         quiet = got["idle"]
         lines.append(f"- memory of an idle node: {quiet['rss_anon_median'] / MIB:.0f} MiB its own, {quiet['rss_file_median'] / MIB:.0f} MiB of its program file, which all share")
@@ -177,15 +182,15 @@ def details(figures):
         lines.append(f"- idle, most frequent sizes of TCP payload: {sizes}")
     for name, got in figures.items():
         if isinstance(got, dict):
-            lines += [f"- {name} not measured: {got[key].splitlines()[0][-200:]}" for key in ("not_measured", "failed") if key in got]
+            lines += [f"- {name} not measured: {got[key].strip().splitlines()[-1][:300]}" for key in ("not_measured", "failed") if key in got]
     return "\n".join(lines)
 
 
 def markdown(figures):
     m, v = figures["machine"], figures["versions"]
     head = (
-        f"{m['cores']} cores {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, rustc {m['rustc'].split()[0]}; Cairn {m['commit']}, "
-        + ", ".join(f"{name} {version}" for name, version in v.items() if name != "cairn")
+        f"{m['cores']} cores {m['cpu']}, {m['memory_gib']} GiB, Linux {m['kernel']}, rustc {m['rustc'].split()[0]}; "
+        + ", ".join([f"Cairn {m['commit']}", *(f"{name} {version}" for name, version in v.items() if name != "cairn")])
         + f"; {figures['options']['nodes']} nodes, best of {figures['options']['runs']}; {m['date']}; load before the run {m['load_before']:.1f}"
     )
     table = Table()

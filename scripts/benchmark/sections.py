@@ -41,8 +41,8 @@ class Bench:
         else:
             path.unlink(missing_ok=True)
 
-    def cairn(self, place=None):
-        return Cairn(place or self.place, self.options.nodes)
+    def cairn(self, place=None, stored=0):
+        return Cairn(place or self.place, self.options.nodes, stored or 2 * self.options.mib * MIB)
 
 
 def started(tool):
@@ -181,7 +181,7 @@ def memory(bench):
                 out["skipped"].append(f"{size} MiB of {kind}: no room for {need / 1e9:.0f} GB")
                 continue
             say(f"stream of {size} MiB, {kind}, stores {'in RAM' if place == bench.place else 'on disk'}")
-            with started(bench.cairn(place)) as tool:
+            with started(bench.cairn(place, need)) as tool:
                 generator = subprocess.Popen([sys.executable, corpora.__file__, kind, str(size)], stdout=subprocess.PIPE)
                 try:
                     backup = tool.stream(generator.stdout)
@@ -199,6 +199,7 @@ def memory(bench):
                     {
                         "kind": kind,
                         "mib": size,
+                        "only_for_growth": size == sizes[0],
                         "where": "RAM" if is_ram(place) else "disk",
                         "backup_rss": backup.rss,
                         "read_rss": read.rss,
@@ -222,18 +223,24 @@ def memory(bench):
             "holder_index_bytes_per_shard": stream["holders_index_bytes"] / max(1, stream["holders_shards"]),
             "holder_index_gb_per_tb_held": stream["holders_index_bytes"] / max(1, stream["holders_shards"]) * 1e12 / MIB / 1e9,
         }
-    wanted = bench.options.connections + 1
-    nodes = min(wanted, max(2, int((memory_available() - (3 << 30)) // (100 * MIB))))
+    wanted = bench.options.connections
+    nodes = min(wanted + 1, max(2, int((memory_available() - (3 << 30)) // (100 * MIB))))
     say(f"idle memory of {nodes} nodes, each connected to the others")
     quiet = idle.measure(Cairn.binary, nodes, 0.5, 20, bench.place)
+    # Those that have as many connections as was asked for, else the one that has most.
+    each = sorted(zip(quiet["tcp_connections"], quiet["memory"]), key=lambda pair: pair[0])
+    enough = [pair for pair in each if pair[0] >= wanted] or each[-1:]
     out["idle"] = {
         "nodes": nodes,
+        "all_knew_all": quiet["all_knew_all"],
         "up_seconds": quiet["up_seconds"],
-        "tcp_connections": [min(quiet["tcp_connections"]), statistics.median(quiet["tcp_connections"]), max(quiet["tcp_connections"])],
-        "rss_median": statistics.median(m["VmRSS"] for m in quiet["memory"]),
-        "rss_max": max(m["VmRSS"] for m in quiet["memory"]),
-        "rss_anon_median": statistics.median(m["RssAnon"] for m in quiet["memory"]),
-        "rss_file_median": statistics.median(m["RssFile"] for m in quiet["memory"]),
+        "measured_nodes": len(enough),
+        "tcp_connections": [enough[0][0], enough[-1][0]],
+        "tcp_connections_of_all": sorted(quiet["tcp_connections"]),
+        "rss_median": statistics.median(m["VmRSS"] for _, m in enough),
+        "rss_max": max(m["VmRSS"] for _, m in enough),
+        "rss_anon_median": statistics.median(m["RssAnon"] for _, m in enough),
+        "rss_file_median": statistics.median(m["RssFile"] for _, m in enough),
     }
     return out
 

@@ -191,8 +191,8 @@ pub(super) enum SecurityError {
 /// above.
 type Secured<C> = (PeerId, Gather<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
 
-/// What is read from a socket at once; one such buffer a connection.
-const READ_MAX: usize = 64 << 10;
+/// What is read from a socket at once: two TLS records. One such buffer a connection, so a hundred cost 3 MiB.
+const READ_MAX: usize = 32 << 10;
 
 impl UpgradeInfo for Security {
     type Info = &'static str;

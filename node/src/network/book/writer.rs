@@ -59,7 +59,7 @@ mod tests {
     async fn an_older_book_never_comes_last() {
         let folder = tempfile::tempdir().expect("folder");
         let mut writer = BookWriter::default();
-        let (go, wait) = mpsc::channel::<()>();
+        let (go, wait) = mpsc::sync_channel::<()>(1);
         let path = folder.path().to_path_buf();
         let slow = path.clone();
         let first = move |bytes: &[u8]| {

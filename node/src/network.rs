@@ -373,6 +373,9 @@ fn transport(
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut quic = quic::Config::new(keys);
     quic.handshake_timeout = handshake;
+    // Nor must it end as idle before.
+    let idle = u32::try_from(handshake.as_millis()).unwrap_or(u32::MAX);
+    quic.max_idle_timeout = quic.max_idle_timeout.max(idle);
     let quic = quic::tokio::Transport::new(quic);
     let quic = Heedful::heeding(quic, refusals, || quic::Error::HandshakeTimedOut)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));

@@ -108,6 +108,16 @@ struct Progress {
     at: Instant,
 }
 
+impl Progress {
+    /// Takes note of how many have answered by now; whether nobody did for too long. Before the first, nobody is given up.
+    fn is_stalled(&mut self, answers: u32, now: Instant) -> bool {
+        if answers > self.answers {
+            *self = Self { answers, at: now };
+        }
+        answers > 0 && now.duration_since(self.at) >= WALK_STALLED
+    }
+}
+
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
     pub(crate) swarm: Swarm<NodeBehaviour>,
@@ -362,10 +372,7 @@ impl NetworkTask {
         let kad = &mut self.swarm.behaviour_mut().kad;
         for (id, lookup) in &mut self.state.lookups {
             let (Lookup::Closest(_, progress), Some(mut query)) = (lookup, kad.query_mut(id)) else { continue };
-            let answers = query.stats().num_successes();
-            if answers > progress.answers {
-                *progress = Progress { answers, at: now };
-            } else if answers > 0 && now.duration_since(progress.at) >= WALK_STALLED {
+            if progress.is_stalled(query.stats().num_successes(), now) {
                 query.finish();
             }
         }
@@ -390,3 +397,19 @@ use self::{
     dials::{KNOCK, OwnDial},
     replication::Replication,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_is_stalled_when_answers_stop_coming() {
+        let begin = Instant::now();
+        let mut progress = Progress { answers: 0, at: begin };
+        assert!(!progress.is_stalled(0, begin + 10 * WALK_STALLED), "the first may take long");
+        assert!(!progress.is_stalled(2, begin + 10 * WALK_STALLED));
+        assert!(!progress.is_stalled(3, begin + 11 * WALK_STALLED), "one more came");
+        assert!(!progress.is_stalled(3, begin + 11 * WALK_STALLED + WALK_STALLED / 2));
+        assert!(progress.is_stalled(3, begin + 12 * WALK_STALLED));
+    }
+}

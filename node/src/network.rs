@@ -277,6 +277,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         keeper: config.store,
         server: Arc::new(server),
         limits: config.limits,
+        waits: config.waits,
         book,
         data_dir: config.data_dir,
         rng,

@@ -43,6 +43,7 @@ use super::{
     refusals::Refusals,
     streams::OpenReply,
     transfer::server::{PeerPlaces, Server, ServerLimits},
+    waits::Waits,
 };
 use crate::identity::Identity;
 
@@ -131,6 +132,7 @@ pub(crate) struct NetworkTask {
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
     pub(crate) server: Arc<Server>,
     pub(crate) limits: ServerLimits,
+    pub(crate) waits: Waits,
     pub(crate) book: PeerBook,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) rng: ChaCha20Rng,

@@ -10,11 +10,13 @@
 //!   others: a relay that it has found since may be known by hearsay only. Enforced by [`NetworkTask::outgoing_failed`];
 //!   attacked by `network::tests::hearsay`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, error::Error, iter, time::Duration};
 
 use cairn_proto::{PeerKey, Timestamp};
+use futures::channel::oneshot;
 use libp2p::{
     Multiaddr, PeerId,
+    multiaddr::Protocol,
     swarm::{
         ConnectionId, DialError,
         dial_opts::{DialOpts, PeerCondition},
@@ -102,7 +104,30 @@ impl NetworkTask {
         true
     }
 
-    /// Tries those again who had no address.
+    /// Whether a dial that broke off at these relays is worth another. libp2p dials the relay by itself and gives up all
+    /// circuits through it at once when that fails, even because another dial to it is under way. So we dial it ourselves,
+    /// and [`Self::seek`] tries again for as long as that goes on.
+    fn may_try_again(&mut self, id: PeerId, relays: &[(PeerId, Multiaddr)]) -> bool {
+        let now = Instant::now();
+        if let Some(until) = self.state.sought.get(&id) {
+            let goes_on = |relay: &PeerId| {
+                self.swarm.is_connected(relay) || self.state.dials.values().any(|dial| dial.peer == *relay)
+            };
+            return now < *until && relays.iter().any(|(relay, _)| goes_on(relay));
+        }
+        if relays.is_empty() || self.state.sought.len() >= OPEN_MAX {
+            return false;
+        }
+        self.state.sought.insert(id, now + self.waits.dial);
+        for (relay, at) in relays {
+            if let Some(key) = peer_key(relay).filter(|_| !self.swarm.is_connected(relay)) {
+                self.dial_peer(*relay, &key, vec![at.clone()]);
+            }
+        }
+        true
+    }
+
+    /// Tries those again who had no address, or whose relay was not there yet.
     pub(super) fn seek(&mut self) {
         for id in self.state.sought.keys().copied().collect::<Vec<_>>() {
             let wanted = self.state.openers.contains_key(&id) || self.state.askers.contains_key(&id);
@@ -126,13 +151,19 @@ impl NetworkTask {
         if self.swarm.is_connected(&id) {
             return;
         }
-        // Our own limits, or somebody else at the address, say nothing of the peer.
-        let missed = dial.missed || dial.signed && matches!(error, DialError::Transport(_));
+        let broken_off = broken_off_at_relays(error);
+        // Our own limits, somebody else at the address, or a relay that was not connected say nothing of the peer.
+        let told_of_it = matches!(error, DialError::Transport(_)) && broken_off.is_empty();
+        let missed = dial.missed || dial.signed && told_of_it;
         if let Some(other) = self.state.dials.values_mut().find(|other| other.peer == id) {
             // The last one decides.
             other.missed |= missed;
             return;
         }
+        if self.may_try_again(id, &broken_off) {
+            return;
+        }
+        self.state.sought.remove(&id);
         let why = error.to_string();
         self.carrier_unreachable(&id, &why);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
@@ -195,4 +226,23 @@ impl NetworkTask {
             self.dial_peer(id, &peer, Vec::new());
         }
     }
+}
+
+/// The relays, with their addresses, at which a dial was broken off before the peer was asked for.
+fn broken_off_at_relays(error: &DialError) -> Vec<(PeerId, Multiaddr)> {
+    let DialError::Transport(failed) = error else { return Vec::new() };
+    let mut relays: Vec<(PeerId, Multiaddr)> = Vec::new();
+    for (address, why) in failed {
+        let mut causes = iter::successors(why.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+        if !addresses::is_relayed(address) || !causes.any(|cause| cause.is::<oneshot::Canceled>()) {
+            continue;
+        }
+        let carrier = address.iter().take_while(|part| *part != Protocol::P2pCircuit).collect();
+        if let (at, Some(relay)) = addresses::split_peer(carrier)
+            && !relays.iter().any(|(known, _)| *known == relay)
+        {
+            relays.push((relay, at));
+        }
+    }
+    relays
 }

@@ -105,3 +105,38 @@ async fn a_circuit_without_a_relay_is_refused_at_the_start() {
     let config = holder(81, "/ip4/127.0.0.1/tcp/1/p2p-circuit", &Arc::new(MemoryKeeper::default()), &[]);
     assert!(matches!(start(config).await, Err(NetworkError::Listen { .. })));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_behind_one_relay_are_reached_at_once_by_who_has_just_started() {
+    let relay = relay(140).await;
+    let door = listening(&relay).await;
+    let circuit = door[0].clone().with(Protocol::P2pCircuit).to_string();
+    let mut hidden = Vec::new();
+    for seed in 141..=144 {
+        let node = start(holder(seed, &circuit, &Arc::new(MemoryKeeper::default()), &door)).await.expect("starts");
+        until_addresses(&node, "a circuit", |all| !all.is_empty()).await;
+        hidden.push(node);
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let owner = async |bootstrap: &[Multiaddr]| {
+        let mut config = client(145, bootstrap);
+        config.data_dir = Some(folder.path().to_path_buf());
+        start(config).await.expect("starts")
+    };
+    let before = owner(&door).await;
+    before.wait_ready(4, DEADLINE).await.expect("hears of all");
+    for (ordinal, node) in (0..).zip(&hidden) {
+        put(&before, node, ordinal).await;
+    }
+    before.shutdown().await;
+
+    // It knows all of them, and is connected to nobody: four dials want the same relay at the same moment.
+    let after = owner(&[]).await;
+    let puts = hidden.iter().map(async |node| {
+        let (group, slot) = group_for(&node.inner.domain, 3);
+        let put = shard(ShardAddress { group, slot, ordinal: 100 }, 100);
+        after.put_shard(node.inner.me, put, Priority::Normal).await
+    });
+    let done = tokio::time::timeout(DEADLINE, futures::future::join_all(puts)).await.expect("in time");
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+}

@@ -12,6 +12,9 @@
 //! | `POST /v1/streams` | [`frames`]: request, data.., end or failed | as verbs |
 //! | `POST /v1/dump` | [`VerbRequest`] | [`frames`]: data, events, outcome |
 //!
+//! What may hold a passphrase or the words is wiped where it is ours to wipe ([`secret`]). Lists of shards are made as they
+//! are read (`listing`).
+//!
 //! A client that goes away cancels its verb. Connections, bodies, the time a request takes to arrive, concurrent verbs,
 //! frames and lines are bounded (`connections`, [`server`], [`frames`]).
 
@@ -26,6 +29,8 @@ use crate::{
 pub mod client;
 mod connections;
 pub mod frames;
+mod listing;
+pub mod secret;
 pub mod server;
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod task;
 mod tests;
 mod tls;
 mod transfer;
+mod waits;
 
 use std::{
     collections::HashSet,
@@ -52,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::origins::InboundLimits;
 pub use self::transfer::{link::ClientPatience, server::ServerLimits};
+pub use self::waits::Waits;
 use self::{
     behaviour::{Choices, NodeBehaviour, Protocols},
     book::PeerBook,
@@ -66,8 +68,6 @@ use crate::{identity::Identity, overlay::OverlayError, store::HEADS_MAX};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
-/// A dial with its handshake; a peer that takes longer is not worth waiting for.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection without streams stays this long: storage peers are used again and again.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 /// Heads that may wait to be written down.
@@ -116,6 +116,8 @@ pub struct NetworkConfig {
     pub limits: ServerLimits,
     /// Patience of the asking side.
     pub patience: ClientPatience,
+    /// Patience with those who may be gone.
+    pub waits: Waits,
 }
 
 impl NetworkConfig {
@@ -139,6 +141,7 @@ impl NetworkConfig {
             inbound: InboundLimits::default(),
             limits: ServerLimits::default(),
             patience: ClientPatience::default(),
+            waits: Waits::default(),
         }
     }
 }
@@ -197,6 +200,7 @@ struct Inner {
     domain: Domain,
     commands: mpsc::Sender<Command>,
     client: ShardClient,
+    waits: Waits,
     readiness: watch::Receiver<Readiness>,
     reach: watch::Receiver<Reach>,
     shutdown: CancellationToken,
@@ -220,7 +224,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     }
     let protocols = Protocols::of(&config.network)?;
     let shutdown = CancellationToken::new();
-    let heads = heads(config.store.as_ref(), &shutdown).await?;
+    let heads = heads(config.store.as_ref(), &config.entropy, &shutdown).await?;
     let (mut swarm, refusals) = swarm(&config, &protocols, heads)?;
     let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
     let mut pending = HashSet::new();
@@ -274,6 +278,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         keeper: config.store,
         server: Arc::new(server),
         limits: config.limits,
+        waits: config.waits,
         book,
         data_dir: config.data_dir,
         rng,
@@ -289,6 +294,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         domain: config.domain,
         client: ShardClient::new(me, commands.clone(), config.patience),
         commands,
+        waits: config.waits,
         readiness,
         reach,
         shutdown,
@@ -301,13 +307,14 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
 /// The DHT's record store with what the keeper has, as large as the store's own, and the task that writes new heads down.
 async fn heads(
     store: Option<&Arc<dyn ShardKeeper>>,
+    entropy: &[u8; 32],
     shutdown: &CancellationToken,
 ) -> Result<HeadRecords, NetworkError> {
     let Some(keeper) = store.cloned() else { return Ok(HeadRecords::new(None, HEADS_MAX)) };
     let kept = keeper.heads().await.map_err(NetworkError::Store)?;
     let (keep, mut queue) = mpsc::channel(HEADS_WAITING_MAX);
     let mut heads = HeadRecords::new(Some(keep), HEADS_MAX);
-    heads.restore(kept);
+    heads.restore(kept, &blake3::derive_key("cairn 2026-11 restored heads lots v1", entropy));
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         while let Some(Some((vault, encoded))) = shutdown.run_until_cancelled(queue.recv()).await {
@@ -333,11 +340,12 @@ fn swarm(
         lan: config.lan,
         port_mapping: config.port_mapping,
         inbound: config.inbound,
+        waits: config.waits,
     };
     let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_other_transport(|keys| transport(keys, &refusals))
+        .with_other_transport(|keys| transport(keys, &refusals, config.waits.dial))
         .map_err(|e| setup(&e))?
         .with_dns()
         .map_err(|e| setup(&format!("DNS: {e}")))?
@@ -348,7 +356,7 @@ fn swarm(
         })
         .map_err(|e| setup(&e))?
         .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))
-        .with_connection_timeout(DIAL_TIMEOUT)
+        .with_connection_timeout(config.waits.dial)
         .build();
     Ok((swarm, refusals))
 }
@@ -357,6 +365,7 @@ fn swarm(
 fn transport(
     keys: &libp2p::identity::Keypair,
     refusals: &Arc<Refusals>,
+    handshake: Duration,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Box<dyn std::error::Error + Send + Sync>> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let tcp = Heedful::telling(tcp, refusals, |e| e.kind() == std::io::ErrorKind::ConnectionRefused)
@@ -364,7 +373,12 @@ fn transport(
         .authenticate(tls::Security::new(keys)?)
         .multiplex(yamux::Config::default())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic = quic::tokio::Transport::new(quic::Config::new(keys));
+    let mut quic = quic::Config::new(keys);
+    quic.handshake_timeout = handshake;
+    // Nor must it end as idle before.
+    let idle = u32::try_from(handshake.as_millis()).unwrap_or(u32::MAX);
+    quic.max_idle_timeout = quic.max_idle_timeout.max(idle);
+    let quic = quic::tokio::Transport::new(quic);
     let quic = Heedful::heeding(quic, refusals, || quic::Error::HandshakeTimedOut)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())

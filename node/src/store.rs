@@ -27,6 +27,7 @@ mod volume;
 mod writer;
 
 use std::{
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
@@ -421,6 +422,12 @@ impl Store {
     /// Every shard here, in order.
     #[must_use]
     pub fn list(&self) -> Vec<ShardInfo> {
+        self.list_after(None, usize::MAX)
+    }
+
+    /// At most so many shards, in order, after this stripe of this group.
+    #[must_use]
+    pub fn list_after(&self, after: Option<(GroupId, u8)>, limit: usize) -> Vec<ShardInfo> {
         let info = |group: &GroupId, slot, ordinal: &u8, e: &Entry| ShardInfo {
             group: *group,
             slot,
@@ -432,10 +439,18 @@ impl Store {
             damaged: e.damaged,
         };
         let index = self.index();
+        let from = after.map_or(Bound::Unbounded, |(group, _)| Bound::Included(group));
         index
             .groups
-            .iter()
-            .flat_map(|(g, known)| known.shards.iter().map(move |(o, e)| info(g, known.slot, o, e)))
+            .range((from, Bound::Unbounded))
+            .flat_map(|(g, known)| {
+                let from = match after {
+                    Some((group, ordinal)) if group == *g => Bound::Excluded(ordinal),
+                    _ => Bound::Unbounded,
+                };
+                known.shards.range((from, Bound::Unbounded)).map(move |(o, e)| info(g, known.slot, o, e))
+            })
+            .take(limit)
             .collect()
     }
 

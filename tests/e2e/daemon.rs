@@ -61,3 +61,27 @@ fn verbs_talk_to_the_daemon_of_their_folder() {
     assert!(moved.stderr.contains("domain"), "{}", moved.stderr);
     assert_eq!(owner.snapshots().len(), 3, "and without the daemon everything still is there");
 }
+
+#[test]
+fn an_external_address_is_told_wherever_it_was_named() {
+    let lab = Lab::shared();
+    let owner = Owner::init(&lab);
+    let outside = "/ip4/198.51.100.7/tcp/4001";
+    let run = ["node", "run", "--give", "1GiB", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let told = |node: std::process::Command| {
+        let node = Running::spawn(node, Stdio::null());
+        node.wait_for(&format!("listening {outside}/p2p/"));
+        let status = owner.run(["status", "--json"]).ok().rows("this_node").remove(0);
+        let addresses: Vec<_> = status["addresses"].as_array().unwrap().iter().filter_map(|a| a.as_str()).collect();
+        assert!(addresses.iter().any(|a| a.starts_with(&format!("{outside}/p2p/"))), "{addresses:?}");
+        assert!(addresses.iter().any(|a| a.starts_with("/ip4/127.0.0.1/tcp/")), "{addresses:?}");
+        node.signal(Signal::TERM);
+        node.finish();
+    };
+    told(owner.command(run.iter().chain(&["--external", outside])));
+    let mut node = owner.command(run);
+    node.env("CAIRN_EXTERNAL", outside);
+    told(node);
+    fs::write(owner.data_dir().join("config.toml"), format!("[node]\nexternal = [\"{outside}\"]\n")).unwrap();
+    told(owner.command(run));
+}

@@ -109,6 +109,27 @@ fn a_forwarded_port_is_found_out() {
 }
 
 #[test]
+fn a_closed_firewall_before_a_public_address_is_found_out_and_a_relay_carries() {
+    if !allowed() {
+        return;
+    }
+    let mut world = World::new(true);
+    world.network(&[]);
+    world.address("core", "add", "11.0.1.1/32", "lo");
+    let relay = ["--roles", "relay,bootstrap", "--listen", "/ip4/11.0.1.1/tcp/4001"];
+    let doors = world.node("core", "relay", &relay, "/p2p/");
+    world.network(&doors);
+    // The router's own address is as public as any, and nobody gets in who was not spoken to.
+    let listen = ["--listen", "/ip4/12.0.0.2/tcp/4002", "--listen", "/ip4/12.0.0.2/udp/4002/quic-v1"];
+    world.node("router-a", "closed", &listen, "/quic-v1/p2p/");
+    until("a circuit beside the closed address", || {
+        let all = world.addresses("router-a", "closed");
+        assert!(all.iter().any(|a| a.starts_with("/ip4/12.0.0.2/tcp/4002/")), "{all:?}");
+        all.iter().any(|a| a.contains("/p2p-circuit")).then_some(())
+    });
+}
+
+#[test]
 fn neighbours_find_each_other_without_a_door() {
     if !allowed() {
         return;

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     FinalLine, Line, NewVault, NewVaultAnswer, REQUEST_MAX, VerbRequest,
     frames::{Frame, FrameReader, LineReader},
+    secret::SecretBytes,
     server::{self, Call},
 };
 use crate::{
@@ -38,8 +39,12 @@ impl DaemonClient {
     /// The daemon of a data folder; `None` when nobody listens there, or does not answer in time. Whoever then goes for
     /// the folder's lock is told which process has it.
     pub async fn find(socket: &Path) -> Option<Self> {
+        Self::find_within(socket, PATIENCE).await
+    }
+
+    pub(super) async fn find_within(socket: &Path, patience: Duration) -> Option<Self> {
         let client = Self { socket: socket.to_owned() };
-        let asked = tokio::time::timeout(PATIENCE, client.send(get("/v1/healthz").ok()?)).await;
+        let asked = tokio::time::timeout(patience, client.send(get("/v1/healthz").ok()?)).await;
         let (_connection, answer) = asked.ok()?.ok()?;
         (answer.status() == StatusCode::OK).then_some(client)
     }
@@ -58,7 +63,7 @@ impl DaemonClient {
     /// # Errors
     /// The daemon's failure.
     pub async fn make_vault(&self, passphrase: Option<SecretText>) -> Result<SecretText, Failure> {
-        let body = serde_json::to_vec(&NewVault { passphrase }).map_err(|e| broken(&e))?;
+        let body = SecretBytes::json(&NewVault { passphrase }).map_err(|e| broken(&e))?;
         let (_connection, answer) = self.send(post("/v1/vault", whole(body))?).await?;
         Ok(read_json::<NewVaultAnswer>(answer).await?.phrase)
     }
@@ -69,7 +74,7 @@ impl DaemonClient {
     /// The verb's failure, or that the daemon went away.
     pub async fn run(&self, call: Call) -> VerbResult {
         let Call { verb, passphrase, input, output, events, cancel } = call;
-        let request = serde_json::to_vec(&VerbRequest { request: verb, passphrase }).map_err(|e| broken(&e))?;
+        let request = SecretBytes::json(&VerbRequest { request: verb, passphrase }).map_err(|e| broken(&e))?;
         if request.len() > REQUEST_MAX {
             return Err(server::too_long());
         }
@@ -117,7 +122,7 @@ impl Drop for Connection {
 }
 
 fn get(path: &str) -> Result<Request<AnyBody>, Failure> {
-    request(Method::GET, path, whole(Vec::new()))
+    request(Method::GET, path, whole(SecretBytes::default()))
 }
 
 fn post(path: &str, body: AnyBody) -> Result<Request<AnyBody>, Failure> {
@@ -134,20 +139,20 @@ fn request(method: Method, path: &str, body: AnyBody) -> Result<Request<AnyBody>
         .map_err(|e| broken(&e))
 }
 
-fn whole(bytes: Vec<u8>) -> AnyBody {
+fn whole(bytes: SecretBytes) -> AnyBody {
     Full::new(Bytes::from(bytes)).boxed()
 }
 
 /// A body that sends the request, then the stream as it comes, then how the stream ended.
-fn upload(request: Vec<u8>, input: StreamInput) -> AnyBody {
+fn upload(request: SecretBytes, input: StreamInput) -> AnyBody {
     enum Next {
-        Request(Vec<u8>, StreamInput),
+        Request(SecretBytes, StreamInput),
         Stream(StreamInput),
         Done,
     }
     let frames = futures::stream::unfold(Next::Request(request, input), |state| async move {
         let (frame, next) = match state {
-            Next::Request(json, input) => (Frame::Request(json.into()), Next::Stream(input)),
+            Next::Request(json, input) => (Frame::Request(json), Next::Stream(input)),
             Next::Stream(mut input) => match input.next().await {
                 StreamItem::Bytes(bytes) => (Frame::Data(bytes), Next::Stream(input)),
                 StreamItem::End => (Frame::End, Next::Done),

@@ -5,6 +5,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::secret::SecretBytes;
+
 /// Most bytes of a frame's payload. Senders cut their data to it; a longer one is refused before it is read.
 pub const FRAME_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of a line: a row that repeats a request of the greatest size, some times over for its keys and escapes.
@@ -15,7 +17,7 @@ const HEAD: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// JSON of a [`super::VerbRequest`]; the first frame of an upload.
-    Request(Bytes),
+    Request(SecretBytes),
     /// Bytes of the stream.
     Data(Bytes),
     /// The stream is complete.
@@ -52,6 +54,13 @@ impl Frame {
             Self::Outcome(b) => (5, b),
         };
         let payload = &payload[..payload.len().min(FRAME_MAX)];
+        if kind == 0 {
+            let mut out = SecretBytes::default();
+            out.push(&[kind]);
+            out.push(&(payload.len() as u32).to_le_bytes());
+            out.push(payload);
+            return out.into();
+        }
         let mut out = BytesMut::with_capacity(HEAD + payload.len());
         out.put_u8(kind);
         out.put_u32_le(payload.len() as u32);
@@ -93,9 +102,11 @@ impl FrameReader {
             return Ok(None);
         }
         self.buffer.advance(HEAD);
+        if kind == 0 {
+            return Ok(Some(Frame::Request(SecretBytes::take_from(&mut self.buffer, length))));
+        }
         let payload = self.buffer.split_to(length).freeze();
         Ok(Some(match kind {
-            0 => Frame::Request(payload),
             1 => Frame::Data(payload),
             2 => Frame::End,
             3 => Frame::Failed(String::from_utf8_lossy(&payload).into_owned()),
@@ -164,7 +175,8 @@ mod tests {
         #[test]
         fn frames_survive_any_cut(data: Vec<Vec<u8>>, cut in 1usize..40, why: String) {
             let mut frames: Vec<Frame> = data.into_iter().map(|d| Frame::Data(d.into())).collect();
-            frames.push(Frame::Failed(why));
+            frames.push(Frame::Failed(why.clone()));
+            frames.push(Frame::Request(why.into_bytes().into()));
             frames.push(Frame::End);
             prop_assert_eq!(all(&frames, cut), Ok(frames));
         }

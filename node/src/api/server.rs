@@ -11,6 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
+use cairn_proto::GroupId;
 use futures::{StreamExt, future::BoxFuture};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -23,6 +24,8 @@ use super::{
     FinalLine, NewVault, NewVaultAnswer, NodeStatus, REQUEST_MAX, VERBS_MAX, VerbRequest,
     connections::{self, Limits},
     frames::{Frame, FrameReader, LINE_MAX},
+    listing,
+    secret::SecretBytes,
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -32,6 +35,8 @@ use crate::{
 
 /// Events on their way to a client. A client that reads slowly slows its own verb, nobody else's.
 const EVENTS: usize = 256;
+/// Shards in one part of a list: some hundred kilobytes as JSON.
+pub const SHARDS_PAGE: usize = 1024;
 /// Pieces of an answer on their way to the socket.
 const PIECES: usize = 8;
 /// How often a quiet answer says that it is alive; a client that is gone is noticed by it at the latest.
@@ -55,6 +60,18 @@ pub struct Call {
     pub cancel: CancellationToken,
 }
 
+/// A place in the list of shards: after this stripe of this group.
+pub type ShardPlace = (GroupId, u8);
+
+/// A part of the list of shards.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShardPage {
+    /// At most [`SHARDS_PAGE`].
+    pub rows: Vec<serde_json::Value>,
+    /// Where the next part begins; none when this was the last.
+    pub next: Option<ShardPlace>,
+}
+
 /// What the API serves: the daemon's node, or a test's.
 pub trait Service: Send + Sync + 'static {
     /// Runs a verb to its end.
@@ -63,8 +80,8 @@ pub trait Service: Send + Sync + 'static {
     fn status(&self) -> BoxFuture<'_, Result<NodeStatus, Failure>>;
     /// Peers known.
     fn peers(&self) -> BoxFuture<'_, Result<Vec<serde_json::Value>, Failure>>;
-    /// Shards held.
-    fn shards(&self) -> BoxFuture<'_, Result<Vec<serde_json::Value>, Failure>>;
+    /// Shards held, from a place on. What is stored or goes meanwhile may be missed or listed still.
+    fn shards(&self, after: Option<ShardPlace>) -> BoxFuture<'_, Result<ShardPage, Failure>>;
     /// Makes the vault; the answer is its recovery phrase.
     fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>>;
 }
@@ -134,7 +151,7 @@ fn router(api: Api) -> Router {
         .route("/v1/healthz", get(async || Json(serde_json::json!({ "ok": true }))))
         .route("/v1/status", get(async |State(api): State<Api>| answer(api.service.status().await)))
         .route("/v1/peers", get(async |State(api): State<Api>| answer(api.service.peers().await)))
-        .route("/v1/store", get(async |State(api): State<Api>| answer(api.service.shards().await)))
+        .route("/v1/store", get(async |State(api): State<Api>| listing::shards(api.service).await))
         .route("/v1/vault", post(make_vault))
         .route("/v1/verbs", post(verbs))
         .route("/v1/streams", post(streams))
@@ -152,7 +169,7 @@ fn answer<T: serde::Serialize>(result: Result<T, Failure>) -> Response {
 }
 
 /// The failure as JSON, with the HTTP status that comes nearest to its code.
-fn refuse(failure: Failure) -> Response {
+pub(super) fn refuse(failure: Failure) -> Response {
     let status = match failure.code {
         ExitCode::Usage => StatusCode::BAD_REQUEST,
         ExitCode::NotFound => StatusCode::NOT_FOUND,
@@ -182,17 +199,17 @@ async fn json_body<T: serde::de::DeserializeOwned>(api: &Api, request: Request) 
 
 /// The rest of a body that is too long is read and dropped, within bounds: who still writes when its connection is closed
 /// sees a broken pipe instead of the answer.
-async fn whole_body(mut body: BodyDataStream) -> Result<Vec<u8>, Failure> {
-    let (mut bytes, mut seen) = (Vec::new(), 0);
+async fn whole_body(mut body: BodyDataStream) -> Result<SecretBytes, Failure> {
+    let (mut bytes, mut seen) = (SecretBytes::default(), 0);
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|e| bad("the request broke off").caused_by(&e))?;
         seen += piece.len();
         if seen <= REQUEST_MAX {
-            bytes.extend_from_slice(&piece);
+            bytes.push(&piece);
         } else if seen > LINE_MAX {
             break;
         } else {
-            bytes = Vec::new();
+            bytes = SecretBytes::default();
         }
     }
     if seen > REQUEST_MAX { Err(too_long()) } else { Ok(bytes) }
@@ -208,7 +225,14 @@ async fn make_vault(State(api): State<Api>, request: Request) -> Response {
         Ok(new) => new,
         Err(failure) => return refuse(failure),
     };
-    answer(api.service.make_vault(new.passphrase).await.map(|phrase| NewVaultAnswer { phrase }))
+    match api.service.make_vault(new.passphrase).await {
+        // Our own type with text keys always serialises.
+        Ok(phrase) => {
+            let json = SecretBytes::json(&NewVaultAnswer { phrase }).unwrap_or_default();
+            ([(header::CONTENT_TYPE, "application/json")], Bytes::from(json)).into_response()
+        }
+        Err(failure) => refuse(failure),
+    }
 }
 
 /// How the pieces of an answer look: lines or frames.

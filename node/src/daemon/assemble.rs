@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NodeSettings, keeper::StoreKeeper};
 use crate::{
-    api::{NodeStatus, StoreStatus},
+    api::{
+        NodeStatus, StoreStatus,
+        server::{SHARDS_PAGE, ShardPage, ShardPlace},
+    },
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     files::command::CommandStream,
@@ -216,14 +219,15 @@ impl Node {
         }
     }
 
-    /// Each shard held.
+    /// Shards held, from a place on.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn shards(&self) -> Result<Vec<serde_json::Value>, Failure> {
-        let Some(store) = self.store.clone() else { return Ok(Vec::new()) };
-        let shards = blocking(move || store.list()).await?;
-        Ok(shards.iter().map(shard_row).collect())
+    pub async fn shards(&self, after: Option<ShardPlace>) -> Result<ShardPage, Failure> {
+        let Some(store) = self.store.clone() else { return Ok(ShardPage::default()) };
+        let shards = blocking(move || store.list_after(after, SHARDS_PAGE)).await?;
+        let next = shards.last().filter(|_| shards.len() >= SHARDS_PAGE).map(|last| (last.group, last.ordinal));
+        Ok(ShardPage { rows: shards.iter().map(shard_row).collect(), next })
     }
 
     /// What the node says of itself.

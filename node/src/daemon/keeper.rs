@@ -83,3 +83,38 @@ fn refusal(error: StoreError) -> RefusalCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cairn_proto::{ByteSize, Timestamp, message::HeadRecord};
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::store::StoreConfig;
+
+    #[tokio::test]
+    async fn a_head_that_moves_too_often_is_told_to_come_again() {
+        let dir = tempfile::tempdir().expect("temp");
+        let mut config = StoreConfig::new(dir.path().join("store"), ByteSize(1 << 30));
+        config.keep_free = ByteSize(0);
+        // No time goes by, however long this takes.
+        config.clock = Arc::new(|| Timestamp(1_000_000));
+        let keeper = StoreKeeper::new(Store::open(config).expect("opens"));
+        let key = SigningKey::from_bytes(&[5; 32]);
+        let vault = VaultKey::from_bytes(key.verifying_key().to_bytes());
+        let head = |sequence| HeadRecord { vault, generation: 0, sequence, sealed: vec![1; 40] }.seal(&key);
+        let mut moves = 0;
+        let refused = loop {
+            match keeper.keep_head(vault, head(moves)).await {
+                Ok(()) => moves += 1,
+                Err(code) => break code,
+            }
+            assert!(moves < 100, "heads move without end");
+        };
+        assert_eq!(refused, RefusalCode::Busy, "as much as: come again");
+        assert_eq!(keeper.find_head(vault).await, Ok(Some(head(moves - 1))));
+        keeper.store.close().await;
+    }
+}

@@ -14,7 +14,7 @@ use super::{Node, assemble};
 use crate::{
     api::{
         NodeStatus,
-        server::{Call, Service},
+        server::{Call, Service, ShardPage, ShardPlace},
     },
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, Verb, VerbResult},
@@ -125,10 +125,18 @@ impl NodeService {
 
     async fn debug_store(&self, events: &mpsc::Sender<Event>) -> VerbResult {
         let (mut count, mut bytes) = (0u64, 0u64);
-        for row in self.node.shards().await? {
-            count += 1;
-            bytes += row["bytes"].as_u64().unwrap_or(0);
-            send(events, Event::Row { kind: "shard".into(), row }).await;
+        let mut after = None;
+        loop {
+            let page = self.node.shards(after).await?;
+            for row in page.rows {
+                count += 1;
+                bytes += row["bytes"].as_u64().unwrap_or(0);
+                send(events, Event::Row { kind: "shard".into(), row }).await;
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
         }
         let summary = serde_json::json!({ "shards": count, "bytes": bytes });
         send(events, Event::Summary { verb: "debug-store".into(), summary }).await;
@@ -196,8 +204,8 @@ impl Service for NodeService {
         async { Ok(self.known_peers(false).await.unwrap_or_default().iter().map(peer_row).collect()) }.boxed()
     }
 
-    fn shards(&self) -> BoxFuture<'_, Result<Vec<serde_json::Value>, Failure>> {
-        self.node.shards().boxed()
+    fn shards(&self, after: Option<ShardPlace>) -> BoxFuture<'_, Result<ShardPage, Failure>> {
+        self.node.shards(after).boxed()
     }
 
     fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>> {

@@ -100,7 +100,17 @@ impl Village {
     pub(super) async fn shard_map(&self) -> Result<ShardMap, Failure> {
         let mut map = ShardMap::default();
         for (index, resident) in &self.residents {
-            for row in resident.node.shards().await? {
+            let mut rows = Vec::new();
+            let mut after = None;
+            loop {
+                let page = resident.node.shards(after).await?;
+                rows.extend(page.rows);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            for row in rows {
                 let (Some(group), Some(slot), Some(ordinal)) =
                     (row["group"].as_str(), row["slot"].as_u64(), row["ordinal"].as_u64())
                 else {

@@ -26,6 +26,7 @@ use super::{
     heads::HeadRecords,
     origins::{InboundLimits, Origins},
     streams::Streams,
+    waits::Waits,
 };
 
 /// Connections of a node that is no bootstrap node: most systems give a process 1024 file descriptors or more, and the store
@@ -41,10 +42,6 @@ const PER_PEER_MAX: u32 = BOOTSTRAP.connections_per_peer_max;
 const MEMORY_PART_MAX: f64 = 0.9;
 /// Questions of one connection that may be open at once.
 const CONTROL_STREAMS_MAX: usize = 64;
-/// A question is small and answered from memory or one disk read.
-pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A look-up walks some ten hops.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Names of our protocols in one network.
@@ -106,6 +103,7 @@ pub(crate) struct Choices<'a> {
     pub(crate) lan: LanMode,
     pub(crate) port_mapping: bool,
     pub(crate) inbound: InboundLimits,
+    pub(crate) waits: Waits,
 }
 
 /// Incoming connections at a time.
@@ -121,7 +119,7 @@ impl NodeBehaviour {
         heads: HeadRecords,
     ) -> Result<Self, NetworkError> {
         let me = keys.public().to_peer_id();
-        let Choices { network, protocols, roles, lan, port_mapping, inbound } = choices;
+        let Choices { network, protocols, roles, lan, port_mapping, inbound, waits } = choices;
         let public = !lan.allow_private;
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
@@ -133,7 +131,7 @@ impl NodeBehaviour {
             None
         };
         let control = request_response::Config::default()
-            .with_request_timeout(CONTROL_TIMEOUT)
+            .with_request_timeout(waits.question)
             .with_max_concurrent_streams(CONTROL_STREAMS_MAX);
         Ok(Self {
             admission: Admission::new(network.id, network.puzzle_bits),
@@ -154,7 +152,7 @@ impl NodeBehaviour {
                     .with_hide_listen_addrs(public),
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(20))),
-            kad: kademlia(protocols, me, heads, server),
+            kad: kademlia(protocols, me, heads, server, waits),
             gossip: gossip::behaviour(protocols, keys, lan)?,
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
@@ -170,12 +168,12 @@ impl NodeBehaviour {
     }
 }
 
-fn kademlia_config(protocols: &Protocols) -> kad::Config {
+fn kademlia_config(protocols: &Protocols, waits: &Waits) -> kad::Config {
     let mut config = kad::Config::new(protocols.kad.clone());
     config
         .disjoint_query_paths(true)
         .set_parallelism(NonZeroUsize::new(4).unwrap_or(kad::K_VALUE))
-        .set_query_timeout(QUERY_TIMEOUT)
+        .set_query_timeout(waits.lookup)
         // Heads live until a newer one comes; storage peers replicate them every hour, owners need not be there.
         .set_record_ttl(None)
         .set_publication_interval(None)
@@ -195,8 +193,9 @@ fn kademlia(
     me: libp2p::PeerId,
     heads: HeadRecords,
     server: bool,
+    waits: &Waits,
 ) -> kad::Behaviour<HeadRecords> {
-    let mut kad = kad::Behaviour::with_config(me, heads, kademlia_config(protocols));
+    let mut kad = kad::Behaviour::with_config(me, heads, kademlia_config(protocols, waits));
     // Automatic mode would wait for a confirmed external address, which a LAN never has.
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
     kad
@@ -231,7 +230,7 @@ mod tests {
     #[test]
     fn kademlia_keeps_no_list_of_keys_that_strangers_send() {
         let network = NetworkFile::create("kad", 0, &ed25519_dalek::SigningKey::from_bytes(&[1; 32])).expect("valid");
-        let config = format!("{:?}", kademlia_config(&Protocols::of(&network).expect("valid")));
+        let config = format!("{:?}", kademlia_config(&Protocols::of(&network).expect("valid"), &Waits::default()));
         // Either interval would make a job, which takes note of keys without a bound.
         assert!(config.contains("record_replication_interval: None"), "{config}");
         assert!(config.contains("record_publication_interval: None"), "{config}");

@@ -10,6 +10,7 @@
 
 mod file;
 mod outcomes;
+mod writer;
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,11 @@ use cairn_proto::{
 };
 use libp2p::Multiaddr;
 
-pub(crate) use self::file::{read_file, write_file};
 use self::outcomes::Outcomes;
+pub(crate) use self::{
+    file::{read_file, write_file},
+    writer::BookWriter,
+};
 use super::addresses;
 
 /// Most peers in the book: a kilobyte or two each, and more than one owner spreads over.

@@ -7,8 +7,10 @@
 //! - **HEAD-2** One peer brings at most [`VAULTS_PER_SOURCE`] vaults of its own that we did not know, and
 //!   [`PASSED_ON_PER_SOURCE`] that it passes on; we pass on no more of one peer's than the first number; what was passed
 //!   on never takes the last quarter of the places. So what one identity gives to each of many nodes reaches one of
-//!   them through the others in small shares that leave room for theirs. Enforced by [`HeadRecords::offer`],
-//!   [`HeadRecords::receive`] and [`HeadRecords::to_pass_on`]; attacked by `tests` below.
+//!   them through the others in small shares that leave room for theirs. Who brought a head is not written down: after a
+//!   restart all count as passed on, and a lot decides which [`RESTORED_PASSED_ON`] of them we pass on. Enforced by
+//!   [`HeadRecords::offer`], [`HeadRecords::receive`], [`HeadRecords::restore`] and [`HeadRecords::to_pass_on`]; attacked
+//!   by `tests` below.
 //! - Provider records are never kept.
 
 use std::{
@@ -36,16 +38,37 @@ pub(crate) const VAULTS_PER_SOURCE: usize = 16;
 /// Vaults that one peer may pass on: those near both of us, of as many owners as this holds shares.
 pub(crate) const PASSED_ON_PER_SOURCE: usize = 16 * VAULTS_PER_SOURCE;
 
+/// Restored vaults that are passed on: as many as a peer takes from us ([`PASSED_ON_PER_SOURCE`]), since one identity may
+/// have brought them all. Each of the twenty who keep a head draws its own lots, so that hardly any head is passed on by none.
+pub(crate) const RESTORED_PASSED_ON: usize = PASSED_ON_PER_SOURCE;
+
 /// A head to be written down.
 pub(crate) type HeadToKeep = (VaultKey, Vec<u8>);
 
 pub(crate) struct Kept {
     record: Record,
     rank: (u32, u64),
-    /// Who brought the vault's first head, since we run, and how.
-    source: Option<(PeerId, Hand)>,
+    source: Source,
     /// Within its source's share of what we pass on.
     passes: bool,
+}
+
+/// Who brought a vault's first head since we run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// We did.
+    Own,
+    /// It was here before; nobody remembers who.
+    Restored,
+    /// A peer, and how.
+    Peer(PeerId, Hand),
+}
+
+impl Source {
+    /// Whether its vaults count as passed on.
+    fn is_second_hand(self) -> bool {
+        matches!(self, Self::Restored | Self::Peer(_, Hand::Second))
+    }
 }
 
 /// How a head came.
@@ -80,7 +103,7 @@ pub(crate) struct HeadRecords {
     keep: Option<mpsc::Sender<HeadToKeep>>,
     /// Vaults kept by who brought them; each counts at least one of `heads`, so `capacity` bounds it too.
     sources: HashMap<PeerId, Brought>,
-    /// Vaults of `heads` that were passed on to us.
+    /// Vaults of `heads` that count as passed on to us.
     second_hand: usize,
     capacity: usize,
 }
@@ -99,14 +122,24 @@ impl HeadRecords {
         Self { heads: HashMap::new(), keep, sources: HashMap::new(), second_hand: 0, capacity }
     }
 
-    /// Takes heads that the store kept from before, without writing them again.
-    pub(crate) fn restore(&mut self, heads: Vec<Vec<u8>>) {
+    /// HEAD-2. Takes heads that the store kept from before, without writing them again. `lots`: fresh, so that nobody can
+    /// make up vaults that are drawn.
+    pub(crate) fn restore(&mut self, heads: Vec<Vec<u8>>, lots: &[u8; 32]) {
+        let mut drawn = Vec::new();
         for value in heads.into_iter().take(self.capacity) {
             if let Ok(head) = HeadRecord::open(&value) {
                 let key = RecordKey::new(&HeadRecord::lookup_key(&head.vault));
                 let rank = (head.generation, head.sequence);
-                let kept = Kept { record: Record::new(key.clone(), value), rank, source: None, passes: true };
-                self.heads.insert(key, kept);
+                let record = Record::new(key.clone(), value);
+                let kept = Kept { record, rank, source: Source::Restored, passes: false };
+                drawn.push((*blake3::keyed_hash(lots, key.as_ref()).as_bytes(), key.clone()));
+                self.second_hand += usize::from(self.heads.insert(key, kept).is_none());
+            }
+        }
+        drawn.sort_unstable_by_key(|(lot, _)| *lot);
+        for (_, key) in drawn.into_iter().take(RESTORED_PASSED_ON) {
+            if let Some(kept) = self.heads.get_mut(&key) {
+                kept.passes = true;
             }
         }
     }
@@ -118,13 +151,13 @@ impl HeadRecords {
 
     /// HEAD-1, HEAD-2. Takes a head from a peer into memory; the caller writes it down.
     pub(crate) fn offer(&mut self, record: Record, source: PeerId) -> Result<Offered> {
-        self.take(record, Some((source, Hand::First)), false)
+        self.take(record, Source::Peer(source, Hand::First), false)
     }
 
     /// HEAD-1, HEAD-2. Takes a head that came over Kademlia, and writes it through. It is its publisher's own.
     pub(crate) fn receive(&mut self, record: Record, source: PeerId) -> Result<Offered> {
         let hand = if record.publisher == Some(source) { Hand::First } else { Hand::Second };
-        self.take(record, Some((source, hand)), true)
+        self.take(record, Source::Peer(source, hand), true)
     }
 
     /// HEAD-2. Keys of the heads that we pass on to whoever is near them.
@@ -132,19 +165,40 @@ impl HeadRecords {
         self.heads.iter().filter(|(_, kept)| kept.passes).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether there is no room for one more vault from there.
-    fn is_full(&self, source: Option<(PeerId, Hand)>) -> bool {
-        let mut brought = source.and_then(|(peer, _)| self.sources.get(&peer)).copied().unwrap_or_default();
-        let share_full = source.is_some_and(|(_, hand)| match hand {
+    /// Whether this source's share of the vaults is used up.
+    fn is_share_full(&self, source: Source) -> bool {
+        let Source::Peer(peer, hand) = source else { return false };
+        let mut brought = self.sources.get(&peer).copied().unwrap_or_default();
+        match hand {
             Hand::First => *brought.of(hand) >= VAULTS_PER_SOURCE,
             Hand::Second => {
                 *brought.of(hand) >= PASSED_ON_PER_SOURCE || self.second_hand >= self.capacity - self.capacity / 4
             }
-        });
-        share_full || self.heads.len() >= self.capacity
+        }
     }
 
-    fn take(&mut self, record: Record, source: Option<(PeerId, Hand)>, write: bool) -> Result<Offered> {
+    /// Counts one more vault of this source; whether we pass it on.
+    fn count(&mut self, source: Source) -> bool {
+        self.second_hand += usize::from(source.is_second_hand());
+        let Source::Peer(peer, hand) = source else { return true };
+        let brought = self.sources.entry(peer).or_default();
+        *brought.of(hand) += 1;
+        *brought.of(hand) <= VAULTS_PER_SOURCE
+    }
+
+    /// Counts one vault of this source less.
+    fn discount(&mut self, source: Source) {
+        self.second_hand -= usize::from(source.is_second_hand());
+        let Source::Peer(peer, hand) = source else { return };
+        if let hash_map::Entry::Occupied(mut brought) = self.sources.entry(peer) {
+            *brought.get_mut().of(hand) -= 1;
+            if brought.get().first + brought.get().second == 0 {
+                brought.remove();
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record, source: Source, write: bool) -> Result<Offered> {
         if record.value.len() > HEAD_RECORD_MAX {
             return Err(Error::ValueTooLarge);
         }
@@ -154,12 +208,12 @@ impl HeadRecords {
             return Err(Error::ValueTooLarge);
         }
         let rank = (head.generation, head.sequence);
-        let full = self.is_full(source);
-        let entry = self.heads.entry(record.key.clone());
-        match &entry {
-            hash_map::Entry::Occupied(kept) if kept.get().record.value == record.value => return Ok(Offered::Known),
-            hash_map::Entry::Occupied(kept) if kept.get().rank >= rank => return Err(Error::ValueTooLarge),
-            hash_map::Entry::Vacant(_) if full => return Err(Error::MaxRecords),
+        let share_full = self.is_share_full(source);
+        let kept = self.heads.get(&record.key).map(|kept| (kept.source, kept.passes));
+        match self.heads.get(&record.key) {
+            Some(kept) if kept.record.value == record.value => return Ok(Offered::Known),
+            Some(kept) if kept.rank >= rank => return Err(Error::ValueTooLarge),
+            None if share_full || self.heads.len() >= self.capacity => return Err(Error::MaxRecords),
             _ => {}
         }
         if let Some(keep) = self.keep.as_ref().filter(|_| write) {
@@ -168,22 +222,17 @@ impl HeadRecords {
         // No expiry: the vault's owner may be away for months; the network keeps the last word.
         // No publisher either: what we pass on is not our own.
         let record = Record { expires: None, publisher: None, ..record };
-        match entry {
-            hash_map::Entry::Occupied(mut entry) => {
-                let Kept { source, passes, .. } = *entry.get();
-                entry.insert(Kept { record, rank, source, passes });
+        let owner_is_back = matches!(source, Source::Own | Source::Peer(_, Hand::First)) && !share_full;
+        let (source, passes) = match kept {
+            // Now it is known whose it is.
+            Some((Source::Restored, _)) if owner_is_back => {
+                self.discount(Source::Restored);
+                (source, self.count(source))
             }
-            hash_map::Entry::Vacant(entry) => {
-                let mut passes = true;
-                if let Some((peer, hand)) = source {
-                    let brought = self.sources.entry(peer).or_default();
-                    *brought.of(hand) += 1;
-                    self.second_hand += usize::from(hand == Hand::Second);
-                    passes = *brought.of(hand) <= VAULTS_PER_SOURCE;
-                }
-                entry.insert(Kept { record, rank, source, passes });
-            }
-        }
+            Some(as_before) => as_before,
+            None => (source, self.count(source)),
+        };
+        self.heads.insert(record.key.clone(), Kept { record, rank, source, passes });
         Ok(Offered::Taken)
     }
 }
@@ -199,17 +248,12 @@ impl RecordStore for HeadRecords {
 
     /// Writes through. Only our own heads come this way: those of others come as requests, with their source.
     fn put(&mut self, record: Record) -> Result<()> {
-        self.take(record, None, true).map(|_| ())
+        self.take(record, Source::Own, true).map(|_| ())
     }
 
     fn remove(&mut self, key: &RecordKey) {
-        let Some((peer, hand)) = self.heads.remove(key).and_then(|kept| kept.source) else { return };
-        self.second_hand -= usize::from(hand == Hand::Second);
-        if let hash_map::Entry::Occupied(mut brought) = self.sources.entry(peer) {
-            *brought.get_mut().of(hand) -= 1;
-            if brought.get().first + brought.get().second == 0 {
-                brought.remove();
-            }
+        if let Some(kept) = self.heads.remove(key) {
+            self.discount(kept.source);
         }
     }
 
@@ -268,9 +312,18 @@ mod tests {
 
     /// The i-th of many vaults.
     fn nth(label: &str, i: usize) -> Record {
+        head_of(label, i, 1)
+    }
+
+    /// Its next head.
+    fn moved(label: &str, i: usize) -> Record {
+        head_of(label, i, 2)
+    }
+
+    fn head_of(label: &str, i: usize, sequence: u64) -> Record {
         let key = SigningKey::from_bytes(blake3::hash(format!("{label}{i}").as_bytes()).as_bytes());
         let vault = VaultKey::from_bytes(key.verifying_key().to_bytes());
-        let record = HeadRecord { vault, generation: 0, sequence: 1, sealed: vec![1; 40] };
+        let record = HeadRecord { vault, generation: 0, sequence, sealed: vec![1; 40] };
         Record::new(RecordKey::new(&HeadRecord::lookup_key(&vault)), record.seal(&key))
     }
 
@@ -298,14 +351,14 @@ mod tests {
 
     #[test]
     fn a_flood_through_honest_nodes_leaves_room_for_what_they_hold() {
-        let capacity = 4096;
+        let capacity = 1024;
         let mut b = HeadRecords::new(None, capacity);
         let attacker = PeerId::random();
-        let honest: Vec<PeerId> = (0..80).map(|_| PeerId::random()).collect();
+        let honest: Vec<PeerId> = (0..16).map(|_| PeerId::random()).collect();
         for (node, id) in honest.iter().enumerate() {
             let mut a = HeadRecords::new(None, capacity);
             // Both ways, until it is refused.
-            for i in 0..1000 {
+            for i in 0..PASSED_ON_PER_SOURCE + 9 {
                 let _ = a.receive(own(nth(&format!("own {node} "), i), attacker), attacker);
                 let _ = a.receive(nth(&format!("passed {node} "), i), attacker);
             }
@@ -321,13 +374,13 @@ mod tests {
             assert!(b.find(&HeadRecord::open(&genuine.value).expect("valid").vault).is_some());
         }
         // One identity with a share of junk at each of as many nodes as it likes, and others that lie outright.
-        for liar in 0..20 {
+        for liar in 0..4 {
             let id = PeerId::random();
             for i in 0..PASSED_ON_PER_SOURCE {
                 let _ = b.receive(nth(&format!("lie {liar} "), i), id);
             }
         }
-        assert!(b.heads.len() <= capacity * 3 / 4, "the last quarter is for owners");
+        assert_eq!(b.heads.len(), capacity * 3 / 4, "the last quarter is for owners");
         let owner = PeerId::random();
         assert!(b.receive(own(nth("owner", 0), owner), owner).is_ok());
         assert!(b.offer(nth("owner", 1), owner).is_ok());
@@ -341,5 +394,39 @@ mod tests {
         assert!(heads.put(head(2, 1)).is_err());
         assert!(kept.try_recv().is_ok());
         assert!(heads.put(head(2, 1)).is_ok());
+    }
+
+    #[test]
+    fn after_a_restart_the_last_quarter_is_still_for_owners() {
+        let capacity = 1024;
+        let kept: Vec<Record> = (0..capacity * 3 / 4).map(|i| nth("before ", i)).collect();
+        let mut heads = HeadRecords::new(None, capacity);
+        heads.restore(kept.iter().map(|record| record.value.clone()).collect(), &[1; 32]);
+        for i in 0..PASSED_ON_PER_SOURCE {
+            let passed = heads.receive(nth("after ", i), PeerId::random());
+            assert!(passed.is_err(), "HEAD-2: {i}");
+        }
+        let owner = PeerId::random();
+        assert!(heads.receive(own(nth("owner", 0), owner), owner).is_ok());
+        assert!(heads.put(nth("own", 0)).is_ok());
+
+        // What one identity may have brought is passed on in the share of one peer, drawn by lot.
+        let drawn = |heads: &HeadRecords| {
+            let mut keys = heads.to_pass_on();
+            keys.retain(|key| kept.iter().any(|record| record.key == *key));
+            keys.iter().map(RecordKey::to_vec).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(drawn(&heads).len(), RESTORED_PASSED_ON, "HEAD-2");
+        let mut other = HeadRecords::new(None, capacity);
+        other.restore(kept.iter().map(|record| record.value.clone()).collect(), &[2; 32]);
+        assert_ne!(drawn(&heads), drawn(&other), "nobody can foresee them");
+
+        // An owner that comes back gives its place among those passed on free, and is passed on.
+        let silent = (0..kept.len()).find(|i| !drawn(&heads).contains(&kept[*i].key.to_vec())).expect("most are not");
+        let owner = PeerId::random();
+        assert!(heads.receive(own(moved("before ", silent), owner), owner).is_ok());
+        assert!(drawn(&heads).contains(&kept[silent].key.to_vec()));
+        assert!(heads.receive(nth("after ", 0), PeerId::random()).is_ok());
+        assert!(heads.receive(nth("after ", 1), PeerId::random()).is_err(), "HEAD-2");
     }
 }

@@ -21,11 +21,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    NetworkHandle,
-    command::Command,
-    hedge::{Hedge, LATE},
-};
+use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
 use crate::overlay::{
     GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
 };
@@ -36,8 +32,6 @@ const WALKS_MAX: usize = 6;
 const WALK_FIRST: usize = 8;
 /// Peers asked at once on a walk: all that one finds.
 const WALK_WIDTH: usize = 32;
-/// One walk with all its questions.
-const WALK_TIME: Duration = Duration::from_secs(15);
 /// Peers told directly of a new head, beside the DHT's own twenty. Only these count as keepers: they answer when the
 /// head is durable, Kademlia before.
 const HEAD_KEEPERS: usize = 8;
@@ -48,10 +42,6 @@ const RETRIES: usize = 3;
 /// Peers asked for a head at once, and in all.
 const FIND_WIDTH: usize = 32;
 const FIND_MAX: usize = 512;
-/// A head's publication and look-up; those who have not answered by then do not count.
-const HEAD_TIME: Duration = Duration::from_secs(12);
-/// How long the DHT may take when those who were asked directly are through.
-const DHT_GRACE: Duration = Duration::from_secs(4);
 
 impl Overlay for NetworkHandle {
     fn me(&self) -> PeerKey {
@@ -120,11 +110,12 @@ impl Overlay for NetworkHandle {
                 }
             });
             let mut kept = BTreeSet::new();
-            let wave = ask_all(questions, HEAD_KEEPERS, HEAD_TIME, |keeper| {
+            let waits = &self.inner.waits;
+            let wave = ask_all(questions, HEAD_KEEPERS, waits, waits.head, |keeper| {
                 kept.insert(keeper);
                 true
             });
-            let dht_time = if wave.await.is_half() { LATE } else { DHT_GRACE };
+            let dht_time = if wave.await.is_half() { waits.late } else { waits.dht };
             // Waited for so that it is out before a short-lived process ends.
             let _ = timeout(dht_time, dht).await;
             kept.remove(&self.inner.me);
@@ -160,13 +151,14 @@ impl Overlay for NetworkHandle {
             let mut near_answered = 0;
             let mut best = None;
             // Nobody is given up as late while nobody has a head.
-            let wave = ask_all(questions, FIND_WIDTH, HEAD_TIME, |(peer, head)| {
+            let waits = &self.inner.waits;
+            let wave = ask_all(questions, FIND_WIDTH, waits, waits.head, |(peer, head)| {
                 near_answered += usize::from(near.contains(&peer));
                 take_newer(&mut best, &head, &vault);
                 best.is_some()
             });
             let answered = wave.await.answers();
-            let dht_time = if best.is_some() { LATE } else { DHT_GRACE };
+            let dht_time = if best.is_some() { waits.late } else { waits.dht };
             for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
@@ -187,11 +179,12 @@ impl Overlay for NetworkHandle {
 async fn ask_all<T, F: Future<Output = Option<T>>>(
     questions: impl ExactSizeIterator<Item = F>,
     width: usize,
+    waits: &Waits,
     longest: Duration,
     mut may_end: impl FnMut(T) -> bool,
 ) -> Hedge {
     let count = questions.len();
-    let mut wave = Hedge::new(count, longest, Instant::now());
+    let mut wave = Hedge::new(count, waits.late, longest, Instant::now());
     let (mut received, mut may) = (0, false);
     let mut answers = std::pin::pin!(stream::iter(questions).buffer_unordered(width));
     loop {
@@ -283,10 +276,11 @@ impl NetworkHandle {
         let connected = known.iter().filter(|p| p.reachable == Some(true)).map(|p| (p.peer, Vec::new()));
         let mut found: BTreeMap<PeerKey, Vec<Multiaddr>> = connected.take(WALK_FIRST).collect();
         let mut before = self.readiness().storage_peers;
+        let waits = &self.inner.waits;
         for _ in 0..WALKS_MAX {
             let target = self.random_place();
             let walk = self.ask(|reply| Command::Closest { target, reply });
-            if let Ok(Ok(peers)) = timeout(WALK_TIME, walk).await {
+            if let Ok(Ok(peers)) = timeout(waits.walk, walk).await {
                 found.extend(peers);
             }
             found.retain(|peer, _| *peer != self.inner.me && asked.insert(*peer));
@@ -294,7 +288,7 @@ impl NetworkHandle {
                 let request = ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) };
                 self.control(peer, addresses, request)
             });
-            ask_all(questions, WALK_WIDTH, WALK_TIME, |_| true).await;
+            ask_all(questions, WALK_WIDTH, waits, waits.walk, |_| true).await;
             let after = self.readiness().storage_peers;
             if after == before {
                 break;

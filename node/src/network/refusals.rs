@@ -189,3 +189,82 @@ where
         Pin::new(&mut self.inner).poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use libp2p::core::{Endpoint, transport::PortUse};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Longer than the longest grace by far, however busy the machine is.
+    const DEADLINE: Duration = Duration::from_secs(120);
+
+    /// A transport whose dials all end like this, or never.
+    struct Fake(Option<io::ErrorKind>);
+
+    impl Transport for Fake {
+        type Output = ();
+        type Error = io::Error;
+        type ListenerUpgrade = std::future::Pending<io::Result<()>>;
+        type Dial = BoxFuture<'static, io::Result<()>>;
+
+        fn listen_on(&mut self, _: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+            Err(TransportError::MultiaddrNotSupported(address))
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(&mut self, _: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+            Ok(match self.0 {
+                Some(kind) => std::future::ready(Err(kind.into())).boxed(),
+                None => std::future::pending().boxed(),
+            })
+        }
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+            Poll::Pending
+        }
+    }
+
+    /// How a QUIC dial that nobody answers ends within `patience` when a TCP dial to this place ends like this.
+    async fn quic_dial(
+        refusals: &Arc<Refusals>,
+        peer: PeerId,
+        (place, at, how): (&str, PeerId, io::ErrorKind),
+        patience: Duration,
+    ) -> Option<io::ErrorKind> {
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let parse = |text: &str, peer| text.parse::<Multiaddr>().expect("address").with_p2p(peer).expect("none yet");
+        let mut quic = Heedful::heeding(Fake(None), refusals, || io::ErrorKind::TimedOut.into());
+        let quic = quic.dial(parse("/ip4/127.0.0.1/udp/1/quic-v1", peer), opts).expect("dials");
+        let is_refusal = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+        let mut tcp = Heedful::telling(Fake(Some(how)), refusals, is_refusal);
+        assert!(tcp.dial(parse(place, at), opts).expect("dials").await.is_err());
+        timeout(patience, quic).await.ok().map(|dialled| dialled.expect_err("nobody answers").kind())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_the_quic_dial_to_the_same_place_and_no_other() {
+        use io::ErrorKind::{ConnectionRefused, TimedOut};
+        let refusals = Refusals::new();
+        let (peer, other) = (PeerId::random(), PeerId::random());
+        let here = ("/ip4/127.0.0.1/tcp/1", peer, ConnectionRefused);
+        assert_eq!(quic_dial(&refusals, peer, here, DEADLINE).await, Some(TimedOut));
+        let a_little_longer = 2 * GRACE.0;
+        for elsewhere in [
+            ("/ip4/127.0.0.1/tcp/1", other, ConnectionRefused),
+            ("/ip4/127.0.0.2/tcp/1", peer, ConnectionRefused),
+            ("/ip4/127.0.0.1/tcp/1", peer, TimedOut),
+        ] {
+            assert_eq!(quic_dial(&refusals, peer, elsewhere, a_little_longer).await, None, "{elsewhere:?}");
+        }
+        refusals.spare(peer, true);
+        let spared = quic_dial(&refusals, peer, here, a_little_longer).await;
+        assert_eq!(spared, None, "its NAT refuses while a hole is punched");
+    }
+}

@@ -12,10 +12,8 @@ use std::{
 
 use cairn_core::carrier::Carriage;
 use cairn_proto::{
-    ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
-    message::{
-        ADVERTS_PER_ANSWER_MAX, Advert, CONTROL_MAX, ControlAnswer, ControlRequest, Roles, control_request::Ask,
-    },
+    ByteSize, Domain, PeerKey, Region, Timestamp,
+    message::{ControlAnswer, ControlRequest, Roles},
     network_file::NetworkFile,
     signed::SignedBytes,
 };
@@ -28,44 +26,29 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use rand_chacha::ChaCha20Rng;
-use rand_core::Rng as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, Interval},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LanMode, Reach, Readiness, addresses,
+    LanMode, Reach, Readiness,
     behaviour::{NodeBehaviour, NodeBehaviourEvent, Protocols},
-    book::{self, PeerBook},
+    book::{BookWriter, PeerBook},
     clock,
     command::{AskError, Command},
     keeper::ShardKeeper,
-    keys::peer_id,
     refusals::Refusals,
-    streams::{OpenError, OpenReply},
+    streams::OpenReply,
     transfer::server::{PeerPlaces, Server, ServerLimits},
+    waits::Waits,
 };
 use crate::identity::Identity;
 
-/// An advert goes out this often, whatever happened.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
-/// ... and this soon after a change, so that ten changes make one advert.
-const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
-/// ... but never sooner than this after the last: peers ignore what comes faster than once a second.
-const ANNOUNCE_APART: Duration = Duration::from_secs(2);
-/// When nobody listened, again after this.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 /// The peer book goes to disk at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
-/// A peer that could not be dialled is not dialled again for a shard stream within this time.
-const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
-/// First and longest pause between two rounds of knocking while nobody is connected.
-const KNOCK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Known peers to knock at, beside the bootstrap addresses.
-const KNOCK_PEERS: usize = 8;
 /// Commands taken in a row before the Swarm gets a turn.
 const COMMANDS_IN_A_ROW: u32 = 64;
 /// Questions and look-ups open at once, of all askers.
@@ -81,8 +64,6 @@ const ANSWER_RETRY_MS: u64 = 500;
 /// A walk in which nobody answered for so long is over: those whom it waits for are most likely gone, and a dial to
 /// somebody who is gone takes its whole time-out.
 const WALK_STALLED: Duration = Duration::from_secs(2);
-/// Requests for streams that wait for one peer to be dialled: the two lanes, a few times over.
-const OPENERS_PER_PEER: usize = 16;
 /// Peers of one /24 or /48 in the routing table, so that one cheap prefix cannot fill it.
 const PEERS_PER_PREFIX: usize = 5;
 
@@ -128,6 +109,16 @@ struct Progress {
     at: Instant,
 }
 
+impl Progress {
+    /// Takes note of how many have answered by now; whether nobody did for too long. Before the first, nobody is given up.
+    fn is_stalled(&mut self, answers: u32, now: Instant) -> bool {
+        if answers > self.answers {
+            *self = Self { answers, at: now };
+        }
+        answers > 0 && now.duration_since(self.at) >= WALK_STALLED
+    }
+}
+
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
     pub(crate) swarm: Swarm<NodeBehaviour>,
@@ -141,6 +132,7 @@ pub(crate) struct NetworkTask {
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
     pub(crate) server: Arc<Server>,
     pub(crate) limits: ServerLimits,
+    pub(crate) waits: Waits,
     pub(crate) book: PeerBook,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) rng: ChaCha20Rng,
@@ -164,6 +156,8 @@ pub(crate) struct State {
     started: Instant,
     /// AutoNAT found an address of ours that does not lead here.
     doubted: bool,
+    /// ... and which: of those that we listen on.
+    refuted: BTreeSet<Multiaddr>,
     carriage: Carriage,
     /// The listener of the reservation that was asked for or stands.
     circuit: Option<ListenerId>,
@@ -188,8 +182,7 @@ pub(crate) struct State {
     serving: JoinSet<()>,
     places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
-    /// The last write of the book, which may be under way.
-    writing: Option<JoinHandle<()>>,
+    writing: BookWriter,
 }
 
 impl State {
@@ -209,6 +202,7 @@ impl State {
             pending,
             started: now,
             doubted: false,
+            refuted: BTreeSet::new(),
             carriage: Carriage::new(carried),
             circuit: None,
             awaited: None,
@@ -226,7 +220,7 @@ impl State {
             serving: JoinSet::new(),
             places: HashMap::new(),
             connected: BTreeSet::new(),
-            writing: None,
+            writing: BookWriter::default(),
         }
     }
 }
@@ -300,11 +294,8 @@ impl NetworkTask {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
-        if let Some(writing) = self.state.writing.take() {
-            let _ = writing.await;
-        }
-        if let Some(written) = self.write_book() {
-            let _ = written.await;
+        if let Some(folder) = self.data_dir.clone() {
+            self.state.writing.finish(folder, || self.book.take_unwritten()).await;
         }
     }
 
@@ -354,76 +345,6 @@ impl NetworkTask {
         }
     }
 
-    fn dial(&mut self, address: Multiaddr) {
-        if let Err(error) = self.swarm.dial(address) {
-            tracing::debug!(%error, "cannot dial");
-        }
-    }
-
-    fn open_stream(&mut self, peer: &PeerKey, reply: OpenReply) {
-        let Some(id) = peer_id(peer) else {
-            let _ = reply.send(Err(OpenError::Dial("its key is not valid".into())));
-            return;
-        };
-        if self.swarm.is_connected(&id) {
-            self.swarm.behaviour_mut().streams.open(id, reply);
-            return;
-        }
-        if self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until) {
-            let _ = reply.send(Err(OpenError::Dial("it could not be reached a moment ago".into())));
-            return;
-        }
-        let waiting = self.state.openers.entry(id).or_default();
-        waiting.retain(|reply| !reply.is_closed());
-        if waiting.len() >= OPENERS_PER_PEER {
-            let _ = reply.send(Err(OpenError::Overloaded));
-            return;
-        }
-        waiting.push(reply);
-        self.dial_peer(id, peer, Vec::new());
-    }
-
-    fn ask(
-        &mut self,
-        peer: &PeerKey,
-        hints: Vec<Multiaddr>,
-        request: ControlRequest,
-        reply: Option<oneshot::Sender<Result<ControlAnswer, AskError>>>,
-    ) {
-        let id = match self.may_ask(peer) {
-            Ok(id) => id,
-            Err(error) => {
-                let _ = reply.map(|reply| reply.send(Err(error)));
-                return;
-            }
-        };
-        if self.swarm.is_connected(&id) {
-            return self.send_question(&id, request, reply);
-        }
-        // Not left to libp2p, which gives the question up when anybody's dial to the peer fails.
-        self.state.askers.entry(id).or_default().push((request, reply));
-        self.dial_peer(id, peer, hints);
-    }
-
-    fn send_question(&mut self, id: &PeerId, request: ControlRequest, reply: Option<AskReply>) {
-        let question = self.swarm.behaviour_mut().control.send_request(id, request);
-        if let Some(reply) = reply {
-            self.state.asks.insert(question, reply);
-        }
-    }
-
-    fn may_ask(&self, peer: &PeerKey) -> Result<PeerId, AskError> {
-        let id = peer_id(peer).ok_or_else(|| AskError::Unreachable("its key is not valid".into()))?;
-        if self.state.asks.len() + self.state.askers.values().map(Vec::len).sum::<usize>() >= OPEN_MAX {
-            return Err(AskError::Overloaded);
-        }
-        let failed = self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until);
-        if failed && !self.swarm.is_connected(&id) {
-            return Err(AskError::Unreachable("it could not be reached a moment ago".into()));
-        }
-        Ok(id)
-    }
-
     fn tick(&mut self, now: Timestamp) {
         let instant = Instant::now();
         if instant >= self.state.announce_at {
@@ -431,9 +352,8 @@ impl NetworkTask {
         }
         if instant >= self.state.write_at {
             self.state.write_at = instant + WRITE_EVERY;
-            // One at a time, or an older book might come last.
-            if self.state.writing.as_ref().is_none_or(JoinHandle::is_finished) {
-                self.state.writing = self.write_book();
+            if let Some(folder) = self.data_dir.clone() {
+                self.state.writing.begin(folder, || self.book.take_unwritten());
             }
         }
         if instant >= self.state.knock_at {
@@ -454,173 +374,44 @@ impl NetworkTask {
         let kad = &mut self.swarm.behaviour_mut().kad;
         for (id, lookup) in &mut self.state.lookups {
             let (Lookup::Closest(_, progress), Some(mut query)) = (lookup, kad.query_mut(id)) else { continue };
-            let answers = query.stats().num_successes();
-            if answers > progress.answers {
-                *progress = Progress { answers, at: now };
-            } else if answers > 0 && now.duration_since(progress.at) >= WALK_STALLED {
+            if progress.is_stalled(query.stats().num_successes(), now) {
                 query.finish();
             }
         }
-    }
-
-    /// Dials bootstrap addresses and recent peers for as long as nobody is connected, ever more slowly.
-    fn knock(&mut self, now: Instant) {
-        if !self.state.connected.is_empty() {
-            self.state.knock_pause = KNOCK.0;
-            self.state.knock_at = now + KNOCK.0;
-            return;
-        }
-        self.state.knock_at = now + self.state.knock_pause;
-        self.state.knock_pause = (self.state.knock_pause * 2).min(KNOCK.1);
-        let me = *self.swarm.local_peer_id();
-        for text in self.portrait.network.bootstrap.clone() {
-            let Ok(address) = text.parse::<Multiaddr>() else { continue };
-            let (plain, peer) = addresses::split_peer(address.clone());
-            match peer {
-                Some(peer) if peer == me => continue,
-                Some(peer) => {
-                    self.swarm.behaviour_mut().kad.add_address(&peer, plain);
-                }
-                None => {}
-            }
-            self.dial(address);
-        }
-        // One entry an address, so the same neighbour comes several times.
-        let neighbours: BTreeSet<PeerId> = self
-            .swarm
-            .behaviour()
-            .mdns
-            .as_ref()
-            .map_or_else(BTreeSet::new, |m| m.discovered_nodes().copied().collect());
-        for id in neighbours.into_iter().take(KNOCK_PEERS) {
-            // The behaviour knows its addresses.
-            if let Err(error) = self.swarm.dial(id) {
-                tracing::trace!(%error, "cannot dial a neighbour");
-            }
-        }
-        for peer in self.book.recent(KNOCK_PEERS) {
-            let Some(id) = peer_id(&peer) else { continue };
-            self.dial_peer(id, &peer, Vec::new());
-        }
-    }
-
-    fn announce_within(&mut self, time: Duration) {
-        let at = Instant::now() + time;
-        let at = self.state.announced.map_or(at, |last| at.max(last + ANNOUNCE_APART));
-        self.state.announce_at = self.state.announce_at.min(at);
-    }
-
-    /// Where we may be dialled, for adverts.
-    fn own_addresses(&self) -> Vec<Multiaddr> {
-        let external = self.swarm.external_addresses().cloned();
-        let mut all: Vec<Multiaddr> = external.collect();
-        all.extend(self.state.listening.iter().cloned());
-        addresses::choose(all, self.portrait.lan.allow_private)
-    }
-
-    /// Gossips our advert; owners, who offer nothing, stay silent.
-    fn announce(&mut self, now: Timestamp) {
-        self.state.announce_at = Instant::now() + ANNOUNCE_EVERY;
-        let me = &self.portrait;
-        if me.roles == Roles::NONE {
-            return;
-        }
-        let sequence = now.max(self.state.last_sequence.plus_ms(1));
-        let space = self.keeper.as_ref().map(|keeper| keeper.space());
-        let advert = Advert {
-            peer: me.identity.peer(),
-            network: me.network.id,
-            sequence,
-            protocol: PROTOCOL_VERSION,
-            domain: me.domain.clone(),
-            region: me.region.clone(),
-            roles: me.roles,
-            give: space.map_or(me.give, |s| s.give),
-            free: space.map_or(ByteSize(0), |s| s.free),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: self.own_addresses().iter().map(ToString::to_string).collect(),
-        };
-        let signed = advert.seal(me.identity.signing_key());
-        let bytes = prost::Message::encode_to_vec(&signed);
-        self.state.last_sequence = sequence;
-        self.state.my_advert = Some(signed);
-        let topic = self.protocols.adverts.clone();
-        match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
-            Ok(_) => self.state.announced = Some(Instant::now()),
-            Err(error) => {
-                // Normal while alone: whoever connects asks for adverts anyway.
-                tracing::debug!(%error, "our advert was not gossiped");
-                if !self.state.connected.is_empty() {
-                    self.announce_within(ANNOUNCE_AGAIN);
-                }
-            }
-        }
-    }
-
-    fn write_book(&mut self) -> Option<JoinHandle<()>> {
-        let folder = self.data_dir.clone()?;
-        let bytes = self.book.take_unwritten()?;
-        Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = book::write_file(&folder, &bytes) {
-                tracing::warn!(%error, "cannot write the peer book");
-            }
-        }))
     }
 
     fn answer(&mut self, channel: ResponseChannel<ControlAnswer>, answer: ControlAnswer) {
         // The asker may have gone.
         let _ = self.swarm.behaviour_mut().control.send_response(channel, answer);
     }
-
-    /// Adverts for somebody who asks: our own, then a part of the book that differs from time to time.
-    fn some_adverts(&mut self, wanted: u32) -> Vec<SignedBytes> {
-        let limit = (wanted as usize).min(ADVERTS_PER_ANSWER_MAX);
-        if self.state.my_advert.is_none() {
-            self.announce(clock());
-        }
-        let mut adverts: Vec<SignedBytes> = self.state.my_advert.iter().take(limit).cloned().collect();
-        let mut from = [0u8; 32];
-        self.rng.fill_bytes(&mut from);
-        adverts.extend(self.book.sample(&PeerKey::from_bytes(from), limit - adverts.len()));
-        within_answer(adverts)
-    }
 }
 
+mod adverts;
+mod asking;
 mod control;
 mod dials;
 mod events;
 mod reach;
 mod replication;
 
-use self::{dials::OwnDial, replication::Replication};
-
-/// Asks for as many adverts as one answer carries.
-fn adverts_please() -> ControlRequest {
-    ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) }
-}
-
-/// As many of them as one answer carries in bytes.
-fn within_answer(mut adverts: Vec<SignedBytes>) -> Vec<SignedBytes> {
-    let mut size = 0;
-    adverts.retain(|advert| {
-        // With its own tag and length.
-        size += prost::Message::encoded_len(advert) + 8;
-        size <= CONTROL_MAX
-    });
-    adverts
-}
+use self::{
+    adverts::{ANNOUNCE_SOON, adverts_please},
+    dials::{KNOCK, OwnDial},
+    replication::Replication,
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_never_longer_than_its_asker_reads() {
-        let advert = |body| SignedBytes { body: vec![7; body], signer: vec![8; 32], signature: vec![9; 64] };
-        let legal = within_answer(vec![advert(cairn_proto::message::ADVERT_MAX); ADVERTS_PER_ANSWER_MAX]);
-        assert_eq!(legal.len(), ADVERTS_PER_ANSWER_MAX);
-        let long = within_answer(vec![advert(8 * 1024); ADVERTS_PER_ANSWER_MAX]);
-        let answer = ControlAnswer { adverts: long, ..ControlAnswer::default() };
-        assert!(!answer.adverts.is_empty() && prost::Message::encoded_len(&answer) <= CONTROL_MAX);
+    fn a_walk_is_stalled_when_answers_stop_coming() {
+        let begin = Instant::now();
+        let mut progress = Progress { answers: 0, at: begin };
+        assert!(!progress.is_stalled(0, begin + 10 * WALK_STALLED), "the first may take long");
+        assert!(!progress.is_stalled(2, begin + 10 * WALK_STALLED));
+        assert!(!progress.is_stalled(3, begin + 11 * WALK_STALLED), "one more came");
+        assert!(!progress.is_stalled(3, begin + 11 * WALK_STALLED + WALK_STALLED / 2));
+        assert!(progress.is_stalled(3, begin + 12 * WALK_STALLED));
     }
 }

@@ -52,7 +52,8 @@ impl NetworkTask {
             }
             // The listener goes on; when it cannot, it closes.
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+            SwarmEvent::ExternalAddrConfirmed { address } => self.reached_at(&address),
+            SwarmEvent::ExternalAddrExpired { .. } => {
                 self.reachability_changed();
                 self.tell_reach();
             }
@@ -97,9 +98,7 @@ impl NetworkTask {
                 }
             }
             NodeBehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, result: Err(_), .. }) => {
-                tracing::debug!(address = %tested_addr, "not reachable from outside");
-                self.state.doubted = true;
-                self.reachability_changed();
+                self.not_reached_at(tested_addr);
             }
             _ => {}
         }

@@ -1,15 +1,24 @@
 //! Where peers reach us: what we listen on, what leads here from outside, the relay that carries us when nothing does.
+//!
+//! A routable address that we listen on is told from the start: on a young network nobody could confirm it. AutoNAT looks at
+//! it all the same, for a firewall may be in front of it, and when it finds that nobody gets in a relay is asked. The
+//! address stays told: the verdict is one peer's word, and dials try it beside the relay.
+
+use std::collections::BTreeSet;
 
 use cairn_proto::{PeerKey, Timestamp, message::Roles};
 use libp2p::{
     Multiaddr, PeerId,
     core::transport::ListenerId,
     multiaddr::Protocol,
-    swarm::dial_opts::{DialOpts, PeerCondition},
+    swarm::{
+        FromSwarm, NetworkBehaviour as _, NewExternalAddrCandidate,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use rand_core::Rng as _;
 
-use super::{ANNOUNCE_SOON, NetworkTask, dials::OwnDial};
+use super::{NetworkTask, adverts::ANNOUNCE_SOON, dials::OwnDial};
 use crate::network::{Reach, addresses, clock, keys::peer_id};
 
 impl NetworkTask {
@@ -20,11 +29,17 @@ impl NetworkTask {
                 self.state.carriage.accepted(self.monotone());
             }
         } else {
-            // A routable address of this machine needs nobody's word. On a LAN nobody could confirm one, and a relay
-            // must know its own addresses to make a reservation.
+            // On a LAN nobody could confirm one, and a relay must know its own addresses to make a reservation.
             let lan = self.portrait.lan.allow_private && self.portrait.roles.has(Roles::RELAY);
             if addresses::is_usable(&address, lan) {
                 self.swarm.add_external_address(address.clone());
+            }
+            if addresses::is_usable(&address, false)
+                && let Some(autonat) = self.swarm.behaviour_mut().autonat_client.as_mut()
+            {
+                // The Swarm does not pass on what it counts as external already.
+                autonat
+                    .on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &address }));
             }
         }
         self.state.pending.remove(&listener);
@@ -35,6 +50,7 @@ impl NetworkTask {
     /// Peers must not go on dialling what is gone.
     pub(super) fn listens_no_longer(&mut self, address: &Multiaddr) {
         self.state.listening.remove(address);
+        self.state.refuted.remove(address);
         if !addresses::is_relayed(address) && !self.portrait.external.contains(address) {
             self.swarm.remove_external_address(address);
             self.reachability_changed();
@@ -76,12 +92,31 @@ impl NetworkTask {
         self.reach.send_if_modified(|old| std::mem::replace(old, reach.clone()) != reach);
     }
 
-    /// Somebody found out whether we are reached from outside. An operator's word that a relay is needed stands.
+    /// AutoNAT asked somebody to come to this address, in vain.
+    pub(super) fn not_reached_at(&mut self, address: Multiaddr) {
+        tracing::debug!(%address, "not reachable from outside");
+        self.state.doubted = true;
+        // What is no address of ours is external only if somebody gets in there. So this is no longer than our list.
+        if self.state.listening.contains(&address) {
+            self.state.refuted.insert(address);
+        }
+        self.reachability_changed();
+    }
+
+    /// Somebody got in at this address.
+    pub(super) fn reached_at(&mut self, address: &Multiaddr) {
+        self.state.refuted.remove(address);
+        self.reachability_changed();
+        self.tell_reach();
+    }
+
+    /// Somebody found out whether we are reached from outside. An operator's word that a relay is needed stands, and so does
+    /// one that an address leads here.
     pub(super) fn reachability_changed(&mut self) {
-        // A neighbour finds our private address good, which helps nobody else.
-        let lan = self.portrait.lan.allow_private;
-        let direct = self.swarm.external_addresses().any(|a| !addresses::is_relayed(a) && addresses::is_usable(a, lan));
-        let needed = self.state.doubted && !direct && self.portrait.roles.has(Roles::STORAGE);
+        let (lan, told) = (self.portrait.lan.allow_private, &self.portrait.external);
+        let needed = self.state.doubted
+            && self.portrait.roles.has(Roles::STORAGE)
+            && !is_reached(self.swarm.external_addresses(), &self.state.refuted, told, lan);
         self.state.carriage.want(needed || !self.portrait.circuits.is_empty());
         self.seek_carrier();
     }
@@ -108,11 +143,12 @@ impl NetworkTask {
             return self.reserve(circuit);
         }
         let (direct, _) = addresses::split_peer(circuit.iter().take_while(|p| *p != Protocol::P2pCircuit).collect());
-        let dial = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(vec![direct]).build();
+        let at = vec![direct];
+        let dial = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(at.clone()).build();
         let connection = dial.connection_id();
         self.state.awaited = Some((id, circuit));
         // The address may be an operator's; a failure then says nothing of the peer.
-        if let Err(error) = self.own_dial(dial, OwnDial { peer: id, signed: false }) {
+        if let Err(error) = self.own_dial(dial, OwnDial::new(id, at, false)) {
             self.outgoing_failed(connection, id, &error, clock());
         }
     }
@@ -163,5 +199,39 @@ impl NetworkTask {
     /// A clock that never goes back, for decisions about pauses.
     fn monotone(&self) -> Timestamp {
         Timestamp(u64::try_from(self.state.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whether peers get in at one of our addresses without a relay, for all we know: at one that the operator named, or one
+/// that nobody refuted. A neighbour finds our private address good, which helps nobody else.
+fn is_reached<'a>(
+    mut external: impl Iterator<Item = &'a Multiaddr>,
+    refuted: &BTreeSet<Multiaddr>,
+    told: &[Multiaddr],
+    lan: bool,
+) -> bool {
+    external.any(|address| {
+        let refuted = refuted.contains(address) && !told.contains(address);
+        !addresses::is_relayed(address) && addresses::is_usable(address, lan) && !refuted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refuted_address_reaches_nobody_unless_the_operator_knows_better() {
+        let parse = |a: &str| a.parse::<Multiaddr>().expect("address");
+        let (tcp, quic) = (parse("/ip4/8.8.8.8/tcp/1"), parse("/ip4/8.8.8.8/udp/1/quic-v1"));
+        let circuit = parse("/ip4/8.8.4.4/tcp/1/p2p-circuit");
+        let all = [circuit, parse("/ip4/10.0.0.1/tcp/1"), tcp.clone(), quic.clone()];
+        let reached = |refuted: &[&Multiaddr], told: &[Multiaddr]| {
+            is_reached(all.iter(), &refuted.iter().copied().cloned().collect(), told, false)
+        };
+        assert!(reached(&[], &[]));
+        assert!(reached(&[&tcp], &[]), "the other may lead here");
+        assert!(!reached(&[&tcp, &quic], &[]), "a circuit and a private address do not count");
+        assert!(reached(&[&tcp, &quic], std::slice::from_ref(&tcp)), "the operator's word");
     }
 }

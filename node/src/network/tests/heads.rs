@@ -4,7 +4,7 @@ use super::super::{
     keeper::{ShardKeeper as _, memory::MemoryKeeper},
     *,
 };
-use super::nodes::{DEADLINE, TCP, holder, listening};
+use super::nodes::{A_MOMENT, DEADLINE, TCP, holder, listening};
 use cairn_proto::{VaultKey, message::HeadRecord};
 use ed25519_dalek::SigningKey;
 
@@ -22,7 +22,7 @@ async fn a_head_comes_to_nodes_that_join_later() {
     let _second = start(holder(72, TCP, &new, &listening(&first).await)).await.expect("starts");
     let wait = async {
         while new.find_head(vault).await.expect("reads").as_ref() != Some(&head) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(A_MOMENT).await;
         }
     };
     tokio::time::timeout(DEADLINE, wait).await.expect("its owner did nothing");

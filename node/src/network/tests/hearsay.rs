@@ -1,9 +1,13 @@
 //! What others say or make us do must not decide what we think of a peer.
 
+use super::super::command::AskError;
 use super::super::{book, keeper::memory::MemoryKeeper, *};
 use super::nodes::{DEADLINE, client, holder, identity, network};
-use crate::overlay::Overlay as _;
-use cairn_proto::{PROTOCOL_VERSION, message::Advert};
+use crate::overlay::{Overlay as _, OverlayError};
+use cairn_proto::{
+    PROTOCOL_VERSION,
+    message::{Advert, ControlAnswer, ControlRequest, control_request::Ask},
+};
 use libp2p::multiaddr::Protocol;
 use tokio::net::TcpListener;
 
@@ -80,19 +84,58 @@ async fn a_dial_of_anothers_doing_does_not_stand_in_the_way() {
     // Accepts and says nothing, so that the dial hangs.
     let trap = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = trap.local_addr().expect("bound").port();
+    let mut door = format!("/ip4/127.0.0.1/tcp/{port}").parse::<Multiaddr>().expect("address");
+    door.push(Protocol::P2p(id.expect("named")));
     let owner = {
         let mut config = client(66, &[]);
-        let id = id.expect("named");
         // The bootstrap address is dialled first, by the knock, and hangs.
-        config.network.bootstrap = vec![format!("/ip4/127.0.0.1/tcp/{port}/p2p/{id}")];
+        config.network.bootstrap = vec![door.to_string()];
         start(config).await.expect("starts")
     };
     let hanging = tokio::time::timeout(DEADLINE, trap.accept()).await.expect("dials").expect("accepts");
-    let request =
-        cairn_proto::message::ControlRequest { ask: Some(cairn_proto::message::control_request::Ask::Adverts(1)) };
-    let peer = there.inner.me;
-    let ask = owner.ask(|reply| Command::Ask { peer, addresses: vec![plain], request, reply });
-    let answer = tokio::time::timeout(DIAL_TIMEOUT / 2, ask).await.expect("does not wait for the hanging dial");
+    let ask = adverts_of(&owner, there.inner.me, plain);
+    let answer = tokio::time::timeout(DEADLINE, ask).await.expect("does not wait for the hanging dial");
     assert!(answer.expect("running").is_ok());
     drop(hanging);
+}
+
+/// Asks a peer that is told to be somewhere.
+async fn adverts_of(
+    owner: &NetworkHandle,
+    peer: PeerKey,
+    told: Multiaddr,
+) -> Result<Result<ControlAnswer, AskError>, OverlayError> {
+    let request = ControlRequest { ask: Some(Ask::Adverts(1)) };
+    owner.ask(|reply| Command::Ask { peer, addresses: vec![told], request, reply }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_asker_heard_is_tried_while_our_own_dial_elsewhere_hangs() {
+    let there = start(holder(67, super::nodes::TCP, &Arc::new(MemoryKeeper::default()), &[])).await.expect("starts");
+    let (plain, id) = addresses::split_peer(super::nodes::listening(&there).await[0].clone());
+    // Both accept and say nothing.
+    let [first, second] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+    let (first, second) = (first.expect("binds"), second.expect("binds"));
+    let at = |trap: &TcpListener| -> Multiaddr {
+        format!("/ip4/127.0.0.1/tcp/{}", trap.local_addr().expect("bound").port()).parse().expect("address")
+    };
+    // The operator named a relay, at an address where it is no more: that dial is our own, and hangs.
+    let circuit = at(&first).with(Protocol::P2p(id.expect("named"))).with(Protocol::P2pCircuit).to_string();
+    let node = start(holder(68, &circuit, &Arc::new(MemoryKeeper::default()), &[])).await.expect("starts");
+    let hanging = tokio::time::timeout(DEADLINE, first.accept()).await.expect("dials").expect("accepts");
+
+    let peer = there.inner.me;
+    let early = tokio::spawn({
+        let (node, told) = (node.clone(), at(&second));
+        async move { adverts_of(&node, peer, told).await }
+    });
+    let hanging_too =
+        tokio::time::timeout(DEADLINE, second.accept()).await.expect("dials there, too").expect("accepts");
+    // One of them fails. That says nothing while the other goes on.
+    drop((first, hanging));
+    let answer = tokio::time::timeout(DEADLINE, adverts_of(&node, peer, plain)).await.expect("tries the third place");
+    assert!(answer.expect("running").is_ok());
+    let early = tokio::time::timeout(DEADLINE, early).await.expect("answered over the same connection");
+    assert!(early.expect("no panic").expect("running").is_ok());
+    drop(hanging_too);
 }

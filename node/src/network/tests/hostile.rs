@@ -145,7 +145,8 @@ async fn a_grant_of_another_bearer_opens_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_closes_the_stream_and_the_node_still_serves() {
     let quick = |serving: &mut NetworkConfig, _: &mut NetworkConfig| {
-        serving.limits.frame_time = Duration::from_millis(300);
+        // Two cases below take as long.
+        serving.limits.frame_time = Duration::from_secs(1);
     };
     let Pair { holder, owner, keeper } = pair_with(TCP, quick).await;
     let at = holder.inner.me;
@@ -195,8 +196,10 @@ async fn garbage_closes_the_stream_and_the_node_still_serves() {
         assert!(end.is_ok(), "NET-2: the stream ends");
     }
     assert_eq!(keeper.count(), 0);
-    let put = shard(ShardAddress { group, slot, ordinal: 0 }, 1);
-    owner.put_shard(at, put, Priority::Normal).await.expect("still serves");
+    let put = || shard(ShardAddress { group: group.clone(), slot, ordinal: 0 }, 1);
+    // On a busy machine a shard may take longer than that, and begins anew.
+    let served = async { while owner.put_shard(at, put(), Priority::Normal).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, served).await.expect("still serves");
     assert_eq!(keeper.count(), 1);
 }
 
@@ -292,7 +295,9 @@ async fn what_nobody_reads_is_let_go() {
     let (at, me) = (holder.inner.me, owner.inner.me);
     let (group, slot) = group_for(&holder.inner.domain, 13);
     let address = ShardAddress { group: group.clone(), slot, ordinal: 0 };
-    owner.put_shard(at, shard(address.clone(), 1), Priority::Normal).await.expect("stored");
+    // On a busy machine nothing may move for longer than that, and the shard begins anew.
+    let stored = async { while owner.put_shard(at, shard(address.clone(), 1), Priority::Normal).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, stored).await.expect("stored");
     let name = group.ticket.id().as_bytes().to_vec();
     let get = GetShard { group: name, slot: slot.as_u8().into(), ordinal: 0, offset: 0, length: 0 }.encode_to_vec();
     let mut io = raw(&owner, at).await;
@@ -324,18 +329,18 @@ mod holders {
     type Pipe = Compat<tokio::io::DuplexStream>;
 
     fn link() -> (Link, Pipe) {
+        link_with(ClientPatience { progress: DEADLINE, request: DEADLINE, ..ClientPatience::default() })
+    }
+
+    fn link_with(patience: ClientPatience) -> (Link, Pipe) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let patience = ClientPatience {
-            progress: Duration::from_millis(200),
-            request: Duration::from_secs(2),
-            ..ClientPatience::default()
-        };
         (Link::start(ours.compat(), patience), theirs.compat())
     }
 
     #[tokio::test]
     async fn silence_times_out_and_ends_the_link() {
-        let (link, _theirs) = link();
+        let impatient = ClientPatience { progress: Duration::from_millis(200), ..ClientPatience::default() };
+        let (link, _theirs) = link_with(impatient);
         let asked = link.ask(FrameKind::Has, Priority::High, Vec::new(), Bytes::new()).await;
         assert!(matches!(asked, Err(LinkError::TimedOut)), "{asked:?}");
         assert!(link.is_closed());
@@ -355,13 +360,18 @@ mod holders {
     #[tokio::test]
     async fn a_late_answer_to_a_cancelled_request_is_read_away() {
         let (link, mut theirs) = link();
-        let cancelled = link.ask(FrameKind::Get, Priority::High, Vec::new(), Bytes::new());
-        let gone = tokio::time::timeout(Duration::from_millis(20), cancelled).await;
-        assert!(gone.is_err(), "dropped while waiting");
+        let mut kinds = Vec::new();
+        tokio::select! {
+            _ = link.ask(FrameKind::Get, Priority::High, Vec::new(), Bytes::new()) => panic!("nobody answered"),
+            // Dropped when the holder has it.
+            header = frame::read_header(&mut theirs, DEADLINE) => {
+                let header = header.expect("read").expect("a frame");
+                kinds.push((header.kind, header.request));
+            }
+        }
         let holder = async {
-            let mut kinds = Vec::new();
             let mut last = 0;
-            for _ in 0..3 {
+            for _ in 0..2 {
                 let header = frame::read_header(&mut theirs, DEADLINE).await.expect("read").expect("a frame");
                 kinds.push((header.kind, header.request));
                 last = header.request;

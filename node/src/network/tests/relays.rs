@@ -2,7 +2,7 @@
 
 use super::super::keeper::memory::MemoryKeeper;
 use super::super::*;
-use super::nodes::{DEADLINE, TCP, client, group_for, holder, listening, shard};
+use super::nodes::{A_MOMENT, DEADLINE, TCP, client, group_for, holder, listening, shard};
 use crate::overlay::{Overlay as _, ShardAddress, TransferError};
 use cairn_proto::wire::Priority;
 use libp2p::multiaddr::Protocol;
@@ -27,7 +27,7 @@ async fn until_addresses(node: &NetworkHandle, what: &str, such: impl Fn(&[Multi
             if such(&last) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(A_MOMENT).await;
         }
     };
     let in_time = tokio::time::timeout(DEADLINE, wait).await;
@@ -41,7 +41,7 @@ async fn put(owner: &NetworkHandle, to: &NetworkHandle, ordinal: u8) {
         loop {
             let put = shard(ShardAddress { group: group.clone(), slot, ordinal }, ordinal);
             match owner.put_shard(to.inner.me, put, Priority::Normal).await {
-                Err(TransferError::Unreachable(_) | TransferError::TimedOut) => tokio::task::yield_now().await,
+                Err(TransferError::Unreachable(_) | TransferError::TimedOut) => tokio::time::sleep(A_MOMENT).await,
                 done => return done.expect("stored"),
             }
         }
@@ -82,10 +82,19 @@ async fn a_relay_that_comes_late_is_found() {
     absent.shutdown().await;
     let circuit = door[0].clone().with(Protocol::P2pCircuit).to_string();
     let hidden = start(holder(73, &circuit, &keeper, &door)).await.expect("starts although its relay is away");
-    let mut config = holder(71, &addresses::split_peer(door[0].clone()).0.to_string(), &keeper, &[]);
-    config.store = None;
-    config.roles = Roles::RELAY.with(Roles::BOOTSTRAP);
-    let late = start(config).await.expect("starts again at its old place");
+    let again = async {
+        loop {
+            let mut config = holder(71, &addresses::split_peer(door[0].clone()).0.to_string(), &keeper, &[]);
+            config.store = None;
+            config.roles = Roles::RELAY.with(Roles::BOOTSTRAP);
+            // Another test's dial may have the port for a moment.
+            match start(config).await {
+                Ok(late) => return late,
+                Err(_) => tokio::time::sleep(A_MOMENT).await,
+            }
+        }
+    };
+    let late = tokio::time::timeout(DEADLINE, again).await.expect("starts again at its old place");
     until_addresses(&hidden, "the relay that came late", |all| !all.is_empty()).await;
     late.shutdown().await;
     until_addresses(&hidden, "nothing while nobody carries it", <[Multiaddr]>::is_empty).await;
@@ -95,4 +104,39 @@ async fn a_relay_that_comes_late_is_found() {
 async fn a_circuit_without_a_relay_is_refused_at_the_start() {
     let config = holder(81, "/ip4/127.0.0.1/tcp/1/p2p-circuit", &Arc::new(MemoryKeeper::default()), &[]);
     assert!(matches!(start(config).await, Err(NetworkError::Listen { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_behind_one_relay_are_reached_at_once_by_who_has_just_started() {
+    let relay = relay(140).await;
+    let door = listening(&relay).await;
+    let circuit = door[0].clone().with(Protocol::P2pCircuit).to_string();
+    let mut hidden = Vec::new();
+    for seed in 141..=144 {
+        let node = start(holder(seed, &circuit, &Arc::new(MemoryKeeper::default()), &door)).await.expect("starts");
+        until_addresses(&node, "a circuit", |all| !all.is_empty()).await;
+        hidden.push(node);
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let owner = async |bootstrap: &[Multiaddr]| {
+        let mut config = client(145, bootstrap);
+        config.data_dir = Some(folder.path().to_path_buf());
+        start(config).await.expect("starts")
+    };
+    let before = owner(&door).await;
+    before.wait_ready(4, DEADLINE).await.expect("hears of all");
+    for (ordinal, node) in (0..).zip(&hidden) {
+        put(&before, node, ordinal).await;
+    }
+    before.shutdown().await;
+
+    // It knows all of them, and is connected to nobody: four dials want the same relay at the same moment.
+    let after = owner(&[]).await;
+    let puts = hidden.iter().map(async |node| {
+        let (group, slot) = group_for(&node.inner.domain, 3);
+        let put = shard(ShardAddress { group, slot, ordinal: 100 }, 100);
+        after.put_shard(node.inner.me, put, Priority::Normal).await
+    });
+    let done = tokio::time::timeout(DEADLINE, futures::future::join_all(puts)).await.expect("in time");
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
 }

@@ -243,3 +243,28 @@ async fn real_folder_lock_empty_mount_and_index() {
     std::fs::rename(&away, &dir).expect("mounted");
     same(&open().expect("opens"));
 }
+
+#[tokio::test]
+async fn a_list_comes_in_parts() {
+    let (disk, clock) = (FaultyDisk::new(9), TestClock::new());
+    let store = on(&disk, &clock, None);
+    for (g, ordinals) in [(1, vec![0, 7, 255]), (2, vec![3]), (3, vec![0, 1])] {
+        for ordinal in ordinals {
+            store.put(shard(g, 2, ordinal)).await.expect("stored");
+        }
+    }
+    let whole = store.list();
+    assert_eq!(whole.len(), 6);
+    for limit in 1..8 {
+        let (mut parts, mut after) = (Vec::new(), None);
+        loop {
+            let part = store.list_after(after, limit);
+            assert!(part.len() <= limit);
+            let Some(last) = part.last() else { break };
+            after = Some((last.group, last.ordinal));
+            parts.extend(part);
+        }
+        assert_eq!(parts, whole, "{limit} at a time");
+    }
+    store.close().await;
+}

@@ -1,6 +1,7 @@
 //! Nodes in one process, on loopback, with a keeper in memory. Events are waited for with a deadline.
 
 mod absent;
+mod cancelled;
 mod crowds;
 mod heads;
 mod hearsay;

@@ -5,7 +5,7 @@
 //! Threads run beside the future, so that the n-th place is not quite the same in every run; there are enough of them. A
 //! failure names its `SEED`; `CAIRN_SEED=n` runs it alone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{memory_overlay::Manner, *};
 use crate::{cancel_at::CancelAt, ops::SnapshotsArgs};
@@ -83,7 +83,8 @@ impl Owner {
         };
         self.overlay.go_on();
         // All who could say something are gone: threads of the verb too, so that nobody still works on the next one's files.
-        listening.await.expect("listens");
+        let all_gone = tokio::time::timeout(Duration::from_secs(60), listening).await;
+        all_gone.unwrap_or_else(|_| panic!("SEED={}: a thread of the verb goes on", places.seed)).expect("listens");
         if let Some(result) = &ended {
             let code = result.as_ref().expect("works").code;
             let short = places.damaged() && code == ExitCode::BelowTarget;

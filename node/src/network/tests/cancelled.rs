@@ -53,7 +53,8 @@ async fn at_every_await(listen: &str) {
         let (group, slot) = group_for(&holder.inner.domain, 50 + round as u8);
         let first = shard(ShardAddress { group: group.clone(), slot, ordinal: 0 }, 0);
         if round % 4 != 0 {
-            owner.put_shard(at, first.clone(), Priority::Normal).await.expect("stored");
+            let put = tokio::time::timeout(DEADLINE, owner.put_shard(at, first.clone(), Priority::Normal)).await;
+            put.unwrap_or_else(|_| panic!("SEED={round}: the first put hangs")).expect("stored");
         }
         for n in 1.. {
             assert!(n < 500, "SEED={round}: no transfer has so many awaits");

@@ -1,6 +1,8 @@
 //! Cairn: a peer-to-peer backup network. This library is everything that the one binary, `cairn`, does.
 
 pub mod api;
+#[cfg(test)]
+mod cancel_at;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -56,17 +56,32 @@ pub struct Hostile {
     me: PeerKey,
     holder: PeerKey,
     request: u32,
+    _door: Door,
 }
 
-impl Hostile {
-    /// Connects to a holder as any member of the network can, and opens the shard protocol.
+/// A connection to a node, made as any member of the network can; any protocol may be asked for.
+pub struct Door {
+    control: libp2p_stream::Control,
+    me: PeerKey,
+    holder: PeerId,
+    swarm: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Door {
+    /// The connection ends with it: a node lets one peer have few.
+    fn drop(&mut self) {
+        self.swarm.abort();
+    }
+}
+
+impl Door {
     pub async fn connect(network: &NetworkFile, address: &str) -> Self {
         let address: Multiaddr = address.parse().expect("an address");
-        let holder_id = address.iter().find_map(|p| match p {
+        let holder = address.iter().find_map(|p| match p {
             libp2p::multiaddr::Protocol::P2p(id) => Some(id),
             _ => None,
         });
-        let holder_id = holder_id.expect("the address ends with the peer id");
+        let holder = holder.expect("the address ends with the peer id");
         let (keypair, me) = member(network);
         let mut swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
@@ -87,17 +102,31 @@ impl Hostile {
             }
         };
         tokio::time::timeout(DEADLINE, connected).await.expect("connects in time");
-        let mut control = swarm.behaviour().new_control();
-        tokio::spawn(async move {
+        let control = swarm.behaviour().new_control();
+        let swarm = tokio::spawn(async move {
             loop {
                 swarm.select_next_some().await;
             }
         });
+        Self { control, me, holder, swarm }
+    }
+
+    /// `None` when the node does not speak it, or the connection is closed.
+    pub async fn stream(&self, protocol: &str) -> Option<Stream> {
+        let protocol = StreamProtocol::try_from_owned(protocol.to_owned()).expect("a name");
+        let mut control = self.control.clone();
+        let opened = tokio::time::timeout(DEADLINE, control.open_stream(self.holder, protocol)).await;
+        opened.expect("in time").ok()
+    }
+}
+
+impl Hostile {
+    /// Connects to a holder as any member of the network can, and opens the shard protocol.
+    pub async fn connect(network: &NetworkFile, address: &str) -> Self {
+        let door = Door::connect(network, address).await;
         let id: String = network.id.to_string().chars().take(16).collect();
-        let protocol =
-            StreamProtocol::try_from_owned(format!("/cairn/{id}/shard/{}", network.protocol)).expect("a name");
-        let stream = tokio::time::timeout(DEADLINE, control.open_stream(holder_id, protocol)).await.expect("in time");
-        Self { stream: stream.expect("opens"), me, holder: key_of(&holder_id), request: 0 }
+        let stream = door.stream(&format!("/cairn/{id}/shard/{}", network.protocol)).await.expect("opens");
+        Self { stream, me: door.me, holder: key_of(&door.holder), request: 0, _door: door }
     }
 
     pub async fn open(&mut self, group: &Group) -> FrameKind {

@@ -82,3 +82,36 @@ fn ctrl_c_ends_cleanly() {
     assert_eq!(owner.snapshots().len(), 0);
     owner.backup_stream("stream", b"after").ok();
 }
+
+/// Holders are killed while shards are being written to them; what they acknowledged is there when they come back.
+#[test]
+fn holders_killed_in_mid_write_keep_what_they_acknowledged() {
+    let lab = Lab::up(12);
+    let owner = Owner::init(&lab);
+    owner.backup_stream("before", &tree::noise("before", 3 * MIB)).ok();
+    let bytes = tree::noise("holders die", 64 * MIB);
+    let empty = lab.bytes_on_disk();
+    let mut running = streaming(&owner);
+    let mut stdin = running.stdin();
+    stdin.write_all(&bytes[..40 * MIB]).unwrap();
+    until("24 MiB are stored", || (lab.bytes_on_disk() >= empty + 24 * MIB as u64).then_some(()));
+    let victims = [3, 7];
+    lab.kill(&victims);
+    let feeder = std::thread::spawn(move || drop(stdin.write_all(&bytes[40 * MIB..])));
+    let output = running.finish();
+    feeder.join().expect("feeder");
+    // Whole, or short of slots that no living peer may hold; which of the two is the salts' choice.
+    assert!(matches!(output.code, Some(0 | 4)), "{output:?}");
+    let bytes = tree::noise("holders die", 64 * MIB);
+    assert!(owner.dump("latest", "stream").ok().stdout == bytes, "two of eight slots are dead");
+
+    lab.start(&victims);
+    let check = owner.run(["check", "--read-data", "--json"]);
+    // Nothing that was acknowledged is missing or wrong: what a check may find is what the backup said.
+    let allowed: &[i32] = if output.code == Some(4) { &[0, 4, 5] } else { &[0] };
+    assert!(check.code.is_some_and(|c| allowed.contains(&c)), "{check:?}");
+    assert_eq!(check.figure("shards_wrong"), 0);
+    assert_eq!(owner.dump("latest", "before").code, Some(10), "latest is the stream");
+    assert_eq!(owner.snapshots().len(), 2, "DUR-1");
+    lab.stores().assert_separated();
+}

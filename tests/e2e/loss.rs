@@ -118,3 +118,34 @@ fn three_dead_holders_lose_nothing_and_a_fourth_only_what_it_names() {
     new = lab.stores();
     new.assert_separated();
 }
+
+/// Holders whose pledge is used up take no more, say so, and the backup goes elsewhere.
+#[test]
+fn full_holders_are_passed_over() {
+    const FULL: [usize; 3] = [2, 5, 9];
+    const PLEDGE: u64 = 4 << 20;
+    let lab = Lab::up(14);
+    lab.stop(&FULL);
+    let path = lab.network_file().with_file_name("lab.json");
+    let mut file: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for node in FULL {
+        file["nodes"][node]["give"] = PLEDGE.into();
+    }
+    fs::write(&path, file.to_string()).unwrap();
+    lab.start(&FULL);
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    fs::create_dir(&source).unwrap();
+    fill(&source, 0..FILES);
+    let backup = owner.backup(&source);
+    let code = if backup.figure("stripes_below_target") > 0 { 4 } else { 0 };
+    backup.expect(code);
+    let stores = lab.stores();
+    for node in FULL {
+        assert!(stores.0[&node].len() <= (PLEDGE >> 20) as usize, "node {node} holds {}", stores.0[&node].len());
+    }
+    stores.assert_separated();
+    let target = owner.place("target");
+    owner.restore("latest", &target).ok();
+    tree::assert_same(&tree::describe(&source), &below(&target, &source));
+}

@@ -15,6 +15,7 @@ mod daemon;
 mod demo;
 mod durability;
 mod interruption;
+mod junk;
 mod loss;
 mod manners;
 mod reach;

@@ -15,11 +15,11 @@ fn domain_of(lab: &Lab, node: usize) -> Domain {
     Domain::new(text.trim()).expect("a domain")
 }
 
-fn network_of(lab: &Lab) -> NetworkFile {
+pub fn network_of(lab: &Lab) -> NetworkFile {
     NetworkFile::parse(&fs::read_to_string(lab.network_file()).unwrap()).expect("a network file")
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 

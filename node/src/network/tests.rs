@@ -2,6 +2,7 @@
 
 mod absent;
 mod answers;
+mod cancelled;
 mod crowds;
 mod heads;
 mod hearsay;

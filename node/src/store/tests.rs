@@ -78,18 +78,30 @@ fn slot(n: u8) -> Slot {
     Slot::new(n).expect("below 32")
 }
 
-/// The shard that a test means by these numbers, always with the same bytes.
+/// The shard that a test means by these numbers, always with the same bytes. Made once: hundreds of runs ask for the same few.
 fn shard(g: u8, s: u8, ordinal: u8) -> NewShard {
+    /// Shards kept, 1 MiB each: more than any scenario of many runs asks for.
+    const MADE_MAX: usize = 96;
+    static MADE: std::sync::Mutex<BTreeMap<(u8, u8, u8), NewShard>> = std::sync::Mutex::new(BTreeMap::new());
+    let made = || MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(known) = made().get(&(g, s, ordinal)) {
+        return known.clone();
+    }
     let mut bytes = vec![0; SHARD_SIZE];
     blake3::Hasher::new().update(&[g, s, ordinal]).finalize_xof().fill(&mut bytes);
-    NewShard {
+    let shard = NewShard {
         group: group(g),
         slot: slot(s),
         ordinal,
         root: ShardRoot::from_bytes(*blake3::hash(&bytes).as_bytes()),
         lease_until: Timestamp(5_000_000_000),
         bytes: bytes.into(),
+    };
+    let mut made = made();
+    if made.len() < MADE_MAX {
+        made.insert((g, s, ordinal), shard.clone());
     }
+    shard
 }
 
 fn head(vault: u8, sequence: u64) -> (VaultKey, Vec<u8>) {

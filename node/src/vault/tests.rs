@@ -1,6 +1,7 @@
 //! The vault over a network in memory.
 
 mod bad_days;
+mod cancelled;
 mod damage;
 mod healing;
 mod long_contents;

@@ -81,9 +81,8 @@ impl ShardClient {
             return Err(TransferError::Refused { code: RefusalCode::BadRequest, retry_after_ms: 0 });
         }
         let ShardAddress { group, slot, ordinal } = &put.address;
-        let id = group.ticket.id();
         let head = PutShard {
-            group: id.as_bytes().to_vec(),
+            group: group.ticket.id().as_bytes().to_vec(),
             slot: slot.as_u8().into(),
             ordinal: (*ordinal).into(),
             root: put.root.as_bytes().to_vec(),
@@ -99,17 +98,7 @@ impl ShardClient {
             answer: FrameKind::Stored,
         };
         let frame = self.ask(&request).await?;
-        let lied = |why: &str| TransferError::Misbehaved(why.to_owned());
-        let signed = SignedBytes::decode(frame.head.as_slice()).map_err(|_| lied("its receipt is not readable"))?;
-        let receipt = Receipt::open(&signed).map_err(|e| lied(&e.to_string()))?;
-        let says = (receipt.holder, receipt.group, receipt.slot, receipt.ordinal, receipt.root);
-        if says != (to, id, *slot, *ordinal, put.root) {
-            return Err(lied("its receipt is for something else"));
-        }
-        if receipt.lease_until < put.lease_until {
-            return Err(lied("its receipt promises less time than was asked for"));
-        }
-        Ok(KeptReceipt { receipt, signed })
+        kept(&frame.head, to, &put)
     }
 
     pub(crate) async fn get(
@@ -306,6 +295,22 @@ impl ShardClient {
     }
 }
 
+/// What a holder says it keeps, when that is what it was given and it has signed so.
+fn kept(receipt: &[u8], holder: PeerKey, put: &ShardPut) -> Result<KeptReceipt, TransferError> {
+    let lied = |why: &str| TransferError::Misbehaved(why.to_owned());
+    let signed = SignedBytes::decode(receipt).map_err(|_| lied("its receipt is not readable"))?;
+    let receipt = Receipt::open(&signed).map_err(|e| lied(&e.to_string()))?;
+    let says = (receipt.holder, receipt.group, receipt.slot, receipt.ordinal, receipt.root);
+    let ShardAddress { group, slot, ordinal } = &put.address;
+    if says != (holder, group.ticket.id(), *slot, *ordinal, put.root) {
+        return Err(lied("its receipt is for something else"));
+    }
+    if receipt.lease_until < put.lease_until {
+        return Err(lied("its receipt promises less time than was asked for"));
+    }
+    Ok(KeptReceipt { receipt, signed })
+}
+
 fn is_live(link: &Option<Link>) -> bool {
     link.as_ref().is_some_and(|l| !l.is_closed())
 }
@@ -321,4 +326,60 @@ fn expect(frame: Frame, kind: FrameKind) -> Result<Frame, TransferError> {
     let refused: Refused =
         message::decode(&frame.head, "refusal").map_err(|e| TransferError::Misbehaved(e.to_string()))?;
     Err(TransferError::Refused { code: refused.code(), retry_after_ms: refused.retry_after_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_proto::{CodeParams, GroupTicket, ShardRoot};
+    use ed25519_dalek::SigningKey;
+
+    #[test]
+    fn a_false_receipt_counts_for_nothing() {
+        let (holder, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let key = |k: &SigningKey| PeerKey::from_bytes(k.verifying_key().to_bytes());
+        let authority = SigningKey::from_bytes(&[3; 32]);
+        let ticket = GroupTicket::new(authority.verifying_key().to_bytes(), [4; 32], CodeParams::DEFAULT, 9);
+        let group = Arc::new(GroupAccess { ticket: ticket.expect("valid"), authority });
+        let slot = Slot::new(3).expect("small");
+        let put = ShardPut {
+            address: ShardAddress { group: group.clone(), slot, ordinal: 7 },
+            root: ShardRoot::from_bytes([5; 32]),
+            lease_until: Timestamp(1000),
+            bytes: Bytes::new(),
+        };
+        let right = Receipt {
+            holder: key(&holder),
+            group: group.ticket.id(),
+            slot,
+            ordinal: 7,
+            root: put.root,
+            lease_until: Timestamp(1000),
+            stored_at: Timestamp(1),
+        };
+        let told = |receipt: Receipt, by: &SigningKey| kept(&receipt.seal(by).encode_to_vec(), key(&holder), &put);
+        assert!(told(right, &holder).is_ok());
+        let false_ones = [
+            Receipt { holder: key(&other), ..right },
+            Receipt { group: cairn_proto::GroupId::from_bytes([9; 32]), ..right },
+            Receipt { slot: Slot::new(4).expect("small"), ..right },
+            Receipt { ordinal: 8, ..right },
+            Receipt { root: ShardRoot::from_bytes([6; 32]), ..right },
+            Receipt { lease_until: Timestamp(999), ..right },
+        ];
+        for receipt in false_ones {
+            let by = if receipt.holder == right.holder { &holder } else { &other };
+            assert!(matches!(told(receipt, by), Err(TransferError::Misbehaved(_))), "{receipt:?}");
+        }
+        // Another's signature, a flipped bit anywhere, a cut, junk.
+        assert!(matches!(told(right, &other), Err(TransferError::Misbehaved(_))));
+        let good = right.seal(&holder).encode_to_vec();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            let told = kept(&bad, key(&holder), &put);
+            assert!(matches!(told, Err(TransferError::Misbehaved(_))), "byte {at}: {told:?}");
+            assert!(kept(&good[..at], key(&holder), &put).is_err(), "cut at {at}");
+        }
+    }
 }

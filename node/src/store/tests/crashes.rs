@@ -147,17 +147,17 @@ async fn run(seed: u64, with_database: bool, lies: bool) {
 
 #[tokio::test]
 async fn acknowledged_means_durable_whatever_happens() {
-    for seed in seeds(0..60) {
-        println!("SEED={seed} scenario=store_crashes database={}", seed % 8 == 0);
-        run(seed, seed % 8 == 0, false).await;
+    for seed in seeds(0..120) {
+        println!("SEED={seed} scenario=store_crashes database={}", seed % 24 == 0);
+        run(seed, seed % 24 == 0, false).await;
     }
 }
 
 #[tokio::test]
 async fn a_disk_that_lies_about_syncs_costs_shards_and_never_a_byte() {
-    for seed in seeds(1000..1010) {
+    for seed in seeds(1000..1030) {
         println!("SEED={seed} scenario=store_lost_syncs");
-        run(seed, seed % 2 == 0, true).await;
+        run(seed, seed % 10 == 0, true).await;
     }
 }
 

@@ -3,14 +3,26 @@
 //! moves, batches and a second compaction. Then the store is opened with its database, with one that is older, and
 //! without; it must have everything that was acknowledged, and go on.
 //!
+//! The same with every other fault at each of these operations: a short write, a full disk, EIO, a sync that does nothing; the
+//! power goes at the end. And with the power going again at each operation of the start that follows, while it rebuilds.
+//!
 //! A seed is 1000 n + way; it is printed, and `CAIRN_SEED=n` runs that one alone. One command is in flight at a time, or
 //! a batch in a fixed order, so that a seed is the same run again.
+
+use futures::StreamExt as _;
 
 use super::*;
 use crate::store::faulty_disk::Fault;
 
 /// Ways in which the sectors fall for each place of the cut.
 const WAYS: u64 = 6;
+/// The way whose seeds let the power go again and again in the start after the cut.
+const REBUILD: u64 = 50;
+/// Ways of the other faults, from here on.
+const OTHERS: u64 = 100;
+const OTHER_FAULTS: [Fault; 4] = [Fault::ShortWrite, Fault::NoSpace, Fault::Broken, Fault::LostSync];
+/// Runs at once: each has a few files of some MiB in memory, and most of a run with a database waits for sled to close.
+const AT_ONCE: usize = 4;
 
 /// What the outside was told; what it asked to delete is in neither.
 #[derive(Clone, Default)]
@@ -112,10 +124,29 @@ async fn work(store: &Store, told: &mut Told, clock: &TestClock) {
     told.head(store, 2, 3).await;
 }
 
+/// Power cuts in the middle of a start, over all runs.
+static CUT_STARTS: AtomicU64 = AtomicU64::new(0);
+
+/// Opens the store after the power has gone in the middle of opening it, at its first operation, its second, ... until it
+/// is through before.
+fn open_through_cuts(disk: &FaultyDisk, clock: &TestClock, seed: u64) -> Store {
+    for at in 1..50 {
+        disk.fail(at, Fault::PowerCut);
+        let config = config("store".into(), clock);
+        if let Ok(store) = Store::open_on(config, Arc::new(disk.clone()), &VOLUME, None) {
+            disk.heal();
+            return store;
+        }
+        CUT_STARTS.fetch_add(1, Ordering::SeqCst);
+        disk.crash();
+    }
+    panic!("SEED={seed}: opening a store takes no 50 operations");
+}
+
 async fn check(store: &Store, told: &Told, seed: u64, when: &str) {
     for (g, o) in &told.shards {
         match read(store, &shard(*g, *g, *o)).await {
-            Ok(bytes) => assert_eq!(bytes, shard(*g, *g, *o).bytes, "SEED={seed} {when}: a wrong byte in {g}/{o}"),
+            Ok(bytes) => assert!(bytes == shard(*g, *g, *o).bytes, "SEED={seed} {when}: a wrong byte in {g}/{o}"),
             Err(e) => panic!("SEED={seed} {when}: DUR-4: {g}/{o}: {e}"),
         }
     }
@@ -143,14 +174,16 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// One run; how many operations the work took.
-async fn run(seed: u64, base: &(FaultyDisk, Told), base_database: &Path, clock: &TestClock) -> u64 {
+async fn run(seed: u64, base: &(FaultyDisk, Told), base_database: &Path, base_clock: &TestClock) -> u64 {
     let (at, way) = (seed / 1000, seed % 1000);
+    let clock = &TestClock::new();
+    clock.0.store(base_clock.0.load(Ordering::SeqCst), Ordering::SeqCst);
     let (disk, mut told) = (base.0.copy(seed), base.1.clone());
     let temp = database_folder();
     let (current, old) = (temp.path().join("index"), temp.path().join("old"));
     // One run in sixteen with the database as it was then, one with what it was before, the others without: sled's closing
     // takes half a second.
-    let mode = (at + way) % 16;
+    let mode = if way < WAYS { (at + way) % 16 } else { 1 };
     let before = (mode == 0 || mode == 8).then(|| copy_folder(base_database, &current)).map(|()| current.as_path());
     if mode == 8 {
         copy_folder(base_database, &old);
@@ -160,18 +193,23 @@ async fn run(seed: u64, base: &(FaultyDisk, Told), base_database: &Path, clock: 
         8 => Some(old.as_path()),
         _ => None,
     };
+    let fault = way.checked_sub(OTHERS).map_or(Fault::PowerCut, |which| OTHER_FAULTS[which as usize]);
 
     let store = on(&disk, clock, before);
     let start = disk.operations();
     if at > 0 {
-        disk.fail(at, Fault::PowerCut);
+        disk.fail(at, fault);
     }
     work(&store, &mut told, clock).await;
     let took = disk.operations() - start;
     store.close().await;
     disk.crash();
 
-    let store = on(&disk, clock, after);
+    let store = if way == REBUILD { open_through_cuts(&disk, clock, seed) } else { on(&disk, clock, after) };
+    if fault == Fault::LostSync {
+        no_wrong_byte(&store, &told, seed).await;
+        return took;
+    }
     check(&store, &told, seed, "after the cut").await;
     self_check(&store, &disk, clock);
     // Life goes on: what was torn lies in an old segment soon, and what was being copied is copied.
@@ -189,18 +227,51 @@ async fn run(seed: u64, base: &(FaultyDisk, Told), base_database: &Path, clock: 
     took
 }
 
-#[tokio::test]
-async fn a_power_cut_at_every_operation() {
+/// Over a disk that lied nothing can be promised, but for this.
+async fn no_wrong_byte(store: &Store, told: &Told, seed: u64) {
+    for (g, o) in &told.shards {
+        match read(store, &shard(*g, *g, *o)).await {
+            Ok(bytes) => assert!(bytes == shard(*g, *g, *o).bytes, "SEED={seed}: a wrong byte in {g}/{o}"),
+            Err(StoreError::Damaged | StoreError::NotFound) => {}
+            Err(e) => panic!("SEED={seed}: {g}/{o}: {e}"),
+        }
+    }
+    let (g, o) = (2, 30);
+    store.put(shard(g, g, o)).await.unwrap_or_else(|e| panic!("SEED={seed} the store goes on: {e}"));
+    assert_eq!(read(store, &shard(g, g, o)).await.expect("read"), shard(g, g, o).bytes, "SEED={seed}");
+}
+
+async fn at_every_operation(name: &str, ways: Vec<u64>) {
     let (clock, temp) = (TestClock::new(), database_folder());
     let database = temp.path().join("index");
     let base = base(&clock, &database).await;
     // Once without a cut, to know how many places there are.
     let places = run(0, &base, &database, &clock).await;
     assert!(places >= 20, "{places} operations are too few for this work");
-    let all = seeds((1..=places).flat_map(|at| (0..WAYS).map(move |way| 1000 * at + way)));
-    println!("scenario=store_power_cut places={places} runs={}", all.len());
-    for seed in all {
-        println!("SEED={seed} scenario=store_power_cut");
-        run(seed, &base, &database, &clock).await;
-    }
+    let all = seeds((1..=places).flat_map(|at| ways.iter().map(move |way| 1000 * at + way)));
+    println!("scenario={name} places={places} runs={}", all.len());
+    let runs = all.into_iter().map(|seed| {
+        println!("SEED={seed} scenario={name}");
+        run(seed, &base, &database, &clock)
+    });
+    futures::stream::iter(runs).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+}
+
+#[tokio::test]
+async fn a_power_cut_at_every_operation() {
+    at_every_operation("store_power_cut", (0..WAYS).collect()).await;
+}
+
+#[tokio::test]
+async fn any_other_fault_at_every_operation() {
+    let others = OTHER_FAULTS.len() as u64;
+    at_every_operation("store_fault", (OTHERS..OTHERS + others).collect()).await;
+}
+
+#[tokio::test]
+async fn power_cuts_while_it_starts_after_a_power_cut() {
+    at_every_operation("store_cut_in_rebuild", vec![REBUILD]).await;
+    let cuts = CUT_STARTS.load(Ordering::SeqCst);
+    println!("cuts={cuts}");
+    assert!(cuts > 0, "a start that writes nothing cannot be cut");
 }

@@ -79,6 +79,23 @@ pub(super) struct MemoryOverlay {
     fuse_token: Arc<Mutex<Option<tokio_util::sync::CancellationToken>>>,
     /// Done when the next holder is asked what it has.
     on_question: Arc<Mutex<Option<Work>>>,
+    halt: Arc<Halt>,
+}
+
+/// Stops the network at its n-th step: from then on no request ends any more.
+struct Halt {
+    /// Steps left; `u64::MAX`: never.
+    steps: AtomicU64,
+    /// Tells whoever waits for it.
+    reached: tokio::sync::Notify,
+    /// Draws how often a step lets others go first; 0: once each time.
+    jitter: AtomicU64,
+}
+
+impl Default for Halt {
+    fn default() -> Self {
+        Self { steps: AtomicU64::new(u64::MAX), reached: tokio::sync::Notify::new(), jitter: AtomicU64::new(0) }
+    }
 }
 
 impl MemoryOverlay {
@@ -94,6 +111,7 @@ impl MemoryOverlay {
             stall: Arc::default(),
             fuse_token: Arc::default(),
             on_question: Arc::default(),
+            halt: Arc::default(),
         };
         this.add_peers(0..count);
         this
@@ -182,6 +200,41 @@ impl MemoryOverlay {
     /// Whether puts hang once the token has fired.
     pub(super) fn stall_then(&self, on: bool) {
         self.stall.store(on, Ordering::SeqCst);
+    }
+
+    /// Lets every request hang from the n-th step on (a request on its way out, or its answer on its way back), and ends when
+    /// that step is reached.
+    pub(super) async fn halt_at(&self, step: u64) {
+        self.halt.steps.store(step, Ordering::SeqCst);
+        self.halt.reached.notified().await;
+    }
+
+    /// The network goes on.
+    pub(super) fn go_on(&self) {
+        self.halt.steps.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// From now on requests overtake each other as this seed draws.
+    pub(super) fn jitter(&self, seed: u64) {
+        self.halt.jitter.store(seed | 1, Ordering::SeqCst);
+    }
+
+    /// A request goes out, or its answer comes back.
+    async fn step(&self) {
+        let count = |n: u64| Some(if n == u64::MAX { n } else { n.saturating_sub(1) });
+        let left = self.halt.steps.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).unwrap_or_default();
+        if left <= 1 {
+            self.halt.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+        let drawn = |n: u64| {
+            if n == 0 { n } else { n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) }
+        };
+        let random =
+            self.halt.jitter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| Some(drawn(n))).unwrap_or_default();
+        for _ in 0..=(random >> 33) % 4 {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) fn keep_no_heads(&self, on: bool) {
@@ -295,12 +348,12 @@ impl Overlay for MemoryOverlay {
     }
 
     fn peers(&self, _refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
-        let world = self.world();
-        let views: Vec<_> =
-            world.peers.iter().enumerate().map(|(at, (key, peer))| Self::view(*key, peer, at)).collect();
-        Box::pin(
-            async move { if views.is_empty() { Err(OverlayError::NoPeers("nobody".to_owned())) } else { Ok(views) } },
-        )
+        Box::pin(async move {
+            self.step().await;
+            let views: Vec<_> =
+                self.world().peers.iter().enumerate().map(|(at, (key, peer))| Self::view(*key, peer, at)).collect();
+            if views.is_empty() { Err(OverlayError::NoPeers("nobody".to_owned())) } else { Ok(views) }
+        })
     }
 
     fn put_shard(
@@ -310,7 +363,7 @@ impl Overlay for MemoryOverlay {
         _priority: Priority,
     ) -> BoxFuture<'_, Result<KeptReceipt, TransferError>> {
         Box::pin(async move {
-            tokio::task::yield_now().await;
+            self.step().await;
             let ticket = put.address.group.ticket;
             let (group, slot, ordinal) = (ticket.id(), put.address.slot, put.address.ordinal);
             assert_eq!(put.bytes.len(), cairn_proto::SHARD_SIZE);
@@ -350,6 +403,8 @@ impl Overlay for MemoryOverlay {
                 self.world().occupied += 1;
             }
             let receipt = receipt?;
+            // The receipt is on its way: whoever gives up here has a shard there and does not know it.
+            self.step().await;
             self.sent.fetch_add(put.bytes.len() as u64, Ordering::SeqCst);
             if self.fuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
                 Some(if n == u64::MAX { n } else { n.saturating_sub(1) })
@@ -374,7 +429,7 @@ impl Overlay for MemoryOverlay {
         _priority: Priority,
     ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
         Box::pin(async move {
-            tokio::task::yield_now().await;
+            self.step().await;
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
             let bytes = self.access(from, |peer| {
                 let (_, bytes) = peer.shards.get(&place).ok_or(refused(RefusalCode::NotFound))?;
@@ -397,6 +452,7 @@ impl Overlay for MemoryOverlay {
         slot: Slot,
     ) -> BoxFuture<'_, Result<[u8; 32], TransferError>> {
         Box::pin(async move {
+            self.step().await;
             let id = group.ticket.id();
             if let Some(work) = self.on_question.lock().expect("lock").take() {
                 work();
@@ -420,25 +476,31 @@ impl Overlay for MemoryOverlay {
 
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {
         Box::pin(async move {
+            self.step().await;
             let record = HeadRecord::open(&encoded).expect("a head that verifies");
             assert_eq!(record.vault, vault);
-            let mut world = self.world();
-            if world.keep_no_heads {
-                return Ok(HeadPublished { kept_by: 0 });
-            }
-            let alive = world.peers.values().filter(|p| p.manner != Manner::Dead).count();
-            if alive == 0 {
-                return Err(OverlayError::NoPeers("all dead".to_owned()));
-            }
-            if world.head.as_ref().is_none_or(|old| record.supersedes(old)) {
-                world.head = Some(record);
-            }
+            let alive = {
+                let mut world = self.world();
+                if world.keep_no_heads {
+                    return Ok(HeadPublished { kept_by: 0 });
+                }
+                let alive = world.peers.values().filter(|p| p.manner != Manner::Dead).count();
+                if alive == 0 {
+                    return Err(OverlayError::NoPeers("all dead".to_owned()));
+                }
+                if world.head.as_ref().is_none_or(|old| record.supersedes(old)) {
+                    world.head = Some(record);
+                }
+                alive
+            };
+            self.step().await;
             Ok(HeadPublished { kept_by: alive.min(20) })
         })
     }
 
     fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<HeadRecord>, OverlayError>> {
         Box::pin(async move {
+            self.step().await;
             let world = self.world();
             if world.peers.values().all(|p| p.manner == Manner::Dead) {
                 return Err(OverlayError::NoPeers("all dead".to_owned()));

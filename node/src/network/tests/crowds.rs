@@ -1,7 +1,7 @@
 //! Many peers where few should be: connections from one place, adverts of a crowd, gossip that is not what it says.
 
 use super::super::{keeper::memory::MemoryKeeper, *};
-use super::nodes::{A_MOMENT, DEADLINE, FOR_EVER, TCP, client, holder, identity, listening, network};
+use super::nodes::{DEADLINE, TCP, client, holder, identity, listening, network};
 use crate::overlay::Overlay as _;
 use cairn_proto::{message::Advert, signed::SignedBytes};
 use futures::StreamExt as _;
@@ -29,10 +29,11 @@ async fn one_place_cannot_take_all_connections() {
     third.wait_ready(0, DEADLINE).await.expect("a place is free again");
 }
 
-/// A peer that speaks gossip and nothing else, and says what the test wants. Its connection lives in a task of its own.
+/// A peer that speaks gossip and nothing else, and says what the test wants.
 struct Speaker {
+    swarm: Swarm<gossipsub::Behaviour>,
     identity: Identity,
-    says: mpsc::Sender<Vec<u8>>,
+    topic: gossipsub::IdentTopic,
 }
 
 impl Speaker {
@@ -46,7 +47,7 @@ impl Speaker {
             .build()
             .expect("valid");
         let author = gossipsub::MessageAuthenticity::Signed(keys.clone());
-        let mut gossip: gossipsub::Behaviour = gossipsub::Behaviour::new(author, config).expect("valid");
+        let mut gossip = gossipsub::Behaviour::new(author, config).expect("valid");
         gossip.subscribe(&protocols.adverts).expect("subscribed");
         let mut swarm = SwarmBuilder::with_existing_identity(keys)
             .with_tokio()
@@ -54,35 +55,18 @@ impl Speaker {
             .expect("TCP")
             .with_behaviour(|_| gossip)
             .expect("built")
-            .with_swarm_config(|c| c.with_idle_connection_timeout(FOR_EVER))
-            .with_connection_timeout(FOR_EVER)
+            .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
             .build();
-        let door = listening(to).await.remove(0);
-        swarm.dial(door.clone()).expect("dials");
+        swarm.dial(listening(to).await[0].clone()).expect("dials");
+        let mut this = Self { swarm, identity, topic: protocols.adverts };
         let heard = async {
-            while !matches!(swarm.select_next_some().await, SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }))
-            {
-            }
+            while !matches!(
+                this.swarm.select_next_some().await,
+                SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. })
+            ) {}
         };
         tokio::time::timeout(DEADLINE, heard).await.expect("the node speaks gossip");
-        let (says, mut said) = mpsc::channel::<Vec<u8>>(64);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    bytes = said.recv() => {
-                        let Some(bytes) = bytes else { return };
-                        // Lost when the connection is; then it is said again.
-                        let _ = swarm.behaviour_mut().publish(protocols.adverts.clone(), bytes);
-                    }
-                    event = swarm.select_next_some() => {
-                        if let SwarmEvent::ConnectionClosed { .. } = event {
-                            swarm.dial(door.clone()).expect("dials");
-                        }
-                    }
-                }
-            }
-        });
-        Self { identity, says }
+        this
     }
 
     fn advert(&self, sequence: u64) -> SignedBytes {
@@ -103,37 +87,20 @@ impl Speaker {
         .seal(self.identity.signing_key())
     }
 
-    async fn say(&self, signed: &SignedBytes) {
-        self.says.send(signed.encode_to_vec()).await.expect("speaks");
+    fn say(&mut self, signed: &SignedBytes) {
+        self.swarm.behaviour_mut().publish(self.topic.clone(), signed.encode_to_vec()).expect("published");
     }
 
-    /// Says adverts from this one on until the node has taken one; which. Gossip may lose what is said once.
-    async fn is_taken(&self, node: &NetworkHandle, from: u64) -> u64 {
+    /// Says it, and drives the connection until the node's view of the speaker is that one.
+    async fn is_taken(&mut self, node: &NetworkHandle, sequence: u64) {
+        self.say(&self.advert(sequence));
         let taken = async {
-            let mut sequence = from;
-            loop {
-                self.say(&self.advert(sequence)).await;
-                sequence += 1;
-                let heard = async {
-                    loop {
-                        match free(node, &self.identity.peer()).await {
-                            Some(taken) if taken >= from => return taken,
-                            _ => tokio::time::sleep(A_MOMENT).await,
-                        }
-                    }
-                };
-                if let Ok(taken) = tokio::time::timeout(Duration::from_secs(2), heard).await {
-                    return taken;
-                }
+            while free(node, &self.identity.peer()).await != Some(sequence) {
+                let _ = tokio::time::timeout(Duration::from_millis(20), self.swarm.select_next_some()).await;
             }
         };
-        tokio::time::timeout(DEADLINE, taken).await.expect("taken in time")
+        tokio::time::timeout(DEADLINE, taken).await.expect("taken in time");
     }
-}
-
-/// Longer than two adverts of one peer must lie apart, from when the first was taken.
-async fn apart() {
-    tokio::time::sleep(Duration::from_millis(1100)).await;
 }
 
 async fn free(node: &NetworkHandle, of: &PeerKey) -> Option<u64> {
@@ -149,38 +116,32 @@ async fn who_spoils_gossip_is_heard_no_more() {
     honest.wait_ready(1, DEADLINE).await.expect("is in");
 
     // Old and repeated news is no offence.
-    let slow = Speaker::connect(212, &node).await;
-    let mut news = slow.is_taken(&node, 1000).await;
+    let mut slow = Speaker::connect(212, &node).await;
+    slow.is_taken(&node, 1000).await;
     for sequence in 900..920 {
-        slow.say(&slow.advert(sequence)).await;
+        slow.say(&slow.advert(sequence));
     }
-    apart().await;
-    news = slow.is_taken(&node, news + 1).await;
+    // Longer than adverts of one peer must lie apart.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    slow.is_taken(&node, 1001).await;
 
-    let spoiler = Speaker::connect(213, &node).await;
-    let mut last = spoiler.is_taken(&node, 1000).await;
-    let spoilt = async {
-        // Twice in a row nothing of it was heard although it had news. A forgery may be lost, and is repeated.
-        let (mut unheard, mut sequence) = (0, 1_000_000);
-        while unheard < 2 {
-            for forged in sequence..sequence + 3 {
-                let mut forged = spoiler.advert(forged);
-                forged.signature[0] ^= 1;
-                spoiler.say(&forged).await;
-            }
-            apart().await;
-            spoiler.say(&spoiler.advert(sequence + 3)).await;
-            sequence += 1000;
-            // Everybody else is still heard, and by the time they are, so would the spoiler have been.
-            for _ in 0..2 {
-                apart().await;
-                news = slow.is_taken(&node, news + 1).await;
-            }
-            let now = free(&node, &spoiler.identity.peer()).await.expect("known");
-            unheard = if now == last { unheard + 1 } else { 0 };
-            last = now;
-        }
-    };
-    tokio::time::timeout(DEADLINE, spoilt).await.expect("NET-4");
+    let mut spoiler = Speaker::connect(213, &node).await;
+    spoiler.is_taken(&node, 1000).await;
+    for sequence in 2000..2003 {
+        let mut forged = spoiler.advert(sequence);
+        forged.signature[0] ^= 1;
+        spoiler.say(&forged);
+    }
+    let drive = async { while spoiler.swarm.next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_millis(1100), drive).await;
+    spoiler.say(&spoiler.advert(3000));
+
+    // Everybody else is still heard, and by the time they are, so would the spoiler have been.
+    for sequence in [1002, 1003] {
+        let drive = async { while spoiler.swarm.next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_millis(1100), drive).await;
+        slow.is_taken(&node, sequence).await;
+    }
     assert!(free(&node, &honest.inner.me).await.is_some());
+    assert_eq!(free(&node, &spoiler.identity.peer()).await, Some(1000), "NET-4");
 }

@@ -224,7 +224,7 @@ impl MemoryOverlay {
         let count = |n: u64| Some(if n == u64::MAX { n } else { n.saturating_sub(1) });
         let left = self.halt.steps.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).unwrap_or_default();
         if left <= 1 {
-            self.halt.reached.notify_one();
+            self.halt.reached.notify_waiters();
             std::future::pending::<()>().await;
         }
         let drawn = |n: u64| {

@@ -83,6 +83,20 @@ impl Codec {
     /// # Errors
     /// [`ErasureError::Shape`].
     pub fn parity<T: AsRef<[u8]>>(&self, data: &[T]) -> Result<Vec<Vec<u8>>, ErasureError> {
+        let length = data.first().map_or(0, |shard| shard.as_ref().len());
+        let mut parity = vec![vec![0u8; length]; self.params.parity()];
+        self.parity_into(data, &mut parity).map(|()| parity)
+    }
+
+    /// The same into buffers of the caller's, of the shards' length, one for each parity slot; what was in them is gone.
+    ///
+    /// # Errors
+    /// [`ErasureError::Shape`].
+    pub fn parity_into<T, U>(&self, data: &[T], parity: &mut [U]) -> Result<(), ErasureError>
+    where
+        T: AsRef<[u8]>,
+        U: AsMut<[u8]>,
+    {
         if data.is_empty() || data.len() > self.params.data() {
             return Err(self.shape("wrong number of data shards"));
         }
@@ -90,12 +104,15 @@ impl Codec {
         if length == 0 || data.iter().any(|shard| shard.as_ref().len() != length) {
             return Err(self.shape("shards of different length, or empty"));
         }
-        let mut parity = vec![vec![0u8; length]; self.params.parity()];
+        let mut parity: Vec<&mut [u8]> = parity.iter_mut().map(AsMut::as_mut).collect();
+        if parity.len() != self.params.parity() || parity.iter().any(|shard| shard.len() != length) {
+            return Err(self.shape("parity buffers of another number or length"));
+        }
         let used: Vec<usize> = (0..data.len()).collect();
         let rows = self.matrix.select(self.params.data()..self.params.slots()).select_columns(&used);
         let data: Vec<&[u8]> = data.iter().map(AsRef::as_ref).collect();
         rows.multiply(&data, &mut parity);
-        Ok(parity)
+        Ok(())
     }
 
     /// Rebuilds every missing data slot, and with `parity_too` every missing parity slot. Slots `used..k` are
@@ -109,16 +126,30 @@ impl Codec {
         shards: &mut [Option<Vec<u8>>],
         parity_too: bool,
     ) -> Result<(), ErasureError> {
+        self.reconstruct_into(used, shards, parity_too, |length| vec![0; length])
+    }
+
+    /// The same with buffers from `make`, which is told their length.
+    ///
+    /// # Errors
+    /// [`ErasureError::TooFew`], or [`ErasureError::Shape`].
+    pub fn reconstruct_into<T: AsRef<[u8]> + AsMut<[u8]>>(
+        &self,
+        used: usize,
+        shards: &mut [Option<T>],
+        parity_too: bool,
+        make: impl Fn(usize) -> T,
+    ) -> Result<(), ErasureError> {
         let k = self.params.data();
         if shards.len() != self.params.slots() || used == 0 || used > k {
             return Err(self.shape("wrong number of shards"));
         }
-        let length = shards.iter().flatten().map(Vec::len).next().unwrap_or(SHARD_SIZE);
-        if length == 0 || shards.iter().flatten().any(|shard| shard.len() != length) {
+        let length = shards.iter().flatten().map(|shard| shard.as_ref().len()).next().unwrap_or(SHARD_SIZE);
+        if length == 0 || shards.iter().flatten().any(|shard| shard.as_ref().len() != length) {
             return Err(self.shape("shards of different length, or empty"));
         }
         let wanted = if parity_too { shards.len() } else { k };
-        let missing = |shards: &[Option<Vec<u8>>]| {
+        let missing = |shards: &[Option<T>]| {
             shards[..wanted].iter().enumerate().any(|(i, s)| s.is_none() && !(used..k).contains(&i))
         };
         if !missing(shards) {
@@ -137,9 +168,9 @@ impl Codec {
         let sources: Vec<usize> = (0..k).filter(|i| !is_virtual(&known[*i])).collect();
         let lost: Vec<usize> = (0..wanted).filter(|slot| shards[*slot].is_none() && !is_virtual(slot)).collect();
         let recipe = self.matrix.select(lost.iter().copied()).times(&back).select_columns(&sources);
-        let inputs: Vec<&[u8]> = sources.iter().filter_map(|i| shards[known[*i]].as_deref()).collect();
-        let mut made = vec![vec![0u8; length]; lost.len()];
-        recipe.multiply(&inputs, &mut made);
+        let inputs: Vec<&[u8]> = sources.iter().filter_map(|i| Some(shards[known[*i]].as_ref()?.as_ref())).collect();
+        let mut made: Vec<T> = lost.iter().map(|_| make(length)).collect();
+        recipe.multiply(&inputs, &mut made.iter_mut().map(AsMut::as_mut).collect::<Vec<_>>());
         for (slot, shard) in lost.into_iter().zip(made) {
             shards[slot] = Some(shard);
         }

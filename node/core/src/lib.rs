@@ -15,4 +15,5 @@ pub mod pack;
 pub mod peer_view;
 pub mod placement;
 pub mod seal;
+pub mod shard_buffer;
 pub mod stripe;

@@ -11,6 +11,7 @@ use crate::{
     erasure::{Codec, ErasureError},
     keys::EpochKeys,
     seal::{SealError, open_in_place, seal_in_place},
+    shard_buffer::ShardBuffer,
 };
 
 #[cfg(test)]
@@ -56,10 +57,10 @@ pub enum StripeError {
 }
 
 /// Plaintext of a stripe, laid out so that sealing needs no copy: buffers of [`SHARD_SIZE`] bytes, in each
-/// [`SHARD_PAYLOAD`] bytes of payload and room for the tag. What was not written is zero.
+/// [`SHARD_PAYLOAD`] bytes of payload and room for the tag. What was not written is made zero before it is sealed.
 pub struct StripePayload {
     capacity: usize,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<ShardBuffer>,
     length: usize,
 }
 
@@ -107,7 +108,7 @@ impl StripePayload {
         while !left.is_empty() {
             let at = self.length % SHARD_PAYLOAD;
             if at == 0 {
-                self.buffers.push(vec![0; SHARD_SIZE]);
+                self.buffers.push(ShardBuffer::take());
             }
             let Some(buffer) = self.buffers.last_mut() else { break };
             let (now, later) = left.split_at(left.len().min(SHARD_PAYLOAD - at));
@@ -121,7 +122,7 @@ impl StripePayload {
     /// The payloads of its data shards, in slot order, without a copy; each is [`SHARD_PAYLOAD`] bytes long.
     #[must_use]
     pub fn into_parts(self) -> Vec<Bytes> {
-        self.buffers.into_iter().map(|buffer| Bytes::from(buffer).slice(..SHARD_PAYLOAD)).collect()
+        self.buffers.into_iter().map(|buffer| buffer.freeze().slice(..SHARD_PAYLOAD)).collect()
     }
 
     /// Copies bytes out; `None` when they are not all there.
@@ -164,16 +165,23 @@ impl SealedStripe {
         let params = codec.params();
         let used = payload.used();
         let stripe_key = keys.stripe_key(&stripe);
+        let tail = payload.length % SHARD_PAYLOAD;
         let mut data = payload.buffers;
+        if tail > 0
+            && let Some(last) = data.last_mut()
+        {
+            last[tail..].fill(0);
+        }
         for (slot, shard) in params.each_slot().zip(&mut data) {
             let sealed = seal_in_place(&stripe_key, &stripe, slot, shard);
             sealed.map_err(|source| StripeError::Sealed { stripe, source })?;
         }
-        let parity = codec.parity(&data)?;
-        let virtual_slots = std::iter::repeat_n(None, params.data() - used);
+        let mut parity: Vec<_> = (0..params.parity()).map(|_| ShardBuffer::take()).collect();
+        codec.parity_into(&data, &mut parity)?;
+        let virtual_slots = std::iter::repeat_with(|| None).take(params.data() - used);
         let shards: Vec<_> =
             data.into_iter().map(Some).chain(virtual_slots).chain(parity.into_iter().map(Some)).collect();
-        let shards: Vec<_> = shards.into_iter().map(|shard| shard.map(Bytes::from)).collect();
+        let shards: Vec<_> = shards.into_iter().map(|shard| shard.map(ShardBuffer::freeze)).collect();
         let roots = shards.iter().map(|shard| shard.as_deref().map(root_of)).collect();
         Ok(Self { stripe, used: used as u8, epoch: keys.number(), shards, roots })
     }
@@ -300,17 +308,15 @@ pub fn open_stripe(
 ///
 /// # Errors
 /// [`StripeError::WrongBytes`] when the bytes are not the row's, [`StripeError::Sealed`] when the keys are not.
-pub fn open_shard(row: &StripeRow, slot: Slot, shard: HashedShard, keys: &EpochKeys) -> Result<Vec<u8>, StripeError> {
+pub fn open_shard(row: &StripeRow, slot: Slot, shard: &HashedShard, keys: &EpochKeys) -> Result<Bytes, StripeError> {
     let stripe = row.stripe;
     if slot.index() >= row.used.into() || !shard.is(row, slot) {
         return Err(StripeError::WrongBytes { stripe, slot });
     }
-    // No copy when nobody else has the bytes.
-    let mut shard = Vec::from(shard.bytes);
+    let mut shard = ShardBuffer::copy_of(&shard.bytes).ok_or(StripeError::WrongBytes { stripe, slot })?;
     let opened = open_in_place(&keys.stripe_key(&stripe), &stripe, slot, &mut shard);
     opened.map_err(|source| StripeError::Sealed { stripe, source })?;
-    shard.truncate(SHARD_PAYLOAD);
-    Ok(shard)
+    Ok(shard.freeze().slice(..SHARD_PAYLOAD))
 }
 
 /// Makes every shard of a stripe again from any k, without a key; byte-identical to the first ones (DUR-3).
@@ -325,7 +331,7 @@ pub fn rebuild(
     let params = check_row(codec, row)?;
     let (mut good, wrong) = sift(row, params, shards);
     complete(codec, row, &mut good, wrong.len(), true)?;
-    Ok(good.into_iter().map(|shard| shard.map(Bytes::from)).collect())
+    Ok(good.into_iter().map(|shard| shard.map(ShardBuffer::freeze)).collect())
 }
 
 fn check_row(codec: &Codec, row: &StripeRow) -> Result<CodeParams, StripeError> {
@@ -337,12 +343,16 @@ fn check_row(codec: &Codec, row: &StripeRow) -> Result<CodeParams, StripeError> 
 }
 
 /// Keeps the shards that are right and names those that are not.
-fn sift(row: &StripeRow, params: CodeParams, shards: Vec<Option<HashedShard>>) -> (Vec<Option<Vec<u8>>>, Vec<Slot>) {
+fn sift(
+    row: &StripeRow,
+    params: CodeParams,
+    shards: Vec<Option<HashedShard>>,
+) -> (Vec<Option<ShardBuffer>>, Vec<Slot>) {
     let mut wrong = Vec::new();
-    let mut good: Vec<Option<Vec<u8>>> = vec![None; params.slots()];
+    let mut good: Vec<Option<ShardBuffer>> = (0..params.slots()).map(|_| None).collect();
     for ((slot, place), shard) in params.each_slot().zip(&mut good).zip(shards) {
         match shard {
-            Some(shard) if shard.is(row, slot) => *place = Some(shard.bytes.into()),
+            Some(shard) if shard.is(row, slot) => *place = ShardBuffer::copy_of(&shard.bytes),
             Some(_) if row.root(slot).is_some() => wrong.push(slot),
             _ => {}
         }
@@ -354,7 +364,7 @@ fn sift(row: &StripeRow, params: CodeParams, shards: Vec<Option<HashedShard>>) -
 fn complete(
     codec: &Codec,
     row: &StripeRow,
-    shards: &mut [Option<Vec<u8>>],
+    shards: &mut [Option<ShardBuffer>],
     bad: usize,
     parity_too: bool,
 ) -> Result<(), StripeError> {
@@ -364,7 +374,7 @@ fn complete(
     if good < needed {
         return Err(StripeError::TooFew { stripe, good, needed, bad });
     }
-    codec.reconstruct(needed, shards, parity_too)?;
+    codec.reconstruct_into(needed, shards, parity_too, |_| ShardBuffer::take())?;
     for (slot, _) in row.present() {
         let rebuilt = shards[slot.index()].as_deref().filter(|_| !there[slot.index()]);
         if rebuilt.is_some_and(|shard| !shard_is_right(row, slot, shard)) {

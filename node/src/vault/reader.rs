@@ -355,9 +355,9 @@ impl Reader {
                 && !self.is_better_whole(&source)
                 && let Ok(Some(shard)) = tokio::time::timeout(HEDGE, self.fetch(&source, slot, Priority::High)).await
             {
-                let work = move || open_shard(&source.row, slot, shard, &source.epoch);
+                let work = move || open_shard(&source.row, slot, &shard, &source.epoch);
                 let plain = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
-                return plain.map(Bytes::from).map_err(|e| ReadError::Damaged(e.to_string()));
+                return plain.map_err(|e| ReadError::Damaged(e.to_string()));
             }
             let parts = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
             parts.get(slot.index()).cloned().ok_or_else(|| ReadError::Damaged("a slot outside its stripe".into()))

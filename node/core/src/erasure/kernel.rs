@@ -30,8 +30,7 @@ impl Column {
 
 /// `outputs[r]` = sum over c of `rows[r][c]` times `inputs[c]`. All shards have one length, each row a column for each
 /// input; what is longer is left alone.
-pub(super) fn multiply<const R: usize>(rows: [Vec<Column>; R], inputs: &[&[u8]], outputs: [&mut Vec<u8>; R]) {
-    let mut outputs = outputs.map(Vec::as_mut_slice);
+pub(super) fn multiply<const R: usize>(rows: [Vec<Column>; R], inputs: &[&[u8]], mut outputs: [&mut [u8]; R]) {
     let length = inputs.iter().map(|s| s.len()).chain(outputs.iter().map(|s| s.len())).min().unwrap_or(0);
     let whole = length - length % BLOCK;
     if !vectors(&rows, inputs, &mut outputs, whole) {
@@ -176,7 +175,7 @@ mod tests {
             }
             let mut made = vec![vec![0xa5u8; length]; 3];
             if let [x, y, z] = made.as_mut_slice() {
-                multiply(rows.clone(), &inputs, [x, y, z]);
+                multiply(rows.clone(), &inputs, [x, y, z].map(Vec::as_mut_slice));
             }
             prop_assert_eq!(&made, &expected);
             let whole = length - length % BLOCK;
@@ -195,9 +194,9 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         for coefficient in 0..=255 {
             let expected: Vec<u8> = bytes.iter().map(|b| mul(coefficient, *b)).collect();
-            let mut made = vec![0; 256];
+            let mut made = [0; 256];
             multiply([vec![Column::new(coefficient)]], &[&bytes], [&mut made]);
-            assert_eq!(made, expected, "{coefficient}");
+            assert_eq!(made[..], expected, "{coefficient}");
         }
     }
 }

@@ -81,7 +81,7 @@ impl Matrix {
 
     /// `outputs` = `self` times `inputs`: as many inputs as columns, as many outputs as rows, all of one length.
     /// What was in the outputs is overwritten.
-    pub(super) fn multiply(&self, inputs: &[&[u8]], outputs: &mut [Vec<u8>]) {
+    pub(super) fn multiply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
         let rows: Vec<&[u8]> = self.coefficients.chunks_exact(self.columns).collect();
         for (rows, outputs) in rows.chunks(kernel::ROWS_MAX).zip(outputs.chunks_mut(kernel::ROWS_MAX)) {
             match (rows, outputs) {

@@ -7,8 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use cairn_core::shard_buffer::ShardBuffer;
 use cairn_proto::{
-    DecodeError,
+    DecodeError, SHARD_SIZE,
     wire::{FRAME_HEADER_SIZE, FrameHeader, FrameKind, Priority},
 };
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -93,9 +94,18 @@ pub(crate) async fn read_bytes<R: AsyncRead + Unpin>(
     io: &mut R,
     length: usize,
     progress: &Progress,
-) -> Result<Vec<u8>, FrameError> {
+) -> Result<Bytes, FrameError> {
+    if length == SHARD_SIZE {
+        let mut buffer = ShardBuffer::take();
+        fill(io, &mut buffer, progress).await?;
+        return Ok(buffer.freeze());
+    }
     let mut bytes = vec![0u8; length];
-    let mut rest = bytes.as_mut_slice();
+    fill(io, &mut bytes, progress).await?;
+    Ok(bytes.into())
+}
+
+async fn fill<R: AsyncRead + Unpin>(io: &mut R, mut rest: &mut [u8], progress: &Progress) -> Result<(), FrameError> {
     while !rest.is_empty() {
         let n = io.read(rest).await?;
         if n == 0 {
@@ -104,7 +114,7 @@ pub(crate) async fn read_bytes<R: AsyncRead + Unpin>(
         progress.mark();
         rest = &mut rest[n..];
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Reads `length` bytes away, to stay in step after a refusal, with a small buffer whatever the length.

@@ -273,10 +273,16 @@ async fn read_answers<R: AsyncRead + Unpin>(
             continue;
         }
         let payload = frame::read_bytes(io, payload_len, &shared.progress);
-        let payload = frame::within(patience.request, payload).await?.into();
+        let payload = frame::within(patience.request, payload).await?;
         let waiter = shared.waiting().answers.remove(&header.request);
         if let Some(waiter) = waiter {
-            let frame = Frame { kind: header.kind, priority: header.priority, request: header.request, head, payload };
+            let frame = Frame {
+                kind: header.kind,
+                priority: header.priority,
+                request: header.request,
+                head: head.into(),
+                payload,
+            };
             let _ = waiter.send(frame);
         }
     }

@@ -296,7 +296,7 @@ impl Session {
                 Ok((task, memory)) => {
                     let payload = frame::read_bytes(io, payload_len, &self.progress);
                     let payload = frame::moving(limits.frame_time, limits.stall_time, &self.progress, payload).await?;
-                    self.start(header, task, payload.into(), slot, memory).await?;
+                    self.start(header, task, payload, slot, memory).await?;
                 }
                 Err(No(code)) => {
                     frame::within(limits.frame_time, frame::drain(io, payload_len)).await?;

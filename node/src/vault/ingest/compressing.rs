@@ -1,7 +1,11 @@
-//! Runs under compression: on threads of the blocking pool, several at once, and out in the order in which they went in, so
-//! that where a run lies does not depend on which thread was faster.
+//! Runs under compression: on a few threads at once, and out in the order in which they went in, so that where a run lies
+//! does not depend on which thread was faster.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
 
 use cairn_core::pack::{PackedRun, RawRun, compress};
 use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
@@ -11,23 +15,28 @@ use super::{IngestError, Lane};
 /// Bytes under compression before the scan waits for the oldest run: eight runs of files, thirty-two of a stream.
 pub(super) const WAITING_MAX: usize = 8 << 20;
 
-/// The queue.
+/// Threads at most: beyond, the scan is slower than they are.
+const THREADS_MAX: usize = 8;
+
+type Work = (RawRun, oneshot::Sender<PackedRun>);
+
+/// The queue, and its threads once there is work; they end with it.
 #[derive(Default)]
 pub(super) struct Compressing {
     queue: VecDeque<(Lane, usize, Receiver<PackedRun>)>,
     bytes: usize,
+    work: Option<mpsc::Sender<Work>>,
 }
 
 impl Compressing {
-    /// Hands a run to a thread; without a runtime it is compressed here.
+    /// Hands a run to a thread; when none can be had it is compressed here.
     pub(super) fn push(&mut self, lane: Lane, run: RawRun) {
         let size = run.raw.len();
         let (sender, receiver) = oneshot::channel();
-        // Whoever asked may have been dropped meanwhile.
-        let work = move || drop(sender.send(compress(run)));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(work)),
-            Err(_) => work(),
+        let work = self.work.get_or_insert_with(threads);
+        if let Err(mpsc::SendError((run, sender))) = work.send((run, sender)) {
+            // The receiver is ours and still there.
+            let _ = sender.send(compress(run));
         }
         self.bytes += size;
         self.queue.push_back((lane, size, receiver));
@@ -59,6 +68,28 @@ impl Compressing {
     }
 }
 
+/// As many threads as the machine runs at once; none when the system gives none.
+fn threads() -> mpsc::Sender<Work> {
+    let (sender, receiver) = mpsc::channel::<Work>();
+    let receiver = Arc::new(Mutex::new(receiver));
+    let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    for _ in 0..count {
+        let receiver = Arc::clone(&receiver);
+        let body = move || {
+            loop {
+                let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok((run, done)) = next else { return };
+                // Whoever asked may have gone meanwhile.
+                let _ = done.send(compress(run));
+            }
+        };
+        if let Err(e) = thread::Builder::new().name("cairn-compress".to_owned()).spawn(body) {
+            tracing::warn!("no thread to compress with: {e}");
+        }
+    }
+    sender
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,12 +98,8 @@ mod tests {
         RawRun { raw: vec![of; bytes], chunks: Vec::new() }
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn runs_come_out_in_order_and_few_wait() {
-        tokio::task::spawn_blocking(in_order).await.expect("passes");
-    }
-
-    fn in_order() {
+    #[test]
+    fn runs_come_out_in_order_and_few_wait() {
         let mut queue = Compressing::default();
         let mut out = Vec::new();
         for i in 0..40u8 {
@@ -97,8 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_runtime_it_works_as_well() {
-        let mut queue = Compressing::default();
+    fn without_a_thread_it_works_as_well() {
+        let (nobody, _) = mpsc::channel();
+        let mut queue = Compressing { work: Some(nobody), ..Compressing::default() };
         queue.push(Lane::Data, run(1, 100_000));
         let (_, packed) = queue.due().expect("no thread dies").expect("done at once");
         assert_eq!(packed, compress(run(1, 100_000)));

@@ -193,6 +193,7 @@ impl Context {
 /// The whole program.
 #[must_use]
 pub fn main() -> ProcessExit {
+    stay_small();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -211,6 +212,15 @@ pub fn main() -> ProcessExit {
             render::failure(&failure, json);
             ProcessExit::from(u8::from(failure.code))
         }
+    }
+}
+
+/// Without huge pages, which the allocator asks for: an idle node is 47 instead of 74 MiB without them, an owner with a stream of
+/// 2 GiB 235 instead of 290, and neither is slower.
+fn stay_small() {
+    #[cfg(target_os = "linux")]
+    if let Err(e) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!("huge pages stay: {e}");
     }
 }
 

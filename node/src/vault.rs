@@ -35,6 +35,7 @@ pub mod stream_input;
 mod tar;
 mod tree_walk;
 pub mod verbs;
+mod window;
 
 use std::{
     path::{Path, PathBuf},

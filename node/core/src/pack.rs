@@ -88,6 +88,9 @@ impl RunBuilder {
         check_size(chunk.len())?;
         let full = self.open.raw.len() + chunk.len() > self.target || self.open.chunks.len() == RUN_CHUNKS;
         let done = if full { self.finish() } else { None };
+        if self.open.raw.capacity() == 0 {
+            self.open.raw.reserve_exact(self.target.max(chunk.len()));
+        }
         self.open.raw.extend_from_slice(chunk);
         self.open.chunks.push((id, chunk.len() as u32));
         Ok(done)

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::IsTerminal,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -98,7 +99,13 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
             if std::io::stdin().is_terminal() && !context.global.quiet {
                 super::render::note("reading from the terminal; Ctrl-D ends it");
             }
-            Ok(StreamInput::from_reader(tokio::io::stdin()))
+            let failed =
+                |e: std::io::Error| Failure::new(ExitCode::Failed, "STDIN", "stdin cannot be read").caused_by(&e);
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+            // A pipe holds 64 KiB unless it is told otherwise; what is no pipe says no.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::pipe::fcntl_setpipe_size(&stdin, 1 << 20);
+            StreamInput::from_blocking(std::fs::File::from(stdin)).map_err(failed)
         };
         execute::verb_with_input(context, verb, begin).await
     } else {

@@ -50,7 +50,6 @@ pub(super) struct Run {
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
     let Command::Run(run) = command;
-    stay_small();
     let file = &context.config.node;
     let usage = |what: &str, e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Usage, "USAGE", format!("cannot use this {what}")).caused_by(e)
@@ -94,13 +93,4 @@ fn parse_roles(names: &[String]) -> Result<Roles, Failure> {
         other => Err(Failure::new(ExitCode::Usage, "USAGE", format!("there is no role `{other}`"))
             .with_hint("roles are storage, relay and bootstrap")),
     })
-}
-
-/// Without huge pages: a node holds many small things for months, and huge pages, which the allocator asks for, made an idle
-/// one half as large again (74 against 47 MiB). What is moved in large buffers costs more page faults instead.
-fn stay_small() {
-    #[cfg(target_os = "linux")]
-    if let Err(e) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!("huge pages stay: {e}");
-    }
 }

@@ -38,7 +38,7 @@ use layout::{FILE, RECEIPT, checked, counters_bytes, meta_key};
 /// Layout version of the rows below.
 const FORMAT: u8 = 3;
 /// sled's page cache, in bytes: small, because most of a backup never reads a row twice.
-const CACHE: u64 = 32 << 20;
+const CACHE: u64 = 16 << 20;
 
 /// Why the catalogue could not answer.
 #[derive(Debug, Clone, thiserror::Error)]

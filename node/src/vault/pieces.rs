@@ -4,7 +4,8 @@
 //! look at the catalogue, a task, and 1/30 of what should be under way on a long line. What is fetched ahead is counted
 //! in bytes instead, by a budget that all files of a verb share.
 //!
-//! Memory: [`AHEAD`] bytes of pieces fetched or under way, of [`PARTS`] at most, each with its chunks' ids.
+//! Memory: [`AHEAD`] bytes of runs that pieces lie in, fetched or under way: a piece keeps its whole run in memory, so that is
+//! what it counts as, also where it shares the run with others. [`PARTS`] pieces at most, each with its chunks' ids.
 
 use std::{ops::Range, sync::Arc};
 
@@ -22,7 +23,7 @@ use super::{
 /// Bytes fetched ahead of whoever writes them: what a line of 1 Gbit/s carries in 200 ms.
 const AHEAD: usize = 24 << 20;
 /// Futures in order that are polled at once by the users of this module: pieces, and beginnings and ends of files.
-pub(super) const PARTS: usize = 192;
+pub(super) const PARTS: usize = 96;
 /// Most bytes of one piece, unless a single chunk is larger.
 pub(super) const PIECE_MAX: usize = 1 << 20;
 
@@ -178,7 +179,7 @@ impl Ahead {
     }
 
     async fn fetch(&self, piece: Piece) -> Fetch {
-        let share = piece.bytes.min(AHEAD) as u32;
+        let share = (piece.place.raw_len as usize).max(piece.bytes).min(AHEAD) as u32;
         // The semaphore is never closed.
         let room = self.room.clone().acquire_many_owned(share).await.ok();
         let reader = self.reader.clone();

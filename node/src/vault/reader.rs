@@ -1,8 +1,8 @@
 //! Chunks by id, from whoever still holds their shards.
 //!
 //! Reads the one shard that a chunk lies in when its holder answers; else gathers any `used` good shards of the stripe and
-//! rebuilds. Slow holders are hedged: after [`HEDGE`] another slot is asked too. Recently opened stripes, shards and
-//! runs are kept, a bounded number of each, and several readers of one of them share one fetch.
+//! rebuilds. Slow holders are hedged: after the [`Window`]'s patience another slot is asked too. Recently opened stripes,
+//! shards and runs are kept, a bounded number of each, and several readers of one of them share one fetch.
 //!
 //! # Invariants
 //!
@@ -17,7 +17,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -34,22 +33,23 @@ use cairn_proto::{
     wire::Priority,
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
     catalogue::{Catalogue, CatalogueError},
     groups::access_of,
     pieces::Piece,
+    window::Window,
 };
 use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
 
-/// How long one holder may take before another slot is asked as well: some times what 1 MiB takes on a home line.
-const HEDGE: Duration = Duration::from_secs(3);
 /// Opened shards that are kept: 24 MiB.
 const SHARDS_KEPT: usize = 24;
 /// Rebuilt stripes that are kept, 5 MiB each: more than what is fetched ahead touches, or they would be rebuilt twice. Those
 /// that are also among the shards kept share their memory.
 const STRIPES_KEPT: usize = 7;
+/// Stripes that are rebuilt at once: each has up to ten shards in memory.
+const REBUILDS: usize = 3;
 /// After so many rebuilt stripes a verb is taken for one that reads much.
 const WHOLE_AFTER: u64 = 2;
 /// Decompressed runs of data that are kept: 16, typically 1 MiB and at most 4.
@@ -120,10 +120,11 @@ impl<K: Copy + Eq + Hash, V> Kept<K, V> {
             }
             return cell;
         }
+        // What is on its way stays, or whoever asks next would fetch it a second time.
         while self.order.len() >= self.limit {
-            if let Some(old) = self.order.pop_front() {
-                self.cells.remove(&old);
-            }
+            let filled = |key: &K| self.cells.get(key).is_none_or(|cell| cell.initialized());
+            let Some(old) = self.order.iter().position(filled).and_then(|at| self.order.remove(at)) else { break };
+            self.cells.remove(&old);
         }
         let cell = Arc::new(OnceCell::new());
         self.order.push_back(key);
@@ -174,6 +175,8 @@ pub struct Reader {
     wrong_shards: AtomicU64,
     /// Stripes rebuilt so far.
     rebuilt: AtomicU64,
+    window: Window,
+    rebuilds: Semaphore,
 }
 
 impl std::fmt::Debug for Reader {
@@ -199,6 +202,8 @@ impl Reader {
             fetched: AtomicU64::new(0),
             wrong_shards: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
+            window: Window::new(),
+            rebuilds: Semaphore::new(REBUILDS),
         }
     }
 
@@ -353,7 +358,7 @@ impl Reader {
             if rebuilt.get().is_none()
                 && self.has_trusted_holder(&source, slot)
                 && !self.is_better_whole(&source)
-                && let Ok(Some(shard)) = tokio::time::timeout(HEDGE, self.fetch(&source, slot, Priority::High)).await
+                && let Some(shard) = self.fetch_soon(&source, slot).await
             {
                 let work = move || open_shard(&source.row, slot, &shard, &source.epoch);
                 let plain = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
@@ -381,6 +386,26 @@ impl Reader {
 
     /// One shard from any of its holders, checked against its root; `None` when nobody has it.
     pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
+        let mut turn = self.window.turn().await;
+        let shard = self.ask(source, slot, priority).await;
+        if shard.is_some() {
+            turn.came();
+        }
+        shard
+    }
+
+    /// The same, given up when it takes longer than the line explains. Waiting for a turn does not count.
+    async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<HashedShard> {
+        let mut turn = self.window.turn().await;
+        let asked = tokio::time::timeout(self.window.patience(), self.ask(source, slot, Priority::High));
+        let shard = asked.await.ok().flatten();
+        if shard.is_some() {
+            turn.came();
+        }
+        shard
+    }
+
+    async fn ask(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
         let mut holders = source.group.0.holders.get(slot.index())?.clone();
         {
             let known = self.known();
@@ -437,7 +462,9 @@ impl Reader {
                     Some((_, None)) => running.extend(slots.pop_front().map(ask)),
                     None => break,
                 },
-                () = tokio::time::sleep(HEDGE), if !slots.is_empty() => running.extend(slots.pop_front().map(ask)),
+                () = tokio::time::sleep(self.window.patience()), if !slots.is_empty() => {
+                    running.extend(slots.pop_front().map(ask));
+                }
             }
         }
         shards
@@ -447,6 +474,8 @@ impl Reader {
         if let Some((good, needed)) = self.known().lost.get(&no).copied() {
             return Err(ReadError::Lost { no: no.0, good, needed });
         }
+        // The semaphore is never closed.
+        let _turn = self.rebuilds.acquire().await;
         let source = self.source(no)?;
         let needed = usize::from(source.row.used);
         let shards = self.fetch_some(&source, needed, Priority::High).await;

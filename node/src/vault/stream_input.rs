@@ -1,6 +1,8 @@
 //! A source that is a stream. It ends well only when its producer says so: a connection that breaks or a command that
 //! fails can never become a snapshot that looks whole.
 
+use std::io::{self, Read};
+
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -58,8 +60,74 @@ impl StreamInput {
         input
     }
 
+    /// The same of a reader that blocks, on a thread of its own: reading through the runtime costs a change of threads for each
+    /// 64 KiB that a pipe gives. The thread ends with the reader, or at the first block that nobody takes.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn from_blocking(mut reader: impl Read + Send + 'static) -> io::Result<Self> {
+        let (sender, input) = Self::channel();
+        let body = move || {
+            loop {
+                let mut block = Vec::with_capacity(BLOCK);
+                let item = match reader.by_ref().take(BLOCK as u64).read_to_end(&mut block) {
+                    Ok(0) => StreamItem::End,
+                    Ok(_) => StreamItem::Bytes(block.into()),
+                    Err(e) => StreamItem::Failed(e.to_string()),
+                };
+                let last = !matches!(item, StreamItem::Bytes(_));
+                if sender.blocking_send(item).is_err() || last {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("cairn-stream".to_owned()).spawn(body)?;
+        Ok(input)
+    }
+
     /// The next item. A producer that is gone without a word counts as failed.
     pub async fn next(&mut self) -> StreamItem {
         self.items.recv().await.unwrap_or_else(|| StreamItem::Failed("the stream broke off before its end".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some bytes, then an error.
+    struct Breaks(usize);
+
+    impl Read for Breaks {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(io::Error::other("broken"));
+            }
+            let now = self.0.min(buffer.len()).min(70_001);
+            buffer[..now].fill(7);
+            self.0 -= now;
+            Ok(now)
+        }
+    }
+
+    async fn all(mut input: StreamInput) -> (usize, StreamItem) {
+        let mut bytes = 0;
+        loop {
+            match input.next().await {
+                StreamItem::Bytes(block) => bytes += block.len(),
+                last => return (bytes, last),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blocking_reader_comes_whole_or_failed() {
+        let whole = StreamInput::from_blocking(Breaks(1_000_000).take(900_000)).expect("a thread");
+        assert_eq!(all(whole).await, (900_000, StreamItem::End));
+        // Half a stream never ends well.
+        let broken = StreamInput::from_blocking(Breaks(1_000_000)).expect("a thread");
+        assert!(matches!(all(broken).await, (_, StreamItem::Failed(why)) if why == "broken"));
+        let empty = StreamInput::from_blocking(io::empty()).expect("a thread");
+        assert_eq!(all(empty).await, (0, StreamItem::End));
     }
 }

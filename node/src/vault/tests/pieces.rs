@@ -67,9 +67,12 @@ async fn neighbours_are_fetched_together_and_the_budget_comes_back() {
     assert!(!ahead.is_unused(), "what is held counts");
     drop(first);
     some.set(ahead.fetches(&cairn_proto::tree::ContentRef::empty()).buffered(PARTS));
-    while !ahead.is_unused() {
-        tokio::task::yield_now().await;
-    }
+    let empty = async {
+        while !ahead.is_unused() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), empty).await.expect("nothing is held");
 }
 
 #[tokio::test(flavor = "multi_thread")]

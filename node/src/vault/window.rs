@@ -1,0 +1,166 @@
+//! How many shards a reader asks for at once, and how long one may take: both follow what the line shows.
+//!
+//! A fixed number is wrong on most lines: on a fast one it leaves the line idle between answers, on a slow one every shard
+//! takes so long beside the others that it looks as if its holder slept, and asking others as well makes it longer still. So
+//! it begins small and grows by one with each shard that came quickly, and shrinks with each that did not (additive both
+//! ways: holders differ, and one slow one must not halve what the others give).
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+/// Shards asked for at first, and always: 4 MiB in [`PATIENCE`] is a line of 11 Mbit/s.
+const FIRST: usize = 4;
+/// Shards asked for at most, as many as the reader keeps.
+const MOST: usize = 24;
+/// How long a holder may take before another slot is asked as well, when nothing is known of the line.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// However slow the line is, nobody is waited for longer.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+/// A shard that came in this time came quickly.
+const QUICK: Duration = Duration::from_millis(1200);
+
+/// The window of one reader.
+#[derive(Debug)]
+pub(super) struct Window {
+    permits: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    size: usize,
+    /// What a shard takes of late: an eighth of the newest, seven of what was.
+    typical: Duration,
+}
+
+impl State {
+    const fn new() -> Self {
+        Self { size: FIRST, typical: Duration::ZERO }
+    }
+
+    /// After a shard took this long; whether it came.
+    fn after(self, took: Duration, came: bool) -> Self {
+        let size = match came && took <= QUICK {
+            true => (self.size + 1).min(MOST),
+            false if took > QUICK => self.size.saturating_sub(1).max(FIRST),
+            false => self.size,
+        };
+        // A refusal says nothing of the line, a time-out that it is at least so slow.
+        let says = came || took > QUICK;
+        let typical = match self.typical {
+            known if !says => known,
+            Duration::ZERO => took,
+            known => (7 * known + took) / 8,
+        };
+        Self { size, typical }
+    }
+
+    fn patience(self) -> Duration {
+        (3 * self.typical).clamp(PATIENCE, PATIENCE_MAX)
+    }
+}
+
+/// The right to fetch one shard.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    window: &'a Window,
+    permit: Option<SemaphorePermit<'a>>,
+    began: Instant,
+    came: bool,
+}
+
+impl Window {
+    pub(super) const fn new() -> Self {
+        Self { permits: Semaphore::const_new(FIRST), state: Mutex::new(State::new()) }
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        // The semaphore is never closed.
+        let permit = self.permits.acquire().await.ok();
+        Turn { window: self, permit, began: Instant::now(), came: false }
+    }
+
+    /// How long a shard may take before another slot is asked as well.
+    pub(super) fn patience(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).patience()
+    }
+}
+
+impl Turn<'_> {
+    /// The shard came.
+    pub(super) const fn came(&mut self) {
+        self.came = true;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.window.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.size;
+        *state = state.after(self.began.elapsed(), self.came);
+        match state.size {
+            size if size > before => self.window.permits.add_permits(1),
+            // One permit less: this one does not go back.
+            size if size < before => drop(self.permit.take().map(SemaphorePermit::forget)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_fast_line_opens_it_and_a_slow_one_closes_it() {
+        let mut state = State::new();
+        assert_eq!(state.patience(), PATIENCE);
+        for _ in 0..100 {
+            state = state.after(20 * MS, true);
+        }
+        assert_eq!((state.size, state.patience()), (MOST, PATIENCE));
+        // Refusals say nothing.
+        assert_eq!(state.after(MS, false), state);
+        for _ in 0..100 {
+            state = state.after(4000 * MS, true);
+        }
+        assert_eq!(state.size, FIRST);
+        assert!(state.patience() > 11_000 * MS && state.patience() <= 12_000 * MS, "{:?}", state.patience());
+        for _ in 0..100 {
+            state = state.after(60_000 * MS, false);
+        }
+        assert_eq!((state.size, state.patience()), (FIRST, PATIENCE_MAX));
+    }
+
+    #[tokio::test]
+    async fn permits_follow_the_size() {
+        let window = Window::new();
+        let mut turns = Vec::new();
+        for _ in 0..FIRST {
+            turns.push(window.turn().await);
+        }
+        assert!(tokio::time::timeout(MS, window.turn()).await.is_err(), "no more than that");
+        for mut turn in turns.drain(..) {
+            turn.came();
+        }
+        assert_eq!(window.permits.available_permits(), 2 * FIRST);
+        for _ in 0..2 * FIRST {
+            turns.push(window.turn().await);
+        }
+        // Long ago, and dropped without a word, as by a time-out.
+        turns.iter_mut().for_each(|turn| turn.began -= 5000 * MS);
+        turns.clear();
+        assert_eq!(window.permits.available_permits(), FIRST);
+        assert!(window.patience() > PATIENCE);
+    }
+}

@@ -37,6 +37,19 @@ fn what_was_sealed_opens_and_is_unreadable_between() {
 }
 
 #[test]
+fn both_implementations_agree() {
+    let (key, stripe) = stripe_key();
+    for index in 0..3 {
+        let (mut ours, mut theirs) = (plain(), plain());
+        seal_in_place(&key, &stripe, slot(index), &mut ours).expect("a shard");
+        let aad = associated(&stripe, slot(index));
+        let tag = encrypt(&key.shard_key(slot(index)), &[0; NONCE], &aad, &mut theirs[..SHARD_PAYLOAD]).expect("seals");
+        theirs[SHARD_PAYLOAD..].copy_from_slice(&tag);
+        assert!(ours == theirs);
+    }
+}
+
+#[test]
 fn another_slot_stripe_or_key_does_not_open() {
     let (key, stripe) = stripe_key();
     let mut sealed = plain();

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_proto::{PeerKey, Timestamp};
 
 use super::{memory_overlay::Manner, *};
-use crate::vault::{catalogue::Catalogue, holdings::{FOUND_GONE, GONE_AFTER_MS}};
+use crate::vault::{
+    catalogue::Catalogue,
+    holdings::{FOUND_GONE, GONE_AFTER_MS},
+};
 
 /// A vault with two copies of each shard, and a holder of one of them.
 async fn kept_twice() -> (Owner, PeerKey) {

@@ -88,7 +88,8 @@ struct Book {
 }
 
 impl Book {
-    /// Remembers that a peer may have something of a slot, wherever it stands; false when there are `most` already.
+    /// Remembers that a peer may have something of a slot, wherever it stands; false when there are `most` already and none
+    /// of them stands in this row, which is on record.
     fn remember(&mut self, group: u32, slot: usize, peer: PeerKey, row: &[Vec<PeerKey>], most: usize) -> bool {
         let subnet = self.peers.iter().find(|v| v.peer == peer).and_then(|v| v.subnet.clone());
         let former = Former { slot: slot as u8, peer, subnet };
@@ -351,12 +352,12 @@ impl Groups {
                 let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p));
                 let at = holders.iter().position(nothing)?;
                 let left = holders.remove(at);
-                if !book.remember(group, slot, left, &row, FORMER_MAX) {
+                if !book.remember(group, slot, left, &[], FORMER_MAX) {
                     return None;
                 }
             }
-            // Until the row is on record, this is all that tells a later run of it.
-            if !book.remember(group, slot, best.peer, &row, OFFERED_MAX) {
+            // Until the row is on record, this is all that tells a later run of it. So nobody makes room for standing in it.
+            if !book.remember(group, slot, best.peer, &[], OFFERED_MAX) {
                 return None;
             }
             let holders = book.groups.get_mut(&group)?.row.holders.get_mut(slot)?;

@@ -81,7 +81,7 @@ pub(super) async fn backup(
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 looked = super::shortfall::look(&session, now) => looked?,
             };
-            (unreadable, super::shortfall::complete(&session, &cancel).await)
+            (unreadable, super::shortfall::complete(&session, &cancel, super::shortfall::TIME).await)
         }
     };
 
@@ -226,7 +226,7 @@ impl Source {
 }
 
 /// Knows the peers, takes over the groups that are left open.
-async fn open_session(
+pub(super) async fn open_session(
     vault: &Vault,
     overlay: Arc<dyn Overlay>,
     now: Timestamp,

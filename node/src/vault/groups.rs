@@ -29,7 +29,7 @@ use cairn_proto::{
 };
 use rand_core::SeedableRng as _;
 
-use super::catalogue::holders::{FORMER_MAX, Former};
+use super::catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX};
 use crate::overlay::GroupAccess;
 
 /// Groups that take stripes at the same time, so that throughput grows with the network.
@@ -83,13 +83,14 @@ struct Book {
     opened: Vec<u32>,
     /// Who has, had or may have something of a group outside its row.
     formers: BTreeMap<u32, Vec<Former>>,
-    /// Groups whose list of these grew since somebody asked.
+    /// Groups whose list of these is not on record as it is.
     grown: BTreeSet<u32>,
 }
 
 impl Book {
-    /// Remembers that a peer may have something of a slot, wherever it stands; false when there is no room for that.
-    fn remember(&mut self, group: u32, slot: usize, peer: PeerKey, row: &[Vec<PeerKey>]) -> bool {
+    /// Remembers that a peer may have something of a slot, wherever it stands; false when there are `most` already and none
+    /// of them stands in this row, which is on record.
+    fn remember(&mut self, group: u32, slot: usize, peer: PeerKey, row: &[Vec<PeerKey>], most: usize) -> bool {
         let subnet = self.peers.iter().find(|v| v.peer == peer).and_then(|v| v.subnet.clone());
         let former = Former { slot: slot as u8, peer, subnet };
         let formers = self.formers.entry(group).or_default();
@@ -98,7 +99,7 @@ impl Book {
         {
             return true;
         }
-        if formers.len() >= FORMER_MAX {
+        if formers.len() >= most {
             // Whoever stands in the row is known from there.
             let standing = |f: &Former| row.get(usize::from(f.slot)).is_some_and(|held| held.contains(&f.peer));
             let Some(at) = formers.iter().position(standing) else { return false };
@@ -276,18 +277,33 @@ impl Groups {
         self.book().formers = formers;
     }
 
-    /// Who is outside the rows of groups where that changed since the last call. It must be on record before anything is
-    /// offered to anybody of these groups.
-    pub(super) fn take_formers(&self) -> Vec<(u32, Vec<Former>)> {
-        let mut book = self.book();
-        let grown = std::mem::take(&mut book.grown);
-        grown.into_iter().filter_map(|group| Some((group, book.formers.get(&group)?.clone()))).collect()
+    /// Who is outside the rows of groups where that is not [on record](Self::formers_recorded). It must be before anything
+    /// is offered to anybody of these groups.
+    pub(super) fn unrecorded_formers(&self) -> Vec<(u32, Vec<Former>)> {
+        let book = self.book();
+        book.grown.iter().filter_map(|group| Some((*group, book.formers.get(group)?.clone()))).collect()
     }
 
-    /// Remembers that a peer may have something of a slot of any group; false when there is no room: then it must not be
-    /// offered anything, or must not leave the row.
+    /// These lists are on record. One that grew since is not.
+    pub(super) fn formers_recorded(&self, written: &[(u32, Vec<Former>)]) {
+        let mut book = self.book();
+        for (group, formers) in written {
+            if book.formers.get(group) == Some(formers) {
+                book.grown.remove(group);
+            }
+        }
+    }
+
+    /// Remembers that a peer may have something of a slot of any group; false when there is no room for that: then it must
+    /// not leave the row.
     pub(super) fn remember(&self, row: &GroupRow, slot: usize, peer: PeerKey) -> bool {
-        self.book().remember(row.number, slot, peer, &row.holders)
+        self.book().remember(row.number, slot, peer, &row.holders, FORMER_MAX)
+    }
+
+    /// Remembers that a newcomer may get something of a slot of any group; false when there is no room for that: then it
+    /// must not be offered anything.
+    pub(super) fn remember_offer(&self, row: &GroupRow, slot: usize, peer: PeerKey) -> bool {
+        self.book().remember(row.number, slot, peer, &row.holders, OFFERED_MAX)
     }
 
     /// Who had something of a slot and stands in no row, or is on the way into it.
@@ -336,9 +352,13 @@ impl Groups {
                 let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p));
                 let at = holders.iter().position(nothing)?;
                 let left = holders.remove(at);
-                if !book.remember(group, slot, left, &row) {
+                if !book.remember(group, slot, left, &[], FORMER_MAX) {
                     return None;
                 }
+            }
+            // Until the row is on record, this is all that tells a later run of it. So nobody makes room for standing in it.
+            if !book.remember(group, slot, best.peer, &[], OFFERED_MAX) {
+                return None;
             }
             let holders = book.groups.get_mut(&group)?.row.holders.get_mut(slot)?;
             holders.clone_from(row.get(slot)?);

@@ -33,6 +33,8 @@ const ASKED: usize = 32;
 /// How long a holder may be silent before it counts as gone: longer than a weekend. Copies are cheap to want and dear to
 /// make, and the slot has another holder that answers.
 pub(super) const GONE_AFTER_MS: u64 = 3 * 24 * 3600 * 1000;
+/// Noted as the beginning of a silence, once a look that trusted itself found the holder gone.
+pub(super) const FOUND_GONE: Timestamp = Timestamp(0);
 
 /// Whether an answer names this ordinal.
 pub(super) const fn names(bits: &[u8; 32], ordinal: u8) -> bool {
@@ -122,8 +124,9 @@ impl Holdings {
 /// Notes who is silent; who counts as gone: whoever left all questions of two looks unanswered that lie [`GONE_AFTER_MS`]
 /// apart, and all between them. `named` is everyone in the groups' rows, and the bound of what is remembered.
 ///
-/// - **REP-2** When more are silent than answer, we suspect ourselves: nobody is gone, and no silence begins. Attacked by
-///   `tests::replicas`.
+/// - **REP-2** When more fell silent than answer, we suspect ourselves: nobody is gone, and no silence begins. Whoever an
+///   earlier look that trusted itself found gone says nothing about us: those stay named in the rows, and pile up over the
+///   years. Attacked by `tests::replicas`.
 pub(super) fn note_silence(
     catalogue: &Catalogue,
     holdings: &Holdings,
@@ -134,10 +137,12 @@ pub(super) fn note_silence(
     since.retain(|peer, _| named.contains(peer) && !holdings.heard.contains(peer));
     let mut gone = BTreeSet::new();
     let silent: Vec<&PeerKey> = holdings.silent.difference(&holdings.heard).collect();
-    if silent.len() <= holdings.heard.len() {
+    let fell_silent = silent.iter().filter(|peer| since.get(**peer) != Some(&FOUND_GONE)).count();
+    if fell_silent <= holdings.heard.len() {
         for peer in silent {
-            let first = *since.entry(*peer).or_insert(now);
-            if now.ms_since(first) >= GONE_AFTER_MS {
+            let first = since.entry(*peer).or_insert(now);
+            if now.ms_since(*first) >= GONE_AFTER_MS {
+                *first = FOUND_GONE;
                 gone.insert(*peer);
             }
         }

@@ -8,7 +8,7 @@
 //! - who answered that it has nothing of the slot makes room at once;
 //! - who is silent, or gave wrong bytes, makes room when every stripe of the group has somebody else for this slot who
 //!   answers. Where that is not so yet, the newcomer waits outside the row and is given one stripe after the other, in
-//!   further runs too; with the last one it takes the place;
+//!   further runs too; with the last one it takes the place. There is one such [heir](heirs) of a slot at a time;
 //! - nobody else makes room.
 //!
 //! # Invariants
@@ -17,16 +17,20 @@
 //! - **SEP-3** Whoever is offered a shard outside the row is remembered, durably, before; so is who leaves.
 //! - **DUR-3** A rebuilt shard is byte-identical: its root is checked by `stripe::rebuild` before it is sent.
 
+mod asked;
+mod heirs;
+
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use cairn_core::stripe::{rebuild, shard_is_right};
+use cairn_core::stripe::rebuild;
 use cairn_proto::{
     PeerKey, Slot,
-    index::{StripeNo, StripeRow},
+    index::StripeNo,
     manifest::{GroupRow, HOLDERS_MAX},
     wire::Priority,
 };
@@ -38,12 +42,25 @@ use super::{
     session::Session,
     shortfall::READ_WRONG,
 };
-use crate::overlay::{GroupAccess, ShardAddress, ShardPut};
+use crate::overlay::{GroupAccess, ShardAddress, ShardPut, TransferError};
+use asked::{Asked, Ordinals, with};
+use heirs::{Failed, Heir, NEW_OFFERS, proves};
 
 /// Those outside a row who are asked what they have before anybody is given more: the best candidates.
 const OUTSIDE_ASKED: usize = 4;
 
-type Ordinals = [u8; 32];
+/// Candidates for a shard that do not answer, one after the other, before it is left for another run: then it is rather we
+/// who are cut off.
+const FAILURES_IN_A_ROW: usize = 4;
+
+/// Why somebody is remembered.
+#[derive(Clone, Copy)]
+enum Why {
+    /// A newcomer is about to be offered something.
+    Offered,
+    /// A holder is about to leave a row.
+    Leaves,
+}
 
 /// What a run refills with.
 pub(super) struct Refill<'a> {
@@ -51,48 +68,14 @@ pub(super) struct Refill<'a> {
     reader: &'a Reader,
     /// Which ordinals each slot of a group is needed for; 256 bytes a group, read when the first row is full.
     needed: Option<BTreeMap<u32, Vec<Ordinals>>>,
-    /// Groups in which somebody took another's place: their other stripes may be whole by that.
+    /// Groups in which somebody took another's place, or will not: their other stripes may be whole by that, or go to
+    /// somebody else.
     pub(super) moved: BTreeSet<u32>,
-}
-
-/// What the holders of one slot say of one stripe.
-#[derive(Debug, Default)]
-struct Asked {
-    holding: BTreeSet<PeerKey>,
-    /// They say that they have nothing of this slot at all.
-    empty: BTreeSet<PeerKey>,
-    silent: BTreeSet<PeerKey>,
-    /// They say that they have it, and give other bytes.
-    wrong: BTreeSet<PeerKey>,
-    /// All that those have who answered.
-    has: BTreeMap<PeerKey, Ordinals>,
-}
-
-impl Asked {
-    /// Who in a full row makes room without a newcomer having anything.
-    fn useless(&self, holders: &[PeerKey]) -> Option<usize> {
-        holders.iter().position(|peer| self.empty.contains(peer) && !self.holding.contains(peer))
-    }
-
-    /// Who in a full row makes room for a newcomer that has these ordinals: a liar first, then a silent one, when for all
-    /// that the slot is needed for somebody else answers.
-    fn covered(&self, holders: &[PeerKey], newcomer: &Ordinals, needed: &Ordinals) -> Option<usize> {
-        let others = |leaver: &PeerKey| {
-            let mut union = *newcomer;
-            let answering = self.has.iter().filter(|(peer, _)| *peer != leaver && !self.wrong.contains(peer));
-            answering.for_each(|(_, bits)| union.iter_mut().zip(bits).for_each(|(all, more)| *all |= more));
-            union
-        };
-        let covers = |all: &Ordinals| needed.iter().zip(all).all(|(needed, there)| needed & !there == 0);
-        let leaves = |set: &BTreeSet<PeerKey>, peer: &PeerKey| {
-            set.contains(peer) && !self.holding.contains(peer) && covers(&others(peer))
-        };
-        [&self.wrong, &self.silent].into_iter().find_map(|set| holders.iter().position(|peer| leaves(set, peer)))
-    }
-
-    fn may_leave(&self, holders: &[PeerKey]) -> bool {
-        holders.iter().any(|peer| self.wrong.contains(peer) || self.silent.contains(peer))
-    }
+    /// The newcomer that gets a full row's slot, by group and slot.
+    heirs: BTreeMap<(u32, u8), Heir>,
+    failed: Failed,
+    /// How many newcomers were offered something and did not take it, by group and slot.
+    wasted: BTreeMap<(u32, u8), usize>,
 }
 
 /// A slot that lacks holders.
@@ -101,18 +84,46 @@ struct Lacking {
     byte: u8,
     slot: Slot,
     asked: Asked,
-    /// Somebody outside the row has it already, and waits until it has the rest.
-    waiting: bool,
-}
-
-const fn with(mut bits: Ordinals, ordinal: u8) -> Ordinals {
-    bits[(ordinal / 8) as usize] |= 1 << (ordinal % 8);
-    bits
 }
 
 impl<'a> Refill<'a> {
-    pub(super) const fn new(session: &'a Session, reader: &'a Reader) -> Self {
-        Self { session, reader, needed: None, moved: BTreeSet::new() }
+    pub(super) fn new(session: &'a Session, reader: &'a Reader) -> Self {
+        Self {
+            session,
+            reader,
+            needed: None,
+            moved: BTreeSet::new(),
+            heirs: BTreeMap::new(),
+            failed: Failed::default(),
+            wasted: BTreeMap::new(),
+        }
+    }
+
+    /// Who says that they have the shard. One that does not answer counts as without: a put to it is repeated, which costs
+    /// nothing when it has the shard after all.
+    async fn who_has(&mut self, holders: &[PeerKey], access: &Arc<GroupAccess>, slot: Slot, ordinal: u8) -> Asked {
+        let overlay = &self.session.overlay;
+        let questions = holders.iter().map(|peer| {
+            let asked = !self.failed.is_deaf(peer);
+            async move {
+                let answer = if asked { overlay.has_shards(*peer, access.clone(), slot).await.ok() } else { None };
+                (*peer, asked, answer)
+            }
+        });
+        let mut this = Asked::default();
+        for (peer, asked, answer) in futures::future::join_all(questions).await {
+            if asked {
+                self.failed.answered(peer, answer.is_some());
+            }
+            match answer {
+                Some(bits) if names(&bits, ordinal) => this.holding.insert(peer),
+                Some([0, rest @ ..]) if rest == [0; 31] => this.empty.insert(peer),
+                Some(_) => false,
+                None => this.silent.insert(peer),
+            };
+            this.has.extend(answer.map(|bits| (peer, bits)));
+        }
+        this
     }
 
     /// Fills what it can of the slots noted for a stripe; those that are still lacking. `None` when the stripe could not be
@@ -128,19 +139,19 @@ impl<'a> Refill<'a> {
         let mut lacking = Vec::new();
         for byte in slots {
             let slot = Slot::new(byte & !READ_WRONG).ok()?;
-            let mut asked =
-                who_has(self.session, group.holders.get(slot.index())?, &access, slot, source.row.ordinal).await;
+            let mut asked = self.who_has(group.holders.get(slot.index())?, &access, slot, source.row.ordinal).await;
             if byte & READ_WRONG != 0 {
                 verify(self.session, &source, slot, &mut asked).await;
             }
             if asked.holding.len() < self.session.replicas {
-                let mut one = Lacking { byte: *byte, slot, asked, waiting: false };
+                let mut one = Lacking { byte: *byte, slot, asked };
                 self.let_in(&source, &mut group, &mut one).await?;
                 lacking.push(one);
             }
         }
         let replicas = self.session.replicas;
-        let idle = |one: &Lacking| one.asked.holding.len() >= replicas || self.candidates(&group, one).is_empty();
+        let idle =
+            |one: &Lacking| one.asked.holding.len() >= replicas || self.candidates(&source, &group, one).is_empty();
         if lacking.iter().all(idle) {
             return Some(self.left(&lacking));
         }
@@ -159,42 +170,77 @@ impl<'a> Refill<'a> {
     }
 
     /// Whom to offer a slot to, in this order.
-    fn candidates(&self, group: &GroupRow, one: &Lacking) -> Vec<PeerKey> {
+    fn candidates(&self, source: &StripeSource, group: &GroupRow, one: &Lacking) -> Vec<PeerKey> {
         let (at, asked) = (one.slot.index(), &one.asked);
         let holders = group.holders.get(at).map_or(&[][..], Vec::as_slice);
         let mut found = self.session.groups.candidates(group, at, &asked.holding);
-        found.retain(|peer| !asked.wrong.contains(peer) && !asked.holding.contains(peer));
-        if holders.len() >= HOLDERS_MAX && asked.useless(holders).is_none() {
+        found.retain(|peer| {
+            let known = holders.contains(peer);
+            !asked.wrong.contains(peer) && !asked.holding.contains(peer) && self.failed.may_be_offered(peer, known)
+        });
+        if asked.is_full(holders) {
             let outside = self.session.groups.outside(group, at);
-            let enters = !one.waiting && asked.may_leave(holders);
-            found.retain(|peer| holders.contains(peer) || enters);
+            let heir = self.heirs.get(&(group.number, one.slot.as_u8()));
+            let enters = |peer: &PeerKey| {
+                let heirs = heir.is_none_or(|heir| heir.peer == *peer && !names(&heir.has, source.row.ordinal));
+                heirs && asked.may_leave(holders)
+            };
+            found.retain(|peer| holders.contains(peer) || enters(peer));
             // Who has some already comes before who has none.
             found.sort_by_key(|peer| (!holders.contains(peer), !outside.contains(peer)));
         }
         found
     }
 
-    /// Asks those outside a full row who may have the shard from an earlier time, and lets one take a place if it can.
+    /// Finds the heir of an earlier time to a slot of a full row, and lets it take a place if it can.
     async fn let_in(&mut self, source: &StripeSource, group: &mut GroupRow, one: &mut Lacking) -> Option<()> {
         let at = one.slot.index();
         let holders = group.holders.get(at)?;
-        if holders.len() < HOLDERS_MAX || one.asked.useless(holders).is_some() {
+        if !one.asked.is_full(holders) || !one.asked.may_leave(holders) {
             return Some(());
         }
-        let outside = self.session.groups.outside(group, at);
-        let found = self.candidates(group, one).into_iter().filter(|peer| outside.contains(peer));
-        for peer in found.take(OUTSIDE_ASKED).collect::<Vec<_>>() {
-            let answer = self.session.overlay.has_shards(peer, source.group.1.clone(), one.slot).await;
-            if let Ok(bits) = answer
-                && names(&bits, source.row.ordinal)
-            {
-                one.waiting = true;
-                if self.enter(group, one, peer, &bits).await? || one.asked.holding.len() >= self.session.replicas {
+        if !self.heirs.contains_key(&(group.number, one.slot.as_u8())) {
+            let outside = self.session.groups.outside(group, at);
+            let mut found = self.candidates(source, group, one);
+            found.retain(|peer| outside.contains(peer));
+            let needed = self.needed(group, at)?;
+            let mut some = Vec::new();
+            for peer in found.into_iter().take(OUTSIDE_ASKED) {
+                let bits = self.ask(peer, &source.group.1, one.slot).await.unwrap_or_default();
+                let useful = bits.iter().zip(needed).map(|(has, needed)| (has & needed).count_ones()).sum::<u32>();
+                some.extend((useful > 0).then_some((useful, peer, bits)));
+            }
+            some.sort_by_key(|(useful, ..)| Reverse(*useful));
+            for (_, peer, bits) in some {
+                if self.appoint(source, group, one.slot, peer, bits).await {
                     break;
                 }
             }
         }
-        Some(())
+        self.enter(group, one, source.row.ordinal)
+    }
+
+    /// Makes a newcomer the heir, if what it says to have is there; false when not, and for the rest of the run.
+    async fn appoint(
+        &mut self,
+        source: &StripeSource,
+        group: &GroupRow,
+        slot: Slot,
+        peer: PeerKey,
+        has: Ordinals,
+    ) -> bool {
+        if has != [0; 32] && !proves(self.session, group.number, &source.group.1, slot, peer, &has).await {
+            self.failed.refused(peer);
+            return false;
+        }
+        self.heirs.insert((group.number, slot.as_u8()), Heir { peer, has });
+        true
+    }
+
+    async fn ask(&mut self, peer: PeerKey, access: &Arc<GroupAccess>, slot: Slot) -> Option<Ordinals> {
+        let answer = self.session.overlay.has_shards(peer, access.clone(), slot).await.ok();
+        self.failed.answered(peer, answer.is_some());
+        answer
     }
 
     /// Offers a slot to its candidates until it has its replicas.
@@ -206,69 +252,114 @@ impl<'a> Refill<'a> {
         bytes: &Bytes,
     ) -> Option<()> {
         let (at, ordinal, access) = (one.slot.index(), source.row.ordinal, &source.group.1);
+        let place = (group.number, one.slot.as_u8());
         let root = *source.row.root(one.slot)?;
-        for peer in self.candidates(group, one) {
-            if one.asked.holding.len() >= self.session.replicas {
-                break;
-            }
+        let (mut tried, mut in_a_row) = (BTreeSet::new(), 0);
+        while one.asked.holding.len() < self.session.replicas && in_a_row < FAILURES_IN_A_ROW {
+            // Anew each time: an heir came, went or entered, and a liar was found out.
+            let mut candidates = self.candidates(source, group, one).into_iter();
+            let Some(peer) = candidates.find(|peer| !tried.contains(peer)) else { break };
+            tried.insert(peer);
             let holders = group.holders.get(at)?;
             let known = holders.contains(&peer);
             let useless = one.asked.useless(holders);
             let full = holders.len() >= HOLDERS_MAX;
-            let mut bits = [0; 32];
+            let new = !known && !self.session.groups.outside(group, at).contains(&peer);
             if !known {
-                if full && useless.is_none() {
-                    if one.waiting {
-                        continue;
-                    }
-                    let Ok(has) = self.session.overlay.has_shards(peer, access.clone(), one.slot).await else {
-                        continue;
-                    };
-                    bits = has;
-                }
-                if !self.remember(group, at, peer) {
+                if new && self.wasted.get(&place).is_some_and(|wasted| *wasted >= NEW_OFFERS) {
                     continue;
                 }
+                // A shard's bytes go out with the question whether it is wanted, and whoever got some is remembered for
+                // good. This one tells beforehand, without a shard, who is not there or does not want the group.
+                let Some(bits) = self.ask(peer, access, one.slot).await else {
+                    in_a_row += 1;
+                    self.disinherit(place, peer);
+                    continue;
+                };
+                if full && useless.is_none() {
+                    let is_heir = self.heirs.contains_key(&place);
+                    if !is_heir && !self.appoint(source, group, one.slot, peer, bits).await {
+                        continue;
+                    }
+                    let has = self.heirs.get(&place).is_some_and(|heir| names(&heir.has, ordinal));
+                    if has {
+                        self.enter(group, one, ordinal)?;
+                        continue;
+                    }
+                }
+                if !self.remember(group, at, peer, Why::Offered) {
+                    self.disinherit(place, peer);
+                    continue;
+                }
+                *self.wasted.entry(place).or_default() += usize::from(new);
             }
             let address = ShardAddress { group: access.clone(), slot: one.slot, ordinal };
             let put = ShardPut { address, root, lease_until: self.session.lease_until, bytes: bytes.clone() };
             if let Err(e) = self.session.overlay.put_shard(peer, put, Priority::Low).await {
                 tracing::debug!(peer = %peer.short(), error = %e, "a holder did not take a missing shard");
+                in_a_row = if matches!(e, TransferError::Refused { .. }) { 0 } else { in_a_row + 1 };
+                self.failed.refused(peer);
+                self.disinherit(place, peer);
                 continue;
             }
+            in_a_row = 0;
+            if new && let Some(wasted) = self.wasted.get_mut(&place) {
+                *wasted = wasted.saturating_sub(1);
+            }
             match (known, full, useless) {
+                // Its word was not enough before.
+                (true, ..) if one.byte & READ_WRONG != 0 => {
+                    match gives(self.session, source, one.slot, peer).await {
+                        Some(true) => one.asked.holding.insert(peer),
+                        Some(false) | None => one.asked.wrong.insert(peer),
+                    };
+                }
                 (true, ..) => {
                     one.asked.holding.insert(peer);
                 }
                 (false, false, _) => self.change(group, one, peer, None).ok()?,
                 (false, true, Some(leaver)) => {
-                    if self.remember(group, at, *group.holders.get(at)?.get(leaver)?) {
+                    if self.remember(group, at, *group.holders.get(at)?.get(leaver)?, Why::Leaves) {
                         self.change(group, one, peer, Some(leaver)).ok()?;
                     }
                 }
                 (false, true, None) => {
-                    one.waiting = true;
-                    self.enter(group, one, peer, &with(bits, ordinal)).await?;
+                    if let Some(heir) = self.heirs.get_mut(&place) {
+                        heir.has = with(heir.has, ordinal);
+                    }
+                    self.enter(group, one, ordinal)?;
                 }
             }
         }
         Some(())
     }
 
-    /// Gives a newcomer with these ordinals the place of somebody who can be spared, if there is one.
-    async fn enter(&mut self, group: &mut GroupRow, one: &mut Lacking, peer: PeerKey, bits: &Ordinals) -> Option<bool> {
-        let at = one.slot.index();
+    /// Somebody else may be the heir.
+    fn disinherit(&mut self, place: (u32, u8), peer: PeerKey) {
+        if self.heirs.get(&place).is_some_and(|heir| heir.peer == peer) {
+            self.heirs.remove(&place);
+            self.moved.insert(place.0);
+        }
+    }
+
+    /// Gives the heir, once it has this shard, the place of somebody who can be spared, if there is one.
+    fn enter(&mut self, group: &mut GroupRow, one: &mut Lacking, ordinal: u8) -> Option<()> {
+        let (at, place) = (one.slot.index(), (group.number, one.slot.as_u8()));
+        let Some(Heir { peer, has }) = self.heirs.get(&place).cloned() else { return Some(()) };
+        if !names(&has, ordinal) {
+            return Some(());
+        }
         let needed = self.needed(group, at)?;
         let holders = group.holders.get(at)?;
-        let Some(leaver) = one.asked.covered(holders, bits, &needed) else { return Some(false) };
-        if !self.remember(group, at, *holders.get(leaver)?) {
-            return Some(false);
+        let Some(leaver) = one.asked.covered(holders, &has, &needed) else { return Some(()) };
+        if !self.remember(group, at, *holders.get(leaver)?, Why::Leaves) {
+            return Some(());
         }
-        one.waiting = false;
-        one.asked.has.insert(peer, *bits);
+        self.heirs.remove(&place);
+        one.asked.has.insert(peer, has);
         self.change(group, one, peer, Some(leaver)).ok()?;
         self.moved.insert(group.number);
-        Some(true)
+        Some(())
     }
 
     /// Puts a holder into a row, durably before anybody is told.
@@ -291,8 +382,13 @@ impl<'a> Refill<'a> {
         self.session.catalogue.set_group(group)
     }
 
-    fn remember(&self, group: &GroupRow, slot: usize, peer: PeerKey) -> bool {
-        if !self.session.groups.remember(group, slot, peer) {
+    fn remember(&self, group: &GroupRow, slot: usize, peer: PeerKey, why: Why) -> bool {
+        let groups = &self.session.groups;
+        let remembered = match why {
+            Why::Offered => groups.remember_offer(group, slot, peer),
+            Why::Leaves => groups.remember(group, slot, peer),
+        };
+        if !remembered {
             tracing::warn!(group = group.number, "too many holders came and went in a group: it gets no new ones");
             return false;
         }
@@ -330,75 +426,20 @@ fn needed(session: &Session) -> Result<BTreeMap<u32, Vec<Ordinals>>, CatalogueEr
     Ok(needed)
 }
 
-/// Who says that they have the shard. One that does not answer counts as without: a put to it is repeated, which costs
-/// nothing when it has the shard after all.
-async fn who_has(session: &Session, holders: &[PeerKey], access: &Arc<GroupAccess>, slot: Slot, ordinal: u8) -> Asked {
-    let questions = holders
-        .iter()
-        .map(|peer| async move { (*peer, session.overlay.has_shards(*peer, access.clone(), slot).await.ok()) });
-    let mut asked = Asked::default();
-    for (peer, answer) in futures::future::join_all(questions).await {
-        match answer {
-            Some(bits) if names(&bits, ordinal) => asked.holding.insert(peer),
-            Some([0, rest @ ..]) if rest == [0; 31] => asked.empty.insert(peer),
-            Some(_) => false,
-            None => asked.silent.insert(peer),
-        };
-        asked.has.extend(answer.map(|bits| (peer, bits)));
-    }
-    asked
+/// Whether a holder gives the right bytes; `None` when it gives none.
+async fn gives(session: &Session, source: &StripeSource, slot: Slot, peer: PeerKey) -> Option<bool> {
+    heirs::gives(session, &source.group.1, &source.row, slot, peer).await
 }
 
 /// Reads the shard from everybody who says to have it.
 async fn verify(session: &Session, source: &StripeSource, slot: Slot, asked: &mut Asked) {
     for peer in asked.holding.clone() {
-        let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
-        let right = match session.overlay.get_shard(peer, address, 0, 0, Priority::Low).await {
-            Ok(bytes) => {
-                let row: Arc<StripeRow> = source.row.clone();
-                tokio::task::spawn_blocking(move || shard_is_right(&row, slot, &bytes)).await.unwrap_or(false)
-            }
-            // It takes a shard that it found damaged again: no liar.
-            Err(_) => {
-                asked.holding.remove(&peer);
-                continue;
-            }
+        match gives(session, source, slot, peer).await {
+            Some(true) => continue,
+            Some(false) => asked.wrong.insert(peer),
+            // It may have found the shard damaged: then it takes it again, and is read once more.
+            None => false,
         };
-        if !right {
-            asked.holding.remove(&peer);
-            asked.wrong.insert(peer);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn peer(at: u8) -> PeerKey {
-        PeerKey::from_bytes([at; 32])
-    }
-
-    fn bits(ordinals: &[u8]) -> Ordinals {
-        ordinals.iter().copied().fold([0; 32], with)
-    }
-
-    #[test]
-    fn who_may_have_the_only_copy_of_something_stays_in_the_row() {
-        let row = [peer(1), peer(2), peer(3), peer(4)];
-        let mut asked = Asked { silent: [peer(1)].into(), wrong: [peer(2)].into(), ..Asked::default() };
-        asked.has = [(peer(2), bits(&[0, 1, 2, 255])), (peer(3), bits(&[0, 1])), (peer(4), bits(&[0]))].into();
-        let needed = bits(&[0, 1, 2, 255]);
-        assert_eq!(asked.covered(&row, &bits(&[2]), &needed), None, "255 is nobody else's whose word counts");
-        assert_eq!(asked.covered(&row, &bits(&[2, 255]), &needed), Some(1), "a liar goes first");
-        asked.wrong.clear();
-        assert_eq!(asked.covered(&row, &bits(&[2]), &needed), Some(0), "the others have what the silent one may have");
-        assert_eq!(asked.covered(&row, &bits(&[2]), &bits(&[0, 1, 2, 7, 255])), None);
-        assert_eq!(asked.useless(&row), None, "nobody said to have nothing");
-        asked.empty = [peer(4)].into();
-        assert_eq!(asked.useless(&row), Some(3));
-        asked.holding = [peer(4), peer(1)].into();
-        assert_eq!(asked.useless(&row), None, "it took something meanwhile");
-        assert_eq!(asked.covered(&row, &bits(&[2]), &needed), None, "it was heard meanwhile");
+        asked.holding.remove(&peer);
     }
 }

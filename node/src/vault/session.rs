@@ -99,6 +99,8 @@ pub(super) struct Session {
     pub(super) replicas: usize,
     pub(super) lease_until: Timestamp,
     tracker: Mutex<Tracker>,
+    /// Held while it is written who is outside the rows.
+    recording: Mutex<()>,
     sent: AtomicU64,
 }
 
@@ -123,6 +125,7 @@ impl Session {
             replicas: usize::from(policy.replicas.max(1)),
             lease_until,
             tracker: Mutex::default(),
+            recording: Mutex::default(),
             sent: AtomicU64::new(0),
         }
     }
@@ -166,13 +169,20 @@ impl Session {
         Ok(())
     }
 
-    /// Who left a row must be on record before the next one is offered anything.
+    /// Who left a row, or is to enter one, must be on record before the next one is offered anything.
     pub(super) fn record_formers(&self) -> Result<(), CatalogueError> {
-        let formers = self.groups.take_formers();
+        // Whoever finds nothing to write must not go on while somebody else's write is under way.
+        let _turn = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let formers = self.groups.unrecorded_formers();
+        if formers.is_empty() {
+            return Ok(());
+        }
         for (group, formers) in &formers {
             self.catalogue.set_formers(*group, formers)?;
         }
-        if formers.is_empty() { Ok(()) } else { self.catalogue.flush() }
+        self.catalogue.flush()?;
+        self.groups.formers_recorded(&formers);
+        Ok(())
     }
 
     async fn seal(&self, payload: StripePayload) -> Result<SealedStripe, StoreError> {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use cairn_proto::{PeerKey, Slot, Timestamp, index::StripeNo, manifest::GroupRow};
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,6 +28,11 @@ use crate::failure::Failure;
 
 /// Stripes completed in one run: more would keep a backup from beginning. 64 stripes are 320 MiB to fetch.
 const PER_RUN: usize = 64;
+/// How long a run completes stripes: a few holders that make us wait must not keep a backup from beginning. What is left is
+/// the next run's.
+pub(super) const TIME: Duration = Duration::from_secs(120);
+/// How often a run comes back to the stripes of groups in which an heir entered or failed: each time another one may fail.
+const PASSES: usize = 4;
 /// Groups whose holders a run asks, the next ones each time: some 2,000 questions, for 320 GiB of data.
 const GROUPS_ASKED: usize = 256;
 /// In a note: the slot's bytes were read and were wrong, so that its holder's word is not enough.
@@ -85,8 +91,10 @@ fn note(
     Ok(unreadable)
 }
 
-/// Completes what it can; how many stripes are whole now. Failure to do so is not the backup's failure: the notes stay.
-pub(super) async fn complete(session: &Session, cancel: &CancellationToken) -> usize {
+/// Completes what it can in this time; how many stripes are whole now. Failure to do so is not the backup's failure: the
+/// notes stay.
+pub(super) async fn complete(session: &Session, cancel: &CancellationToken, time: Duration) -> usize {
+    let end = Instant::now() + time;
     let Ok(short) = session.catalogue.short() else { return 0 };
     if short.is_empty() {
         return 0;
@@ -95,16 +103,15 @@ pub(super) async fn complete(session: &Session, cancel: &CancellationToken) -> u
     let mut refill = Refill::new(session, &reader);
     let mut done = 0;
     let mut turn = in_turn(&reader, short);
-    // Whoever took a place with the last of a group's stripes made the earlier ones whole as well: those are asked about once
-    // more.
-    for again in [false, true] {
-        if again {
-            let moved = |no: StripeNo| reader.source(no).is_ok_and(|source| refill.moved.contains(&source.row.group));
-            turn.retain(|(no, slots)| !slots.is_empty() && moved(*no));
-        }
+    for _ in 0..PASSES {
         for (no, slots) in &mut turn {
             let left = tokio::select! {
+                biased;
                 () = cancel.cancelled() => return done,
+                () = tokio::time::sleep_until(end) => {
+                    tracing::info!("completing stripes took long: the rest is left for the next run");
+                    return done;
+                }
                 left = refill.stripe(*no, slots) => left,
             };
             if let Some(left) = left {
@@ -115,6 +122,11 @@ pub(super) async fn complete(session: &Session, cancel: &CancellationToken) -> u
                 tracing::warn!(error = %e, "a completed stripe could not be noted");
             }
         }
+        // Whoever took a place with the last of a group's stripes made the earlier ones whole as well, and what an heir had
+        // that failed goes to the next one: those are asked about once more.
+        let moved = std::mem::take(&mut refill.moved);
+        let again = |no: StripeNo| reader.source(no).is_ok_and(|source| moved.contains(&source.row.group));
+        turn.retain(|(no, slots)| !slots.is_empty() && again(*no));
     }
     done
 }

@@ -4,6 +4,7 @@ mod bad_days;
 mod cancelled;
 mod damage;
 mod healing;
+mod heirs;
 mod long_contents;
 mod memory_overlay;
 mod pieces;

@@ -17,6 +17,10 @@ use super::{
 /// row any more, because separation comes before redundancy.
 pub(in crate::vault) const FORMER_MAX: usize = 64;
 
+/// Of those, how many newcomers and replacements may use up. The others are for those who leave a row, so that nobody who
+/// takes offers and keeps nothing can bring a group's repair to an end.
+pub(in crate::vault) const OFFERED_MAX: usize = 48;
+
 /// Somebody who has, had or may have shards of a slot and does not stand in the group's row: it left it, or waits to enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::vault) struct Former {
@@ -76,7 +80,8 @@ impl Catalogue {
         self.apply(batch)
     }
 
-    /// Holders that did not answer when they were last asked, with the time of the first question that they did not answer.
+    /// Holders that did not answer when they were last asked, with the time of the first question that they did not answer,
+    /// or [`FOUND_GONE`](crate::vault::holdings::FOUND_GONE).
     pub(in crate::vault) fn silent(&self) -> Result<BTreeMap<PeerKey, Timestamp>> {
         self.scan(SILENT)
             .map(|item| {

@@ -39,6 +39,10 @@ pub(super) enum Manner {
     Liar,
     /// Refuses every put.
     Full,
+    /// Everybody takes it for living, and it answers nothing.
+    Vanished,
+    /// Accepts and answers, but gives nothing back.
+    Mute,
 }
 
 #[derive(Clone)]
@@ -62,6 +66,8 @@ struct World {
     full_slot: Option<u8>,
     /// Puts refused because the place has other bytes.
     occupied: u64,
+    /// How often each peer was offered a shard of a slot.
+    offers: BTreeMap<(GroupId, u8, PeerKey), u64>,
 }
 
 /// The network; clones are the same one.
@@ -152,6 +158,22 @@ impl MemoryOverlay {
         for peer in self.world().peers.values_mut() {
             peer.shards.retain(|(g, s, o), _| *g != group || *o != ordinal || !slots.contains(s));
         }
+    }
+
+    /// Another peer gets what one has of a slot at these ordinals.
+    pub(super) fn copy_shards(&self, from: &PeerKey, to: &PeerKey, group: GroupId, slot: u8, ordinals: &[u8]) {
+        let mut world = self.world();
+        let wanted = |place: &Place| place.0 == group && place.1 == slot && ordinals.contains(&place.2);
+        let shards = world.peers[from].shards.iter().filter(|(place, _)| wanted(place));
+        let shards: Vec<_> = shards.map(|(place, shard)| (*place, shard.clone())).collect();
+        assert_eq!(shards.len(), ordinals.len(), "it has them");
+        world.peers.get_mut(to).expect("known peer").shards.extend(shards);
+    }
+
+    /// How often each peer was offered a shard of this slot since the last call.
+    pub(super) fn take_offers(&self, group: GroupId, slot: u8) -> BTreeMap<PeerKey, u64> {
+        let offers = std::mem::take(&mut self.world().offers).into_iter();
+        offers.filter(|((g, s, _), _)| (*g, *s) == (group, slot)).map(|((.., peer), times)| (peer, times)).collect()
     }
 
     /// Does something when the next holder is asked what it has.
@@ -317,7 +339,7 @@ impl MemoryOverlay {
     ) -> Result<T, TransferError> {
         let mut world = self.world();
         let found = world.peers.get_mut(&peer).ok_or(TransferError::Unreachable("unknown".to_owned()))?;
-        if found.manner == Manner::Dead {
+        if matches!(found.manner, Manner::Dead | Manner::Vanished) {
             return Err(TransferError::Unreachable("dead".to_owned()));
         }
         work(found)
@@ -370,6 +392,7 @@ impl Overlay for MemoryOverlay {
             assert_eq!(put.root.as_bytes(), blake3::hash(&put.bytes).as_bytes());
             {
                 let mut world = self.world();
+                *world.offers.entry((group, slot.as_u8(), to)).or_default() += 1;
                 let peer = world.peers.get(&to).expect("puts go to known peers");
                 for who in [peer.domain.clone(), peer.subnet.clone()] {
                     world.offered.entry((who, group)).or_default().insert(slot.as_u8());
@@ -432,6 +455,9 @@ impl Overlay for MemoryOverlay {
             self.step().await;
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
             let bytes = self.access(from, |peer| {
+                if peer.manner == Manner::Mute {
+                    return Err(refused(RefusalCode::Busy));
+                }
                 let (_, bytes) = peer.shards.get(&place).ok_or(refused(RefusalCode::NotFound))?;
                 let end = if length == 0 { bytes.len() } else { (offset + length) as usize };
                 let mut part = bytes.slice(offset as usize..end);

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_proto::{PeerKey, Timestamp};
 
 use super::{memory_overlay::Manner, *};
-use crate::vault::{catalogue::Catalogue, holdings::GONE_AFTER_MS};
+use crate::vault::{
+    catalogue::Catalogue,
+    holdings::{FOUND_GONE, GONE_AFTER_MS},
+};
 
 /// A vault with two copies of each shard, and a holder of one of them.
 async fn kept_twice() -> (Owner, PeerKey) {
@@ -26,7 +29,7 @@ fn catalogue(owner: &Owner) -> Catalogue {
 fn pass(owner: &Owner, ms: u64) {
     let catalogue = catalogue(owner);
     let mut silent = catalogue.silent().expect("readable");
-    silent.values_mut().for_each(|since| since.0 -= ms);
+    silent.values_mut().for_each(|since| since.0 = since.0.saturating_sub(ms));
     catalogue.set_silent(&silent).expect("written");
 }
 
@@ -68,6 +71,8 @@ async fn a_silent_copy_counts_until_it_is_silent_for_long() {
     owner.check(false).await.expect(ExitCode::Success);
     pass(&owner, GONE_AFTER_MS / 2);
     owner.check(false).await.expect(ExitCode::Damage);
+    let silent = catalogue(&owner).silent().expect("readable");
+    assert_eq!(silent.get(&holder), Some(&FOUND_GONE), "it is not weighed against those that answer any more");
     // One look after a long time is no second one.
     owner.overlay.set_manner(&holder, Manner::Honest);
     owner.backup().await.expect(ExitCode::Success);
@@ -104,6 +109,13 @@ async fn who_hears_few_suspects_itself() {
     let group = |no| catalogue(&owner).stripe(no).expect("readable").expect("there").group;
     let of_this: Vec<_> = short.into_iter().filter(|(no, _)| group(*no) == 1).collect();
     assert!(!of_this.is_empty() && of_this.iter().all(|(_, slots)| slots == &[7]), "{of_this:?}");
+    // Those that were found gone while most answered say nothing about us: they may be the greater part.
+    let found_gone = away.iter().map(|peer| (*peer, FOUND_GONE)).collect::<BTreeMap<_, _>>();
+    catalogue(&owner).set_silent(&found_gone).expect("written");
+    owner.check(false).await;
+    let short = catalogue(&owner).short().expect("readable");
+    let of_this: Vec<_> = short.into_iter().filter(|(no, _)| group(*no) == 1).collect();
+    assert!(of_this.iter().any(|(_, slots)| slots.len() > 1), "{of_this:?}");
 }
 
 /// Everything would be copied at once.

@@ -172,14 +172,24 @@ async fn who_failed_before_it_took_anything_is_remembered() {
         offered.insert(slot, tried);
     }
     let row = groups.current(place.group).expect("a row");
-    let formers: BTreeMap<_, _> = groups.take_formers().into_iter().collect();
+    let unrecorded = groups.unrecorded_formers();
+    assert_eq!(groups.unrecorded_formers(), unrecorded, "a write that failed is made up for");
+    let formers: BTreeMap<_, _> = unrecorded.iter().cloned().collect();
     let remembered = &formers[&place.group];
     let in_row = row.holders.iter().map(Vec::len).sum::<usize>();
+    let known = |slot: usize, peer: &PeerKey| remembered.iter().any(|f| usize::from(f.slot) == slot && f.peer == *peer);
+    let replaced = row.holders.iter().enumerate().filter(|(slot, held)| held.last().is_some_and(|p| known(*slot, p)));
+    assert!(replaced.count() > 0, "who is to enter a row is remembered before a row says so");
     let all = offered.values().map(BTreeSet::len).sum::<usize>();
     assert!(all > in_row, "some had to leave");
     assert!(remembered.len() <= FORMER_MAX && all <= in_row + remembered.len(), "{all} {in_row} {}", remembered.len());
     // The next run, which knows the catalogue's rows only.
     catalogue(&owner).set_formers(place.group, remembered).expect("written");
+    let older = vec![(place.group, remembered[1..].to_vec())];
+    groups.formers_recorded(&older);
+    assert_eq!(groups.unrecorded_formers(), unrecorded, "the list grew since");
+    groups.formers_recorded(&unrecorded);
+    assert!(groups.unrecorded_formers().is_empty());
     let later = Groups::new(keys, me, peers, super::super::now(), Vec::new(), 2);
     later.learn_formers(catalogue(&owner).formers().expect("readable"));
     let mut found = 0;

@@ -18,6 +18,9 @@ pub(super) const WAITING_MAX: usize = 8 << 20;
 /// Threads at most: beyond, the scan is slower than they are.
 const THREADS_MAX: usize = 8;
 
+/// Runs in the queue to the threads: with more, of which each is tiny, the scan waits.
+const RUNS_MAX: usize = 64;
+
 type Work = (RawRun, oneshot::Sender<PackedRun>);
 
 /// The queue, and its threads once there is work; they end with it.
@@ -25,7 +28,7 @@ type Work = (RawRun, oneshot::Sender<PackedRun>);
 pub(super) struct Compressing {
     queue: VecDeque<(Lane, usize, Receiver<PackedRun>)>,
     bytes: usize,
-    work: Option<mpsc::Sender<Work>>,
+    work: Option<mpsc::SyncSender<Work>>,
 }
 
 impl Compressing {
@@ -69,8 +72,8 @@ impl Compressing {
 }
 
 /// As many threads as the machine runs at once; none when the system gives none.
-fn threads() -> mpsc::Sender<Work> {
-    let (sender, receiver) = mpsc::channel::<Work>();
+fn threads() -> mpsc::SyncSender<Work> {
+    let (sender, receiver) = mpsc::sync_channel::<Work>(RUNS_MAX);
     let receiver = Arc::new(Mutex::new(receiver));
     let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     for _ in 0..count {
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn without_a_thread_it_works_as_well() {
-        let (nobody, _) = mpsc::channel();
+        let (nobody, _) = mpsc::sync_channel(1);
         let mut queue = Compressing { work: Some(nobody), ..Compressing::default() };
         queue.push(Lane::Data, run(1, 100_000));
         let (_, packed) = queue.due().expect("no thread dies").expect("done at once");

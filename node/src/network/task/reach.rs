@@ -148,7 +148,7 @@ impl NetworkTask {
         let connection = dial.connection_id();
         self.state.awaited = Some((id, circuit));
         // The address may be an operator's; a failure then says nothing of the peer.
-        if let Err(error) = self.own_dial(dial, OwnDial::new(id, at, false)) {
+        if let Err(error) = self.own_dial(dial, OwnDial::new(id, at, Vec::new())) {
             self.outgoing_failed(connection, id, &error, clock());
         }
     }

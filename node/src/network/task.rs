@@ -156,7 +156,7 @@ pub(crate) struct State {
     started: Instant,
     /// AutoNAT found an address of ours that does not lead here.
     doubted: bool,
-    /// ... and which: of those that we listen on.
+    /// ... and which: of those that we listen on, or did.
     refuted: BTreeSet<Multiaddr>,
     carriage: Carriage,
     /// The listener of the reservation that was asked for or stands.

@@ -108,7 +108,7 @@ mod tests {
     impl AsyncWrite for Sink {
         fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             self.writes += 1;
-            if self.stutters && self.writes % 2 == 0 {
+            if self.stutters && self.writes.is_multiple_of(2) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

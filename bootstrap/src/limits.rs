@@ -45,7 +45,9 @@ pub const RELAY_FRAMING_BYTES: u64 = 2 * 1024 * 1024;
 /// What a bootstrap node bears. It answers many newcomers briefly and keeps few of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootstrapLimits {
-    /// Connections established at a time, all peers together. About 100 KiB each with yamux buffers: 100 MiB.
+    /// Connections established at a time, all peers together. On TCP each holds 32 KiB for reading and, while its peer does
+    /// not read, 64 KiB to be encrypted and 64 KiB to be sent, beside yamux's streams: 160 MiB of all at worst, and a
+    /// quarter of that when they are quiet.
     pub connections_max: u32,
     /// Connections of one peer: TCP and QUIC at once, and an old one that has not timed out yet.
     pub connections_per_peer_max: u32,

@@ -214,6 +214,13 @@ impl Drop for Inner {
     }
 }
 
+/// What the system said: libp2p's own layers around it say nothing.
+fn said(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |e| e.source());
+    let last = chain.map(ToString::to_string).filter(|text| !text.trim().is_empty()).last();
+    last.unwrap_or_else(|| format!("{error:?}"))
+}
+
 /// Starts a node's network: listens, dials bootstrap peers in the background, serves the store.
 ///
 /// # Errors
@@ -230,7 +237,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let mut pending = HashSet::new();
     for address in direct {
         let listener = swarm.listen_on(address.clone());
-        pending.insert(listener.map_err(|e| NetworkError::Listen { address, why: e.to_string() })?);
+        pending.insert(listener.map_err(|e| NetworkError::Listen { address, why: said(&e) })?);
     }
     // The task asks for these: relays come and go.
     if let Some(address) = circuits.iter().find(|c| addresses::relay(c).is_none()) {

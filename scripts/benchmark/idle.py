@@ -20,6 +20,8 @@ from pathlib import Path
 # Bytes of a connection that was opened while we watched which still count as its set-up: certificates, identify, the
 # first adverts.
 SETUP = 12 << 10
+# Of linux/socket.h and linux/if_packet.h; Python has no names for them.
+SOL_PACKET, PACKET_STATISTICS = 263, 6
 
 
 class Failed(Exception):
@@ -35,6 +37,10 @@ class Watch:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
         self.causes, self.packets, self.sizes, self.young = Counter(), Counter(), Counter(), {}
         self.opened = 0
+
+    def dropped(self):
+        """Packets for which the buffer had no room, since this was asked last."""
+        return struct.unpack("II", self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
 
     def until(self, end):
         while (left := end - time.monotonic()) > 0:
@@ -132,6 +138,7 @@ def inside(binary, nodes, minutes, settle, folder):
         begun = time.monotonic()
         watch.until(begun + minutes * 60)
         seconds = time.monotonic() - begun
+        dropped = watch.dropped()
         after = {pid: cpu(pid) for pid in pids}
         table = Path("/proc/net/tcp").read_text().splitlines()[1:]
         established = {row.split()[9] for row in table if row.split()[3] == "01"}
@@ -146,6 +153,7 @@ def inside(binary, nodes, minutes, settle, folder):
                 "packets": dict(watch.packets),
                 "sizes": watch.sizes.most_common(12),
                 "opened": watch.opened,
+                "dropped": dropped,
                 "memory": [memory(pid) for pid in pids],
                 "tcp_connections": [connections(pid, established) for pid in pids],
             },

@@ -157,7 +157,8 @@ def ceilings(figures):
 
 
 # What TCP payloads of some sizes are when TLS 1.3 adds its 22 bytes: yamux often writes header and body one after the other.
-SIZES = {34: " (as a yamux header)", 54: " (as the 32 bytes of a ping)", 66: " (as a ping with its header)"}
+# With the 22 bytes of a TLS record; a yamux header and its body go in one (node/src/network/gather.rs).
+SIZES = {34: " (as a yamux header alone)", 66: " (as a ping with its yamux header)"}
 
 
 def details(figures):
@@ -178,6 +179,8 @@ def details(figures):
     if got := ran(figures, "idle"):
         causes = ", ".join(f"{cause} {mb:.1f}" for cause, mb in got["mb_a_day_by_cause"].items() if mb >= 0.05)
         lines.append(f"- idle traffic, MB a day and node: {causes}; {got['opened']} connections opened while watched")
+        if got.get("dropped"):
+            lines.append(f"- idle: {got['dropped']} packets came too fast to be counted, so the traffic is higher")
         sizes = ", ".join(f"{size} B{SIZES.get(size, '')} x {count}" for size, count in got["sizes"][:6])
         lines.append(f"- idle, most frequent sizes of TCP payload: {sizes}")
     for name, got in figures.items():

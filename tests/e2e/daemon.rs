@@ -16,7 +16,7 @@ fn verbs_talk_to_the_daemon_of_their_folder() {
     let source = owner.place("source");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("file"), tree::noise("daemon", 3_000_000)).unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
 
     let node = owner.command([
         "node",
@@ -37,9 +37,9 @@ fn verbs_talk_to_the_daemon_of_their_folder() {
     // Through the daemon: listing, backup of paths and streams, dump of bytes, restore, a failing command, a busy no-one.
     assert_eq!(owner.snapshots().len(), 1);
     fs::write(source.join("second"), b"more").unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
     let bytes = tree::dump_text(30_000);
-    owner.backup_stream("piped.sql", &bytes).ok();
+    owner.backup_stream("piped.sql", &bytes).stored();
     assert!(owner.dump("latest", "piped.sql").ok().stdout == bytes);
     owner
         .run(["backup", "--stdin-from-command", "--stdin-filename", "f", "--", "sh", "-c", "echo a; exit 9"])

@@ -34,8 +34,8 @@ fn a_second_writer_is_refused_with_who_is_first() {
     assert!(error.to_string().contains(&pid), "it says who holds the folder: {error}");
     assert!(first.is_running());
     drop(stdin);
-    first.finish().ok();
-    owner.backup(&owner.place("file")).ok();
+    first.finish().stored();
+    owner.backup(&owner.place("file")).stored();
     assert_eq!(owner.snapshots().len(), 2);
 }
 
@@ -43,7 +43,7 @@ fn a_second_writer_is_refused_with_who_is_first() {
 fn a_killed_backup_leaves_nothing_half_listed_and_resumes() {
     let lab = Lab::shared();
     let owner = Owner::init(&lab);
-    owner.backup_stream("before", b"the snapshot before").ok();
+    owner.backup_stream("before", b"the snapshot before").stored();
     let bytes = tree::noise("interrupted stream", 96 * MIB);
 
     let empty = lab.bytes_on_disk();
@@ -61,7 +61,7 @@ fn a_killed_backup_leaves_nothing_half_listed_and_resumes() {
     assert_eq!(owner.dump("latest", "before").ok().stdout, b"the snapshot before");
 
     let whole = 96 * MIB as u64 * 8 / 5;
-    let resumed = owner.backup_stream("stream", &bytes).ok();
+    let resumed = owner.backup_stream("stream", &bytes).stored();
     let sent = resumed.figure("bytes_sent");
     assert!(sent < whole - 24 * MIB as u64, "what was acknowledged is not sent again: {sent} of {whole}");
     assert!(owner.dump("latest", "stream").ok().stdout == bytes);
@@ -80,7 +80,7 @@ fn ctrl_c_ends_cleanly() {
     running.finish().expect(130);
     drop(stdin);
     assert_eq!(owner.snapshots().len(), 0);
-    owner.backup_stream("stream", b"after").ok();
+    owner.backup_stream("stream", b"after").stored();
 }
 
 /// Holders are killed while shards are being written to them; what they acknowledged is there when they come back.
@@ -88,7 +88,7 @@ fn ctrl_c_ends_cleanly() {
 fn holders_killed_in_mid_write_keep_what_they_acknowledged() {
     let lab = Lab::up(12);
     let owner = Owner::init(&lab);
-    owner.backup_stream("before", &tree::noise("before", 3 * MIB)).ok();
+    owner.backup_stream("before", &tree::noise("before", 3 * MIB)).stored();
     let bytes = tree::noise("holders die", 64 * MIB);
     let empty = lab.bytes_on_disk();
     let mut running = streaming(&owner);
@@ -106,11 +106,19 @@ fn holders_killed_in_mid_write_keep_what_they_acknowledged() {
     assert!(owner.dump("latest", "stream").ok().stdout == bytes, "two of eight slots are dead");
 
     lab.start(&victims);
-    let check = owner.run(["check", "--read-data", "--json"]);
-    // Nothing that was acknowledged is missing or wrong: what a check may find is what the backup said.
-    let allowed: &[i32] = if output.code == Some(4) { &[0, 4, 5] } else { &[0] };
-    assert!(check.code.is_some_and(|c| allowed.contains(&c)), "{check:?}");
-    assert_eq!(check.figure("shards_wrong"), 0);
+    // Nothing that was acknowledged is missing or wrong: what a check may find is what the backup said. On a busy machine
+    // somebody may be too slow to answer, which is a reason to ask again and no loss.
+    let check = until("everybody answers a check", || {
+        let check = owner.run(["check", "--read-data", "--json"]);
+        let answered = matches!(check.code, Some(0 | 5 | 6)) && check.figure("holders_unreachable") == 0;
+        answered.then_some(check)
+    });
+    for nothing in ["shards_wrong", "stripes_lost", "index_segments_lost", "files_lost"] {
+        assert_eq!(check.figure(nothing), 0, "{nothing}: {check:?}");
+    }
+    if output.code == Some(0) {
+        assert_eq!(check.figure("shards_missing"), 0, "{check:?}");
+    }
     assert_eq!(owner.dump("latest", "before").code, Some(10), "latest is the stream");
     assert_eq!(owner.snapshots().len(), 2, "DUR-1");
     lab.stores().assert_separated();

@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Lab, Output, Owner, Running, cairn};
+use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 
 /// Every verb that there is.
 const VERBS: [&[&str]; 29] = [
@@ -200,6 +200,19 @@ fn a_lab_starts_stops_and_finds_itself_again() {
     peers.args(["peers", "--json", "--data-dir"]).arg(lab.node_dir(3));
     let peers = Running::spawn(peers, Stdio::null()).finish().ok().rows("peer");
     assert!(peers.len() >= 3, "{peers:?}");
+    // A port that somebody has for a moment is waited for.
+    lab.stop(&[2]);
+    let port: u16 = lab.tcp_address(2).split('/').nth(4).and_then(|p| p.parse().ok()).expect("/ip4/A/tcp/PORT");
+    let taken = until("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| lab.start(&[2]));
+        until("the node finds its port taken", || {
+            let log = fs::read_to_string(lab.node_dir(2).join("log")).unwrap();
+            log.contains("Address already in use").then_some(())
+        });
+        drop(taken);
+        started.join().expect("starts all the same");
+    });
     lab.command(["down"]).ok();
     assert!(lab.status().iter().all(|n| n["state"] == "down"));
 }

@@ -5,13 +5,17 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::secret::SecretBytes;
+use zeroize::Zeroize as _;
+
+use super::secret::{self, SecretBytes};
 
 /// Most bytes of a frame's payload. Senders cut their data to it; a longer one is refused before it is read.
 pub const FRAME_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of a line: a row that repeats a request of the greatest size, some times over for its keys and escapes.
 pub const LINE_MAX: usize = 4 * super::REQUEST_MAX;
 const HEAD: usize = 5;
+/// The kind of a request, which may hold a passphrase.
+const REQUEST: u8 = 0;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Frame {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let (kind, payload): (u8, &[u8]) = match self {
-            Self::Request(b) => (0, b),
+            Self::Request(b) => (REQUEST, b),
             Self::Data(b) => (1, b),
             Self::End => (2, &[]),
             Self::Failed(why) => (3, why.as_bytes()),
@@ -54,7 +58,7 @@ impl Frame {
             Self::Outcome(b) => (5, b),
         };
         let payload = &payload[..payload.len().min(FRAME_MAX)];
-        if kind == 0 {
+        if kind == REQUEST {
             let mut out = SecretBytes::default();
             out.push(&[kind]);
             out.push(&(payload.len() as u32).to_le_bytes());
@@ -69,7 +73,7 @@ impl Frame {
     }
 }
 
-/// Cuts pieces of a body, as they come, into frames.
+/// Cuts pieces of a body, as they come, into frames. What it holds of a request is wiped when it grows and when it goes.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buffer: BytesMut,
@@ -78,7 +82,21 @@ pub struct FrameReader {
 impl FrameReader {
     /// Takes the next piece.
     pub fn push(&mut self, piece: &[u8]) {
+        self.reserve(piece.len());
         self.buffer.extend_from_slice(piece);
+    }
+
+    fn reserve(&mut self, more: usize) {
+        let needed = self.buffer.len() + more;
+        if !self.is_request() {
+            self.buffer.reserve(more);
+        } else if needed > self.buffer.capacity() {
+            self.buffer = secret::moved(&mut self.buffer, needed.next_power_of_two());
+        }
+    }
+
+    fn is_request(&self) -> bool {
+        self.buffer.first() == Some(&REQUEST)
     }
 
     /// The next whole frame; `None` when more bytes are needed.
@@ -98,11 +116,11 @@ impl FrameReader {
             return Err(FrameError::TooLong(length));
         }
         if self.buffer.len() < HEAD + length {
-            self.buffer.reserve(HEAD + length - self.buffer.len());
+            self.reserve(HEAD + length - self.buffer.len());
             return Ok(None);
         }
         self.buffer.advance(HEAD);
-        if kind == 0 {
+        if kind == REQUEST {
             return Ok(Some(Frame::Request(SecretBytes::take_from(&mut self.buffer, length))));
         }
         let payload = self.buffer.split_to(length).freeze();
@@ -113,6 +131,14 @@ impl FrameReader {
             4 => Frame::Event(payload),
             _ => Frame::Outcome(payload),
         }))
+    }
+}
+
+impl Drop for FrameReader {
+    fn drop(&mut self) {
+        if self.is_request() {
+            self.buffer.as_mut().zeroize();
+        }
     }
 }
 

@@ -6,6 +6,14 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use zeroize::{Zeroize as _, Zeroizing};
 
+/// A buffer's bytes in one with more room; they are wiped where they were.
+pub(super) fn moved(buffer: &mut BytesMut, capacity: usize) -> BytesMut {
+    let mut grown = BytesMut::with_capacity(capacity.max(buffer.len()));
+    grown.put_slice(buffer);
+    buffer.as_mut().zeroize();
+    grown
+}
+
 /// Bytes that leave no copy behind.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretBytes(Zeroizing<Vec<u8>>);
@@ -100,6 +108,9 @@ mod tests {
         let mut buffer = BytesMut::from(&b"secretrest"[..]);
         assert_eq!(SecretBytes::take_from(&mut buffer, 6), secret);
         assert_eq!(*buffer, b"rest"[..]);
+        let grown = moved(&mut buffer, 100);
+        assert_eq!((&*grown, &*buffer), (&b"rest"[..], &b"\0\0\0\0"[..]));
+        assert!(grown.capacity() >= 100);
     }
 
     #[test]

@@ -14,6 +14,11 @@ use crate::{
 const READY: Duration = Duration::from_secs(60);
 /// Knowing each other takes a few rounds of gossip.
 const KNOWN: Duration = Duration::from_secs(120);
+/// A node comes back to its old ports, and another process may have one of them meanwhile: most often for the end of a
+/// connection out of it, a moment long.
+const PORT_TAKEN: Duration = Duration::from_secs(30);
+/// Between two tries of a node whose port was taken.
+const TAKEN_APART: Duration = Duration::from_millis(300);
 /// How often a control socket is asked.
 const ASK: Duration = Duration::from_millis(100);
 
@@ -30,9 +35,10 @@ pub(super) async fn until(patience: Duration, done: impl Fn() -> bool) -> Result
 }
 
 impl Lab {
-    /// Waits until nodes answer, and notes their addresses.
+    /// Waits until nodes answer, and notes their addresses. One that found its port taken is started again, for a while.
     pub(super) async fn ready(&mut self, nodes: &[usize]) -> Result<(), Failure> {
         let deadline = Instant::now() + READY + Duration::from_secs(nodes.len() as u64);
+        let taken_until = Instant::now() + PORT_TAKEN;
         for index in nodes {
             let status = loop {
                 let node = &self.file.nodes[*index];
@@ -40,6 +46,11 @@ impl Lab {
                     break status;
                 }
                 if !self.is_up(*index) {
+                    if Instant::now() < taken_until && last_words(node).iter().any(|line| line.contains(IN_USE)) {
+                        tokio::time::sleep(TAKEN_APART).await;
+                        self.launch(&[*index])?;
+                        continue;
+                    }
                     return Err(died(node, "ended while it started"));
                 }
                 if Instant::now() >= deadline {
@@ -96,12 +107,19 @@ async fn known(node: &LabNode) -> BTreeSet<String> {
 
 /// What went wrong with a node, with the end of its log.
 fn died(node: &LabNode, what: &str) -> Failure {
-    const LINES: usize = 8;
     let mut failure = Failure::new(ExitCode::Failed, "LAB_NODE", format!("{} {what}", node.domain))
         .with_hint(format!("its whole log is {}", node.data_dir.join("log").display()));
-    if let Ok(log) = std::fs::read_to_string(node.data_dir.join("log")) {
-        let lines: Vec<&str> = log.lines().collect();
-        failure.causes.extend(lines[lines.len().saturating_sub(LINES)..].iter().map(|l| (*l).to_owned()));
-    }
+    failure.causes.extend(last_words(node));
     failure
+}
+
+/// What the system says of a port that somebody has.
+const IN_USE: &str = "Address already in use";
+
+/// The end of a node's log.
+fn last_words(node: &LabNode) -> Vec<String> {
+    const LINES: usize = 8;
+    let log = std::fs::read_to_string(node.data_dir.join("log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|l| (*l).to_owned()).collect()
 }

@@ -14,7 +14,8 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 
-/// Bytes gathered at most: four TLS records, one segment of the loopback device. Held only while something waits.
+/// Bytes gathered at most: four TLS records, one segment of the loopback device. The buffer grows to it as it is needed, and
+/// is held only while something waits: a lone small frame on each of a thousand connections costs no 64 MiB.
 pub(super) const GATHER_MAX: usize = 64 << 10;
 
 /// A connection with gathered writes. Reads pass through.
@@ -53,10 +54,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         if self.buffer.len() == GATHER_MAX {
             ready!(self.drain(cx))?;
         }
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve_exact(GATHER_MAX);
-        }
         let taken = bytes.len().min(GATHER_MAX - self.buffer.len());
+        let needed = self.buffer.len() + taken;
+        if needed > self.buffer.capacity() {
+            let more = needed.next_power_of_two().min(GATHER_MAX) - self.buffer.len();
+            self.buffer.reserve_exact(more);
+        }
         self.buffer.extend_from_slice(&bytes[..taken]);
         self.written = true;
         Poll::Ready(Ok(taken))
@@ -67,8 +70,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // Kept between large batches; the first small one, a ping at the latest, lets go of it.
+        let large = self.buffer.len() > GATHER_MAX / 2;
         ready!(self.drain(cx))?;
-        self.buffer = Vec::new();
+        if !large {
+            self.buffer = Vec::new();
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -133,6 +140,11 @@ mod tests {
     fn frames_of_one_turn_go_down_together() {
         let mut cx = Context::from_waker(noop_waker_ref());
         let mut io = Gather::new(sink());
+        assert!(Pin::new(&mut io).poll_write(&mut cx, &[1; 12]).is_ready());
+        assert!(io.buffer.capacity() <= 64, "no more than is asked: {}", io.buffer.capacity());
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
+        io.io = sink();
         for _ in 0..3 {
             // As yamux does: header, body, flush.
             for part in [&[1u8; 12][..], &[2; 16 << 10]] {
@@ -147,6 +159,7 @@ mod tests {
         // A full buffer waits for nobody.
         let rest = vec![3; GATHER_MAX];
         assert!(Pin::new(&mut io).poll_write(&mut cx, &rest).is_ready());
+        assert_eq!(io.buffer.capacity(), GATHER_MAX);
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
         assert_eq!(io.io.writes, 2);
     }

@@ -8,8 +8,10 @@
 //!   [`PASSED_ON_PER_SOURCE`] that it passes on; we pass on no more of one peer's than the first number; what was passed
 //!   on never takes the last quarter of the places. So what one identity gives to each of many nodes reaches one of
 //!   them through the others in small shares that leave room for theirs. Who brought a head is not written down: after a
-//!   restart all count as passed on, and a lot decides which [`RESTORED_PASSED_ON`] of them we pass on. Enforced by
-//!   [`HeadRecords::offer`], [`HeadRecords::receive`], [`HeadRecords::restore`] and [`HeadRecords::to_pass_on`]; attacked
+//!   restart all count as passed on, and of them we pass on [`RESTORED_PASSED_ON`] in a round, by turns. While they fill
+//!   three quarters of the places nothing more that is passed on is taken, from anybody: no head is ever dropped, because
+//!   its owner may be away, and places become free only as owners come back, whose heads count as theirs again. Enforced by
+//!   [`HeadRecords::offer`], [`HeadRecords::receive`], [`HeadRecords::restore`] and [`HeadRecords::next_round`]; attacked
 //!   by `tests` below.
 //! - Provider records are never kept.
 
@@ -38,8 +40,9 @@ pub(crate) const VAULTS_PER_SOURCE: usize = 16;
 /// Vaults that one peer may pass on: those near both of us, of as many owners as this holds shares.
 pub(crate) const PASSED_ON_PER_SOURCE: usize = 16 * VAULTS_PER_SOURCE;
 
-/// Restored vaults that are passed on: as many as a peer takes from us ([`PASSED_ON_PER_SOURCE`]), since one identity may
-/// have brought them all. Each of the twenty who keep a head draws its own lots, so that hardly any head is passed on by none.
+/// Restored vaults that are passed on in one round of replication: as many as a peer takes from us
+/// ([`PASSED_ON_PER_SOURCE`]), since one identity may have brought them all. All have their turn: 4096 in sixteen rounds.
+/// Each of the twenty who keep a head draws its own order, so that somebody's turn comes sooner.
 pub(crate) const RESTORED_PASSED_ON: usize = PASSED_ON_PER_SOURCE;
 
 /// A head to be written down.
@@ -49,8 +52,10 @@ pub(crate) struct Kept {
     record: Record,
     rank: (u32, u64),
     source: Source,
-    /// Within its source's share of what we pass on.
+    /// Within its source's share of what we pass on in each round; restored ones take turns.
     passes: bool,
+    /// The round in which a restored one had its last turn.
+    round: u64,
 }
 
 /// Who brought a vault's first head since we run.
@@ -106,6 +111,9 @@ pub(crate) struct HeadRecords {
     /// Vaults of `heads` that count as passed on to us.
     second_hand: usize,
     capacity: usize,
+    /// Decides who of the restored is next, and in which round we are.
+    lots: [u8; 32],
+    round: u64,
 }
 
 /// What became of an offered head.
@@ -119,27 +127,21 @@ pub(crate) enum Offered {
 
 impl HeadRecords {
     pub(crate) fn new(keep: Option<mpsc::Sender<HeadToKeep>>, capacity: usize) -> Self {
-        Self { heads: HashMap::new(), keep, sources: HashMap::new(), second_hand: 0, capacity }
+        let (heads, sources) = (HashMap::new(), HashMap::new());
+        Self { heads, keep, sources, second_hand: 0, capacity, lots: [0; 32], round: 0 }
     }
 
     /// HEAD-2. Takes heads that the store kept from before, without writing them again. `lots`: fresh, so that nobody can
     /// make up vaults that are drawn.
     pub(crate) fn restore(&mut self, heads: Vec<Vec<u8>>, lots: &[u8; 32]) {
-        let mut drawn = Vec::new();
+        self.lots = *lots;
         for value in heads.into_iter().take(self.capacity) {
             if let Ok(head) = HeadRecord::open(&value) {
                 let key = RecordKey::new(&HeadRecord::lookup_key(&head.vault));
                 let rank = (head.generation, head.sequence);
                 let record = Record::new(key.clone(), value);
-                let kept = Kept { record, rank, source: Source::Restored, passes: false };
-                drawn.push((*blake3::keyed_hash(lots, key.as_ref()).as_bytes(), key.clone()));
+                let kept = Kept { record, rank, source: Source::Restored, passes: false, round: 0 };
                 self.second_hand += usize::from(self.heads.insert(key, kept).is_none());
-            }
-        }
-        drawn.sort_unstable_by_key(|(lot, _)| *lot);
-        for (_, key) in drawn.into_iter().take(RESTORED_PASSED_ON) {
-            if let Some(kept) = self.heads.get_mut(&key) {
-                kept.passes = true;
             }
         }
     }
@@ -160,9 +162,27 @@ impl HeadRecords {
         self.take(record, Source::Peer(source, hand), true)
     }
 
-    /// HEAD-2. Keys of the heads that we pass on to whoever is near them.
-    pub(crate) fn to_pass_on(&self) -> Vec<RecordKey> {
-        self.heads.iter().filter(|(_, kept)| kept.passes).map(|(key, _)| key.clone()).collect()
+    /// HEAD-2. Keys of the heads that we pass on to whoever is near them in the next round. Of the restored ones those whose
+    /// turn was longest ago; lots decide where all begin.
+    pub(crate) fn next_round(&mut self) -> Vec<RecordKey> {
+        self.round += 1;
+        let mut waiting: Vec<(u64, [u8; 32], RecordKey)> = Vec::new();
+        let mut keys = Vec::new();
+        for (key, kept) in &self.heads {
+            if kept.source == Source::Restored {
+                waiting.push((kept.round, *blake3::keyed_hash(&self.lots, key.as_ref()).as_bytes(), key.clone()));
+            } else if kept.passes {
+                keys.push(key.clone());
+            }
+        }
+        waiting.sort_unstable_by_key(|(round, lot, _)| (*round, *lot));
+        for (_, _, key) in waiting.into_iter().take(RESTORED_PASSED_ON) {
+            if let Some(kept) = self.heads.get_mut(&key) {
+                kept.round = self.round;
+            }
+            keys.push(key);
+        }
+        keys
     }
 
     /// Whether this source's share of the vaults is used up.
@@ -198,6 +218,12 @@ impl HeadRecords {
         }
     }
 
+    /// Counts a restored vault as this source's: now it is known whose it is.
+    fn now_of(&mut self, source: Source) -> (Source, bool) {
+        self.discount(Source::Restored);
+        (source, self.count(source))
+    }
+
     fn take(&mut self, record: Record, source: Source, write: bool) -> Result<Offered> {
         if record.value.len() > HEAD_RECORD_MAX {
             return Err(Error::ValueTooLarge);
@@ -209,9 +235,18 @@ impl HeadRecords {
         }
         let rank = (head.generation, head.sequence);
         let share_full = self.is_share_full(source);
-        let kept = self.heads.get(&record.key).map(|kept| (kept.source, kept.passes));
+        let owner_is_back = matches!(source, Source::Own | Source::Peer(_, Hand::First)) && !share_full;
+        let kept = self.heads.get(&record.key).map(|kept| (kept.source, kept.passes, kept.round));
         match self.heads.get(&record.key) {
-            Some(kept) if kept.record.value == record.value => return Ok(Offered::Known),
+            Some(kept) if kept.record.value == record.value => {
+                if owner_is_back && kept.source == Source::Restored {
+                    let (source, passes) = self.now_of(source);
+                    if let Some(kept) = self.heads.get_mut(&record.key) {
+                        (kept.source, kept.passes) = (source, passes);
+                    }
+                }
+                return Ok(Offered::Known);
+            }
             Some(kept) if kept.rank >= rank => return Err(Error::ValueTooLarge),
             None if share_full || self.heads.len() >= self.capacity => return Err(Error::MaxRecords),
             _ => {}
@@ -222,17 +257,15 @@ impl HeadRecords {
         // No expiry: the vault's owner may be away for months; the network keeps the last word.
         // No publisher either: what we pass on is not our own.
         let record = Record { expires: None, publisher: None, ..record };
-        let owner_is_back = matches!(source, Source::Own | Source::Peer(_, Hand::First)) && !share_full;
-        let (source, passes) = match kept {
-            // Now it is known whose it is.
-            Some((Source::Restored, _)) if owner_is_back => {
-                self.discount(Source::Restored);
-                (source, self.count(source))
+        let (source, passes, round) = match kept {
+            Some((Source::Restored, ..)) if owner_is_back => {
+                let (source, passes) = self.now_of(source);
+                (source, passes, 0)
             }
             Some(as_before) => as_before,
-            None => (source, self.count(source)),
+            None => (source, self.count(source), 0),
         };
-        self.heads.insert(record.key.clone(), Kept { record, rank, source, passes });
+        self.heads.insert(record.key.clone(), Kept { record, rank, source, passes, round });
         Ok(Offered::Taken)
     }
 }
@@ -364,7 +397,7 @@ mod tests {
             }
             let genuine = nth("genuine", node);
             assert!(a.offer(genuine.clone(), PeerId::random()).is_ok());
-            let passed: Vec<Record> = a.to_pass_on().iter().map(|key| a.get(key).expect("kept").into_owned()).collect();
+            let passed: Vec<Record> = a.next_round().iter().map(|key| a.get(key).expect("kept").into_owned()).collect();
             assert_eq!(passed.len(), 2 * VAULTS_PER_SOURCE + 1, "HEAD-2: shares of what we pass on");
             for record in passed {
                 assert_eq!(record.publisher, None, "not our own");
@@ -410,23 +443,34 @@ mod tests {
         assert!(heads.receive(own(nth("owner", 0), owner), owner).is_ok());
         assert!(heads.put(nth("own", 0)).is_ok());
 
-        // What one identity may have brought is passed on in the share of one peer, drawn by lot.
-        let drawn = |heads: &HeadRecords| {
-            let mut keys = heads.to_pass_on();
+        // What one identity may have brought is passed on in the share of one peer, by turns that lots decide.
+        type Keys = std::collections::BTreeSet<Vec<u8>>;
+        let next = |heads: &mut HeadRecords| -> Keys {
+            let mut keys = heads.next_round();
             keys.retain(|key| kept.iter().any(|record| record.key == *key));
-            keys.iter().map(RecordKey::to_vec).collect::<std::collections::BTreeSet<_>>()
+            keys.iter().map(RecordKey::to_vec).collect()
         };
-        assert_eq!(drawn(&heads).len(), RESTORED_PASSED_ON, "HEAD-2");
+        let rounds = kept.len().div_ceil(RESTORED_PASSED_ON);
+        let first: Vec<Keys> = (0..rounds).map(|_| next(&mut heads)).collect();
+        assert!(first.iter().all(|drawn| drawn.len() == RESTORED_PASSED_ON), "HEAD-2");
+        assert_eq!(
+            first.iter().flatten().collect::<std::collections::BTreeSet<_>>().len(),
+            kept.len(),
+            "all had a turn"
+        );
+        assert!(next(&mut heads) == first[0], "and then again");
         let mut other = HeadRecords::new(None, capacity);
         other.restore(kept.iter().map(|record| record.value.clone()).collect(), &[2; 32]);
-        assert_ne!(drawn(&heads), drawn(&other), "nobody can foresee them");
+        assert!(next(&mut other) != first[0], "nobody can foresee them");
 
-        // An owner that comes back gives its place among those passed on free, and is passed on.
-        let silent = (0..kept.len()).find(|i| !drawn(&heads).contains(&kept[*i].key.to_vec())).expect("most are not");
+        // An owner that comes back, with news or without, gives its place among those passed on free, and is passed on.
         let owner = PeerId::random();
-        assert!(heads.receive(own(moved("before ", silent), owner), owner).is_ok());
-        assert!(drawn(&heads).contains(&kept[silent].key.to_vec()));
-        assert!(heads.receive(nth("after ", 0), PeerId::random()).is_ok());
-        assert!(heads.receive(nth("after ", 1), PeerId::random()).is_err(), "HEAD-2");
+        for (i, record) in [moved("before ", 0), nth("before ", 1)].into_iter().enumerate() {
+            assert!(heads.receive(own(record, owner), owner).is_ok());
+            let mut always = (0..rounds).map(|_| next(&mut heads));
+            assert!(always.all(|drawn| drawn.contains(&kept[i].key.to_vec())), "{i}");
+            assert!(heads.receive(nth("after ", i), PeerId::random()).is_ok());
+            assert!(heads.receive(nth("after ", 2), PeerId::random()).is_err(), "HEAD-2");
+        }
     }
 }

@@ -156,7 +156,7 @@ pub(crate) struct State {
     started: Instant,
     /// AutoNAT found an address of ours that does not lead here.
     doubted: bool,
-    /// ... and which: of those that we listen on.
+    /// ... and which: of those that we listen on, or did.
     refuted: BTreeSet<Multiaddr>,
     carriage: Carriage,
     /// The listener of the reservation that was asked for or stands.
@@ -169,8 +169,8 @@ pub(crate) struct State {
     askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
     /// Our own dials that are under way; the connection limits bound them.
     dials: HashMap<ConnectionId, OwnDial>,
-    /// Peers to be dialled as soon as anybody knows an address of theirs, and until when.
-    sought: HashMap<PeerId, Instant>,
+    /// Peers to be dialled as soon as anybody knows an address of theirs, or their relay is connected.
+    sought: HashMap<PeerId, Sought>,
     replication: Replication,
     asks: HashMap<OutboundRequestId, oneshot::Sender<Result<ControlAnswer, AskError>>>,
     lookups: HashMap<kad::QueryId, Lookup>,
@@ -393,11 +393,13 @@ mod dials;
 mod events;
 mod reach;
 mod replication;
+mod seeking;
 
 use self::{
     adverts::{ANNOUNCE_SOON, adverts_please},
     dials::{KNOCK, OwnDial},
     replication::Replication,
+    seeking::Sought,
 };
 
 #[cfg(test)]

@@ -36,8 +36,9 @@ const PROTOCOL: &str = "/tls/1.0.0";
 /// ALPN of libp2p over TLS.
 const ALPN: &[u8] = b"libp2p";
 
-/// Encrypted bytes that wait for the socket at most: what [`Gather`] hands over is encrypted and written in one go.
-const RECORDS_MAX: usize = 2 * GATHER_MAX;
+/// Encrypted bytes that wait for the socket at most: what [`Gather`] hands over is encrypted and written in one go, in four
+/// records with 22 bytes each of head, type and tag.
+const RECORDS_MAX: usize = GATHER_MAX + GATHER_MAX.div_ceil(16 << 10) * 22;
 
 /// Why a connection was not secured.
 #[derive(Debug, thiserror::Error)]

@@ -7,16 +7,14 @@
 //!
 //! - **TRUST-1** in part: nobody is slandered by addresses that somebody else names.
 //! - **NET-6** A peer is noted as unreachable only when a dial of ours failed, to the addresses that it signed itself among
-//!   others: a relay that it has found since may be known by hearsay only. Enforced by [`NetworkTask::outgoing_failed`];
+//!   others: a relay that it has found since may be known by hearsay only. Enforced by [`OwnDial::judge`];
 //!   attacked by `network::tests::hearsay`.
 
-use std::{collections::BTreeSet, error::Error, iter, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use cairn_proto::{PeerKey, Timestamp};
-use futures::channel::oneshot;
 use libp2p::{
     Multiaddr, PeerId,
-    multiaddr::Protocol,
     swarm::{
         ConnectionId, DialError,
         dial_opts::{DialOpts, PeerCondition},
@@ -24,7 +22,10 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-use super::{NetworkTask, OPEN_MAX};
+use super::{
+    NetworkTask,
+    seeking::{Sought, broken_off},
+};
 use crate::network::{
     addresses, clock,
     command::AskError,
@@ -41,7 +42,7 @@ const KNOCK_PEERS: usize = 8;
 /// Dials of ours to one peer at once: at what it says itself, at an operator's word, and at what two askers heard.
 const DIALS_PER_PEER: usize = 4;
 /// How long we look for a peer that nobody knows an address of: its advert, or a walk's answer, is on its way.
-const SOUGHT_FOR: Duration = Duration::from_millis(1500);
+pub(super) const SOUGHT_FOR: Duration = Duration::from_millis(1500);
 
 /// A dial of ours.
 #[derive(Clone, Debug)]
@@ -49,15 +50,44 @@ pub(super) struct OwnDial {
     peer: PeerId,
     /// Where, without those that the behaviours add.
     addresses: Vec<Multiaddr>,
-    /// The peer's own word on where it is is among them.
-    signed: bool,
-    /// A dial at the peer's own addresses failed while this one went on.
-    missed: bool,
+    /// Those of them that are the peer's own word on where it is.
+    signed: Vec<Multiaddr>,
+    /// What other dials to the peer showed that failed while this one went on.
+    verdict: Verdict,
+}
+
+/// What failed dials say of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verdict {
+    /// Nothing.
+    None,
+    /// It was not asked for: its own word named a relay, and that is gone. Not worth another dial for a moment.
+    NoWay,
+    /// It is not where it says itself.
+    Missed,
 }
 
 impl OwnDial {
-    pub(super) fn new(peer: PeerId, addresses: Vec<Multiaddr>, signed: bool) -> Self {
-        Self { peer, addresses, signed, missed: false }
+    pub(super) const fn new(peer: PeerId, addresses: Vec<Multiaddr>, signed: Vec<Multiaddr>) -> Self {
+        Self { peer, addresses, signed, verdict: Verdict::None }
+    }
+
+    pub(super) fn addresses(&self) -> &[Multiaddr] {
+        &self.addresses
+    }
+
+    /// What its failure says. Our own limits or somebody else at the address say nothing of the peer; nor do circuits
+    /// that were broken off at the relay, but then the direct addresses beside them do.
+    fn judge(&self, error: &DialError, broken_off: bool) -> Verdict {
+        let DialError::Transport(failed) = error else { return Verdict::None };
+        let signed = |address: &Multiaddr| self.signed.contains(&addresses::split_peer(address.clone()).0);
+        let direct = |address: &Multiaddr| !addresses::is_relayed(address) && signed(address);
+        match broken_off {
+            false if self.signed.is_empty() => Verdict::None,
+            true if !failed.iter().any(|(address, _)| signed(address)) => Verdict::None,
+            true if !failed.iter().any(|(address, _)| direct(address)) => Verdict::NoWay,
+            _ => Verdict::Missed,
+        }
     }
 }
 
@@ -69,14 +99,17 @@ impl NetworkTask {
         let is_first = under_way.is_empty();
         let mut fresh: Vec<Multiaddr> = Vec::new();
         for address in told.iter().chain(&hints).map(|a| addresses::split_peer(a.clone()).0) {
-            if !fresh.contains(&address) && !under_way.iter().any(|dial| dial.addresses.contains(&address)) {
+            let is_tried =
+                under_way.iter().any(|dial| dial.addresses.contains(&address)) || self.was_tried(&id, &address);
+            if !fresh.contains(&address) && !is_tried {
                 fresh.push(address);
             }
         }
-        if !is_first && (fresh.is_empty() || under_way.len() >= DIALS_PER_PEER) {
+        let waits = !is_first || self.waits_for_relay(&id);
+        if waits && (fresh.is_empty() || under_way.len() >= DIALS_PER_PEER) {
             return;
         }
-        let signed = told.iter().any(|address| fresh.contains(address));
+        let signed = fresh.iter().filter(|address| told.contains(address)).cloned().collect();
         // Another's dial at bad addresses may be under way, and must not stand in our way.
         let dial = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(fresh.clone());
         let dial = if is_first { dial.extend_addresses_through_behaviour().build() } else { dial.build() };
@@ -86,56 +119,7 @@ impl NetworkTask {
             self.state.dials.remove(&connection);
             return;
         }
-        self.state.sought.remove(&id);
         self.outgoing_failed(connection, id, &error, clock());
-    }
-
-    /// Whether a peer without an address is worth waiting for a little longer; asks the DHT about it the first time.
-    fn may_seek(&mut self, id: PeerId) -> bool {
-        let now = Instant::now();
-        if let Some(until) = self.state.sought.get(&id) {
-            return now < *until;
-        }
-        if self.state.sought.len() >= OPEN_MAX {
-            return false;
-        }
-        self.state.sought.insert(id, now + SOUGHT_FOR);
-        self.swarm.behaviour_mut().kad.get_closest_peers(id);
-        true
-    }
-
-    /// Whether a dial that broke off at these relays is worth another. libp2p dials the relay by itself and gives up all
-    /// circuits through it at once when that fails, even because another dial to it is under way. So we dial it ourselves,
-    /// and [`Self::seek`] tries again for as long as that goes on.
-    fn may_try_again(&mut self, id: PeerId, relays: &[(PeerId, Multiaddr)]) -> bool {
-        let now = Instant::now();
-        if let Some(until) = self.state.sought.get(&id) {
-            let goes_on = |relay: &PeerId| {
-                self.swarm.is_connected(relay) || self.state.dials.values().any(|dial| dial.peer == *relay)
-            };
-            return now < *until && relays.iter().any(|(relay, _)| goes_on(relay));
-        }
-        if relays.is_empty() || self.state.sought.len() >= OPEN_MAX {
-            return false;
-        }
-        self.state.sought.insert(id, now + self.waits.dial);
-        for (relay, at) in relays {
-            if let Some(key) = peer_key(relay).filter(|_| !self.swarm.is_connected(relay)) {
-                self.dial_peer(*relay, &key, vec![at.clone()]);
-            }
-        }
-        true
-    }
-
-    /// Tries those again who had no address, or whose relay was not there yet.
-    pub(super) fn seek(&mut self) {
-        for id in self.state.sought.keys().copied().collect::<Vec<_>>() {
-            let wanted = self.state.openers.contains_key(&id) || self.state.askers.contains_key(&id);
-            match peer_key(&id).filter(|_| wanted && !self.swarm.is_connected(&id)) {
-                Some(key) => self.dial_peer(id, &key, Vec::new()),
-                None => drop(self.state.sought.remove(&id)),
-            }
-        }
     }
 
     /// Dials and takes note of it.
@@ -151,33 +135,49 @@ impl NetworkTask {
         if self.swarm.is_connected(&id) {
             return;
         }
-        let broken_off = broken_off_at_relays(error);
-        // Our own limits, somebody else at the address, or a relay that was not connected say nothing of the peer.
-        let told_of_it = matches!(error, DialError::Transport(_)) && broken_off.is_empty();
-        let missed = dial.missed || dial.signed && told_of_it;
-        if let Some(other) = self.state.dials.values_mut().find(|other| other.peer == id) {
-            // The last one decides.
-            other.missed |= missed;
-            return;
+        let circuits = broken_off(error);
+        let mut verdict = dial.judge(error, !circuits.is_empty());
+        let again = self.may_try_again(&id, &circuits);
+        if !circuits.is_empty() && !again && !matches!(self.state.sought.get(&id), Some(Sought::Through(_))) {
+            // Of several dials to a relay libp2p may break off all but one, so that only the second try counts.
+            verdict = Verdict::None;
         }
-        if self.may_try_again(id, &broken_off) {
+        let verdict = self.shown(&id, verdict.max(dial.verdict));
+        // The last one decides.
+        let other = self.state.dials.values_mut().find(|other| other.peer == id);
+        let is_last = other.map(|other| other.verdict = other.verdict.max(verdict)).is_none();
+        if again {
+            return self.try_again(id, circuits, &dial, verdict, error.to_string());
+        }
+        if !is_last || self.waits_for_relay(&id) {
             return;
         }
         self.state.sought.remove(&id);
-        let why = error.to_string();
-        self.carrier_unreachable(&id, &why);
+        self.give_up(id, verdict, &error.to_string(), now);
+    }
+
+    pub(super) fn is_dialled(&self, id: &PeerId) -> bool {
+        self.state.dials.values().any(|dial| dial.peer == *id)
+    }
+
+    /// Tells all who wait for a peer, or for somebody behind it, that it cannot be reached.
+    pub(super) fn give_up(&mut self, id: PeerId, verdict: Verdict, why: &str, now: Timestamp) {
+        self.carrier_unreachable(&id, why);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
-            let _ = reply.send(Err(OpenError::Dial(why.clone())));
+            let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
         }
         for (_, reply) in self.state.askers.remove(&id).unwrap_or_default() {
-            let _ = reply.map(|reply| reply.send(Err(AskError::Unreachable(why.clone()))));
+            let _ = reply.map(|reply| reply.send(Err(AskError::Unreachable(why.to_owned()))));
         }
-        if missed {
+        if verdict >= Verdict::NoWay {
             self.state.unreachable.insert(id, Instant::now() + UNREACHABLE_FOR);
-            if let Some(key) = peer_key(&id) {
-                self.book.dial_failed(&key, now);
-            }
         }
+        if verdict == Verdict::Missed
+            && let Some(key) = peer_key(&id)
+        {
+            self.book.dial_failed(&key, now);
+        }
+        self.relay_gone(id);
     }
 
     pub(super) fn dial(&mut self, address: Multiaddr) {
@@ -226,23 +226,4 @@ impl NetworkTask {
             self.dial_peer(id, &peer, Vec::new());
         }
     }
-}
-
-/// The relays, with their addresses, at which a dial was broken off before the peer was asked for.
-fn broken_off_at_relays(error: &DialError) -> Vec<(PeerId, Multiaddr)> {
-    let DialError::Transport(failed) = error else { return Vec::new() };
-    let mut relays: Vec<(PeerId, Multiaddr)> = Vec::new();
-    for (address, why) in failed {
-        let mut causes = iter::successors(why.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
-        if !addresses::is_relayed(address) || !causes.any(|cause| cause.is::<oneshot::Canceled>()) {
-            continue;
-        }
-        let carrier = address.iter().take_while(|part| *part != Protocol::P2pCircuit).collect();
-        if let (at, Some(relay)) = addresses::split_peer(carrier)
-            && !relays.iter().any(|(known, _)| *known == relay)
-        {
-            relays.push((relay, at));
-        }
-    }
-    relays
 }

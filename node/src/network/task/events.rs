@@ -119,7 +119,9 @@ impl NetworkTask {
 
     fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
         self.state.unreachable.remove(&id);
+        self.state.sought.remove(&id);
         self.carrier_connected(&id);
+        self.relay_connected(id);
         for reply in self.state.openers.remove(&id).unwrap_or_default() {
             self.swarm.behaviour_mut().streams.open(id, reply);
         }

@@ -2,7 +2,9 @@
 //!
 //! A routable address that we listen on is told from the start: on a young network nobody could confirm it. AutoNAT looks at
 //! it all the same, for a firewall may be in front of it, and when it finds that nobody gets in a relay is asked. The
-//! address stays told: the verdict is one peer's word, and dials try it beside the relay.
+//! address stays told: the verdict is one peer's word, and dials try it beside the relay. libp2p asks once for an address
+//! and never again, and its client cannot be replaced while connections are open: so a verdict stands until we are started
+//! anew, whatever the listener does meanwhile.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +22,9 @@ use rand_core::Rng as _;
 
 use super::{NetworkTask, adverts::ANNOUNCE_SOON, dials::OwnDial};
 use crate::network::{Reach, addresses, clock, keys::peer_id};
+
+/// Refuted addresses remembered beside those that we listen on: a machine that changes networks has a few of each.
+const REFUTED_MAX: usize = 64;
 
 impl NetworkTask {
     /// A listener got an address.
@@ -50,7 +55,7 @@ impl NetworkTask {
     /// Peers must not go on dialling what is gone.
     pub(super) fn listens_no_longer(&mut self, address: &Multiaddr) {
         self.state.listening.remove(address);
-        self.state.refuted.remove(address);
+        // What was refuted stays so: libp2p would not ask again when the listener is back.
         if !addresses::is_relayed(address) && !self.portrait.external.contains(address) {
             self.swarm.remove_external_address(address);
             self.reachability_changed();
@@ -96,10 +101,7 @@ impl NetworkTask {
     pub(super) fn not_reached_at(&mut self, address: Multiaddr) {
         tracing::debug!(%address, "not reachable from outside");
         self.state.doubted = true;
-        // What is no address of ours is external only if somebody gets in there. So this is no longer than our list.
-        if self.state.listening.contains(&address) {
-            self.state.refuted.insert(address);
-        }
+        note_refuted(&mut self.state.refuted, &self.state.listening, address);
         self.reachability_changed();
     }
 
@@ -148,7 +150,7 @@ impl NetworkTask {
         let connection = dial.connection_id();
         self.state.awaited = Some((id, circuit));
         // The address may be an operator's; a failure then says nothing of the peer.
-        if let Err(error) = self.own_dial(dial, OwnDial::new(id, at, false)) {
+        if let Err(error) = self.own_dial(dial, OwnDial::new(id, at, Vec::new())) {
             self.outgoing_failed(connection, id, &error, clock());
         }
     }
@@ -202,6 +204,17 @@ impl NetworkTask {
     }
 }
 
+/// Takes note of an address of ours that leads nowhere. What is none of ours is external only if somebody gets in there.
+fn note_refuted(refuted: &mut BTreeSet<Multiaddr>, listening: &BTreeSet<Multiaddr>, address: Multiaddr) {
+    if !listening.contains(&address) {
+        return;
+    }
+    if refuted.len() >= REFUTED_MAX {
+        refuted.retain(|old| listening.contains(old));
+    }
+    refuted.insert(address);
+}
+
 /// Whether peers get in at one of our addresses without a relay, for all we know: at one that the operator named, or one
 /// that nobody refuted. A neighbour finds our private address good, which helps nobody else.
 fn is_reached<'a>(
@@ -219,6 +232,19 @@ fn is_reached<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refuted_addresses_outlive_their_listener_and_are_few() {
+        let nth = |i: usize| format!("/ip4/8.8.8.8/tcp/{i}").parse::<Multiaddr>().expect("address");
+        let (mut refuted, one) = (BTreeSet::new(), |i| BTreeSet::from([nth(0), nth(i)]));
+        note_refuted(&mut refuted, &one(0), nth(1));
+        assert!(refuted.is_empty(), "none of ours");
+        for i in 0..10 * REFUTED_MAX {
+            note_refuted(&mut refuted, &one(i), nth(i));
+            assert!(refuted.contains(&nth(0)) && refuted.contains(&nth(i)) && refuted.len() <= REFUTED_MAX);
+            assert!(i == 0 || refuted.contains(&nth(i - 1)) || refuted.len() == 2, "{i}");
+        }
+    }
 
     #[test]
     fn a_refuted_address_reaches_nobody_unless_the_operator_knows_better() {

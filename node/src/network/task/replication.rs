@@ -43,7 +43,7 @@ impl NetworkTask {
         let kad = &mut self.swarm.behaviour_mut().kad;
         if state.left.is_empty() && now >= state.round_at {
             state.round_at = now + self.limits.replicate_every;
-            state.left = kad.store_mut().to_pass_on().into();
+            state.left = kad.store_mut().next_round().into();
         }
         let Some(key) = state.left.pop_front() else { return };
         state.busy = true;

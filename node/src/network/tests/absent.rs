@@ -89,6 +89,15 @@ async fn fall_silent(node: &NetworkHandle) -> Vec<std::net::TcpListener> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_somebody_has_is_said_to_be_in_use() {
+    let first = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = first.local_addr().expect("bound").port();
+    let config = holder(96, &format!("/ip4/127.0.0.1/tcp/{port}"), &Arc::new(MemoryKeeper::default()), &[]);
+    let why = start(config).await.err().expect("taken").to_string();
+    assert!(why.contains("in use"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_peers_do_not_hold_up_the_newest_head() {
     let (first, _) = both(101, &[]).await;
     let door = listening(&first).await;

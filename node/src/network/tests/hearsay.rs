@@ -1,7 +1,7 @@
 //! What others say or make us do must not decide what we think of a peer.
 
-use super::super::command::AskError;
 use super::super::{book, keeper::memory::MemoryKeeper, *};
+use super::super::{command::AskError, streams::OpenError};
 use super::nodes::{DEADLINE, client, holder, identity, network};
 use crate::overlay::{Overlay as _, OverlayError};
 use cairn_proto::{
@@ -13,7 +13,22 @@ use tokio::net::TcpListener;
 
 /// An owner whose peer book has a peer that says it is at these addresses.
 async fn owner_that_knows(seed: u64, peer: &Identity, addresses: Vec<String>) -> NetworkHandle {
+    owner_that_knows_all(seed, &[(peer, addresses)]).await
+}
+
+async fn owner_that_knows_all(seed: u64, peers: &[(&Identity, Vec<String>)]) -> NetworkHandle {
     let folder = tempfile::tempdir().expect("folder");
+    let mut book = PeerBook::new(network(), PeerKey::from_bytes([0; 32]), true, &[1; 32]);
+    for (peer, addresses) in peers {
+        book.learn(&advert(peer, addresses.clone()), None, clock()).expect("taken");
+    }
+    book::write_file(folder.path(), &book.take_unwritten().expect("changed")).expect("written");
+    let mut config = client(seed, &[]);
+    config.data_dir = Some(folder.path().to_path_buf());
+    start(config).await.expect("starts")
+}
+
+fn advert(peer: &Identity, addresses: Vec<String>) -> cairn_proto::signed::SignedBytes {
     let domain = Domain::of_peer(&peer.peer());
     let advert = Advert {
         peer: peer.peer(),
@@ -28,12 +43,7 @@ async fn owner_that_knows(seed: u64, peer: &Identity, addresses: Vec<String>) ->
         version: "1".into(),
         addresses,
     };
-    let mut book = PeerBook::new(network(), PeerKey::from_bytes([0; 32]), true, &[1; 32]);
-    book.learn(&advert.seal(peer.signing_key()), None, clock()).expect("taken");
-    book::write_file(folder.path(), &book.take_unwritten().expect("changed")).expect("written");
-    let mut config = client(seed, &[]);
-    config.data_dir = Some(folder.path().to_path_buf());
-    start(config).await.expect("starts")
+    advert.seal(peer.signing_key())
 }
 
 async fn reachable(owner: &NetworkHandle) -> Option<bool> {
@@ -73,6 +83,87 @@ async fn a_dial_at_the_peers_own_addresses_does() {
     owner.inner.commands.send(Command::OpenStream { peer: peer.peer(), reply }).await.expect("running");
     assert!(opened.await.expect("answered").is_err());
     assert_eq!(reachable(&owner).await, Some(false));
+}
+
+async fn open(owner: &NetworkHandle, peer: &Identity) -> oneshot::Receiver<Result<libp2p::Stream, OpenError>> {
+    let (reply, opened) = oneshot::channel();
+    owner.inner.commands.send(Command::OpenStream { peer: peer.peer(), reply }).await.expect("running");
+    opened
+}
+
+/// A port where nobody is any more.
+async fn gone() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound").port();
+    format!("/ip4/127.0.0.1/tcp/{port}")
+}
+
+fn circuit(at: &str, relay: &Identity) -> String {
+    format!("{at}/p2p/{}/p2p-circuit", keys::peer_id(&relay.peer()).expect("valid"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_gone_with_its_relay_is_dialled_once() {
+    let (peer, hidden, relay) = (identity(71), identity(72), identity(73));
+    let through = circuit(&gone().await, &relay);
+    let both = [(&peer, vec![gone().await, through.clone()]), (&hidden, vec![through])];
+    let owner = owner_that_knows_all(74, &both).await;
+    let reachable = async |of: &Identity| {
+        let peers = owner.peers(false).await.expect("runs");
+        peers.into_iter().find(|p| p.peer == of.peer()).expect("known").reachable
+    };
+    for peer in [&peer, &hidden] {
+        let failed = async || {
+            let opened = open(&owner, peer).await;
+            match tokio::time::timeout(DEADLINE, opened).await.expect("ends").expect("answered") {
+                Err(OpenError::Dial(why)) => why,
+                other => panic!("{:?}", other.err()),
+            }
+        };
+        failed().await;
+        // Nobody is dialled again in the next moment; a busy machine may let that go by.
+        let mut again = Vec::new();
+        while !again.iter().any(|why: &String| why.contains("a moment ago")) && again.len() < 10 {
+            again.push(failed().await);
+        }
+        assert!(again.len() < 10, "{again:?}");
+    }
+    assert_eq!(reachable(&peer).await, Some(false), "its own address leads nowhere");
+    assert_eq!(reachable(&hidden).await, None, "a relay's end says nothing of whom it carries");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_does_not_answer_makes_nobody_dial_a_third_again_and_again() {
+    let [victim, refusing, silent] = [
+        TcpListener::bind("127.0.0.1:0").await,
+        TcpListener::bind("127.0.0.1:0").await,
+        TcpListener::bind("127.0.0.1:0").await,
+    ]
+    .map(|bound| bound.expect("binds"));
+    let at = |trap: &TcpListener| format!("/ip4/127.0.0.1/tcp/{}", trap.local_addr().expect("bound").port());
+    let (peer, relay) = (identity(75), identity(76));
+    // libp2p's own dial to the relay fails where the circuit says that it is, ours hangs where the relay says so.
+    let named = vec![at(&victim), circuit(&at(&refusing), &relay)];
+    let owner = owner_that_knows_all(77, &[(&peer, named), (&relay, vec![at(&silent)])]).await;
+    tokio::spawn(async move { while refusing.accept().await.is_ok() {} });
+    let dials = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counting = dials.clone();
+    tokio::spawn(async move {
+        while victim.accept().await.is_ok() {
+            counting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    let before = dials.load(std::sync::atomic::Ordering::SeqCst);
+    let mut opened = open(&owner, &peer).await;
+    // Twelve ticks, while the relay's listener takes the dials and says nothing.
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut opened).await;
+    assert!(early.is_err(), "it waits for the relay");
+    drop(silent);
+    assert!(
+        tokio::time::timeout(DEADLINE, opened).await.expect("ends with the relay's dial").expect("answered").is_err()
+    );
+    let dials = dials.load(std::sync::atomic::Ordering::SeqCst) - before;
+    // One for this, and those of the knocking that nobody asked for: more and more seldom, none while we wait.
+    assert!(dials <= 6, "{dials} dials");
 }
 
 #[tokio::test(flavor = "multi_thread")]

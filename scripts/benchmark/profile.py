@@ -21,8 +21,8 @@ PROGRAM = [
     ("cut", r"fastcdc|gear|chunking|chunker"),
     ("hash", r"blake3"),
     ("code", r"erasure|reed_solomon|galois"),
-    ("transport encryption", r"aws_lc|aws_lc_rs|aesni_|aes_hw|aes_gcm_(enc|dec)|gcm_(ghash|init|gmult)|chacha|poly1305|ChaCha|rustls|snow::|noise|x25519|\bring\b|jent_|rol64|ptr_to_le32|nistz256|ecp_|bn_mul|^CRYPTO_|^EVP_|^SSL_"),
-    ("seal", r"aes_gcm|polyval|ghash|universal_hash|\baes::|\bctr::|cairn_core::seal|cipher::"),
+    # Of shards and of connections: both are ring's, and cannot be told apart by name.
+    ("encryption", r"aesni_|aes_gcm|vaes|aes_hw|gcm_(init|gmult)|chacha|poly1305|ChaCha|rustls|snow::|noise|x25519|\bring\b|rol64|ptr_to_le32|nistz256|ecp_|bn_mul|cairn_core::seal|polyval|ghash|\baes::|\bctr::"),
     ("key derivation (argon2)", r"argon2|blake2"),
     ("signatures", r"ed25519|curve25519|sha2::|sha512|sha256"),
     ("allocator", r"^_?mi_|mimalloc|^malloc|^free$|^realloc|_int_malloc|_int_free|alloc::alloc|RawVec|raw_vec"),

@@ -215,7 +215,7 @@ fn run(bytes: &[u8]) {
     let codec = if head[0] == 1 { RunCodec::Zstd } else { RunCodec::Raw };
     let raw_len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
     let claimed = place(codec, stored.len() as u32, raw_len);
-    if let Ok(raw) = pack::read_run(&claimed, stored.to_vec()) {
+    if let Ok(raw) = pack::read_run(&claimed, stored) {
         assert_eq!(raw.len(), raw_len as usize);
         assert!(raw.len() <= RUN_RAW_MAX as usize);
     }

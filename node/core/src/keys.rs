@@ -177,6 +177,16 @@ impl VaultKeys {
         ChunkId::from_bytes(*blake3::keyed_hash(&self.dedupe.0, chunk).as_bytes())
     }
 
+    /// The same of a chunk that lies in several parts.
+    #[must_use]
+    pub fn chunk_id_of<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> ChunkId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.dedupe.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        ChunkId::from_bytes(*hasher.finalize().as_bytes())
+    }
+
     /// The id of an encoded snapshot record.
     #[must_use]
     pub fn snapshot_id(&self, record: &[u8]) -> SnapshotId {

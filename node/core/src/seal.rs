@@ -3,8 +3,8 @@
 //! - **SEC-1** Only what went through here leaves the owner.
 //! - **SEC-2** A shard is sealed under a key of its own, so the nonce is twelve zero bytes and is not stored.
 //!
-//! Shards are sealed by AWS-LC, which is in the binary for TLS and does it in less than half of the time that aes-gcm takes
-//! (ADR 0012); heads, which are small, by aes-gcm. The bytes are those of the cipher, whoever makes them:
+//! Shards are sealed by ring, which is in the binary for TLS and does it in a third of the time that aes-gcm takes
+//! (ADR 0013); heads, which are small, by aes-gcm. The bytes are those of the cipher, whoever makes them:
 //! `tests::both_implementations_agree`.
 //!
 //! A head's key lives as long as the vault; its nonce is a keyed hash of what is sealed, so two different heads never
@@ -14,12 +14,12 @@ use aes_gcm::{
     Aes256Gcm, KeyInit,
     aead::{AeadInOut, Nonce, Tag},
 };
-use aws_lc_rs::aead;
 use cairn_proto::{
     SEAL_OVERHEAD, SHARD_PAYLOAD, SHARD_SIZE, Slot, StripeId,
     head::{HEAD_CONTENT_MAX, HEAD_STEP, HeadContent},
     message::HeadRecord,
 };
+use ring::aead;
 
 use crate::keys::{StripeKey, VaultKeys};
 
@@ -80,7 +80,7 @@ pub fn open_in_place(key: &StripeKey, stripe: &StripeId, slot: Slot, shard: &mut
     Ok(())
 }
 
-/// The cipher of one shard. AWS-LC clears its copy of the key when it is dropped.
+/// The cipher of one shard. ring does not clear its copy of the key: what that key protects lies beside it (ADR 0013).
 fn cipher(key: &StripeKey, slot: Slot) -> Result<aead::LessSafeKey, SealError> {
     let key = aead::UnboundKey::new(&aead::AES_256_GCM, &*key.shard_key(slot)).map_err(|_| SealError::NotAuthentic)?;
     Ok(aead::LessSafeKey::new(key))

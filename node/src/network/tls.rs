@@ -23,7 +23,7 @@ use libp2p_tls::certificate;
 use rustls::{
     CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -77,7 +77,7 @@ impl Tls {
         let provider = Arc::new(provider(aes_first));
         let versions = &[&rustls::version::TLS13];
         let (certificate, key) = certificate::generate(identity)?;
-        let key = aws_lc_rs::sign::any_ecdsa_type(&key)?;
+        let key = ring::sign::any_ecdsa_type(&key)?;
         let own = Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key)));
         let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)?
@@ -110,7 +110,7 @@ fn has_aes() -> bool {
 /// TLS 1.3 suites only. The dialer's order decides. AES-128 rather than 256: what travels is sealed under AES-256 already, and
 /// 128 bits suffice for a connection.
 fn provider(aes_first: bool) -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = ring::default_provider();
     provider.cipher_suites.retain(|suite| suite.tls13().is_some());
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => u8::from(aes_first) * 3,

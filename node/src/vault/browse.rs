@@ -448,17 +448,18 @@ async fn copy(reader: &Arc<Reader>, node: &Node, output: &mut (dyn AsyncWrite + 
     let mut at = 0u64;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|e| failures::read(&e))?;
-        let mut left = &piece.bytes[..];
-        while !left.is_empty() {
-            while let Some((_, length)) = holes.next_if(|(start, _)| *start == at) {
-                zeros(output, length).await.map_err(broken)?;
-                at += length;
+        for mut left in piece.bytes.iter().map(|part| &part[..]) {
+            while !left.is_empty() {
+                while let Some((_, length)) = holes.next_if(|(start, _)| *start == at) {
+                    zeros(output, length).await.map_err(broken)?;
+                    at += length;
+                }
+                let room = holes.peek().map_or(left.len() as u64, |(start, _)| start - at).min(left.len() as u64);
+                let (now, later) = left.split_at(room as usize);
+                output.write_all(now).await.map_err(broken)?;
+                at += room;
+                left = later;
             }
-            let room = holes.peek().map_or(left.len() as u64, |(start, _)| start - at).min(left.len() as u64);
-            let (now, later) = left.split_at(room as usize);
-            output.write_all(now).await.map_err(broken)?;
-            at += room;
-            left = later;
         }
     }
     for (_, length) in holes {

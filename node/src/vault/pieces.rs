@@ -5,11 +5,12 @@
 //! in bytes instead, by a budget that all files of a verb share.
 //!
 //! Memory: [`AHEAD`] bytes of runs that pieces lie in, fetched or under way: a piece keeps its whole run in memory, so that is
-//! what it counts as, also where it shares the run with others. [`PARTS`] pieces at most, each with its chunks' ids.
+//! what it counts as, also where it shares the run with others. A long raw run keeps the shards that it lies in instead, up to
+//! three times its bytes where runs that follow each other in a file do not in their stripes. [`PARTS`] pieces at most, each
+//! with its chunks' ids.
 
 use std::{ops::Range, sync::Arc};
 
-use bytes::Bytes;
 use cairn_proto::{ChunkId, index::RunPlace, tree::ContentRef};
 use futures::{FutureExt as _, Stream, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     content_ids::ContentIds,
+    parts::Parts,
     reader::{ReadError, Reader},
 };
 
@@ -62,7 +64,7 @@ impl Piece {
 #[derive(Debug)]
 pub(super) struct Held {
     /// Checked.
-    pub(super) bytes: Bytes,
+    pub(super) bytes: Parts,
     _room: Option<OwnedSemaphorePermit>,
 }
 

@@ -6,13 +6,12 @@
 //!
 //! # Invariants
 //!
-//! - **DUR-2** Shards are checked against their roots, chunks against their keyed ids; what does not match counts as
-//!   missing. Enforced by [`Reader::piece`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
+//! - **DUR-2** Shards are checked by their seal or against their roots, chunks against their keyed ids; what does not match
+//!   counts as missing. Enforced by [`Reader::piece`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
 //!   `tests`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    hash::Hash,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,20 +23,22 @@ use cairn_core::{
     erasure::Codec,
     keys::{EpochKeys, KeyMode, VaultKeys},
     pack::read_run,
-    stripe::{HashedShard, open_shard, open_stripe},
+    stripe::{HashedShard, StripeError, open_shard, open_stripe},
 };
 use cairn_proto::{
     ChunkId, CodeParams, Slot,
-    index::{RunPlace, RunRow, StripeNo, StripeRow},
+    index::{RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::GroupRow,
     wire::Priority,
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
     catalogue::{Catalogue, CatalogueError},
     groups::access_of,
+    kept::Kept,
+    parts::Parts,
     pieces::Piece,
     window::Window,
 };
@@ -52,6 +53,12 @@ const STRIPES_KEPT: usize = 7;
 const REBUILDS: usize = 3;
 /// After so many rebuilt stripes a verb is taken for one that reads much.
 const WHOLE_AFTER: u64 = 2;
+/// Threads that hash, open, decompress and rebuild at most; on small machines one more than it has cores. With one for each
+/// run under way, their stacks, heaps and contexts took more memory than what they worked on.
+const JOBS: usize = 8;
+/// A raw run of this many bytes or more stays in the shards that it came in. A smaller one is copied out, or a piece of a few
+/// KiB would keep a whole shard in memory.
+const UNCOPIED_FROM: u32 = 512 << 10;
 /// Decompressed runs of data that are kept: 16, typically 1 MiB and at most 4.
 const RUNS_KEPT: usize = 16;
 /// Decompressed runs of trees and lists that are kept, typically 256 KiB. Apart from those of data: a list is needed again
@@ -99,40 +106,6 @@ impl ReadError {
     }
 }
 
-/// The newest `limit` entries, each filled once.
-struct Kept<K, V> {
-    limit: usize,
-    order: VecDeque<K>,
-    cells: HashMap<K, Arc<OnceCell<V>>>,
-}
-
-impl<K: Copy + Eq + Hash, V> Kept<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { limit, order: VecDeque::new(), cells: HashMap::new() }
-    }
-
-    fn cell(&mut self, key: K) -> Arc<OnceCell<V>> {
-        if let Some(cell) = self.cells.get(&key) {
-            let cell = cell.clone();
-            if self.order.back() != Some(&key) {
-                self.order.retain(|k| *k != key);
-                self.order.push_back(key);
-            }
-            return cell;
-        }
-        // What is on its way stays, or whoever asks next would fetch it a second time.
-        while self.order.len() >= self.limit {
-            let filled = |key: &K| self.cells.get(key).is_none_or(|cell| cell.initialized());
-            let Some(old) = self.order.iter().position(filled).and_then(|at| self.order.remove(at)) else { break };
-            self.cells.remove(&old);
-        }
-        let cell = Arc::new(OnceCell::new());
-        self.order.push_back(key);
-        self.cells.insert(key, cell.clone());
-        cell
-    }
-}
-
 /// What rows and keys a stripe is read with.
 #[derive(Clone)]
 pub(super) struct StripeSource {
@@ -154,7 +127,7 @@ struct Known {
     suspects: BTreeSet<cairn_proto::PeerKey>,
 }
 
-type KeptRuns = Kept<(StripeNo, u32), Bytes>;
+type KeptRuns = Kept<(StripeNo, u32), Parts>;
 
 struct Caches {
     shards: Kept<(StripeNo, u8), Bytes>,
@@ -177,6 +150,7 @@ pub struct Reader {
     rebuilt: AtomicU64,
     window: Window,
     rebuilds: Semaphore,
+    jobs: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -204,6 +178,7 @@ impl Reader {
             rebuilt: AtomicU64::new(0),
             window: Window::new(),
             rebuilds: Semaphore::new(REBUILDS),
+            jobs: Arc::new(Semaphore::new(JOBS.min(1 + std::thread::available_parallelism().map_or(1, usize::from)))),
         }
     }
 
@@ -269,23 +244,32 @@ impl Reader {
         Ok(StripeSource { row, group, codec, epoch })
     }
 
+    /// Runs a piece of work on a thread of its own, no more than [`JOBS`] at once, also when whoever wants it goes away.
+    async fn work<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
+        let turn = self.jobs.clone().acquire_owned().await.map_err(|_| ReadError::Worker)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            job()
+        });
+        done.await.map_err(|_| ReadError::Worker)
+    }
+
     /// The bytes of consecutive chunks of a file, each checked against its id.
     ///
     /// # Errors
     /// [`ReadError`]; never a wrong byte.
-    pub(super) async fn piece(&self, piece: &Piece) -> Result<Bytes, ReadError> {
+    pub(super) async fn piece(&self, piece: &Piece) -> Result<Parts, ReadError> {
         let (place, range, chunks) = piece.parts();
         let run = self.run_in(place, |caches| &mut caches.runs).await?;
-        let first = chunks.first().map(|(id, _)| *id);
-        let bytes = if range.end <= run.len() { Some(run.slice(range)) } else { None };
-        let bytes = bytes.zip(first).ok_or_else(|| ReadError::Damaged("a piece outside its run".into()))?.0;
-        let mut rest = &bytes[..];
+        let outside = || ReadError::Damaged("a piece outside its run".into());
+        let bytes = run.slice(range).ok_or_else(outside)?;
+        let mut at = 0;
         for (id, length) in chunks {
-            let (chunk, later) = rest.split_at((*length as usize).min(rest.len()));
-            if self.keys.chunk_id(chunk) != *id {
+            let chunk = bytes.slice(at..at + *length as usize).ok_or_else(outside)?;
+            if self.keys.chunk_id_of(chunk.iter().map(|part| &part[..])) != *id {
                 return Err(ReadError::WrongChunk(*id));
             }
-            rest = later;
+            at += *length as usize;
         }
         Ok(bytes)
     }
@@ -296,7 +280,7 @@ impl Reader {
     /// As [`Reader::piece`].
     pub async fn metadata(&self, id: ChunkId) -> Result<Bytes, ReadError> {
         let row = self.find(id)?;
-        let run = self.run_in(&row.place, |caches| &mut caches.metadata_runs).await?;
+        let run = self.run(&row.place).await?;
         let range = row.ranges().find(|(found, _)| *found == id).map(|(_, range)| range);
         let range = range.filter(|r| r.end <= run.len()).ok_or(ReadError::WrongChunk(id))?;
         let bytes = run.slice(range);
@@ -314,27 +298,30 @@ impl Reader {
 
     /// A run's bytes, decompressed. Only its chunks' ids, or its decoder, can tell whether they are right.
     pub(super) async fn run(&self, place: &RunPlace) -> Result<Bytes, ReadError> {
-        self.run_in(place, |caches| &mut caches.metadata_runs).await
+        Ok(self.run_in(place, |caches| &mut caches.metadata_runs).await?.joined())
     }
 
-    async fn run_in(&self, place: &RunPlace, kept: fn(&mut Caches) -> &mut KeptRuns) -> Result<Bytes, ReadError> {
+    async fn run_in(&self, place: &RunPlace, kept: fn(&mut Caches) -> &mut KeptRuns) -> Result<Parts, ReadError> {
         let cell = kept(&mut self.caches()).cell((place.stripe, place.offset));
         let make = || async {
             let (payload, next) = (self.source(place.stripe)?.row.payload(), place.next);
             let (first, rest) = place.split(payload).map_err(|e| ReadError::Damaged(e.to_string()))?;
-            let mut stored = Vec::with_capacity(place.stored_len as usize);
+            let mut stored = Parts::default();
             self.gather(place.stripe, place.offset, first, &mut stored).await?;
             if let Some(next) = next {
                 self.gather(next, 0, rest, &mut stored).await?;
             }
             let place = *place;
-            let raw = tokio::task::spawn_blocking(move || read_run(&place, stored)).await;
-            Ok(Bytes::from(raw.map_err(|_| ReadError::Worker)?.map_err(|e| ReadError::Damaged(e.to_string()))?))
+            if place.codec == RunCodec::Raw && place.raw_len == place.stored_len && place.raw_len >= UNCOPIED_FROM {
+                return Ok(stored);
+            }
+            let raw = self.work(move || read_run(&place, &stored.joined())).await?;
+            raw.map(|raw| Bytes::from(raw).into()).map_err(|e| ReadError::Damaged(e.to_string()))
         };
         cell.get_or_try_init(make).await.cloned()
     }
 
-    async fn gather(&self, no: StripeNo, offset: u32, length: u32, out: &mut Vec<u8>) -> Result<(), ReadError> {
+    async fn gather(&self, no: StripeNo, offset: u32, length: u32, out: &mut Parts) -> Result<(), ReadError> {
         const PAYLOAD: usize = cairn_proto::SHARD_PAYLOAD;
         let slots = RunPlace::slots_of(offset, length);
         let shards = futures::future::join_all(slots.clone().map(|slot| self.data_shard(no, slot as u8))).await;
@@ -342,8 +329,10 @@ impl Reader {
             let shard = shard?;
             let begin = (offset as usize).saturating_sub(slot * PAYLOAD).min(PAYLOAD);
             let end = (offset as usize + length as usize - slot * PAYLOAD).min(PAYLOAD);
-            let part = shard.get(begin..end).ok_or_else(|| ReadError::Damaged("a run outside its stripe".into()))?;
-            out.extend_from_slice(part);
+            if end > shard.len() {
+                return Err(ReadError::Damaged("a run outside its stripe".into()));
+            }
+            out.push(shard.slice(begin..end));
         }
         Ok(())
     }
@@ -358,10 +347,8 @@ impl Reader {
             if rebuilt.get().is_none()
                 && self.has_trusted_holder(&source, slot)
                 && !self.is_better_whole(&source)
-                && let Some(shard) = self.fetch_soon(&source, slot).await
+                && let Some(plain) = self.fetch_soon(&source, slot).await
             {
-                let work = move || open_shard(&source.row, slot, &shard, &source.epoch);
-                let plain = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
                 return plain.map_err(|e| ReadError::Damaged(e.to_string()));
             }
             let parts = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
@@ -386,26 +373,45 @@ impl Reader {
 
     /// One shard from any of its holders, checked against its root; `None` when nobody has it.
     pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
+        let accept = |source: &StripeSource, slot: Slot, bytes: Bytes| {
+            let shard = HashedShard::new(bytes);
+            if shard.is(&source.row, slot) {
+                Ok(shard)
+            } else {
+                Err(StripeError::WrongBytes { stripe: source.row.stripe, slot })
+            }
+        };
         let mut turn = self.window.turn().await;
-        let shard = self.ask(source, slot, priority).await;
+        let shard = self.ask(source, slot, priority, accept).await;
         if shard.is_some() {
             turn.came();
         }
-        shard
+        shard?.ok()
     }
 
-    /// The same, given up when it takes longer than the line explains. Waiting for a turn does not count.
-    async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<HashedShard> {
+    /// The plaintext of one data shard, given up when it takes longer than the line explains. Waiting for a turn does not
+    /// count.
+    async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<Result<Bytes, StripeError>> {
+        let accept =
+            |source: &StripeSource, slot: Slot, bytes: Bytes| open_shard(&source.row, slot, &bytes, &source.epoch);
         let mut turn = self.window.turn().await;
-        let asked = tokio::time::timeout(self.window.patience(), self.ask(source, slot, Priority::High));
-        let shard = asked.await.ok().flatten();
-        if shard.is_some() {
+        let asked = tokio::time::timeout(self.window.patience(), self.ask(source, slot, Priority::High, accept));
+        let plain = asked.await.ok().flatten();
+        if plain.is_some() {
             turn.came();
         }
-        shard
+        plain
     }
 
-    async fn ask(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
+    /// What `accept` makes of a shard's bytes, from the first holder whose bytes are right; an error that is not the holder's
+    /// fault ends it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        source: &StripeSource,
+        slot: Slot,
+        priority: Priority,
+        accept: fn(&StripeSource, Slot, Bytes) -> Result<T, StripeError>,
+    ) -> Option<Result<T, StripeError>> {
         let mut holders = source.group.0.holders.get(slot.index())?.clone();
         {
             let known = self.known();
@@ -416,12 +422,14 @@ impl Reader {
             match self.overlay.get_shard(holder, address, 0, 0, priority).await {
                 Ok(bytes) => {
                     self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    let hashed = tokio::task::spawn_blocking(move || HashedShard::new(bytes)).await;
-                    if let Some(shard) = hashed.ok().filter(|shard| shard.is(&source.row, slot)) {
-                        return Some(shard);
+                    let source = source.clone();
+                    let stripe = source.row.stripe;
+                    match self.work(move || accept(&source, slot, bytes)).await.ok()? {
+                        Err(StripeError::WrongBytes { .. }) => {}
+                        right => return Some(right),
                     }
                     self.wrong_shards.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(peer = %holder.short(), stripe = %source.row.stripe.short(), "a holder gave wrong bytes");
+                    tracing::warn!(peer = %holder.short(), stripe = %stripe.short(), "a holder gave wrong bytes");
                     self.known().suspects.insert(holder);
                 }
                 Err(TransferError::ShuttingDown) => return None,
@@ -484,8 +492,7 @@ impl Reader {
             self.known().lost.insert(no, (good, needed));
             return Err(ReadError::Lost { no: no.0, good, needed });
         }
-        let work = move || open_stripe(&source.codec, &source.row, shards, &source.epoch);
-        let opened = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Worker)?;
+        let opened = self.work(move || open_stripe(&source.codec, &source.row, shards, &source.epoch)).await?;
         self.rebuilt.fetch_add(1, Ordering::Relaxed);
         opened.map(|o| o.payload.into_parts().into()).map_err(|e| ReadError::Damaged(e.to_string()))
     }

@@ -4,8 +4,8 @@
 //! [`Ahead`] has room; another blocking thread writes. A file whose chunks cannot be had is named and dropped whole; the
 //! rest goes on.
 //!
-//! Memory: what [`Ahead`] holds, the reader's caches (about 70 MiB), and of the chunk ids of the file in work what
-//! `content_ids` holds.
+//! Memory: what [`Ahead`] holds, the reader's caches (about 70 MiB), the shards on their way (24 MiB), what the reader's
+//! threads work on (a few MiB each), and of the chunk ids of the file in work what `content_ids` holds.
 //!
 //! - **DUR-2** Only verified chunks reach a file, and a file takes its place only when it is complete.
 
@@ -294,7 +294,7 @@ fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tall
             Part::Data(Ok(held)) => {
                 if let Some(sink) = &mut open {
                     tally.bytes.fetch_add(held.bytes.len() as u64, Ordering::Relaxed);
-                    if let Err(item) = sink.write(&held.bytes) {
+                    if let Err(item) = held.bytes.iter().try_for_each(|part| sink.write(part)) {
                         let disk = sink.disk();
                         open = None;
                         tally.write_failed(events, item);

@@ -100,20 +100,20 @@ fn squeeze(raw: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// [`ReadRunError`].
-pub fn read_run(place: &RunPlace, stored: Vec<u8>) -> Result<Vec<u8>, ReadRunError> {
+pub fn read_run(place: &RunPlace, stored: &[u8]) -> Result<Vec<u8>, ReadRunError> {
     let expected = place.stored_len as usize;
     if stored.len() != expected {
         return Err(ReadRunError::Length { expected, found: stored.len() });
     }
     let raw_len = place.raw_len.min(RUN_RAW_MAX) as usize;
     let raw = match place.codec {
-        RunCodec::Raw => stored,
+        RunCodec::Raw => stored.to_vec(),
         RunCodec::Zstd => DECOMPRESSOR.with_borrow_mut(|slot| {
             if slot.is_none() {
                 *slot = zstd::bulk::Decompressor::new().ok();
             }
             let mut out: Vec<u8> = Vec::with_capacity(raw_len);
-            let made = slot.as_mut().map(|d| d.decompress_to_buffer(&stored, &mut out));
+            let made = slot.as_mut().map(|d| d.decompress_to_buffer(stored, &mut out));
             if matches!(made, Some(Ok(_))) { Ok(out) } else { Err(ReadRunError::Damaged) }
         })?,
     };

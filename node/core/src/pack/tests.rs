@@ -34,7 +34,7 @@ fn check(packed: &Packed, runs: &[RawRun]) {
     for (row, run) in packed.rows.iter().zip(runs) {
         let next = row.place.next.map(|no| stripes[&no]);
         let stored = gather(&row.place, stripes[&row.place.stripe], next).expect("lies there");
-        assert_eq!(read_run(&row.place, stored).expect("reads"), run.raw);
+        assert_eq!(read_run(&row.place, &stored).expect("reads"), run.raw);
         assert_eq!(row.chunks, run.chunks);
         for (id, range) in row.ranges() {
             assert_eq!(keys().chunk_id(&run.raw[range]), id);
@@ -164,12 +164,12 @@ fn a_run_never_decompresses_to_more_than_the_index_says() {
         raw_len,
     };
     assert!(packed.stored.len() < 1000, "a small bomb");
-    assert!(read_run(&place(RUN_RAW_MAX), packed.stored.clone()).is_ok());
+    assert!(read_run(&place(RUN_RAW_MAX), &packed.stored).is_ok());
     for raw_len in [1, 1000, RUN_RAW_MAX - 1, u32::MAX] {
-        assert_eq!(read_run(&place(raw_len), packed.stored.clone()), Err(ReadRunError::Damaged), "{raw_len}");
+        assert_eq!(read_run(&place(raw_len), &packed.stored), Err(ReadRunError::Damaged), "{raw_len}");
     }
     let short = packed.stored[1..].to_vec();
-    assert!(matches!(read_run(&place(RUN_RAW_MAX), short), Err(ReadRunError::Length { .. })));
+    assert!(matches!(read_run(&place(RUN_RAW_MAX), &short), Err(ReadRunError::Length { .. })));
 }
 
 proptest! {
@@ -180,7 +180,7 @@ proptest! {
         }
         let stored_len = stored.len() as u32;
         let place = RunPlace { stripe: StripeNo(1), offset: 0, stored_len, next: None, codec: RunCodec::Zstd, raw_len };
-        if let Ok(raw) = read_run(&place, stored) {
+        if let Ok(raw) = read_run(&place, &stored) {
             prop_assert_eq!(raw.len(), raw_len as usize);
         }
     }

@@ -66,8 +66,7 @@ fn short_and_full_stripes_come_back() {
         assert_eq!(parts.concat()[..length], bytes(length));
 
         let (slot, _) = row.present().next().expect("one at least");
-        let one =
-            open_shard(&row, slot, &HashedShard::new(shards[0].clone().expect("real")), &epoch(1)).expect("opens");
+        let one = open_shard(&row, slot, shards[0].as_deref().expect("real"), &epoch(1)).expect("opens");
         assert_eq!(one[..length.min(SHARD_PAYLOAD)], bytes(length)[..length.min(SHARD_PAYLOAD)]);
     }
 }
@@ -148,10 +147,17 @@ fn other_keys_codes_and_slots_do_not_open() {
     let other = Codec::new(CodeParams::LOW_PEER);
     assert!(matches!(open_stripe(&other, &row, hashed(&shards), &epoch(1)), Err(StripeError::Row(_))));
     let slot = |i| Slot::new(i).expect("in range");
-    let parity = HashedShard::new(shards[5].clone().expect("real"));
-    for at in [1, 5, 8, 31] {
-        assert!(matches!(open_shard(&row, slot(at), &parity, &epoch(1)), Err(StripeError::WrongBytes { .. })));
+    let (data, parity) = (shards[0].as_deref().expect("real"), shards[5].as_deref().expect("real"));
+    for (at, shard) in [(0, parity), (1, data), (5, parity), (8, parity), (31, parity), (0, &data[1..]), (0, &[])] {
+        let opened = open_shard(&row, slot(at), shard, &epoch(1));
+        assert_eq!(opened, Err(StripeError::WrongBytes { stripe: row.stripe, slot: slot(at) }));
     }
+    let mut flipped = data.to_vec();
+    flipped[4711] ^= 1;
+    let opened = open_shard(&row, slot(0), &flipped, &epoch(1));
+    assert_eq!(opened, Err(StripeError::WrongBytes { stripe: row.stripe, slot: slot(0) }), "the holder's fault");
+    let opened = open_shard(&row, slot(0), data, &epoch(2));
+    assert!(matches!(opened, Err(StripeError::Sealed { .. })), "not the holder's fault: {opened:?}");
     let empty = StripePayload::new(CodeParams::DEFAULT);
     assert!(SealedStripe::build(&codec, empty, &epoch(1), row.stripe).is_err());
     let mut wide = StripePayload::new(CodeParams::DEFAULT);

@@ -57,7 +57,8 @@ async fn neighbours_are_fetched_together_and_the_budget_comes_back() {
     assert!(chunks > 300 && pieces * 8 < chunks, "{chunks} chunks in {pieces} pieces");
 
     let ahead = Ahead::new(reader.clone());
-    let read: Vec<_> = ahead.fetches(&content).buffered(PARTS).map(|piece| piece.expect("there").bytes).collect().await;
+    let read: Vec<_> =
+        ahead.fetches(&content).buffered(PARTS).map(|piece| piece.expect("there").bytes.joined()).collect().await;
     assert!(read.concat() == source);
     assert!(ahead.is_unused());
 

@@ -68,6 +68,9 @@ use crate::{identity::Identity, overlay::OverlayError, store::HEADS_MAX};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
+/// A packet this often keeps a quiet QUIC connection: NATs forget UDP after 30 seconds at the earliest (RFC 4787 asks for two
+/// minutes). libp2p's five seconds would be a third of an idle node's budget.
+const QUIC_ALIVE: Duration = Duration::from_secs(15);
 /// A connection without streams stays this long: storage peers are used again and again.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 /// Heads that may wait to be written down.
@@ -384,7 +387,8 @@ fn transport(
     quic.handshake_timeout = handshake;
     // Nor must it end as idle before.
     let idle = u32::try_from(handshake.as_millis()).unwrap_or(u32::MAX);
-    quic.max_idle_timeout = quic.max_idle_timeout.max(idle);
+    quic.max_idle_timeout = quic.max_idle_timeout.max(idle).max(3 * QUIC_ALIVE.as_millis() as u32);
+    quic.keep_alive_interval = QUIC_ALIVE;
     let quic = quic::tokio::Transport::new(quic);
     let quic = Heedful::heeding(quic, refusals, || quic::Error::HandshakeTimedOut)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));

@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -211,6 +211,10 @@ struct Level {
 /// Errors kept until the caller takes them; a caller that never does loses the rest but not their number.
 const ERRORS_MAX: usize = 10_000;
 
+/// Folders that were left and stay open for the sinks in them. Beside the [`super::dir::OPEN_LEVELS`] of the way down, and
+/// small as they are.
+const LATE_OPEN: usize = 96;
+
 /// Temporary names begin so.
 const TEMPORARY: &str = ".cairn-restore-";
 
@@ -281,8 +285,11 @@ impl Restorer {
         // Ours, and perhaps one that waits for a second name of a file. More means that sinks are open in it, whose
         // renames would change its time again.
         if Arc::strong_count(&dir) > 1 {
-            dir.park();
             self.late.push((dir, level.node, level.path));
+            // The sinks of the last few will want it soon; to open it for each would cost more than their files.
+            if let Some((dir, ..)) = self.late.len().checked_sub(LATE_OPEN).and_then(|at| self.late.get(at)) {
+                dir.park();
+            }
         } else {
             self.finish_folder(&dir, &level.node, &level.path);
         }
@@ -377,10 +384,18 @@ fn c_name(node: &Node) -> io::Result<CString> {
     CString::new(name).map_err(|_| io::Error::other("FILE-2: refused, a name with a NUL in it"))
 }
 
+/// A name that nothing has: counted up from a random one.
 fn temporary_name() -> io::Result<CString> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(CString::new(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(random)))?)
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = match NEXT.get() {
+        Some(next) => next,
+        None => {
+            let mut random = [0; 8];
+            getrandom::fill(&mut random).map_err(io::Error::other)?;
+            NEXT.get_or_init(|| AtomicU64::new(u64::from_le_bytes(random)))
+        }
+    };
+    Ok(CString::new(format!("{TEMPORARY}{:016x}", next.fetch_add(1, Ordering::Relaxed)))?)
 }
 
 fn rename(dir: &Dir, from: &CStr, to: &CStr) -> io::Result<()> {

@@ -20,6 +20,14 @@ impl<K: Copy + Eq + Hash, V> Kept<K, V> {
         Self { limit, order: VecDeque::new(), cells: HashMap::new() }
     }
 
+    /// What was made, when it was.
+    pub(super) fn made(&self, key: &K) -> Option<V>
+    where
+        V: Clone,
+    {
+        self.cells.get(key)?.get().cloned()
+    }
+
     /// The entry's place, filled or not: whoever wants it fills it, the others wait for that.
     pub(super) fn cell(&mut self, key: K) -> Arc<OnceCell<V>> {
         if let Some(cell) = self.cells.get(&key) {

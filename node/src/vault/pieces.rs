@@ -5,11 +5,14 @@
 //! in bytes instead, by a budget that all files of a verb share.
 //!
 //! Memory: [`AHEAD`] bytes of runs that pieces lie in, fetched or under way: a piece keeps its whole run in memory, so that is
-//! what it counts as, also where it shares the run with others. A long raw run keeps the shards that it lies in instead, up to
+//! what it counts as; neighbours in one run count once. A long raw run keeps the shards that it lies in instead, up to
 //! three times its bytes where runs that follow each other in a file do not in their stripes. [`PARTS`] pieces at most, each
 //! with its chunks' ids.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use cairn_proto::{ChunkId, index::RunPlace, tree::ContentRef};
 use futures::{FutureExt as _, Stream, future::BoxFuture};
@@ -24,8 +27,11 @@ use super::{
 
 /// Bytes fetched ahead of whoever writes them: what a line of 1 Gbit/s carries in 200 ms.
 const AHEAD: usize = 24 << 20;
-/// Futures in order that are polled at once by the users of this module: pieces, and beginnings and ends of files.
-pub(super) const PARTS: usize = 96;
+/// Futures in order that are polled at once by the users of this module: pieces, and beginnings and ends of files. Small files
+/// make many, whose runs are few.
+pub(super) const PARTS: usize = 1024;
+/// A piece of so many bytes is checked at once when its run is at hand: a task of its own would cost more.
+const SMALL: usize = 64 << 10;
 /// Most bytes of one piece, unless a single chunk is larger.
 pub(super) const PIECE_MAX: usize = 1 << 20;
 
@@ -65,7 +71,7 @@ impl Piece {
 pub(super) struct Held {
     /// Checked.
     pub(super) bytes: Parts,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Room,
 }
 
 /// A piece on its way.
@@ -149,16 +155,21 @@ impl Pieces {
     }
 }
 
+/// A run's share of the budget, until the last piece of it is dropped.
+type Room = Arc<Option<OwnedSemaphorePermit>>;
+
 /// What is fetched ahead, for all files of a verb.
 #[derive(Clone)]
 pub(super) struct Ahead {
     reader: Arc<Reader>,
     room: Arc<Semaphore>,
+    /// The run that the last piece lies in. Small files follow each other in one: counted once, not for each of them.
+    last: Arc<Mutex<Option<(RunPlace, Weak<Option<OwnedSemaphorePermit>>)>>>,
 }
 
 impl Ahead {
     pub(super) fn new(reader: Arc<Reader>) -> Self {
-        Self { reader, room: Arc::new(Semaphore::new(AHEAD)) }
+        Self { reader, room: Arc::new(Semaphore::new(AHEAD)), last: Arc::default() }
     }
 
     /// A content's bytes as fetches in order: each is a task of its own, begun as soon as the budget has room for it, and
@@ -180,10 +191,28 @@ impl Ahead {
         self.room.available_permits() == AHEAD
     }
 
-    async fn fetch(&self, piece: Piece) -> Fetch {
+    async fn room(&self, piece: &Piece) -> Room {
+        let last = |of: &Self| of.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((place, room)) = last(self)
+            && place == piece.place
+            && let Some(room) = room.upgrade()
+        {
+            return room;
+        }
         let share = (piece.place.raw_len as usize).max(piece.bytes).min(AHEAD) as u32;
         // The semaphore is never closed.
-        let room = self.room.clone().acquire_many_owned(share).await.ok();
+        let room: Room = Arc::new(self.room.clone().acquire_many_owned(share).await.ok());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((piece.place, Arc::downgrade(&room)));
+        room
+    }
+
+    async fn fetch(&self, piece: Piece) -> Fetch {
+        let room = self.room(&piece).await;
+        if piece.bytes <= SMALL
+            && let Some(cut) = self.reader.piece_at_hand(&piece)
+        {
+            return std::future::ready(cut.map(|bytes| Held { bytes, _room: room })).boxed();
+        }
         let reader = self.reader.clone();
         let task = tokio::spawn(async move { Ok(Held { bytes: reader.piece(&piece).await?, _room: room }) });
         let task = AbortOnDropHandle::new(task);

@@ -259,8 +259,19 @@ impl Reader {
     /// # Errors
     /// [`ReadError`]; never a wrong byte.
     pub(super) async fn piece(&self, piece: &Piece) -> Result<Parts, ReadError> {
-        let (place, range, chunks) = piece.parts();
-        let run = self.run_in(place, |caches| &mut caches.runs).await?;
+        let run = self.run_in(piece.parts().0, |caches| &mut caches.runs).await?;
+        self.cut(&run, piece)
+    }
+
+    /// The same at once, when its run is in memory.
+    pub(super) fn piece_at_hand(&self, piece: &Piece) -> Option<Result<Parts, ReadError>> {
+        let place = piece.parts().0;
+        let run = self.caches().runs.made(&(place.stripe, place.offset))?;
+        Some(self.cut(&run, piece))
+    }
+
+    fn cut(&self, run: &Parts, piece: &Piece) -> Result<Parts, ReadError> {
+        let (_, range, chunks) = piece.parts();
         let outside = || ReadError::Damaged("a piece outside its run".into());
         let bytes = run.slice(range).ok_or_else(outside)?;
         let mut at = 0;

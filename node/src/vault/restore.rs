@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -39,8 +40,12 @@ use crate::{
     overlay::Overlay,
 };
 
-/// Files placed ahead of the fetcher; each keeps a temporary file.
-const FILES_AHEAD: usize = 64;
+/// Files handed from stage to stage at once: to wake another thread for each small one costs more than the file.
+const BATCH: usize = 64;
+/// Batches of files placed ahead of the fetcher. A file that waits is its entry, without a descriptor.
+const BATCHES_AHEAD: usize = 8;
+/// Batches of parts fetched ahead of the writer; what is in them is counted by [`Ahead`].
+const PARTS_BATCHES: usize = 4;
 
 struct Job {
     sink: Box<FileSink>,
@@ -106,8 +111,8 @@ pub(super) async fn restore(
     let stop = cancel.child_token();
     let _told = stop.clone().drop_guard();
     let tally = Arc::new(Tally::default());
-    let (jobs, queue) = mpsc::channel::<Job>(FILES_AHEAD);
-    let (parts, written) = mpsc::channel::<Part>(PARTS);
+    let (jobs, queue) = mpsc::channel::<Vec<Job>>(BATCHES_AHEAD);
+    let (parts, written) = mpsc::channel::<Vec<Part>>(PARTS_BATCHES);
     let placing = {
         let (reader, events, cancel, tally) = (reader.clone(), events.clone(), stop.clone(), tally.clone());
         tokio::task::spawn_blocking(move || place_all(&reader, root, target, options, &jobs, &events, &cancel, &tally))
@@ -201,7 +206,7 @@ fn place_all(
     root: Node,
     target: PathBuf,
     options: RestoreOptions,
-    jobs: &mpsc::Sender<Job>,
+    jobs: &mpsc::Sender<Vec<Job>>,
     events: &mpsc::Sender<Event>,
     cancel: &CancellationToken,
     tally: &Tally,
@@ -215,8 +220,9 @@ fn place_all(
     })?;
     let runtime = tokio::runtime::Handle::current();
     let single = root.kind != cairn_proto::tree::NodeKind::Dir;
+    let mut batch = Vec::with_capacity(BATCH);
     if single {
-        place_one(&mut restorer, &root, jobs);
+        place_one(&mut restorer, &root, &mut batch);
     }
     let mut walk = TreeWalk::new(reader, if single { ContentRef::empty() } else { root.content });
     loop {
@@ -224,7 +230,7 @@ fn place_all(
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => None,
-                step = walk.next() => step,
+                step = next_step(&mut walk, &mut batch, jobs) => step,
             }
         });
         match step {
@@ -235,11 +241,7 @@ fn place_all(
                 }
             }
             Some(TreeStep::Leave) => restorer.leave(),
-            Some(TreeStep::Leaf(node)) => {
-                if !place_one(&mut restorer, &node, jobs) {
-                    break;
-                }
-            }
+            Some(TreeStep::Leaf(node)) => place_one(&mut restorer, &node, &mut batch),
             Some(TreeStep::Failed(error)) => {
                 let path = String::from_utf8_lossy(&walk.path_of(b"")).into_owned();
                 tally.read_failed(events, path, &error);
@@ -255,26 +257,46 @@ fn place_all(
     Ok(restorer)
 }
 
-/// False when nobody takes the content any more.
-fn place_one(restorer: &mut Restorer, node: &Node, jobs: &mpsc::Sender<Job>) -> bool {
-    match restorer.place(node) {
-        Placed::Content(sink) => jobs.blocking_send(Job { sink, content: node.content.clone() }).is_ok(),
-        _ => true,
+/// The next step of the walk; what was placed goes on first when there is enough of it, or nothing else to do meanwhile.
+/// `None` at the end, and when nobody takes the contents any more.
+async fn next_step(walk: &mut TreeWalk<'_>, batch: &mut Vec<Job>, jobs: &mpsc::Sender<Vec<Job>>) -> Option<TreeStep> {
+    if batch.len() >= BATCH {
+        jobs.send(std::mem::take(batch)).await.ok()?;
+    }
+    let mut next = std::pin::pin!(walk.next());
+    let step = match futures::poll!(next.as_mut()) {
+        Poll::Ready(step) => step,
+        Poll::Pending => {
+            if !batch.is_empty() {
+                jobs.send(std::mem::take(batch)).await.ok()?;
+            }
+            next.await
+        }
+    };
+    if step.is_none() && !batch.is_empty() {
+        jobs.send(std::mem::take(batch)).await.ok()?;
+    }
+    step
+}
+
+fn place_one(restorer: &mut Restorer, node: &Node, batch: &mut Vec<Job>) {
+    if let Placed::Content(sink) = restorer.place(node) {
+        batch.push(Job { sink, content: node.content.clone() });
     }
 }
 
 /// Fetches what the placed files need and hands it to the writer.
-async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Job>, parts: mpsc::Sender<Part>) {
-    let mut ahead = parts_ahead(reader.clone(), queue);
-    while let Some(part) = ahead.next().await {
-        if parts.send(part).await.is_err() {
+async fn fetch_all(reader: &Arc<Reader>, queue: mpsc::Receiver<Vec<Job>>, parts: mpsc::Sender<Vec<Part>>) {
+    let mut ahead = parts_ahead(reader.clone(), queue).ready_chunks(BATCH);
+    while let Some(batch) = ahead.next().await {
+        if parts.send(batch).await.is_err() {
             return;
         }
     }
 }
 
 /// Turns files into parts, fetched ahead, order kept; dropping the stream ends the fetches.
-fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream<'static, Part> {
+fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Vec<Job>>) -> BoxStream<'static, Part> {
     let ready = |part: Part| futures::stream::iter([futures::future::ready(part).boxed()]);
     let files = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
     let ahead = Ahead::new(reader);
@@ -282,13 +304,13 @@ fn parts_ahead(reader: Arc<Reader>, mut queue: mpsc::Receiver<Job>) -> BoxStream
         let data = ahead.fetches(&job.content).map(|fetch| fetch.map(Part::Data).boxed());
         ready(Part::Begin(job.sink)).chain(data).chain(ready(Part::End)).boxed()
     };
-    files.flat_map(parts_of).buffered(PARTS).boxed()
+    files.flat_map(futures::stream::iter).flat_map(parts_of).buffered(PARTS).boxed()
 }
 
 /// Blocking: writes what comes, file after file. Ends early when the disk is full, and the other stages with it.
-fn write_all(mut parts: mpsc::Receiver<Part>, events: &mpsc::Sender<Event>, tally: &Tally) {
+fn write_all(mut parts: mpsc::Receiver<Vec<Part>>, events: &mpsc::Sender<Event>, tally: &Tally) {
     let mut open: Option<Box<FileSink>> = None;
-    while let Some(part) = parts.blocking_recv() {
+    for part in std::iter::from_fn(|| parts.blocking_recv()).flatten() {
         match part {
             Part::Begin(sink) => open = Some(sink),
             Part::Data(Ok(held)) => {

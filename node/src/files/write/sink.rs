@@ -29,14 +29,21 @@ pub struct FileSink {
     name: CString,
     node: Node,
     path: PathBuf,
-    temporary: Option<CString>,
-    file: File,
+    /// Made with the first bytes, so that files that wait for theirs hold no descriptor.
+    open: Option<Temporary>,
     data: u64,
     written: u64,
     at: u64,
     next_hole: usize,
     hasher: Option<Box<blake3::Hasher>>,
     sync: bool,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Temporary {
+    name: CString,
+    file: File,
 }
 
 /// Bytes of content that a file's node has beside its holes.
@@ -61,29 +68,30 @@ impl FileSink {
         shared: Arc<Shared>,
         dir: Arc<Dir>,
         name: CString,
-        node: Node,
+        mut node: Node,
         path: PathBuf,
         sync: bool,
     ) -> io::Result<Self> {
         let data = data_len(&node)?;
-        let temporary = temporary_name()?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir.fd()?, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
         let hasher = shared.verify.then(Box::default);
+        // What it consists of is the caller's business, but tells names of one inode from those that only say so.
+        if node.hardlink.is_none() {
+            node.content.ids = Vec::new();
+        }
         Ok(Self {
             shared,
             dir,
             name,
             node,
             path,
-            temporary: Some(temporary),
-            file: file.into(),
+            open: None,
             data,
             written: 0,
             at: 0,
             next_hole: 0,
             hasher,
             sync,
+            finished: false,
         })
     }
 
@@ -129,6 +137,19 @@ impl FileSink {
         item_error(&self.path, "write", error)
     }
 
+    fn file(&mut self) -> io::Result<&File> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let name = temporary_name()?;
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(self.dir.fd_once()?, &name, flags, Mode::RUSR | Mode::WUSR)?;
+                Temporary { name, file: file.into() }
+            }
+        };
+        Ok(&self.open.insert(open).file)
+    }
+
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if bytes.len() as u64 > self.missing() {
             return Err(io::Error::other("its content is longer than its size"));
@@ -147,7 +168,8 @@ impl FileSink {
                 None => self.node.size,
             };
             let take = usize::try_from(stop - self.at).unwrap_or(usize::MAX).min(bytes.len());
-            self.file.write_all_at(&bytes[..take], self.at)?;
+            let at = self.at;
+            self.file()?.write_all_at(&bytes[..take], at)?;
             self.at += take as u64;
             self.written += take as u64;
             bytes = &bytes[take..];
@@ -160,20 +182,25 @@ impl FileSink {
             let missing = self.missing();
             return Err(io::Error::other(format!("{missing} bytes of its content are missing")));
         }
-        if !self.node.holes.is_empty() {
+        let size = self.node.size;
+        let has_holes = !self.node.holes.is_empty();
+        let file = self.file()?;
+        if has_holes {
             // Makes the last hole; the others are where nothing was written.
-            self.file.set_len(self.node.size)?;
+            file.set_len(size)?;
         }
         if self.hasher.is_some() {
             self.verify()?;
         } else if self.sync {
-            self.file.sync_data()?;
+            self.file()?.sync_data()?;
         }
-        let warnings = self.shared.ownership.apply_to_fd(&self.file, &self.node).err().unwrap_or_default();
-        if let Some(temporary) = &self.temporary {
-            rename(&self.dir, temporary, &self.name)?;
+        let mut warnings = Vec::new();
+        if let Some(open) = &self.open {
+            warnings = self.shared.ownership.apply_to_fd(&open.file, &self.node).err().unwrap_or_default();
+            rename(&self.dir, &open.name, &self.name)?;
         }
-        self.temporary = None;
+        self.open = None;
+        self.finished = true;
         self.shared.links.stands(&self.node, &self.dir, &self.name);
         self.shared.files.fetch_add(1, Ordering::Relaxed);
         self.shared.bytes.fetch_add(self.written, Ordering::Relaxed);
@@ -182,10 +209,11 @@ impl FileSink {
 
     /// Reads the data extents back, from the disk as far as the system lets us, and compares.
     fn verify(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
+        let Some(Temporary { file, .. }) = &self.open else { return Ok(()) };
+        file.sync_data()?;
         // A hint: without it the bytes come from memory.
-        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
-        if self.file.metadata()?.len() != self.node.size {
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+        if file.metadata()?.len() != self.node.size {
             return Err(io::Error::other("its size on the disk is wrong"));
         }
         let mut back = blake3::Hasher::new();
@@ -195,7 +223,7 @@ impl FileSink {
         for &(start, len) in self.node.holes.iter().chain(std::iter::once(&end)) {
             while at < start {
                 let take = usize::try_from(start - at).unwrap_or(usize::MAX).min(buffer.len());
-                self.file.read_exact_at(&mut buffer[..take], at)?;
+                file.read_exact_at(&mut buffer[..take], at)?;
                 back.update(&buffer[..take]);
                 at += take as u64;
             }
@@ -210,11 +238,13 @@ impl FileSink {
 
 impl Drop for FileSink {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
+        if !self.finished {
             self.shared.links.failed(&self.node);
-            if let Ok(fd) = self.dir.fd_once() {
-                let _ = rustix::fs::unlinkat(fd, temporary, rustix::fs::AtFlags::empty());
-            }
+        }
+        if let Some(open) = &self.open
+            && let Ok(fd) = self.dir.fd_once()
+        {
+            let _ = rustix::fs::unlinkat(fd, &open.name, rustix::fs::AtFlags::empty());
         }
     }
 }

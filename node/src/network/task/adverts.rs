@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::NetworkTask;
 use crate::network::{addresses, clock};
 
-/// An advert goes out this often, whatever happened.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
+/// An advert goes out this often, whatever happened: three times before a silent peer gets no new shards. Gossip brings every
+/// advert to every node three or four times, so this is what an idle node's line carries most.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(600);
 /// ... and this soon after a change, so that ten changes make one advert.
 pub(super) const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
 /// ... but never sooner than this after the last: peers ignore what comes faster than once a second.

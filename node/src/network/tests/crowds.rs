@@ -30,14 +30,14 @@ async fn one_place_cannot_take_all_connections() {
 }
 
 /// A peer that speaks gossip and nothing else, and says what the test wants.
-struct Speaker {
-    swarm: Swarm<gossipsub::Behaviour>,
+pub(super) struct Speaker {
+    pub(super) swarm: Swarm<gossipsub::Behaviour>,
     identity: Identity,
     topic: gossipsub::IdentTopic,
 }
 
 impl Speaker {
-    async fn connect(seed: u64, to: &NetworkHandle) -> Self {
+    pub(super) async fn connect(seed: u64, to: &NetworkHandle) -> Self {
         let protocols = behaviour::Protocols::of(&network()).expect("valid");
         let identity = identity(seed);
         let keys = keys::transport_keys(&identity).expect("Ed25519");

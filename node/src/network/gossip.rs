@@ -38,7 +38,7 @@ const INVALID: f64 = -20.0;
 const QUIET: f64 = -40.0;
 const MUTE: f64 = -60.0;
 /// From the third on whatever it sends is dropped unread.
-const GRAYLIST: f64 = -120.0;
+pub(crate) const GRAYLIST: f64 = -120.0;
 const _: () = assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
 /// Adverts that we ask one peer for within a heartbeat, of those that it says it has: four thousand peers say one a minute, and
 /// what it names is three seconds old at most. So many names also fit one control message.

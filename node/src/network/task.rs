@@ -336,6 +336,11 @@ impl NetworkTask {
             }
             Command::Dial { address } => self.dial(address),
             Command::Announce => self.announce_within(Duration::ZERO),
+            #[cfg(test)]
+            Command::Score { peer, reply } => {
+                let id = crate::network::keys::peer_id(&peer);
+                let _ = reply.send(id.and_then(|id| self.swarm.behaviour().gossip.peer_score(&id)));
+            }
         }
     }
 

@@ -14,11 +14,14 @@ use cairn_proto::Timestamp;
 
 /// A walk begins so long after we met somebody: others may be about to be met, and one walk serves for all.
 pub const WALK_SOON_MS: u64 = 500;
-/// First and longest pause between walks that nobody answered, from begin to begin; each doubles it.
+/// First and longest pause between walks that too few answered, from begin to begin; each doubles it.
 pub const WALK_PAUSE_MS: (u64, u64) = (2_000, 60_000);
 /// Between walks that were answered, a quarter more or less by lot, so that nodes that were started together do not walk
 /// together for ever. Each visits some twenty peers a bucket.
 pub const WALK_EVERY_MS: u64 = 5 * 60 * 1000;
+/// A walk that fewer answered is repeated soon, unless there are no more: who was answered by its bootstrap node alone has
+/// no way on when that is gone, and nobody has taken note of it.
+pub const ENOUGH: usize = 8;
 /// A walk that has not ended by then is not waited for: its look-ups have ended by their own time-outs.
 pub const WALK_LOST_MS: u64 = 2 * 60 * 1000;
 /// First and longest pause between two questions for adverts, whoever is asked. News and new acquaintances bring it back to
@@ -28,10 +31,12 @@ pub const ASK_PAUSE_MS: (u64, u64) = (1_000, 60_000);
 /// What became of looking for others until now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discovery {
-    /// Whether a walk was ever answered.
+    /// Whether a walk was ever answered by enough.
     found: bool,
     /// When the walk that is under way began.
     walking: Option<Timestamp>,
+    /// When the last one did.
+    walk_begun: Option<Timestamp>,
     walk_at: Timestamp,
     walk_pause: u64,
     ask_at: Timestamp,
@@ -45,6 +50,7 @@ impl Discovery {
         Self {
             found: false,
             walking: None,
+            walk_begun: None,
             walk_at: now.plus_ms(WALK_EVERY_MS),
             walk_pause: WALK_PAUSE_MS.0,
             ask_at: now.plus_ms(ASK_PAUSE_MS.0),
@@ -55,7 +61,8 @@ impl Discovery {
     /// Somebody who takes part in the DHT is connected.
     pub fn met(&mut self, now: Timestamp) {
         if !self.found {
-            self.walk_at = self.walk_at.min(now.plus_ms(WALK_SOON_MS));
+            let soon = now.plus_ms(WALK_SOON_MS).max(self.walk_begun.map_or(now, |b| b.plus_ms(WALK_PAUSE_MS.0)));
+            self.walk_at = self.walk_at.min(soon);
         }
         self.ask_soon(now);
     }
@@ -72,15 +79,16 @@ impl Discovery {
             return false;
         }
         self.walking = Some(now);
+        self.walk_begun = Some(now);
         self.walk_at = now.plus_ms(self.walk_pause);
         self.walk_pause = (self.walk_pause * 2).min(WALK_PAUSE_MS.1);
         true
     }
 
-    /// A walk ended, and whether anybody answered it. `lot`: any number.
-    pub fn walked(&mut self, answered: bool, lot: u32, now: Timestamp) {
+    /// A walk ended: how many answered it, and how many peers we know of. `lot`: any number.
+    pub fn walked(&mut self, answers: usize, known: usize, lot: u32, now: Timestamp) {
         self.walking = None;
-        if !answered {
+        if answers < known.clamp(1, ENOUGH) {
             return;
         }
         self.found = true;
@@ -128,12 +136,26 @@ mod tests {
         let mut discovery = Discovery::new(Timestamp(0));
         assert_eq!(walks(&mut discovery, 0..100, |_, _| ()), [0u64; 0], "there is nobody to ask");
         discovery.met(Timestamp(100_000));
-        let in_vain = walks(&mut discovery, 100..400, |d, now| d.walked(false, 0, now));
+        let in_vain = walks(&mut discovery, 100..400, |d, now| d.walked(0, 0, 0, now));
         assert_eq!(in_vain, [101, 103, 107, 115, 131, 163, 223, 283, 343]);
-        let answered = walks(&mut discovery, 400..2000, |d, now| d.walked(true, WALK_EVERY_MS as u32 / 4, now));
+        let answered = walks(&mut discovery, 400..2000, |d, now| d.walked(1, 1, WALK_EVERY_MS as u32 / 4, now));
         assert_eq!(answered, [403, 703, 1003, 1303, 1603, 1903]);
         discovery.met(Timestamp(2_000_000));
         assert!(!discovery.is_walk_due(Timestamp(2_010_000)), "whoever found the network does not walk for each newcomer");
+    }
+
+    /// NET-7: one bootstrap node's answer is no network, unless there is nobody else.
+    #[test]
+    fn a_walk_that_few_answered_is_repeated() {
+        for (answers, known, again) in [(1, 1, false), (1, 63, true), (3, 3, false), (7, 63, true), (8, 63, false)] {
+            let mut discovery = Discovery::new(Timestamp(0));
+            discovery.met(Timestamp(0));
+            assert!(discovery.is_walk_due(Timestamp(1000)));
+            discovery.walked(answers, known, 0, Timestamp(2000));
+            discovery.met(Timestamp(2000));
+            assert!(!discovery.is_walk_due(Timestamp(2900)), "not one for each acquaintance");
+            assert_eq!(discovery.is_walk_due(Timestamp(10_000)), again, "{answers} of {known}");
+        }
     }
 
     #[test]
@@ -147,7 +169,7 @@ mod tests {
     fn nodes_that_start_together_walk_apart() {
         let next = |lot| {
             let mut discovery = Discovery::new(Timestamp(0));
-            discovery.walked(true, lot, Timestamp(0));
+            discovery.walked(20, 50, lot, Timestamp(0));
             walks(&mut discovery, 0..1000, |_, _| ())[0]
         };
         let times: Vec<u64> = (0..8u32).map(|i| next(i.wrapping_mul(0x9e37_79b9))).collect();

@@ -13,7 +13,7 @@ impl NetworkTask {
     pub(super) fn look_for_others(&mut self) {
         let now = self.monotone();
         if self.state.discovery.is_walk_due(now) && self.swarm.behaviour_mut().kad.bootstrap().is_err() {
-            self.walked(false, now);
+            self.walked(0, now);
         }
         if self.state.discovery.is_question_due(now)
             && let Some(peer) = self.somebody_not_asked()
@@ -24,17 +24,18 @@ impl NetworkTask {
 
     /// A walk, or a part of one, is over.
     pub(super) fn bootstrapped(&mut self, stats: &kad::QueryStats, last: bool) {
-        self.state.walk_answers = self.state.walk_answers.saturating_add(stats.num_successes());
+        // Each part asks some of the same peers again.
+        self.state.walk_answers = self.state.walk_answers.max(stats.num_successes());
         if last {
-            let answers = std::mem::take(&mut self.state.walk_answers);
+            let answers = std::mem::take(&mut self.state.walk_answers) as usize;
             tracing::debug!(answers, "a walk to our own place ended");
-            self.walked(answers > 0, self.monotone());
+            self.walked(answers, self.monotone());
         }
     }
 
-    fn walked(&mut self, answered: bool, now: Timestamp) {
+    fn walked(&mut self, answers: usize, now: Timestamp) {
         let lot = self.rng.next_u32();
-        self.state.discovery.walked(answered, lot, now);
+        self.state.discovery.walked(answers, self.book.storage_peers(), lot, now);
     }
 
     /// Asks a connected peer for adverts, unless it was asked a moment ago.

@@ -118,7 +118,11 @@ mod tests {
     use super::*;
 
     /// When a walk begins within a time, by the second.
-    fn walks(discovery: &mut Discovery, seconds: std::ops::Range<u64>, mut end: impl FnMut(&mut Discovery, Timestamp)) -> Vec<u64> {
+    fn walks(
+        discovery: &mut Discovery,
+        seconds: std::ops::Range<u64>,
+        mut end: impl FnMut(&mut Discovery, Timestamp),
+    ) -> Vec<u64> {
         let mut begun = Vec::new();
         for second in seconds {
             let now = Timestamp(second * 1000);
@@ -141,7 +145,10 @@ mod tests {
         let answered = walks(&mut discovery, 400..2000, |d, now| d.walked(1, 1, WALK_EVERY_MS as u32 / 4, now));
         assert_eq!(answered, [403, 703, 1003, 1303, 1603, 1903]);
         discovery.met(Timestamp(2_000_000));
-        assert!(!discovery.is_walk_due(Timestamp(2_010_000)), "whoever found the network does not walk for each newcomer");
+        assert!(
+            !discovery.is_walk_due(Timestamp(2_010_000)),
+            "whoever found the network does not walk for each newcomer"
+        );
     }
 
     /// NET-7: one bootstrap node's answer is no network, unless there is nobody else.

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn questions_go_on_and_slow_down() {
         let mut discovery = Discovery::new(Timestamp(0));
-        let mut asked = |discovery: &mut Discovery, seconds: std::ops::Range<u64>| {
+        let asked = |discovery: &mut Discovery, seconds: std::ops::Range<u64>| {
             seconds.filter(|s| discovery.is_question_due(Timestamp(s * 1000))).collect::<Vec<_>>()
         };
         assert_eq!(asked(&mut discovery, 0..200), [1, 2, 4, 8, 16, 32, 64, 124, 184]);

@@ -59,6 +59,8 @@ use writer::{Command, QUEUE_MAX, Reply, Writer};
 
 /// Shards that are read or hashed at the same time: keeps the disk and two or four cores busy; 16 MiB in memory.
 const WORKERS: usize = 16;
+/// Shards that a scrub takes note of at a time: a few hundred kilobytes, and the index is locked for a moment only.
+const SCRUB_BATCH: usize = 1024;
 /// Garbage in a segment, in percent, from which copying the rest is worth it: a byte comes back per byte written.
 const DEAD_PERCENT: u64 = 50;
 /// The same when a put would be refused for want of space.
@@ -467,8 +469,31 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`].
     pub async fn scrub(&self, cancel: &CancellationToken) -> Result<ScrubReport, StoreError> {
+        self.scrub_by(SCRUB_BATCH, cancel).await
+    }
+
+    async fn scrub_by(&self, batch: usize, cancel: &CancellationToken) -> Result<ScrubReport, StoreError> {
         let mut report = ScrubReport::default();
-        for info in self.list() {
+        let mut after = None;
+        loop {
+            let some = self.list_after(after, batch);
+            let Some(last) = some.last() else { break };
+            after = Some((last.group, last.ordinal));
+            self.scrub_some(some, cancel, &mut report).await?;
+            if report.cancelled {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn scrub_some(
+        &self,
+        some: Vec<ShardInfo>,
+        cancel: &CancellationToken,
+        report: &mut ScrubReport,
+    ) -> Result<(), StoreError> {
+        for info in some {
             if cancel.is_cancelled() {
                 report.cancelled = true;
                 break;
@@ -501,7 +526,7 @@ impl Store {
                 self.0.commands.send(mark).await.map_err(|_| StoreError::Closed)?;
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     /// Ends holds in the trash that are over, and gives the space of sparse segments back.

@@ -63,7 +63,7 @@ fn holders_keep_only_ciphertext() {
     bytes.extend_from_slice(&tree::noise("and behind", 200_000));
     fs::write(source.join("diary-of-ada.txt"), &bytes).unwrap();
     fs::write(source.join("plain.txt"), secret.repeat(100)).unwrap();
-    owner.run(["backup", source.to_str().unwrap(), "--tag", "tag-that-tells", "--host", "host-that-tells"]).ok();
+    owner.run(["backup", source.to_str().unwrap(), "--tag", "tag-that-tells", "--host", "host-that-tells"]).stored();
 
     let needles: [&[u8]; 6] =
         [secret, b"diary-of-ada", b"telling-name", b"tag-that-tells", b"host-that-tells", &bytes[1000..1032]];

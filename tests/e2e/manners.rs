@@ -91,7 +91,7 @@ fn wrong_use_is_told_to_programs_too() {
 fn a_dump_makes_a_whole_new_file_or_none() {
     let lab = Lab::shared();
     let owner = Owner::init(&lab);
-    owner.backup_stream("notes", b"the notes").ok();
+    owner.backup_stream("notes", b"the notes").stored();
     let leftovers = || {
         let names = fs::read_dir(owner.home()).unwrap().map(|e| e.unwrap().file_name());
         names.filter(|n| n.as_bytes().starts_with(b"out") || n.as_bytes().starts_with(b".cairn")).count()
@@ -118,7 +118,7 @@ fn a_restore_into_a_full_folder_replaces_what_it_must_and_nothing_else() {
     }
     let odd = OsStr::from_bytes(b"odd-\xff-\n-name");
     fs::write(source.join(odd), "odd").unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
 
     let target = owner.place("target");
     let there = below(&target, &source);
@@ -173,7 +173,7 @@ fn a_full_disk_ends_a_restore_with_whole_files_only() {
     fs::create_dir(&target).unwrap();
     fs::write(source.join("a-small"), "small").unwrap();
     fs::write(source.join("b-large"), tree::noise("large", 12 << 20)).unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
 
     let script = "mount -t tmpfs -o size=6m none target && \"$@\"; code=$?; find target -type f; exit $code";
     let verb = owner.command(["restore", "latest", "--target", "target"]);
@@ -210,7 +210,7 @@ fn a_folder_is_dumped_as_tar() {
     fs::set_permissions(source.join("block"), fs::Permissions::from_mode(0o640)).unwrap();
     let sparse = fs::File::create(source.join("sparse")).unwrap();
     sparse.set_len(1 << 20).unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
 
     owner.run(["dump", "latest", source.to_str().unwrap(), "--target", "all.tar"]).ok();
     fs::create_dir(owner.place("out")).unwrap();
@@ -244,7 +244,7 @@ fn flags_stand_over_the_environment_over_the_file() {
     let backup = |config: Option<&str>, args: &[&str]| {
         let mut command = owner.command([&["backup", "--json", source.to_str().unwrap()], args].concat());
         command.envs(config.map(|file| ("CAIRN_CONFIG", owner.place(file))));
-        Running::spawn(command, Stdio::null()).finish().ok().figure("total_files_processed")
+        Running::spawn(command, Stdio::null()).finish().stored().figure("total_files_processed")
     };
     assert_eq!(backup(None, &[]), 1, "the file's patterns count");
     assert_eq!(backup(Some("named.toml"), &[]), 2, "the named file stands instead of the folder's");

@@ -21,11 +21,11 @@ fn twenty_four_words_bring_everything_back() {
     fs::create_dir(&source).unwrap();
     fs::write(source.join("big"), tree::noise("recover", 7_000_000)).unwrap();
     fs::write(source.join("small"), b"first version").unwrap();
-    owner.backup(&source).ok();
+    owner.backup(&source).stored();
     let first = tree::describe(&source);
     fs::write(source.join("small"), b"second version").unwrap();
-    owner.backup(&source).ok();
-    owner.backup_stream("stream", b"a stream").ok();
+    owner.backup(&source).stored();
+    owner.backup_stream("stream", b"a stream").stored();
     let listed = owner.snapshots();
     owner.burn();
 
@@ -46,7 +46,7 @@ fn twenty_four_words_bring_everything_back() {
     assert_eq!(blank.dump("latest", "stream").ok().stdout, b"a stream");
 
     // Life goes on: the recovered vault backs up without sending again what the network has.
-    let again = blank.backup(&source).ok();
+    let again = blank.backup(&source).stored();
     assert!(again.figure("data_added") < 1_000_000, "{}", again.summary());
     assert_eq!(blank.snapshots().len(), 4);
     lab.stores().assert_separated();
@@ -57,7 +57,7 @@ fn a_wrong_phrase_or_passphrase_ends_at_once() {
     let lab = Lab::shared();
     let owner = Owner::init(&lab);
     fs::write(owner.place("file"), b"x").unwrap();
-    owner.backup(&owner.place("file")).ok();
+    owner.backup(&owner.place("file")).stored();
 
     let begun = Instant::now();
     fs::write(owner.place("passphrase"), "battery staple\n").unwrap();

@@ -87,7 +87,7 @@ fn unknown_snapshots_and_paths_are_not_found() {
     let lab = Lab::shared();
     let owner = Owner::init(&lab);
     owner.run(["restore", "latest", "--target", "t"]).expect(10);
-    owner.backup_stream("there", b"x").ok();
+    owner.backup_stream("there", b"x").stored();
     owner.run(["ls", "deadbeef"]).expect(10);
     owner.dump("latest", "not-there").expect(10);
     owner.run(["init"]).expect_not_ok();

@@ -72,7 +72,7 @@ fn a_second_snapshot_sends_only_what_changed() {
     changed.extend_from_slice(&tree::noise("big 2", 6_000_000)[3_000_000..]);
     fs::write(source.join("big-2"), &changed).unwrap();
     fs::copy(source.join("big-1"), source.join("copy-of-1")).unwrap();
-    let third = owner.backup(&source).ok();
+    let third = owner.backup(&source).stored();
     assert_eq!((third.figure("files_new"), third.figure("files_changed")), (1, 1));
     assert!(third.figure("data_added") < 6_000_000, "only the chunks around the change: {}", third.summary());
 
@@ -104,7 +104,7 @@ fn excluded_files_stay_out_and_unreadable_ones_are_named() {
     fs::write(source.join("cache/CACHEDIR.TAG"), b"Signature: 8a477f597d28d172789f06886806bc55").unwrap();
     fs::write(source.join("cache/junk"), b"junk").unwrap();
     let path = source.to_str().unwrap();
-    owner.run(["backup", path, "--exclude", "*.o", "--exclude-caches", "--tag", "tagged"]).ok();
+    owner.run(["backup", path, "--exclude", "*.o", "--exclude-caches", "--tag", "tagged"]).stored();
     let listed = owner.run(["ls", "latest", "--json"]).ok();
     let names: Vec<_> = listed.rows("node").iter().map(|n| n["path"].as_str().unwrap().to_owned()).collect();
     let has = |name: &str| names.iter().any(|n| n.ends_with(name));

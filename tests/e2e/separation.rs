@@ -31,7 +31,7 @@ fn no_peer_ever_held_two_slots_of_a_group() {
         let owner = Owner::init(&lab);
         for run in 0..3 {
             let name = format!("{run}-{}", owner.home().display());
-            owner.backup_stream("stream", &tree::noise(&name, 6_000_000)).ok();
+            owner.backup_stream("stream", &tree::noise(&name, 6_000_000)).stored();
         }
     }
     let stores = lab.stores();
@@ -125,6 +125,6 @@ fn junk_on_the_shard_protocol_closes_the_stream_and_harms_nobody() {
         }
     });
     let owner = Owner::init(&lab);
-    owner.backup_stream("after", b"still serving").ok();
+    owner.backup_stream("after", b"still serving").stored();
     assert_eq!(owner.dump("latest", "after").ok().stdout, b"still serving");
 }

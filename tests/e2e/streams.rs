@@ -13,13 +13,13 @@ fn a_stream_comes_back() {
     let owner = Owner::init(&lab);
     let mut bytes = tree::dump_text(60_000);
     bytes.extend_from_slice(&tree::noise("blob in a dump", 2_000_000));
-    let first = owner.backup_stream("shop.sql", &bytes).ok();
+    let first = owner.backup_stream("shop.sql", &bytes).stored();
     assert!(owner.dump("latest", "shop.sql").ok().stdout == bytes);
 
     // A row in the middle of tomorrow's dump costs a few small chunks.
     let middle = bytes.len() / 3;
     bytes.splice(middle..middle, b"INSERT INTO orders VALUES ('one more');\n".iter().copied());
-    let second = owner.backup_stream("shop.sql", &bytes).ok();
+    let second = owner.backup_stream("shop.sql", &bytes).stored();
     assert!(second.figure("data_added") < first.figure("data_added") / 10, "{}", second.summary());
     assert!(owner.dump("latest", "shop.sql").ok().stdout == bytes);
 
@@ -38,7 +38,7 @@ fn a_failing_command_makes_no_snapshot() {
         owner.run(name.into_iter().chain(["sh", "-c", script]))
     };
     let good = command("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done");
-    good.ok();
+    good.stored();
     let dumped = owner.dump("latest", "out.sql").ok().text();
     assert!(dumped.starts_with("line 0\n") && dumped.ends_with("line 2999\n"));
 

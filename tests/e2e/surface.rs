@@ -86,7 +86,7 @@ fn the_output_of_every_verb_is_json_when_asked() {
     fs::write(owner.place("source").join("file.txt"), b"text").unwrap();
     let source = owner.place("source").to_str().unwrap().to_owned();
     let file = format!("{source}/file.txt");
-    let first = owner.run(["backup", "--json", &source]).ok();
+    let first = owner.run(["backup", "--json", &source]).stored();
     for key in [
         "files_new",
         "files_changed",
@@ -100,7 +100,7 @@ fn the_output_of_every_verb_is_json_when_asked() {
     ] {
         assert!(!first.summary()[key].is_null(), "backup's summary has {key}: {}", first.summary());
     }
-    owner.run(["backup", "--json", &source]).ok();
+    owner.run(["backup", "--json", &source]).stored();
     owner.run(["backup", "--json", "--dry-run", &source]).ok().json();
     owner.run(["backup", "--json", "--skip-if-unchanged", &source]).expect(8).json();
     let snapshots = owner.snapshots();

@@ -7,6 +7,7 @@ pub mod carrier;
 pub mod chunking;
 pub mod colour;
 pub mod crowd;
+pub mod discovery;
 pub mod erasure;
 #[cfg(test)]
 mod golden;

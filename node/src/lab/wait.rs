@@ -12,7 +12,8 @@ use crate::{
 
 /// A node solves its puzzle and opens its store before it answers; with many nodes on few cores that takes turns.
 const READY: Duration = Duration::from_secs(60);
-/// Knowing each other takes a few rounds of gossip.
+/// Knowing each other takes a few rounds of gossip, and a second a node beside, as to start: each meets most of the others once,
+/// and all these handshakes share a few cores.
 const KNOWN: Duration = Duration::from_secs(120);
 /// A node comes back to its old ports, and another process may have one of them meanwhile: most often for the end of a
 /// connection out of it, a moment long.
@@ -66,9 +67,9 @@ impl Lab {
 
     /// Waits until every node that is up knows every other one that is up.
     pub(super) async fn all_know_all(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + KNOWN;
         let up: Vec<&LabNode> =
             (0..self.file.nodes.len()).filter(|i| self.is_up(*i)).map(|i| &self.file.nodes[i]).collect();
+        let deadline = Instant::now() + KNOWN + Duration::from_secs(up.len() as u64);
         let mut keys = Vec::new();
         for node in &up {
             let Some(status) = status(node).await else { return Err(died(node, "does not answer")) };

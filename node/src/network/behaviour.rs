@@ -187,6 +187,8 @@ fn kademlia_config(protocols: &Protocols, waits: &Waits) -> kad::Config {
         .set_caching(kad::Caching::Disabled)
         // Heads come to the task with their source, which counts them.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
+        // The task walks by itself: libp2p repeats a walk that nobody answered after the whole interval only.
+        .set_periodic_bootstrap_interval(None)
         // Only identify's findings come into the routing table, filtered.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
     config

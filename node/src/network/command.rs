@@ -54,4 +54,7 @@ pub(crate) enum Command {
     Dial { address: Multiaddr },
     /// Say again what we are, now.
     Announce,
+    /// What gossip thinks of a peer.
+    #[cfg(test)]
+    Score { peer: PeerKey, reply: oneshot::Sender<Option<f64>> },
 }

@@ -38,8 +38,21 @@ const INVALID: f64 = -20.0;
 const QUIET: f64 = -40.0;
 const MUTE: f64 = -60.0;
 /// From the third on whatever it sends is dropped unread.
-const GRAYLIST: f64 = -120.0;
+pub(crate) const GRAYLIST: f64 = -120.0;
 const _: () = assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
+/// Adverts that we ask one peer for within a heartbeat, of those that it says it has: four thousand peers say one a minute, and
+/// what it names is three seconds old at most. So many names also fit one control message.
+const ASKED_MAX: usize = 512;
+/// How long a peer may take to send what we asked for. It is penalised for each message that it does not, and a bootstrap node
+/// at which a hundred newcomers knock takes seconds: libp2p's three made all of them deaf to it.
+const PROMISED: Duration = Duration::from_secs(15);
+/// How long a message is kept for those who ask for it, and may wait to be sent, in heartbeats and in seconds: as long, or
+/// a slow line makes a liar of us.
+const KEPT_FOR: u8 = 15;
+/// A peer that is late with all that we asked for within one heartbeat loses nothing: its line may have been cut. From the third
+/// such heartbeat within minutes on it is not heard for a while.
+const LATE: f64 = ASKED_MAX as f64;
+const LATE_WEIGHT: f64 = GRAYLIST / (2.0 * LATE * 2.0 * LATE);
 /// Peers at one public address that are nothing strange: a house behind a NAT, or those that reach us through one
 /// relay. Half of what may connect from a whole /24 ([`super::origins`]).
 const ONE_ADDRESS_MAX: f64 = 16.0;
@@ -61,6 +74,11 @@ pub(crate) fn behaviour(
         // An advert and its envelope.
         .max_transmit_size(ADVERT_MAX + 1024)
         .flood_publish(false)
+        .max_control_messages_sent(ASKED_MAX)
+        .iwant_followup_time(PROMISED)
+        .history_length(KEPT_FOR.into())
+        .forward_queue_duration(Duration::from_secs(KEPT_FOR.into()))
+        .publish_queue_duration(Duration::from_secs(KEPT_FOR.into()))
         .heartbeat_initial_delay(Duration::from_secs(1))
         .build()
         .map_err(|e| setup(e.to_string()))?;
@@ -118,9 +136,9 @@ fn scores(protocols: &Protocols, lan: &LanMode) -> PeerScoreParams {
         ip_colocation_factor_weight: if lan.allow_private { 0.0 } else { -5.0 },
         ip_colocation_factor_threshold: ONE_ADDRESS_MAX,
         ip_colocation_factor_whitelist: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into(),
-        // Broken promises and grafts out of turn: six within minutes happen on a bad line, ten do not.
-        behaviour_penalty_weight: -10.0,
-        behaviour_penalty_threshold: 6.0,
+        // Broken promises, each message of a late answer by itself, and grafts out of turn, which cost an answer each.
+        behaviour_penalty_weight: LATE_WEIGHT,
+        behaviour_penalty_threshold: LATE,
         behaviour_penalty_decay: score_parameter_decay(Duration::from_secs(600)),
         retain_score: REMEMBERED,
         // A peer whose queue is full is slow, which is no crime: what it misses it asks for.
@@ -147,6 +165,12 @@ mod tests {
                 + topic.first_message_deliveries_weight * topic.first_message_deliveries_cap;
             assert!(best + INVALID < 0.0, "one invalid advert costs the place in the mesh, whatever was earned");
             assert!(best + 4.0 * INVALID < MUTE && best + 9.0 * INVALID < GRAYLIST, "NET-4");
+            let late = |heartbeats: f64| {
+                let excess = (heartbeats * ASKED_MAX as f64 - params.behaviour_penalty_threshold).max(0.0);
+                params.behaviour_penalty_weight * excess * excess
+            };
+            assert!(late(1.0) >= 0.0, "one late answer, however long, is no offence");
+            assert!(late(2.0) > QUIET && late(3.0) <= GRAYLIST, "who never sends what it names is not listened to");
             let crowd = params.ip_colocation_factor_weight * (2.0f64 * ONE_ADDRESS_MAX - ONE_ADDRESS_MAX).powi(2);
             assert_eq!(crowd < GRAYLIST, !allow_private, "a full /24 at one address, unless addresses are private");
         }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use cairn_core::carrier::Carriage;
+use cairn_core::{carrier::Carriage, discovery::Discovery};
 use cairn_proto::{
     ByteSize, Domain, PeerKey, Region, Timestamp,
     message::{ControlAnswer, ControlRequest, Roles},
@@ -144,6 +144,11 @@ pub(crate) struct NetworkTask {
 pub(crate) struct State {
     announce_at: Instant,
     announced: Option<Instant>,
+    /// Nobody was there to hear our last advert.
+    unheard: bool,
+    discovery: Discovery,
+    /// Who answered the walk that is under way.
+    walk_answers: u32,
     write_at: Instant,
     knock_at: Instant,
     knock_pause: Duration,
@@ -192,6 +197,9 @@ impl State {
         Self {
             announce_at: now + ANNOUNCE_SOON,
             announced: None,
+            unheard: false,
+            discovery: Discovery::new(Timestamp(0)),
+            walk_answers: 0,
             write_at: now + WRITE_EVERY,
             knock_at: now,
             knock_pause: KNOCK.0,
@@ -328,6 +336,11 @@ impl NetworkTask {
             }
             Command::Dial { address } => self.dial(address),
             Command::Announce => self.announce_within(Duration::ZERO),
+            #[cfg(test)]
+            Command::Score { peer, reply } => {
+                let id = crate::network::keys::peer_id(&peer);
+                let _ = reply.send(id.and_then(|id| self.swarm.behaviour().gossip.peer_score(&id)));
+            }
         }
     }
 
@@ -360,6 +373,7 @@ impl NetworkTask {
             self.knock(instant);
         }
         self.seek();
+        self.look_for_others();
         self.seek_carrier();
         self.replicate(instant);
         self.end_stalled_walks(instant);
@@ -390,6 +404,7 @@ mod adverts;
 mod asking;
 mod control;
 mod dials;
+mod discovery;
 mod events;
 mod reach;
 mod replication;

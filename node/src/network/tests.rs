@@ -4,6 +4,7 @@ mod absent;
 mod answers;
 mod cancelled;
 mod crowds;
+mod discovery;
 mod heads;
 mod hearsay;
 mod hostile;

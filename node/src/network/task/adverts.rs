@@ -67,8 +67,12 @@ impl NetworkTask {
         self.state.my_advert = Some(signed);
         let topic = self.protocols.adverts.clone();
         match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
-            Ok(_) => self.state.announced = Some(Instant::now()),
+            Ok(_) => {
+                self.state.announced = Some(Instant::now());
+                self.state.unheard = false;
+            }
             Err(error) => {
+                self.state.unheard = true;
                 // Normal while alone: whoever connects asks for adverts anyway.
                 tracing::debug!(%error, "our advert was not gossiped");
                 if !self.state.connected.is_empty() {

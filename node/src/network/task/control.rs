@@ -11,7 +11,7 @@ use libp2p::{
 };
 
 use super::{ANSWER_RETRY_MS, ANSWERING_MAX, ANSWERING_PER_PEER, NetworkTask, Timestamp};
-use crate::network::{command::AskError, heads::Offered, keys::peer_key};
+use crate::network::{book::Learned, command::AskError, heads::Offered, keys::peer_key};
 
 /// When a vault whose head moved too often may come again: the store lets one a second through.
 const HEAD_RETRY_MS: u64 = 1000;
@@ -29,8 +29,10 @@ impl NetworkTask {
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
                 let from = peer_key(&peer);
                 for advert in &response.adverts {
-                    if let Err(error) = self.book.learn(advert, from.as_ref(), now) {
-                        tracing::trace!(%error, "an advert was not taken");
+                    match self.book.learn(advert, from.as_ref(), now) {
+                        Ok(Learned::New) => self.state.discovery.learned(self.monotone()),
+                        Ok(_) => {}
+                        Err(error) => tracing::trace!(%error, "an advert was not taken"),
                     }
                 }
                 if let Some(reply) = self.state.asks.remove(&request_id) {
@@ -38,7 +40,7 @@ impl NetworkTask {
                 }
             }
             request_response::Event::OutboundFailure { request_id, error, peer, .. } => {
-                // The lost question may have been the one for its adverts.
+                // The lost question may have been the one for its adverts: it may be asked again.
                 self.state.adverts_asked.remove(&peer);
                 if let Some(reply) = self.state.asks.remove(&request_id) {
                     let _ = reply.send(Err(AskError::Unreachable(error.to_string())));

@@ -10,7 +10,10 @@
 //!   others: a relay that it has found since may be known by hearsay only. Enforced by [`OwnDial::judge`];
 //!   attacked by `network::tests::hearsay`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use cairn_proto::{PeerKey, Timestamp};
 use libp2p::{
@@ -186,6 +189,23 @@ impl NetworkTask {
         }
     }
 
+    /// One dial with all addresses of a bootstrap peer, and none while the last one goes on: it may be slow because everybody
+    /// knocks, and a dial that fails ends what Kademlia asks over another.
+    fn knock_at_door(&mut self, door: PeerId, addresses: Vec<Multiaddr>) {
+        for address in &addresses {
+            self.swarm.behaviour_mut().kad.add_address(&door, address.clone());
+        }
+        if self.is_dialled(&door) {
+            return;
+        }
+        // Somebody else's dial, at addresses of its own, must not stand in the way.
+        let dial = DialOpts::peer_id(door).condition(PeerCondition::Always).addresses(addresses.clone()).build();
+        let connection = dial.connection_id();
+        if let Err(error) = self.own_dial(dial, OwnDial::new(door, addresses, Vec::new())) {
+            self.outgoing_failed(connection, door, &error, clock());
+        }
+    }
+
     /// Dials bootstrap addresses and recent peers for as long as nobody is connected, ever more slowly.
     pub(super) fn knock(&mut self, now: Instant) {
         if !self.state.connected.is_empty() {
@@ -196,17 +216,17 @@ impl NetworkTask {
         self.state.knock_at = now + self.state.knock_pause;
         self.state.knock_pause = (self.state.knock_pause * 2).min(KNOCK.1);
         let me = *self.swarm.local_peer_id();
+        let mut doors: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
         for text in self.portrait.network.bootstrap.clone() {
             let Ok(address) = text.parse::<Multiaddr>() else { continue };
-            let (plain, peer) = addresses::split_peer(address.clone());
-            match peer {
-                Some(peer) if peer == me => continue,
-                Some(peer) => {
-                    self.swarm.behaviour_mut().kad.add_address(&peer, plain);
-                }
-                None => {}
+            match addresses::split_peer(address.clone()) {
+                (_, Some(peer)) if peer == me => {}
+                (plain, Some(peer)) => doors.entry(peer).or_default().push(plain),
+                (_, None) => self.dial(address),
             }
-            self.dial(address);
+        }
+        for (door, addresses) in doors {
+            self.knock_at_door(door, addresses);
         }
         // One entry an address, so the same neighbour comes several times.
         let neighbours: BTreeSet<PeerId> = self

@@ -10,9 +10,8 @@ use libp2p::{
     swarm::{ConnectionError, SwarmEvent, dial_opts::DialOpts},
 };
 use prost::Message as _;
-use tokio::time::Instant;
 
-use super::{Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp, adverts_please};
+use super::{ANNOUNCE_SOON, Lookup, NetworkTask, PEERS_PER_PREFIX, Timestamp};
 use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
@@ -65,6 +64,12 @@ impl NetworkTask {
         match event {
             NodeBehaviourEvent::Control(event) => self.control_event(event, now),
             NodeBehaviourEvent::Streams(inbound) => self.serve(inbound),
+            NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                result: kad::QueryResult::Bootstrap(_),
+                stats,
+                step,
+                ..
+            }) => self.bootstrapped(&stats, step.last),
             NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
                 self.looked_up(id, result, step.last);
             }
@@ -79,6 +84,9 @@ impl NetworkTask {
                 let verdict = self.gossiped(&message, &propagation_source, now);
                 let gossip = &mut self.swarm.behaviour_mut().gossip;
                 let _ = gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
+            }
+            NodeBehaviourEvent::Gossip(gossipsub::Event::Subscribed { .. }) if self.state.unheard => {
+                self.announce_within(ANNOUNCE_SOON);
             }
             NodeBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.identified(peer_id, &info);
@@ -162,13 +170,10 @@ impl NetworkTask {
         }
         if info.protocols.contains(&self.protocols.kad) {
             self.admit_to_routing_table(peer, &info.listen_addrs);
+            self.state.discovery.met(self.monotone());
         }
-        if info.protocols.contains(&self.protocols.control)
-            && let Some(key) = peer_key(&peer)
-            && !self.state.adverts_asked.contains_key(&peer)
-        {
-            self.state.adverts_asked.insert(peer, Instant::now());
-            self.ask(&key, Vec::new(), adverts_please(), None);
+        if info.protocols.contains(&self.protocols.control) {
+            self.ask_for_adverts(peer);
         }
     }
 

@@ -199,7 +199,7 @@ impl NetworkTask {
     }
 
     /// A clock that never goes back, for decisions about pauses.
-    fn monotone(&self) -> Timestamp {
+    pub(super) fn monotone(&self) -> Timestamp {
         Timestamp(u64::try_from(self.state.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -7,6 +7,7 @@ use cairn_proto::{message::Advert, signed::SignedBytes};
 use futures::StreamExt as _;
 use libp2p::{gossipsub, swarm::SwarmEvent};
 use prost::Message as _;
+use tokio::time::Instant;
 
 /// Loopback's own limit stands in for a /24's: the behaviour is the same, the addresses are what a test has.
 #[tokio::test(flavor = "multi_thread")]
@@ -30,14 +31,14 @@ async fn one_place_cannot_take_all_connections() {
 }
 
 /// A peer that speaks gossip and nothing else, and says what the test wants.
-struct Speaker {
-    swarm: Swarm<gossipsub::Behaviour>,
+pub(super) struct Speaker {
+    pub(super) swarm: Swarm<gossipsub::Behaviour>,
     identity: Identity,
     topic: gossipsub::IdentTopic,
 }
 
 impl Speaker {
-    async fn connect(seed: u64, to: &NetworkHandle) -> Self {
+    pub(super) async fn connect(seed: u64, to: &NetworkHandle) -> Self {
         let protocols = behaviour::Protocols::of(&network()).expect("valid");
         let identity = identity(seed);
         let keys = keys::transport_keys(&identity).expect("Ed25519");
@@ -91,15 +92,34 @@ impl Speaker {
         self.swarm.behaviour_mut().publish(self.topic.clone(), signed.encode_to_vec()).expect("published");
     }
 
-    /// Says it, and drives the connection until the node's view of the speaker is that one.
-    async fn is_taken(&mut self, node: &NetworkHandle, sequence: u64) {
-        self.say(&self.advert(sequence));
-        let taken = async {
-            while free(node, &self.identity.peer()).await != Some(sequence) {
+    /// Drives the connection until something is so.
+    async fn until(&mut self, mut done: impl AsyncFnMut() -> bool) {
+        let so = async {
+            while !done().await {
                 let _ = tokio::time::timeout(Duration::from_millis(20), self.swarm.select_next_some()).await;
             }
         };
-        tokio::time::timeout(DEADLINE, taken).await.expect("taken in time");
+        tokio::time::timeout(DEADLINE, so).await.expect("in time");
+    }
+
+    /// Says something newer ever again, until the node has taken one, and which.
+    async fn is_taken(&mut self, node: &NetworkHandle, from: u64) -> u64 {
+        let me = self.identity.peer();
+        for sequence in from.. {
+            self.say(&self.advert(sequence));
+            // What comes sooner than a second after the last is not taken.
+            let again = Instant::now() + Duration::from_millis(1100);
+            let mut taken = None;
+            let is_over = async || {
+                taken = free(node, &me).await.filter(|free| *free >= from);
+                taken.is_some() || Instant::now() >= again
+            };
+            self.until(is_over).await;
+            if let Some(taken) = taken {
+                return taken;
+            }
+        }
+        unreachable!("sequences do not end")
     }
 }
 
@@ -117,31 +137,30 @@ async fn who_spoils_gossip_is_heard_no_more() {
 
     // Old and repeated news is no offence.
     let mut slow = Speaker::connect(212, &node).await;
-    slow.is_taken(&node, 1000).await;
+    let taken = slow.is_taken(&node, 1000).await;
     for sequence in 900..920 {
         slow.say(&slow.advert(sequence));
     }
-    // Longer than adverts of one peer must lie apart.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    slow.is_taken(&node, 1001).await;
+    let mut taken = slow.is_taken(&node, taken + 1).await;
 
     let mut spoiler = Speaker::connect(213, &node).await;
-    spoiler.is_taken(&node, 1000).await;
+    let last = spoiler.is_taken(&node, 1000).await;
     for sequence in 2000..2003 {
         let mut forged = spoiler.advert(sequence);
         forged.signature[0] ^= 1;
         spoiler.say(&forged);
     }
-    let drive = async { while spoiler.swarm.next().await.is_some() {} };
-    let _ = tokio::time::timeout(Duration::from_millis(1100), drive).await;
+    let peer = spoiler.identity.peer();
+    let score = async || node.ask(|reply| Command::Score { peer, reply }).await.expect("runs");
+    spoiler.until(async || score().await.is_some_and(|score| score < gossip::GRAYLIST)).await;
     spoiler.say(&spoiler.advert(3000));
 
     // Everybody else is still heard, and by the time they are, so would the spoiler have been.
-    for sequence in [1002, 1003] {
+    for _ in 0..2 {
         let drive = async { while spoiler.swarm.next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(1100), drive).await;
-        slow.is_taken(&node, sequence).await;
+        taken = slow.is_taken(&node, taken + 1).await;
     }
     assert!(free(&node, &honest.inner.me).await.is_some());
-    assert_eq!(free(&node, &spoiler.identity.peer()).await, Some(1000), "NET-4");
+    assert_eq!(free(&node, &spoiler.identity.peer()).await, Some(last), "NET-4");
 }

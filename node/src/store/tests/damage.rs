@@ -99,10 +99,20 @@ async fn damage_is_found_listed_repaired_and_its_neighbours_stay() {
     disk.edit(&writer::segment_name(place.segment), |bytes| bytes[place.offset as usize + 40] ^= 1).expect("there");
     let report = store.scrub(&CancellationToken::new()).await.expect("scrubbed");
     assert_eq!((report.damaged.len(), report.missing), (1, vec![ShardRef { ordinal: 7, ..hit }]));
+    store.put(shard(2, 3, 0)).await.expect("stored");
+    for batch in [1, 2, 9, 10, 11] {
+        let report = store.scrub_by(batch, &CancellationToken::new()).await.expect("scrubbed");
+        assert_eq!((report.checked, report.damaged.len(), report.missing.len()), (10, 1, 1), "{batch} at a time");
+    }
+    store.delete(group(2), slot(3), 0).await.expect("deleted");
     store.close().await;
     let store = on(&disk, &clock, None);
     assert_eq!(store.opened().gaps.len(), 1, "{:?}", store.opened());
-    assert_eq!(store.list().len(), 8, "only the one without a head is unknown");
+    assert_eq!(
+        store.list().iter().filter(|i| i.group == group(1)).count(),
+        8,
+        "only the one without a head is unknown"
+    );
     // Repair puts the same shards again.
     store.scrub(&CancellationToken::new()).await.expect("scrubbed");
     for o in [4, 7] {

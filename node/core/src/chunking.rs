@@ -1,13 +1,15 @@
 //! Content-defined chunking: where a source is cut, so that an insertion moves no cut but those near it.
 //!
-//! FastCDC (2020), crate `fastcdc` at a pinned version; the vault's seed is mixed into the gear table, so cut points
-//! of known files cannot be compared with the vault's. Cut points are part of the format (a different cut costs
-//! deduplication, never correctness): `tests::golden_cuts` freezes them.
+//! FastCDC's rules (least, intended and most bytes, cuts rarer before the intended size than behind it) with a hash of our
+//! own ([`scan`], ADR 0014). The hash is keyed with the vault's seed, so cut points of known files cannot be compared with
+//! the vault's. Cut points are part of the format (a different cut costs deduplication, never correctness):
+//! `tests::golden_cuts` freezes them.
 
-use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
-
+mod scan;
 #[cfg(test)]
 mod tests;
+
+use scan::{Cutter, Rarity};
 
 /// How a source is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,8 +83,7 @@ pub const READ_ROOM: usize = 1 << 20;
 /// touches no more than it fills.
 pub struct Chunker {
     profile: ChunkProfile,
-    gear: Vec<u64>,
-    gear_ls: Vec<u64>,
+    cutter: Cutter,
     /// As long as it ever gets, once it is used; what waits is in `start..end`.
     buffer: Vec<u8>,
     start: usize,
@@ -99,9 +100,7 @@ impl Chunker {
     /// A chunker for one or more sources of a kind; `seed` from [`crate::keys::VaultKeys::chunker_seed`].
     #[must_use]
     pub fn new(profile: ChunkProfile, seed: u64) -> Self {
-        let (gear, gear_ls) = get_gear_with_seed(seed);
-        let (gear, gear_ls) = (gear.into_owned(), gear_ls.into_owned());
-        Self { profile, gear, gear_ls, buffer: Vec::new(), start: 0, end: 0 }
+        Self { profile, cutter: Cutter::new(seed), buffer: Vec::new(), start: 0, end: 0 }
     }
 
     /// Where the next bytes of the source go: room for [`READ_ROOM`] bytes or more. Take all chunks out before.
@@ -152,13 +151,12 @@ impl Chunker {
 
     fn take(&mut self) -> &[u8] {
         let left = &self.buffer[self.start..self.end];
-        let (min, avg, max) = self.profile.sizes();
+        let (least, intended, most) = self.profile.sizes();
+        let left = &left[..left.len().min(most)];
         let length = match self.profile {
-            ChunkProfile::Pages(_) => left.len().min(max),
+            ChunkProfile::Pages(_) => left.len(),
             ChunkProfile::Files | ChunkProfile::Stream | ChunkProfile::Metadata => {
-                let (strict, loose) = select_masks(avg, Normalization::Level1);
-                let (gear, gear_ls) = (&self.gear, &self.gear_ls);
-                cut_gear(left, min, avg, max, strict, loose, strict << 1, loose << 1, gear, gear_ls).1
+                self.cutter.length(left, least, Rarity::about(intended))
             }
         };
         let chunk = &self.buffer[self.start..self.start + length];

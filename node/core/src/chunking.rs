@@ -79,8 +79,8 @@ pub const READ_ROOM: usize = 1 << 20;
 /// while let Some(chunk) = chunker.finish() { .. }
 /// ```
 ///
-/// Memory: four times the largest chunk (16 MiB for files), at least [`READ_ROOM`] and two of the largest; of which a source
-/// touches no more than it fills.
+/// Bytes are cut as soon as they are there, while caches still have them. Memory: twice the largest chunk (8 MiB for files), at
+/// least one of the largest and twice [`READ_ROOM`]; of which a source touches no more than it fills.
 pub struct Chunker {
     profile: ChunkProfile,
     cutter: Cutter,
@@ -88,6 +88,8 @@ pub struct Chunker {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Length of the next chunk from which on nothing is known yet; 0 when nothing was looked at.
+    next: usize,
 }
 
 impl std::fmt::Debug for Chunker {
@@ -100,17 +102,16 @@ impl Chunker {
     /// A chunker for one or more sources of a kind; `seed` from [`crate::keys::VaultKeys::chunker_seed`].
     #[must_use]
     pub fn new(profile: ChunkProfile, seed: u64) -> Self {
-        Self { profile, cutter: Cutter::new(seed), buffer: Vec::new(), start: 0, end: 0 }
+        Self { profile, cutter: Cutter::new(seed), buffer: Vec::new(), start: 0, end: 0, next: 0 }
     }
 
     /// Where the next bytes of the source go: room for [`READ_ROOM`] bytes or more. Take all chunks out before.
     ///
-    /// What waits is moved to the front when the room behind it is used up: less than one chunk, once in three, so that
-    /// most bytes are cut where they were read.
+    /// What waits is moved to the front when the room behind it is used up, so most bytes are cut where they were read.
     pub fn room(&mut self) -> &mut [u8] {
         let largest = self.profile.sizes().2;
         if self.buffer.is_empty() {
-            self.buffer = vec![0; (4 * largest).max(2 * largest + READ_ROOM)];
+            self.buffer = vec![0; (2 * largest).max(largest + 2 * READ_ROOM)];
         }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -141,26 +142,36 @@ impl Chunker {
 
     /// The next chunk, when enough bytes are there to know where it ends.
     pub fn next_chunk(&mut self) -> Option<&[u8]> {
-        if self.end - self.start < self.profile.sizes().2 { None } else { Some(self.take()) }
+        self.take(false)
     }
 
     /// After the last byte: the chunks that are left, one a call. After `None` a new source may begin.
     pub fn finish(&mut self) -> Option<&[u8]> {
-        if self.end == self.start { None } else { Some(self.take()) }
+        self.take(true)
     }
 
-    fn take(&mut self) -> &[u8] {
-        let left = &self.buffer[self.start..self.end];
+    fn take(&mut self, last: bool) -> Option<&[u8]> {
         let (least, intended, most) = self.profile.sizes();
+        let left = &self.buffer[self.start..self.end];
         let left = &left[..left.len().min(most)];
-        let length = match self.profile {
-            ChunkProfile::Pages(_) => left.len(),
+        let all = last || left.len() == most;
+        let cut = match self.profile {
+            ChunkProfile::Pages(_) => Err(least),
             ChunkProfile::Files | ChunkProfile::Stream | ChunkProfile::Metadata => {
-                self.cutter.length(left, least, Rarity::about(intended))
+                self.cutter.length(left, self.next.max(least), Rarity::about(intended), all)
+            }
+        };
+        let length = match cut {
+            Ok(length) => length,
+            Err(_) if all && !left.is_empty() => left.len(),
+            Err(next) => {
+                self.next = if all { 0 } else { next };
+                return None;
             }
         };
         let chunk = &self.buffer[self.start..self.start + length];
         self.start += length;
-        chunk
+        self.next = 0;
+        Some(chunk)
     }
 }

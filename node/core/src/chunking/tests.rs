@@ -17,7 +17,7 @@ fn cut(profile: ChunkProfile, seed: u64, source: &[u8], part: usize) -> Vec<Vec<
             chunks.push(chunk.to_vec());
         }
         assert!(chunker.room().len() >= READ_ROOM);
-        assert!(chunker.buffer.len() <= 4 * profile.sizes().2 + READ_ROOM, "bounded");
+        assert!(chunker.buffer.len() <= 2 * (profile.sizes().2 + READ_ROOM), "bounded");
     }
     while let Some(chunk) = chunker.finish() {
         chunks.push(chunk.to_vec());

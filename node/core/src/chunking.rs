@@ -1,13 +1,15 @@
 //! Content-defined chunking: where a source is cut, so that an insertion moves no cut but those near it.
 //!
-//! FastCDC (2020), crate `fastcdc` at a pinned version; the vault's seed is mixed into the gear table, so cut points
-//! of known files cannot be compared with the vault's. Cut points are part of the format (a different cut costs
-//! deduplication, never correctness): `tests::golden_cuts` freezes them.
+//! FastCDC's rules (least, intended and most bytes, cuts rarer before the intended size than behind it) with a hash of our
+//! own ([`scan`], ADR 0014). The hash is keyed with the vault's seed, so cut points of known files cannot be compared with
+//! the vault's. Cut points are part of the format (a different cut costs deduplication, never correctness):
+//! `tests::golden_cuts` freezes them.
 
-use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
-
+mod scan;
 #[cfg(test)]
 mod tests;
+
+use scan::{Cutter, Rarity};
 
 /// How a source is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,16 +79,17 @@ pub const READ_ROOM: usize = 1 << 20;
 /// while let Some(chunk) = chunker.finish() { .. }
 /// ```
 ///
-/// Memory: four times the largest chunk (16 MiB for files), at least [`READ_ROOM`] and two of the largest; of which a source
-/// touches no more than it fills.
+/// Bytes are cut as soon as they are there, while caches still have them. Memory: twice the largest chunk (8 MiB for files), at
+/// least one of the largest and twice [`READ_ROOM`]; of which a source touches no more than it fills.
 pub struct Chunker {
     profile: ChunkProfile,
-    gear: Vec<u64>,
-    gear_ls: Vec<u64>,
+    cutter: Cutter,
     /// As long as it ever gets, once it is used; what waits is in `start..end`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Length of the next chunk from which on nothing is known yet; 0 when nothing was looked at.
+    next: usize,
 }
 
 impl std::fmt::Debug for Chunker {
@@ -99,19 +102,16 @@ impl Chunker {
     /// A chunker for one or more sources of a kind; `seed` from [`crate::keys::VaultKeys::chunker_seed`].
     #[must_use]
     pub fn new(profile: ChunkProfile, seed: u64) -> Self {
-        let (gear, gear_ls) = get_gear_with_seed(seed);
-        let (gear, gear_ls) = (gear.into_owned(), gear_ls.into_owned());
-        Self { profile, gear, gear_ls, buffer: Vec::new(), start: 0, end: 0 }
+        Self { profile, cutter: Cutter::new(seed), buffer: Vec::new(), start: 0, end: 0, next: 0 }
     }
 
     /// Where the next bytes of the source go: room for [`READ_ROOM`] bytes or more. Take all chunks out before.
     ///
-    /// What waits is moved to the front when the room behind it is used up: less than one chunk, once in three, so that
-    /// most bytes are cut where they were read.
+    /// What waits is moved to the front when the room behind it is used up, so most bytes are cut where they were read.
     pub fn room(&mut self) -> &mut [u8] {
         let largest = self.profile.sizes().2;
         if self.buffer.is_empty() {
-            self.buffer = vec![0; (4 * largest).max(2 * largest + READ_ROOM)];
+            self.buffer = vec![0; (2 * largest).max(largest + 2 * READ_ROOM)];
         }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -142,27 +142,36 @@ impl Chunker {
 
     /// The next chunk, when enough bytes are there to know where it ends.
     pub fn next_chunk(&mut self) -> Option<&[u8]> {
-        if self.end - self.start < self.profile.sizes().2 { None } else { Some(self.take()) }
+        self.take(false)
     }
 
     /// After the last byte: the chunks that are left, one a call. After `None` a new source may begin.
     pub fn finish(&mut self) -> Option<&[u8]> {
-        if self.end == self.start { None } else { Some(self.take()) }
+        self.take(true)
     }
 
-    fn take(&mut self) -> &[u8] {
+    fn take(&mut self, last: bool) -> Option<&[u8]> {
+        let (least, intended, most) = self.profile.sizes();
         let left = &self.buffer[self.start..self.end];
-        let (min, avg, max) = self.profile.sizes();
-        let length = match self.profile {
-            ChunkProfile::Pages(_) => left.len().min(max),
+        let left = &left[..left.len().min(most)];
+        let all = last || left.len() == most;
+        let cut = match self.profile {
+            ChunkProfile::Pages(_) => Err(least),
             ChunkProfile::Files | ChunkProfile::Stream | ChunkProfile::Metadata => {
-                let (strict, loose) = select_masks(avg, Normalization::Level1);
-                let (gear, gear_ls) = (&self.gear, &self.gear_ls);
-                cut_gear(left, min, avg, max, strict, loose, strict << 1, loose << 1, gear, gear_ls).1
+                self.cutter.length(left, self.next.max(least), Rarity::about(intended), all)
+            }
+        };
+        let length = match cut {
+            Ok(length) => length,
+            Err(_) if all && !left.is_empty() => left.len(),
+            Err(next) => {
+                self.next = if all { 0 } else { next };
+                return None;
             }
         };
         let chunk = &self.buffer[self.start..self.start + length];
         self.start += length;
-        chunk
+        self.next = 0;
+        Some(chunk)
     }
 }

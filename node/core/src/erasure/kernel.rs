@@ -1,7 +1,7 @@
 //! The inner loop of coding: up to [`ROWS_MAX`] output shards out of all input shards in one pass.
 //!
-//! The one place of `unsafe` in Cairn's own code, measured in `benches/pipeline.rs`: AVX2's byte shuffle looks up 32
-//! products at once. Which loop runs is decided at run time; the portable one is safe, and what compilers turn into
+//! One of two places of `unsafe` in Cairn's own code (the other: `chunking/scan.rs`), measured in `benches/pipeline.rs`: AVX2's
+//! byte shuffle looks up 32 products at once. Which loop runs is decided at run time; the portable one is safe, and what compilers turn into
 //! vector code on any processor. `tests::kernels_agree` holds them bit-identical to each other and to
 //! reed-solomon-erasure.
 

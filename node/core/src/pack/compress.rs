@@ -7,15 +7,22 @@ use cairn_proto::{
     index::{RUN_RAW_MAX, RunCodec, RunPlace},
 };
 
+use zstd::zstd_safe::CParameter;
+
 use super::RawRun;
 
 /// zstd level: 1 is 0.4 GB/s a core at nearly the ratio of 3 (research/crates.md, section 5).
 const LEVEL: i32 = 1;
+/// Shortest match that is looked for. zstd takes 6 for runs up to 256 KiB and 7 for longer ones; 7 is 5 % faster for both, and
+/// stores 1.7 % less of an SQL dump in runs of 256 KiB, 0.7 % more of source code.
+const MATCH_MIN: u32 = 7;
 /// Runs below this are compressed without trying a sample first.
 const SAMPLE_FROM: usize = 64 << 10;
 /// A sample is this many pieces of this many bytes, spread over the run.
 const SAMPLE_PIECES: usize = 4;
 const SAMPLE_PIECE: usize = 4 << 10;
+/// Of each piece so many bytes are counted first.
+const SAMPLE_COUNTED: usize = 1 << 10;
 /// Compression must save at least one part in this many, else the run is stored raw: reading raw is free.
 const WORTH: usize = 32;
 
@@ -78,8 +85,29 @@ fn promising(raw: &[u8]) -> bool {
         return true;
     }
     let step = (raw.len() - SAMPLE_PIECE) / (SAMPLE_PIECES - 1);
+    if uneven((0..SAMPLE_PIECES).flat_map(|i| &raw[i * step..i * step + SAMPLE_COUNTED])) {
+        return true;
+    }
     let sample: Vec<u8> = (0..SAMPLE_PIECES).flat_map(|i| &raw[i * step..i * step + SAMPLE_PIECE]).copied().collect();
     squeeze(&sample).is_some()
+}
+
+/// Whether some values are so much more frequent than others that entropy coding alone will help: two bytes are the same
+/// twice as often as by chance. Text and tables are, and need no sample to be compressed.
+fn uneven<'a>(bytes: impl Iterator<Item = &'a u8>) -> bool {
+    let (mut counts, mut length) = ([0u32; 256], 0u64);
+    for byte in bytes {
+        counts[usize::from(*byte)] += 1;
+        length += 1;
+    }
+    let same: u64 = counts.iter().map(|count| u64::from(*count).pow(2)).sum();
+    same > 2 * (length * length / 256 + length)
+}
+
+fn compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    let mut made = zstd::bulk::Compressor::new(LEVEL)?;
+    made.set_parameter(CParameter::MinMatch(MATCH_MIN))?;
+    Ok(made)
 }
 
 /// The compressed bytes when they are worth it.
@@ -88,7 +116,7 @@ fn squeeze(raw: &[u8]) -> Option<Vec<u8>> {
     let mut out: Vec<u8> = Vec::with_capacity(room);
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(LEVEL).ok();
+            *slot = compressor().ok();
         }
         slot.as_mut()?.compress_to_buffer(raw, &mut out).ok()
     })?;

@@ -140,6 +140,15 @@ fn builders_end_runs_at_their_target() {
     assert_eq!(tiny, 49 * RUN_CHUNKS);
 }
 
+/// Values that are all as frequent as each other may still repeat: the sample tells them from noise.
+#[test]
+fn even_bytes_that_repeat_are_compressed() {
+    let once = bytes(31, 1000, true);
+    let raw: Vec<u8> = once.iter().copied().cycle().take(300_000).collect();
+    let packed = compress(RawRun::blob(raw).expect("a run"));
+    assert!(packed.codec == RunCodec::Zstd && packed.stored.len() < 10_000, "{packed:?}");
+}
+
 #[test]
 fn noise_is_stored_raw_and_text_is_not() {
     for length in [1, 100, 65_536, 1 << 20] {

@@ -16,17 +16,20 @@ use cairn_proto::Timestamp;
 pub const WALK_SOON_MS: u64 = 500;
 /// First and longest pause between walks that too few answered, from begin to begin; each doubles it.
 pub const WALK_PAUSE_MS: (u64, u64) = (2_000, 60_000);
-/// Between walks that were answered, a quarter more or less by lot, so that nodes that were started together do not walk
-/// together for ever. Each visits some twenty peers a bucket.
-pub const WALK_EVERY_MS: u64 = 5 * 60 * 1000;
+/// After the first walk that was answered, a quarter more or less by lot, so that nodes that were started together do not walk
+/// together for ever: when a whole network starts, the first walks find those who were up already.
+pub const WALK_AGAIN_MS: u64 = 30 * 1000;
+/// Between later ones. Each visits some twenty peers a bucket, a megabyte to and fro: every five minutes they were half of what
+/// an idle node sent. Kademlia's own refresh is hourly; here adverts and questions tell of newcomers too.
+pub const WALK_EVERY_MS: u64 = 2 * 3600 * 1000;
 /// A walk that fewer answered is repeated soon, unless there are no more: who was answered by its bootstrap node alone has
 /// no way on when that is gone, and nobody has taken note of it.
 pub const ENOUGH: usize = 8;
 /// A walk that has not ended by then is not waited for: its look-ups have ended by their own time-outs.
 pub const WALK_LOST_MS: u64 = 2 * 60 * 1000;
 /// First and longest pause between two questions for adverts, whoever is asked. News and new acquaintances bring it back to
-/// the first, each question doubles it: who knows everybody asks once a minute.
-pub const ASK_PAUSE_MS: (u64, u64) = (1_000, 60_000);
+/// the first, each question doubles it: who knows everybody asks once an hour.
+pub const ASK_PAUSE_MS: (u64, u64) = (1_000, 3600 * 1000);
 
 /// What became of looking for others until now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +94,10 @@ impl Discovery {
         if answers < known.clamp(1, ENOUGH) {
             return;
         }
+        let pause = if self.found { WALK_EVERY_MS } else { WALK_AGAIN_MS };
         self.found = true;
         self.walk_pause = WALK_PAUSE_MS.0;
-        let spread = u64::from(lot) % (WALK_EVERY_MS / 2);
-        self.walk_at = now.plus_ms(WALK_EVERY_MS * 3 / 4 + spread);
+        self.walk_at = now.plus_ms(pause * 3 / 4 + u64::from(lot) % (pause / 2));
     }
 
     /// Whether somebody is asked for adverts now; whoever is connected is, when this says so.
@@ -142,11 +145,13 @@ mod tests {
         discovery.met(Timestamp(100_000));
         let in_vain = walks(&mut discovery, 100..400, |d, now| d.walked(0, 0, 0, now));
         assert_eq!(in_vain, [101, 103, 107, 115, 131, 163, 223, 283, 343]);
-        let answered = walks(&mut discovery, 400..2000, |d, now| d.walked(1, 1, WALK_EVERY_MS as u32 / 4, now));
-        assert_eq!(answered, [403, 703, 1003, 1303, 1603, 1903]);
-        discovery.met(Timestamp(2_000_000));
+        // The lot is the middle of both.
+        let middle = |d: &Discovery| if d.found { WALK_EVERY_MS / 4 } else { WALK_AGAIN_MS / 4 };
+        let answered = walks(&mut discovery, 400..20_000, |d, now| d.walked(1, 1, middle(d) as u32, now));
+        assert_eq!(answered, [403, 433, 7633, 14833]);
+        discovery.met(Timestamp(20_000_000));
         assert!(
-            !discovery.is_walk_due(Timestamp(2_010_000)),
+            !discovery.is_walk_due(Timestamp(20_010_000)),
             "whoever found the network does not walk for each newcomer"
         );
     }
@@ -176,26 +181,29 @@ mod tests {
     fn nodes_that_start_together_walk_apart() {
         let next = |lot| {
             let mut discovery = Discovery::new(Timestamp(0));
+            discovery.walked(20, 50, 0, Timestamp(0));
             discovery.walked(20, 50, lot, Timestamp(0));
-            walks(&mut discovery, 0..1000, |_, _| ())[0]
+            walks(&mut discovery, 0..10_000, |_, _| ())[0]
         };
         let times: Vec<u64> = (0..8u32).map(|i| next(i.wrapping_mul(0x9e37_79b9))).collect();
-        assert!(times.iter().all(|t| (225..=375).contains(t)), "{times:?}");
+        assert!(times.iter().all(|t| (5400..=9000).contains(t)), "{times:?}");
         let different: std::collections::BTreeSet<_> = times.iter().collect();
         assert_eq!(different.len(), times.len(), "{times:?}");
     }
 
-    /// NET-7: a question may be lost; another follows, soon while there is news, then once a minute.
+    /// NET-7: a question may be lost; another follows, soon while there is news, then ever more slowly.
     #[test]
     fn questions_go_on_and_slow_down() {
         let mut discovery = Discovery::new(Timestamp(0));
         let asked = |discovery: &mut Discovery, seconds: std::ops::Range<u64>| {
             seconds.filter(|s| discovery.is_question_due(Timestamp(s * 1000))).collect::<Vec<_>>()
         };
-        assert_eq!(asked(&mut discovery, 0..200), [1, 2, 4, 8, 16, 32, 64, 124, 184]);
+        assert_eq!(asked(&mut discovery, 0..200), [1, 2, 4, 8, 16, 32, 64, 128]);
         discovery.learned(Timestamp(200_000));
         assert_eq!(asked(&mut discovery, 200..210), [201, 202, 204, 208]);
         discovery.met(Timestamp(210_000));
-        assert_eq!(asked(&mut discovery, 210..213), [211, 212]);
+        let later = asked(&mut discovery, 210..20_000);
+        assert_eq!(later[..3], [211, 212, 214]);
+        assert_eq!(later[later.len() - 1] - later[later.len() - 2], 3600, "once an hour: {later:?}");
     }
 }

@@ -304,7 +304,7 @@ impl Session {
             receipts: outcome.receipts.iter().map(|(s, r)| (*s, r.signed.encode_to_vec())).collect(),
             shortfall: outcome.lacking,
             pending: true,
-            keep_places: false,
+            skip_known: false,
         })?;
         Ok(row)
     }

@@ -34,6 +34,7 @@ mod sources;
 pub mod stream_input;
 mod tar;
 mod tree_walk;
+mod under_way;
 pub mod verbs;
 mod window;
 

@@ -14,7 +14,7 @@
 //! [`filter`] of a byte a chunk, at most 32 MiB. Disk: 16 bytes a chunk, up to twice that while merging.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -75,8 +75,11 @@ pub(super) struct Chunks {
     /// The same as the files say it.
     saved: Option<u64>,
     filter: Option<Filter>,
-    recent: HashMap<ChunkId, Arc<RunRow>>,
-    /// Whether stripes are lost: then a chunk may have two places, and only the newest counts.
+    /// Chunks of rows looked at of late: that they are there, not where, since a newer place may stand elsewhere.
+    recent: HashSet<ChunkId>,
+    /// The row that was looked at last.
+    pub(super) last: Option<(RowKey, Arc<Vec<RunRow>>)>,
+    /// Whether stripes are lost: then where a chunk lies decides whether it is there.
     pub(super) careful: bool,
 }
 
@@ -101,7 +104,8 @@ impl Chunks {
             recorded: 0,
             saved: None,
             filter: None,
-            recent: HashMap::new(),
+            recent: HashSet::new(),
+            last: None,
             careful: false,
         })
     }
@@ -139,7 +143,8 @@ impl Chunks {
             recorded,
             saved: Some(recorded),
             filter: None,
-            recent: HashMap::new(),
+            recent: HashSet::new(),
+            last: None,
             careful: false,
         })
     }
@@ -154,7 +159,8 @@ impl Chunks {
             if let Some(filter) = &mut self.filter {
                 filter.insert(prefix);
             }
-            self.waiting.insert(u128::from(prefix) << 72 | u128::from(row.stripe.0) << 32 | u128::from(row.offset));
+            let place = (u128::from(row.stripe.0) << 32) | u128::from(row.offset);
+            self.waiting.insert((u128::from(prefix) << 72) | place);
         }
         if self.waiting.len() >= WAITING_MAX { self.spill() } else { Ok(()) }
     }
@@ -166,7 +172,7 @@ impl Chunks {
             return Ok(Vec::new());
         }
         let low = u128::from(prefix) << 72;
-        let mut found: Vec<Entry> = self.waiting.range(low..=low | (1 << 72) - 1).copied().collect();
+        let mut found: Vec<Entry> = self.waiting.range(low..=(low | ((1 << 72) - 1))).copied().collect();
         for file in &self.files {
             file.find(prefix, &mut found)?;
         }
@@ -195,13 +201,13 @@ impl Chunks {
         Ok(())
     }
 
-    /// The run of a chunk that was looked at of late.
-    pub(super) fn recent(&self, id: &ChunkId) -> Option<&Arc<RunRow>> {
-        if self.careful { None } else { self.recent.get(id) }
+    /// Whether the chunk was looked at of late.
+    pub(super) fn recent(&self, id: &ChunkId) -> bool {
+        !self.careful && self.recent.contains(id)
     }
 
     /// Remembers a row that was looked at.
-    pub(super) fn remember(&mut self, runs: &[Arc<RunRow>]) {
+    pub(super) fn remember(&mut self, runs: &[RunRow]) {
         let more = runs.iter().map(|run| run.chunks.len()).sum::<usize>();
         if self.recent.len() + more > RECENT_MAX {
             self.recent.clear();
@@ -210,18 +216,19 @@ impl Chunks {
             return;
         }
         for run in runs {
-            self.recent.extend(run.chunks.iter().map(|(id, _)| (*id, run.clone())));
+            self.recent.extend(run.chunks.iter().map(|(id, _)| *id));
         }
     }
 
     /// Forgets the rows that were looked at: they change.
     pub(super) fn forget(&mut self) {
-        self.recent = HashMap::new();
+        self.recent = HashSet::new();
+        self.last = None;
     }
 
     /// Writes what waits, so that the next one to open the catalogue finds an index that is complete.
     pub(super) fn save(&mut self) -> io::Result<()> {
-        if self.saved == Some(self.recorded) { Ok(()) } else { self.spill() }
+        if self.saved == Some(self.recorded) && self.waiting.is_empty() { Ok(()) } else { self.spill() }
     }
 
     fn spill(&mut self) -> io::Result<()> {

@@ -65,11 +65,15 @@ impl Catalogue {
     /// The disk.
     pub fn has_chunk(&self, id: &ChunkId) -> Result<bool> {
         self.with_chunks(|chunks| {
-            if chunks.recent(id).is_some() {
+            if chunks.recent(id) {
                 return Ok(true);
             }
             chunks.expect_new()?;
-            Ok(self.look_up(chunks, id)?.is_some())
+            let found = self.look_up(chunks, id)?.is_some();
+            if let Some((_, row)) = chunks.last.clone().filter(|_| found) {
+                chunks.remember(&row);
+            }
+            Ok(found)
         })
     }
 
@@ -78,25 +82,25 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn find_chunk(&self, id: &ChunkId) -> Result<Option<RunRow>> {
-        self.with_chunks(|chunks| {
-            let found = match chunks.recent(id) {
-                Some(run) => Some(run.clone()),
-                None => self.look_up(chunks, id)?,
-            };
-            Ok(found.map(|run| RunRow::clone(&run)))
-        })
+        self.with_chunks(|chunks| self.look_up(chunks, id))
     }
 
-    fn look_up(&self, chunks: &mut Chunks, id: &ChunkId) -> Result<Option<Arc<RunRow>>, Trouble> {
-        let mut newest: Option<Arc<RunRow>> = None;
+    fn look_up(&self, chunks: &mut Chunks, id: &ChunkId) -> Result<Option<RunRow>, Trouble> {
+        let mut newest: Option<RunRow> = None;
         for key in chunks.candidates(id)? {
             // A row that is gone, and one that only begins with the same bytes, are no reason to worry.
-            let Some(runs) = self.run_row(key)? else { continue };
-            let runs: Vec<_> = runs.into_iter().map(Arc::new).collect();
-            let place = |run: &Arc<RunRow>| (run.place.stripe, run.place.offset);
-            let having = runs.iter().filter(|run| run.chunks.iter().any(|(found, _)| found == id));
+            let row = match &chunks.last {
+                Some((last, row)) if *last == key => row.clone(),
+                _ => {
+                    let Some(runs) = self.run_row(key)? else { continue };
+                    let row = Arc::new(runs);
+                    chunks.last = Some((key, row.clone()));
+                    row
+                }
+            };
+            let place = |run: &RunRow| (run.place.stripe, run.place.offset);
+            let having = row.iter().filter(|run| run.chunks.iter().any(|(found, _)| found == id));
             newest = having.chain(&newest).max_by_key(|run| place(run)).cloned();
-            chunks.remember(&runs);
         }
         Ok(newest)
     }
@@ -186,10 +190,12 @@ impl Catalogue {
                 }
                 change.put(&meta_key(Meta::Chunks), recorded.to_le_bytes().to_vec());
                 self.apply(change)?;
-                chunks.recorded = recorded;
+                chunks.forget();
                 for row in in_rows(runs) {
                     chunks.insert(RowKey::from(&row[0].place), row)?;
                 }
+                // Only now: what is written on the way must not say that it has all of them.
+                chunks.recorded = recorded;
             }
             Ok(())
         })

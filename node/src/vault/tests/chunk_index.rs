@@ -99,6 +99,26 @@ fn an_index_that_is_lost_torn_or_old_costs_no_chunk() {
     assert_eq!(fs::read(index.join("list")).expect("there"), before, "what is whole is not made anew");
 }
 
+/// More chunks at once than wait in memory, and the newest place of each, though its older neighbours were looked at last.
+#[test]
+fn many_chunks_at_once_are_all_found_where_they_lie_now() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let place = dir.path().join("c");
+    let catalogue = Catalogue::open(&place, &key()).expect("made");
+    let all: Vec<RunRow> = (1..=70).flat_map(runs).collect();
+    catalogue.record_stripe(&StripeRecord { runs: all, ..StripeRecord::default() }).expect("written");
+    catalogue.flush().expect("written");
+    drop(catalogue);
+    let catalogue = open(&place);
+    has_all(&catalogue, 1..=70);
+    let newer = RunRow { place: RunPlace { stripe: StripeNo(80), ..runs(1)[2].place }, ..runs(1)[2].clone() };
+    catalogue.record_stripe(&StripeRecord { runs: vec![newer.clone()], ..StripeRecord::default() }).expect("written");
+    for (id, _) in &newer.chunks {
+        assert!(catalogue.has_chunk(&runs(1)[1].chunks[0].0).expect("readable"));
+        assert!(catalogue.find_chunk(id).expect("readable").as_ref() == Some(&newer));
+    }
+}
+
 /// Rows have several runs, segments begin and end where they like.
 #[test]
 fn a_row_waits_until_all_of_its_runs_stand_in_segments() {

@@ -170,7 +170,7 @@ fn runs_of_a_lost_stripe_go_alone() {
         runs
     };
     let left = sorted(catalogue.runs().map(|run| run.expect("readable")).collect());
-    assert!(left == [&both[1..], &[newer.clone()]].concat());
+    assert!(left == [&both[1..], std::slice::from_ref(&newer)].concat());
     assert!(sorted(catalogue.pending(usize::MAX).expect("readable").1) == left);
     assert_eq!(catalogue.find_chunk(&id(1, 3)).expect("readable"), Some(newer));
     assert_eq!(catalogue.find_chunk(&id(1, 40)).expect("readable").as_ref(), Some(&both[1]));

@@ -36,6 +36,7 @@ mod sources;
 pub mod stream_input;
 mod tar;
 mod tree_walk;
+mod under_way;
 pub mod verbs;
 mod window;
 

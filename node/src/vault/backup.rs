@@ -105,7 +105,8 @@ pub(super) async fn backup(
         out,
         figures.clone(),
     )
-    .map_err(|e| failures::bug("PACK", &e))?;
+    .map_err(|e| failures::bug("PACK", &e))?
+    .sharing(session.under_way.clone());
     vault.catalogue.set_meta(Meta::Running, Some(vec![1])).map_err(failures::catalogue)?;
     vault.catalogue.flush().map_err(failures::catalogue)?;
 

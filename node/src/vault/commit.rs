@@ -119,6 +119,7 @@ impl Commit<'_> {
             runs: &placed,
             groups: &self.session.groups.rows(),
         })?;
+        debug_assert_eq!(self.session.under_way.len(), 0, "all that was kept is recorded");
         self.session.catalogue.set_meta(Meta::Recovered, None)?;
         self.session.catalogue.set_meta(Meta::Moved, None)?;
         let stripes_lost = self.session.catalogue.retire_lost()?.len();

@@ -5,7 +5,7 @@
 //! ([`compressing::WAITING_MAX`], twice), the chunker's buffer (8 MiB): about 36 MiB, whatever the size of the source.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,16 +27,13 @@ use tokio::sync::mpsc;
 use super::{
     catalogue::{Catalogue, CatalogueError},
     session::StripeJob,
+    under_way::UnderWay,
 };
 
 mod compressing;
 
 use compressing::Compressing;
 
-/// Chunks of this run that are remembered before those that are recorded meanwhile are forgotten again: 2 MiB. When more
-/// than half of them are still under way, the next sweep waits until there are twice as many as were kept, so that sweeping
-/// costs each chunk a constant time; the pipeline bounds how many can be under way.
-const SEEN_MAX: usize = 1 << 16;
 /// Chunks that a dry run remembers, which records none: 64 MiB or so. One that comes again after that many others is
 /// counted twice.
 const DRY_SEEN_MAX: usize = 1 << 20;
@@ -101,12 +98,8 @@ pub(super) struct Ingest {
     numbers: StripeNumbers,
     /// Rows of placed runs by the stripe that completes them.
     rows: BTreeMap<StripeNo, Vec<RunRow>>,
-    seen: HashSet<ChunkId>,
-    /// How many of them there are when those recorded are forgotten.
-    sweep_at: usize,
+    under_way: Arc<UnderWay>,
     dry: bool,
-    #[cfg(test)]
-    sweeps: u32,
     /// Stripes known to be lost: what lies in them is stored anew.
     lost: BTreeSet<StripeNo>,
     out: Out,
@@ -135,24 +128,29 @@ impl Ingest {
             lane: MetadataLane::new(code),
             numbers,
             rows: BTreeMap::new(),
-            seen: HashSet::new(),
-            sweep_at: SEEN_MAX,
+            under_way: Arc::default(),
             dry: matches!(out, Out::Nowhere),
-            #[cfg(test)]
-            sweeps: 0,
             lost,
             out,
             figures,
         })
     }
 
+    /// With what is under way shared with those who record it.
+    pub(super) fn sharing(self, under_way: Arc<UnderWay>) -> Self {
+        Self { under_way, ..self }
+    }
+
     /// Keeps a chunk, unless the vault has it; its id.
     pub(super) fn keep(&mut self, lane: Lane, chunk: &[u8]) -> Result<ChunkId, IngestError> {
         let id = self.keys.chunk_id(chunk);
-        if self.seen.contains(&id) || has(&self.catalogue, &self.lost, &id)? {
+        if self.under_way.has(&id) || has(&self.catalogue, &self.lost, &id)? {
             return Ok(id);
         }
-        self.remember(id)?;
+        if self.dry && self.under_way.len() >= DRY_SEEN_MAX {
+            self.under_way.clear();
+        }
+        self.under_way.insert(id);
         self.figures.added.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         match lane {
             Lane::Data => {
@@ -169,27 +167,6 @@ impl Ingest {
             }
         }
         Ok(id)
-    }
-
-    fn remember(&mut self, id: ChunkId) -> Result<(), IngestError> {
-        if self.dry && self.seen.len() >= DRY_SEEN_MAX {
-            self.seen.clear();
-        } else if !self.dry && self.seen.len() >= self.sweep_at {
-            #[cfg(test)]
-            {
-                self.sweeps += 1;
-            }
-            let mut kept = HashSet::new();
-            for id in self.seen.drain() {
-                if !has(&self.catalogue, &self.lost, &id)? {
-                    kept.insert(id);
-                }
-            }
-            self.sweep_at = SEEN_MAX.max(2 * kept.len());
-            self.seen = kept;
-        }
-        self.seen.insert(id);
-        Ok(())
     }
 
     /// Has a run compressed; those before it that are due get their places, in the order in which they came.
@@ -305,12 +282,6 @@ impl Ingest {
             }
         }
         Ok(true)
-    }
-
-    /// How often recorded chunks were looked for among those seen.
-    #[cfg(test)]
-    pub(super) const fn sweeps(&self) -> u32 {
-        self.sweeps
     }
 
     /// Stripes that were known to be lost when the run began.

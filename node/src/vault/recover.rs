@@ -385,7 +385,6 @@ fn add(vault: &Vault, segment: IndexSegment) -> Result<(), Failure> {
         let record = StripeRecord { row: Some(row), ..StripeRecord::default() };
         vault.catalogue.record_stripe(&record).map_err(failures::catalogue)?;
     }
-    // Segments come newest first: the newest place of a chunk is the one that counts, an older one may be lost.
-    let record = StripeRecord { runs: segment.runs, keep_places: true, ..StripeRecord::default() };
+    let record = StripeRecord { runs: segment.runs, skip_known: true, ..StripeRecord::default() };
     vault.catalogue.record_stripe(&record).map_err(failures::catalogue)
 }

@@ -30,6 +30,7 @@ use futures::future::join_all;
 use super::{
     catalogue::{Catalogue, CatalogueError, StripeRecord},
     groups::{Groups, Place, PlaceError},
+    under_way::UnderWay,
 };
 use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
 
@@ -98,6 +99,8 @@ pub(super) struct Session {
     pub(super) groups: Groups,
     pub(super) replicas: usize,
     pub(super) lease_until: Timestamp,
+    /// What the scan kept and nobody recorded yet.
+    pub(super) under_way: Arc<UnderWay>,
     tracker: Mutex<Tracker>,
     /// Held while it is written who is outside the rows.
     recording: Mutex<()>,
@@ -124,6 +127,7 @@ impl Session {
             groups,
             replicas: usize::from(policy.replicas.max(1)),
             lease_until,
+            under_way: Arc::default(),
             tracker: Mutex::default(),
             recording: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -297,15 +301,18 @@ impl Session {
         };
         let ready: Vec<RunRow> = waiting.extract_if(.., |run| there(run)).collect();
         use prost::Message as _;
-        self.catalogue.record_stripe(&StripeRecord {
+        let record = StripeRecord {
             row: Some(row.clone()),
             runs: ready,
             group,
             receipts: outcome.receipts.iter().map(|(s, r)| (*s, r.signed.encode_to_vec())).collect(),
             shortfall: outcome.lacking,
             pending: true,
-            keep_places: false,
-        })?;
+            skip_known: false,
+        };
+        self.catalogue.record_stripe(&record)?;
+        // Afterwards, so that each chunk is always known to one of the two.
+        self.under_way.arrived(&record.runs);
         Ok(row)
     }
 }

@@ -106,19 +106,13 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
-    fn add(&mut self, chunk: &[u8]) -> Result<(), IngestError> {
-        let id = self.ingest.keep(Lane::Data, chunk)?;
-        let ingest = &mut *self.ingest;
-        self.list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
-    }
-
-    fn end(mut self) -> Result<ContentRef, IngestError> {
-        // The chunker is borrowed beside the list, so the chunk is copied once; only the last one or two of a content.
-        while let Some(chunk) = self.chunker.finish().map(<[u8]>::to_vec) {
-            self.add(&chunk)?;
+    fn end(self) -> Result<ContentRef, IngestError> {
+        let Self { ingest, chunker, mut list, .. } = self;
+        while let Some(chunk) = chunker.finish() {
+            let id = ingest.keep(Lane::Data, chunk)?;
+            list.push(id, &mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))?;
         }
-        let ingest = self.ingest;
-        self.list.finish(&mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
+        list.finish(&mut |list: Vec<u8>| ingest.keep(Lane::Metadata, &list))
     }
 }
 
@@ -180,6 +174,9 @@ struct Scan<'a> {
     /// Large files: their lists of chunks are only sure to be complete once the run is over.
     remembered_late: Vec<([u8; 32], Vec<u8>)>,
     links: HashMap<u64, Node>,
+    /// Whether any file was remembered when the run began: none needs to be looked for in a first run.
+    any_known: bool,
+    folder_key: (PathBuf, [u8; 16]),
 }
 
 /// Files that may be remembered once everything is acknowledged.
@@ -194,6 +191,7 @@ pub(super) fn scan_files(
     cancel: CancellationToken,
 ) -> Result<(Scanned, LateFiles), SourceError> {
     let chunker = Chunker::new(ChunkProfile::Files, ingest.keys().chunker_seed());
+    let any_known = ingest.catalogue().has_files().map_err(IngestError::from)?;
     let mut scan = Scan {
         ingest,
         chunker,
@@ -206,6 +204,8 @@ pub(super) fn scan_files(
         remembered: Vec::new(),
         remembered_late: Vec::new(),
         links: HashMap::new(),
+        any_known,
+        folder_key: (PathBuf::new(), [0; 16]),
     };
     let mut folders = vec![Folder::default()];
     for step in Walk::new(&source.paths, source.options.clone())? {
@@ -261,8 +261,11 @@ impl Scan<'_> {
     fn file(&mut self, entry: &mut Entry) -> Result<bool, SourceError> {
         *self.figures.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             entry.path.to_string_lossy().into_owned();
-        let key = path_key(self.ingest, &entry.path);
-        let before = self.ingest.catalogue().file(&key).map_err(IngestError::from)?;
+        let key = self.path_key(&entry.path);
+        let before = match self.any_known {
+            true => self.ingest.catalogue().file(&key).map_err(IngestError::from)?,
+            false => None,
+        };
         let before = before.and_then(|bytes| Node::decode(&bytes).ok());
         let linked = entry.node.hardlink.and_then(|k| self.links.get(&k)).cloned();
         let known = linked.or_else(|| before.clone().filter(|_| !self.force));
@@ -334,18 +337,27 @@ impl Scan<'_> {
         if self.remembered.len() >= FILES_BATCH { self.remember_now() } else { Ok(()) }
     }
 
+    /// Two keyed hashes: of the folder, so that its files are neighbours in the catalogue, and of the whole path.
+    fn path_key(&mut self, path: &Path) -> [u8; 32] {
+        use std::os::unix::ffi::OsStrExt as _;
+        let keys = self.ingest.keys();
+        let hash = |what: &[u8], path: &Path| keys.chunk_id(&[what, path.as_os_str().as_bytes()].concat());
+        let folder = path.parent().unwrap_or(path);
+        if self.folder_key.0 != folder {
+            let mut half = [0; 16];
+            half.copy_from_slice(&hash(b"folder\0", folder).as_bytes()[..16]);
+            self.folder_key = (folder.to_owned(), half);
+        }
+        let mut key = *hash(b"path\0", path).as_bytes();
+        key[..16].copy_from_slice(&self.folder_key.1);
+        key
+    }
+
     fn remember_now(&mut self) -> Result<(), SourceError> {
         self.ingest.catalogue().set_files(&self.remembered).map_err(IngestError::from)?;
         self.remembered.clear();
         Ok(())
     }
-}
-
-fn path_key(ingest: &Ingest, path: &Path) -> [u8; 32] {
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut text = b"path\0".to_vec();
-    text.extend_from_slice(path.as_os_str().as_bytes());
-    *ingest.keys().chunk_id(&text).as_bytes()
 }
 
 fn is_same(a: &Node, b: &Node) -> bool {

@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod cancelled;
+mod chunk_index;
 mod damage;
 mod healing;
 mod heirs;

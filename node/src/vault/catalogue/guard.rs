@@ -7,7 +7,7 @@
 //!
 //! - [`Sums`]: a sum over the hashes of all rows that decisions rest on, changed in the same batch as the rows. Rows that are
 //!   missing, or are as they were once, do not add up. The few rows are added up whenever the catalogue is opened; the many
-//!   (chunks, runs, stripes) before a backup and a check, one to three seconds for a million.
+//!   (runs, stripes) before a backup and a check.
 //! - [`Mark`]: a file beside the folder that says how far the catalogue had come when it was last made durable. One that has
 //!   not come as far has lost its end, or is an old copy.
 //!
@@ -24,7 +24,7 @@ use std::{
 
 use super::{
     CatalogueError, Meta, Result,
-    layout::{CHUNK, FILE, META, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, STRIPE},
+    layout::{FILE, META, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, STRIPE},
 };
 
 /// Rows that change together, by key; `None` removes.
@@ -74,12 +74,12 @@ impl Change {
 pub(super) enum Class {
     /// As many as there are groups and snapshots.
     Few = 0,
-    /// As many as there are chunks.
+    /// As many as there are rows of runs and stripes.
     Many = 1,
 }
 
 /// Prefixes of the rows of which there are many.
-pub(super) const MANY: [u8; 5] = [CHUNK, RUN, STRIPE, PENDING_STRIPE, PENDING_RUN];
+pub(super) const MANY: [u8; 4] = [RUN, STRIPE, PENDING_STRIPE, PENDING_RUN];
 
 fn class_of(key: &[u8]) -> Option<Class> {
     match *key.first()? {

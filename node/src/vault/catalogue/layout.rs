@@ -1,6 +1,6 @@
 //! How the catalogue's rows are named and encoded.
 
-use super::{CatalogueError, Counters, Meta, Result};
+use super::{CatalogueError, Counters, Meta, Result, chunks::RowKey};
 use cairn_proto::{
     Timestamp,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
@@ -11,7 +11,6 @@ use cairn_proto::{
 pub(super) const ROW_MAX: usize = 7 << 10;
 
 pub(super) const META: u8 = b'm';
-pub(super) const CHUNK: u8 = b'c';
 pub(super) const RUN: u8 = b'r';
 pub(super) const STRIPE: u8 = b's';
 pub(super) const GROUP: u8 = b'g';
@@ -33,10 +32,34 @@ pub(super) fn stripe_key(prefix: u8, no: StripeNo) -> Vec<u8> {
     key
 }
 
-pub(super) fn run_key(prefix: u8, place: &RunPlace) -> Vec<u8> {
-    let mut key = stripe_key(prefix, place.stripe);
-    key.extend_from_slice(&place.offset.to_be_bytes());
-    key
+/// Of [`RUN`] or [`PENDING_RUN`].
+pub(super) fn row_key(prefix: u8, key: RowKey) -> Vec<u8> {
+    let mut bytes = stripe_key(prefix, key.stripe);
+    bytes.extend_from_slice(&key.offset.to_be_bytes());
+    bytes
+}
+
+pub(super) fn row_of_key(key: &[u8]) -> Option<RowKey> {
+    let (stripe, offset) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some(RowKey { stripe: StripeNo(u64::from_be_bytes(*stripe)), offset: u32::from_be_bytes(offset.try_into().ok()?) })
+}
+
+/// Receipts of a stripe's holders, each with its slot and length, in as few rows as may be: keys and values.
+pub(super) fn receipt_rows(no: StripeNo, receipts: &[(u8, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut rows: Vec<Vec<u8>> = Vec::new();
+    for (slot, signed) in receipts {
+        // One that is longer than any is no receipt.
+        let Ok(length) = u16::try_from(signed.len()) else { continue };
+        if rows.last().is_none_or(|row| row.len() + 3 + signed.len() > ROW_MAX) {
+            rows.push(Vec::new());
+        }
+        let Some(row) = rows.last_mut() else { continue };
+        row.push(*slot);
+        row.extend_from_slice(&length.to_le_bytes());
+        row.extend_from_slice(signed);
+    }
+    let key = |part: u8| [stripe_key(RECEIPT, no), vec![part]].concat();
+    (0u8..).zip(rows).map(|(part, row)| (key(part), row)).collect()
 }
 
 pub(super) fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
@@ -73,8 +96,8 @@ pub(super) fn checked<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8]> {
     Ok(value)
 }
 
-pub(super) fn encode_run(row: &RunRow) -> Result<Vec<u8>> {
-    Ok(IndexSegment { stripes: vec![], runs: vec![row.clone()] }.encode()?)
+pub(super) fn encode_runs(runs: &[RunRow]) -> Result<Vec<u8>> {
+    Ok(IndexSegment { stripes: vec![], runs: runs.to_vec() }.encode()?)
 }
 
 pub(super) fn encode_stripe(row: &StripeRow) -> Result<Vec<u8>> {

@@ -12,8 +12,8 @@ use super::{
     Catalogue, CatalogueError, Meta, Result,
     guard::Change,
     layout::{
-        CHUNK, FILE, LOST, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, SHORTFALL, STRIPE, UNREAD, encode_segments,
-        id_key, run_key, segment_key, stripe_key,
+        FILE, LOST, PENDING_RUN, PENDING_STRIPE, RECEIPT, RUN, SHORTFALL, STRIPE, UNREAD, encode_runs, encode_segments,
+        row_key, segment_key, stripe_key,
     },
 };
 
@@ -112,6 +112,7 @@ impl Catalogue {
             }
         }
         self.apply(batch)?;
+        self.forget_recent()?;
         self.flush()
     }
 
@@ -131,9 +132,8 @@ impl Catalogue {
         for run in self.runs() {
             let run = run?;
             if touches(&run.place, lost) {
-                let place = &run_key(RUN, &run.place)[1..];
                 for (id, _) in &run.chunks {
-                    if self.get(&id_key(CHUNK, id.as_bytes()))?.as_deref() == Some(place) {
+                    if self.find_chunk(id)?.is_some_and(|newest| newest.place == run.place) {
                         need(&run.place);
                         break;
                     }
@@ -171,14 +171,17 @@ impl Catalogue {
         if gone.is_empty() {
             return Ok(needed);
         }
-        for run in self.runs() {
-            let place = run?.place;
-            if touches(&place, &gone) {
-                let mut batch = Change::default();
-                batch.remove(run_key(RUN, &place));
-                batch.remove(run_key(PENDING_RUN, &place));
-                self.apply(batch)?;
+        for row in self.run_rows() {
+            let (key, mut runs) = row?;
+            let before = runs.len();
+            runs.retain(|run| !touches(&run.place, &gone));
+            let mut batch = Change::default();
+            match runs.len() {
+                left if left == before => continue,
+                0 => [RUN, PENDING_RUN].into_iter().for_each(|prefix| batch.remove(row_key(prefix, key))),
+                _ => batch.put(&row_key(RUN, key), encode_runs(&runs)?),
             }
+            self.apply(batch)?;
         }
         for no in gone {
             let mut batch = Change::default();
@@ -190,6 +193,7 @@ impl Catalogue {
             }
             self.apply(batch)?;
         }
+        self.forget_recent()?;
         self.flush()?;
         Ok(needed)
     }

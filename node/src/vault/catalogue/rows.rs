@@ -1,7 +1,7 @@
 //! Reading and changing the catalogue's rows: one method per question.
 
 use cairn_proto::{
-    ChunkId, SnapshotId,
+    SnapshotId,
     index::{IndexSegment, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{GroupRow, Manifest, SnapshotRecord},
 };
@@ -10,34 +10,13 @@ use super::{
     Catalogue, CatalogueError, CommitRecord, Meta, Result, StripeRecord,
     guard::Change,
     layout::{
-        CHUNK, FILE, GROUP, PENDING_RUN, PENDING_STRIPE, RECEIPT, ROW_MAX, RUN, SEGMENT, SHORTFALL, SNAPSHOT, STRIPE,
-        counters_bytes, decode_group, encode_group, encode_run, encode_segments, encode_stripe, group_key, id_key,
-        meta_key, run_key, segment_key, stripe_key,
+        FILE, GROUP, PENDING_STRIPE, ROW_MAX, SEGMENT, SHORTFALL, SNAPSHOT, STRIPE, counters_bytes, decode_group,
+        encode_group, encode_segments, encode_stripe, group_key, id_key, meta_key, receipt_rows, segment_key,
+        stripe_key,
     },
 };
 
 impl Catalogue {
-    /// Whether the chunk lies in acknowledged stripes.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn has_chunk(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.tree.contains_key(id_key(CHUNK, id.as_bytes()))?)
-    }
-
-    /// The run that a chunk lies in.
-    ///
-    /// # Errors
-    /// Damage or the disk.
-    pub fn find_chunk(&self, id: &ChunkId) -> Result<Option<RunRow>> {
-        let Some(place) = self.get(&id_key(CHUNK, id.as_bytes()))? else { return Ok(None) };
-        let mut key = vec![RUN];
-        key.extend_from_slice(&place);
-        let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a chunk without its run"))?;
-        let row = IndexSegment::decode(&bytes)?.runs.pop();
-        row.map(Some).ok_or(CatalogueError::Damaged("a run row is empty"))
-    }
-
     /// A stripe.
     ///
     /// # Errors
@@ -64,12 +43,6 @@ impl Catalogue {
         self.scan(STRIPE).map(|item| {
             IndexSegment::decode(&item?.1)?.stripes.pop().ok_or(CatalogueError::Damaged("a stripe row is empty"))
         })
-    }
-
-    /// Every run, in order of place.
-    pub fn runs(&self) -> impl Iterator<Item = Result<RunRow>> {
-        self.scan(RUN)
-            .map(|item| IndexSegment::decode(&item?.1)?.runs.pop().ok_or(CatalogueError::Damaged("a run row is empty")))
     }
 
     /// A group.
@@ -107,10 +80,8 @@ impl Catalogue {
             if record.pending {
                 batch.put(&stripe_key(PENDING_STRIPE, row.no), Vec::new());
             }
-            for (slot, signed) in &record.receipts {
-                let mut key = stripe_key(RECEIPT, row.no);
-                key.push(*slot);
-                batch.put(&key, signed.clone());
+            for (key, value) in receipt_rows(row.no, &record.receipts) {
+                batch.put(&key, value);
             }
             if !record.shortfall.is_empty() {
                 batch.put(&stripe_key(SHORTFALL, row.no), record.shortfall.clone());
@@ -119,20 +90,10 @@ impl Catalogue {
         if let Some(group) = &record.group {
             batch.put(&group_key(group.number), encode_group(group)?);
         }
-        for run in &record.runs {
-            let key = run_key(RUN, &run.place);
-            for (id, _) in &run.chunks {
-                if !(record.keep_places && self.has_chunk(id)?) {
-                    batch.put(&id_key(CHUNK, id.as_bytes()), key[1..].to_vec());
-                }
-            }
-            batch.put(&key, encode_run(run)?);
-            if record.pending {
-                batch.put(&run_key(PENDING_RUN, &run.place), Vec::new());
-            }
+        if record.skip_known {
+            return self.apply_with_runs(batch, &self.without_known(&record.runs)?, record.pending);
         }
-        self.apply(batch)?;
-        Ok(())
+        self.apply_with_runs(batch, &record.runs, record.pending)
     }
 
     /// Rows that no published segment has: stripes, then runs, in order, until they take `limit` bytes. The last value
@@ -141,10 +102,10 @@ impl Catalogue {
     /// # Errors
     /// Damage or the disk.
     pub fn pending(&self, limit: usize) -> Result<(Vec<StripeRow>, Vec<RunRow>, bool)> {
-        let (mut stripes, mut runs, mut taken) = (Vec::new(), Vec::new(), 0);
+        let (mut stripes, mut taken) = (Vec::new(), 0);
         for item in self.tree.scan_prefix([PENDING_STRIPE]).keys() {
             if taken >= limit {
-                return Ok((stripes, runs, true));
+                return Ok((stripes, Vec::new(), true));
             }
             let mut key = item?.to_vec();
             key[0] = STRIPE;
@@ -152,17 +113,8 @@ impl Catalogue {
             taken += bytes.len();
             stripes.extend(IndexSegment::decode(&bytes)?.stripes);
         }
-        for item in self.tree.scan_prefix([PENDING_RUN]).keys() {
-            if taken >= limit {
-                return Ok((stripes, runs, true));
-            }
-            let mut key = item?.to_vec();
-            key[0] = RUN;
-            let bytes = self.get(&key)?.ok_or(CatalogueError::Damaged("a pending run is missing"))?;
-            taken += bytes.len();
-            runs.extend(IndexSegment::decode(&bytes)?.runs);
-        }
-        Ok((stripes, runs, false))
+        let (runs, more) = self.pending_runs(limit, &mut taken)?;
+        Ok((stripes, runs, more))
     }
 
     /// Snapshots, by id.
@@ -211,9 +163,7 @@ impl Catalogue {
         for no in commit.stripes {
             batch.remove(stripe_key(PENDING_STRIPE, *no));
         }
-        for place in commit.runs {
-            batch.remove(run_key(PENDING_RUN, place));
-        }
+        self.runs_are_in_segments(commit.runs, &mut batch)?;
         for group in commit.groups {
             batch.put(&group_key(group.number), encode_group(group)?);
         }
@@ -235,6 +185,14 @@ impl Catalogue {
                 Manifest::decode(&item?.1)?.segments.pop().ok_or(CatalogueError::Damaged("a segment row is empty"))
             })
             .collect()
+    }
+
+    /// Whether anything is known of any file.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn has_files(&self) -> Result<bool> {
+        Ok(self.tree.scan_prefix([FILE]).next().transpose()?.is_some())
     }
 
     /// What was known of a file when it was last read, by a keyed hash of its path.

@@ -129,7 +129,7 @@ fn no_damaged_catalogue_passes_for_a_whole_one() {
         })
     };
     let whole = read(&killed).expect("whole");
-    assert!(whole.len() > 16_000);
+    assert!(whole.len() > 160);
 
     let mut random = rand_chacha::ChaCha20Rng::seed_from_u64(0x5eed);
     let (place, mut seen) = (dir.path().join("place"), BTreeMap::new());
@@ -190,7 +190,7 @@ fn a_row_that_is_missing_or_old_is_missed() {
     close(catalogue, &whole);
     // Of each prefix the last row.
     let kinds: BTreeMap<u8, &Vec<u8>> = rows.keys().filter(|k| k[0] != b'f').map(|k| (k[0], k)).collect();
-    assert_eq!(kinds.keys().copied().collect::<Vec<_>>(), b"chmqr");
+    assert_eq!(kinds.keys().copied().collect::<Vec<_>>(), b"hmqr");
     let epochs = vec![b'm', Meta::Epochs as u8];
     let removals = kinds.values().map(|key| ((*key).clone(), None)).chain([(epochs.clone(), None)]);
     let mut old = before[&epochs].clone();

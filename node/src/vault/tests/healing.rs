@@ -397,19 +397,39 @@ async fn recovery_never_replaces_another_vault() {
     Vault::open(&owner.data, text("b").as_ref()).expect("the new one");
 }
 
+/// That everything recorded leaves it is asserted by each commit.
 #[test]
-fn unrecorded_chunks_do_not_make_each_further_one_slow() {
-    use crate::vault::ingest::{Lane, Out};
+fn a_chunk_is_kept_once_on_its_way_and_when_it_arrived() {
+    use crate::vault::{
+        catalogue::StripeRecord,
+        ingest::{Lane, Out},
+    };
     let owner = Owner::new(1);
     let vault = Vault::open(&owner.data, None).expect("opens");
-    // 3 MiB are no stripe yet: nobody receives, and nothing is recorded.
     let (sender, _receiver) = mpsc::channel(1);
-    let mut ingest = ingest(&vault, Out::Senders(sender));
-    for n in 0..200_000u128 {
+    let under_way = std::sync::Arc::default();
+    let mut ingest = ingest(&vault, Out::Senders(sender)).sharing(std::sync::Arc::clone(&under_way));
+    let mut keep = |n: u128| {
         ingest.keep(Lane::Data, &n.to_le_bytes()).expect("kept");
-        assert!(ingest.sweeps() <= 3, "{} sweeps at chunk {n}", ingest.sweeps());
+        ingest.bytes_added() / 16
+    };
+    for n in 0..20_000 {
+        assert_eq!(keep(n), n as u64 + 1);
+        assert_eq!(keep(n / 2), n as u64 + 1);
     }
-    assert!(ingest.sweeps() > 0);
+    assert_eq!(under_way.len(), 20_000);
+    ingest.settle().expect("placed");
+    let runs = ingest.open_rows();
+    let record = StripeRecord { runs, ..StripeRecord::default() };
+    vault.catalogue.record_stripe(&record).expect("written");
+    under_way.arrived(&record.runs);
+    assert_eq!(under_way.len(), 0);
+    let mut keep = |n: u128| {
+        ingest.keep(Lane::Data, &n.to_le_bytes()).expect("kept");
+        ingest.bytes_added() / 16
+    };
+    assert!((0..20_000).all(|n| keep(n) == 20_000));
+    assert_eq!(keep(20_000), 20_001);
 }
 
 /// However many they are: nobody else can find them once a manifest does not name them any more.

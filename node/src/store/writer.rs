@@ -48,6 +48,7 @@ pub(super) const ROWS_MAX: usize = 2048;
 pub const HEADS_MAX: usize = 4096;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// What the writer is asked. A store that is closed `killed`, in tests, tells the database nothing any more.
 pub(super) enum Command {
     Put { shard: NewShard, blocks: [u32; BLOCKS], reply: Reply<StoredShard> },
     Delete { group: GroupId, slot: Slot, ordinal: u8, reply: Reply<()> },
@@ -58,21 +59,7 @@ pub(super) enum Command {
     PurgeTrash { reply: Reply<u64> },
     PlanCompaction { least_dead_percent: u64, reply: Reply<Vec<u32>> },
     CompactStep { segment: u32, from: u64, reply: Reply<Step> },
-    Close { reply: oneshot::Sender<()> },
-    /// Ends as a kill does: what the database was not told, it is never told.
-    #[cfg(test)]
-    Kill { reply: oneshot::Sender<()> },
-}
-
-impl Command {
-    /// Whether nothing is served after it.
-    fn ends(&self) -> bool {
-        #[cfg(test)]
-        if matches!(self, Self::Kill { .. }) {
-            return true;
-        }
-        matches!(self, Self::Close { .. })
-    }
+    Close { killed: bool, reply: oneshot::Sender<()> },
 }
 
 pub(super) struct Writer {
@@ -136,12 +123,8 @@ impl Writer {
         let mut waiting = VecDeque::new();
         let closed = loop {
             let Some(first) = waiting.pop_front().or_else(|| queue.blocking_recv()) else { break None };
-            if let Command::Close { reply } = first {
-                break Some(reply);
-            }
-            #[cfg(test)]
-            if let Command::Kill { reply } = first {
-                (self.pending, self.database) = (Vec::new(), None);
+            if let Command::Close { killed, reply } = first {
+                self.database = self.database.filter(|_| !killed);
                 break Some(reply);
             }
             self.serve_batch(first, &mut waiting, &mut queue);
@@ -169,7 +152,7 @@ impl Writer {
         // One question to the file system per batch.
         let disk_free = self.disk_free();
         while let Some(command) = next.take() {
-            if command.ends() {
+            if matches!(command, Command::Close { .. }) {
                 // Back to `run`, which ends with it when what waits is done.
                 aside.push(command);
                 break;
@@ -239,8 +222,6 @@ impl Writer {
             | Command::Restore { .. }
             | Command::KeepHead { .. }
             | Command::Close { .. } => debug_assert!(false, "planned as a part of a batch"),
-            #[cfg(test)]
-            Command::Kill { .. } => debug_assert!(false, "ends the writer"),
         }
     }
 

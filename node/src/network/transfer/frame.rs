@@ -108,7 +108,10 @@ pub(crate) async fn read_bytes<R: AsyncRead + Unpin>(
 }
 
 /// Reads one shard; its sums are taken as it comes. The caller holds the memory permit.
-pub(crate) async fn read_shard<R: AsyncRead + Unpin>(io: &mut R, progress: &Progress) -> Result<ShardBytes, FrameError> {
+pub(crate) async fn read_shard<R: AsyncRead + Unpin>(
+    io: &mut R,
+    progress: &Progress,
+) -> Result<ShardBytes, FrameError> {
     let mut arriving = Arriving::default();
     loop {
         let rest = arriving.rest();

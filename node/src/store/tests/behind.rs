@@ -11,7 +11,7 @@ use crate::store::faulty_disk::Fault;
 /// Ends the store as a kill does. What the database was not told is lost to it; the log's last write is torn.
 async fn kill(store: Store, disk: &FaultyDisk) {
     let (reply, done) = oneshot::channel();
-    store.0.commands.send(Command::Kill { reply }).await.map_err(|_| ()).expect("runs");
+    store.0.commands.send(Command::Close { killed: true, reply }).await.map_err(|_| ()).expect("runs");
     done.await.expect("ended");
     disk.crash();
 }

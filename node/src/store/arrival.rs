@@ -24,7 +24,7 @@ pub(super) struct Sums {
 #[derive(Clone, Debug)]
 pub struct ShardBytes {
     bytes: Bytes,
-    sums: Option<Sums>,
+    sums: Option<Box<Sums>>,
 }
 
 impl ShardBytes {
@@ -36,7 +36,7 @@ impl ShardBytes {
 
     /// The sums, if they were taken.
     pub(super) fn sums(&self) -> Option<Sums> {
-        self.sums
+        self.sums.as_deref().copied()
     }
 
     /// Takes the sums, unless they were: a third of a millisecond for a shard.
@@ -106,7 +106,7 @@ impl Arriving {
             return None;
         }
         let sums = self.summing.finish(&self.buffer);
-        Some(ShardBytes { bytes: self.buffer.freeze(), sums: Some(sums) })
+        Some(ShardBytes { bytes: self.buffer.freeze(), sums: Some(sums.into()) })
     }
 }
 

@@ -124,7 +124,9 @@ impl Writer {
         let closed = loop {
             let Some(first) = waiting.pop_front().or_else(|| queue.blocking_recv()) else { break None };
             if let Command::Close { killed, reply } = first {
-                self.database = self.database.filter(|_| !killed);
+                if let Some(database) = self.database.take_if(|_| killed) {
+                    database.flush();
+                }
                 break Some(reply);
             }
             self.serve_batch(first, &mut waiting, &mut queue);

@@ -5,7 +5,6 @@
 
 use std::{fs::File, io::Write, sync::Arc};
 
-use bytes::Bytes;
 use cairn::store::{NewShard, Store, StoreConfig};
 use cairn_proto::{ByteSize, GroupId, SHARD_SIZE, ShardRoot, Slot, Timestamp};
 use criterion::{Criterion, Throughput};
@@ -26,7 +25,7 @@ fn shards(round: u32) -> Vec<NewShard> {
                 ordinal: i as u8,
                 root: ShardRoot::from_bytes(*blake3::hash(&bytes).as_bytes()),
                 lease_until: Timestamp(u64::MAX),
-                bytes: Bytes::from(bytes),
+                bytes: bytes.into(),
             }
         })
         .collect()

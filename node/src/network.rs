@@ -22,6 +22,7 @@ mod keys;
 mod origins;
 mod overlay;
 mod refusals;
+mod scoop;
 mod streams;
 mod task;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //!   "not found" is said. Enforced by [`Store::get`] and `writer::Writer::purge_trash`; attacked by `tests::life::trash_is_served..`.
 //! - **SEP-1** The ledger: one slot of a group, for ever. See `writer` and `index`.
 
+mod arrival;
 mod compaction;
 mod database;
 pub mod disk;
@@ -40,17 +41,19 @@ use bytes::Bytes;
 use cairn_proto::{
     ByteSize, GroupId, SHARD_SIZE, ShardRoot, Slot, Timestamp, VaultKey,
     message::HeadRecord,
-    record::{KeptHead, RecordKey, block_checks},
+    record::{KeptHead, RecordKey},
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use arrival::{Arriving, ShardBytes};
 pub use error::StoreError;
 pub use index::Usage;
 pub use recovery::Opened;
 pub use writer::HEADS_MAX;
 
+use arrival::Sums;
 use compaction::Step;
 use disk::{Disk, RealDisk};
 use index::{Entry, Index, Stage};
@@ -81,6 +84,9 @@ pub struct StoreConfig {
     pub keep_free: ByteSize,
     /// A segment is ended when it has reached this. At most 1 GiB or so: compaction works by segment.
     pub segment_size: ByteSize,
+    /// Bytes of log that may be newer than the index's database: a start after a crash reads and checks them, and no more
+    /// than them and one commit. Row by row the database would cost as much as hashing the shards does.
+    pub index_behind: ByteSize,
     /// How long a shard waits in the trash before its bytes go.
     pub trash_hold_ms: u64,
     /// The time.
@@ -88,7 +94,8 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// A store with the usual figures: 256 MiB segments, seven days of trash, 1 GiB of the disk left free.
+    /// A store with the usual figures: 256 MiB segments, an index at most 64 MiB behind (a second of a slow disk), seven days
+    /// of trash, 1 GiB of the disk left free.
     #[must_use]
     pub fn new(dir: PathBuf, give: ByteSize) -> Self {
         Self {
@@ -96,6 +103,7 @@ impl StoreConfig {
             give,
             keep_free: ByteSize(1 << 30),
             segment_size: ByteSize(256 << 20),
+            index_behind: ByteSize(64 << 20),
             trash_hold_ms: 7 * 24 * 3_600_000,
             clock: Arc::new(system_time),
         }
@@ -121,7 +129,7 @@ pub struct NewShard {
     /// Until when it must be kept.
     pub lease_until: Timestamp,
     /// Exactly [`SHARD_SIZE`] bytes.
-    pub bytes: Bytes,
+    pub bytes: ShardBytes,
 }
 
 /// A shard that is durable.
@@ -304,12 +312,18 @@ impl Store {
     /// [`StoreError::WrongLength`], [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::ReadOnly`],
     /// [`StoreError::Closed`].
     pub async fn put(&self, shard: NewShard) -> Result<StoredShard, StoreError> {
-        if shard.bytes.len() != SHARD_SIZE {
-            return Err(StoreError::WrongLength { found: shard.bytes.len() });
+        let bytes = &*shard.bytes;
+        if bytes.len() != SHARD_SIZE {
+            return Err(StoreError::WrongLength { found: bytes.len() });
         }
-        let bytes = shard.bytes.clone();
-        let (hash, blocks) = self.work(move || (blake3::hash(&bytes), block_checks(&bytes))).await?;
-        if hash != *shard.root.as_bytes() {
+        let Sums { root, blocks } = match shard.bytes.sums() {
+            Some(sums) => sums,
+            None => {
+                let bytes = bytes.clone();
+                self.work(move || ShardBytes::sum(&bytes)).await?
+            }
+        };
+        if root != *shard.root.as_bytes() {
             return Err(StoreError::RootMismatch);
         }
         self.ask_for_room(|reply| Command::Put { shard: shard.clone(), blocks, reply }).await
@@ -570,7 +584,7 @@ impl Store {
     /// what writes.
     pub async fn close(&self) {
         let (reply, done) = oneshot::channel();
-        if self.0.commands.send(Command::Close { reply }).await.is_ok() {
+        if self.0.commands.send(Command::Close { killed: false, reply }).await.is_ok() {
             let _ = done.await;
         }
     }

@@ -10,7 +10,6 @@ use std::{net::Ipv4Addr, sync::Arc};
 use futures::{
     AsyncRead, AsyncWrite, FutureExt as _,
     future::{BoxFuture, Either},
-    io::BufReader,
 };
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::{
@@ -29,7 +28,10 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::gather::{GATHER_MAX, Gather};
+use super::{
+    gather::{GATHER_MAX, Gather},
+    scoop::Scoop,
+};
 
 /// The protocol's name in negotiation.
 const PROTOCOL: &str = "/tls/1.0.0";
@@ -188,12 +190,8 @@ pub(super) enum SecurityError {
     Noise(#[from] noise::Error),
 }
 
-/// A secured connection: read in large pieces below (rustls asks the socket for 4 KiB at a time), written in large pieces
-/// above.
-type Secured<C> = (PeerId, Gather<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
-
-/// What is read from a socket at once: two TLS records. One such buffer a connection, so a hundred cost 3 MiB.
-const READ_MAX: usize = 32 << 10;
+/// A secured connection: read in large pieces below, written in large pieces above.
+type Secured<C> = (PeerId, Gather<Either<TlsStream<Scoop<C>>, noise::Output<Scoop<C>>>>);
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
@@ -210,7 +208,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_inbound(self, socket: C, chosen: Self::Info) -> Self::Future {
-        let socket = BufReader::with_capacity(READ_MAX, socket);
+        let socket = Scoop::new(socket);
         if chosen == PROTOCOL {
             self.tls.upgrade_inbound(socket, chosen).map(left).boxed()
         } else {
@@ -225,7 +223,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_outbound(self, socket: C, chosen: Self::Info) -> Self::Future {
-        let socket = BufReader::with_capacity(READ_MAX, socket);
+        let socket = Scoop::new(socket);
         if chosen == PROTOCOL {
             self.tls.upgrade_outbound(socket, chosen).map(left).boxed()
         } else {
@@ -234,12 +232,12 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     }
 }
 
-fn left<C>(done: Result<(PeerId, TlsStream<BufReader<C>>), TlsError>) -> Result<Secured<C>, SecurityError> {
+fn left<C>(done: Result<(PeerId, TlsStream<Scoop<C>>), TlsError>) -> Result<Secured<C>, SecurityError> {
     let (peer, stream) = done?;
     Ok((peer, Gather::new(Either::Left(stream))))
 }
 
-fn right<C>(done: Result<(PeerId, noise::Output<BufReader<C>>), noise::Error>) -> Result<Secured<C>, SecurityError> {
+fn right<C>(done: Result<(PeerId, noise::Output<Scoop<C>>), noise::Error>) -> Result<Secured<C>, SecurityError> {
     let (peer, stream) = done?;
     Ok((peer, Gather::new(Either::Right(stream))))
 }

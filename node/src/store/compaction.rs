@@ -120,6 +120,7 @@ impl Pass {
             return Ok(Self::keep(writer, number));
         }
         // The database must not point into a file that is gone, or the next start would scan everything.
+        writer.tell_database();
         if let Some(database) = &writer.database {
             database.flush();
         }
@@ -132,7 +133,7 @@ impl Pass {
         writer.disk.sync_folder().map_err(&io)?;
         writer.index.write().unwrap_or_else(PoisonError::into_inner).remove_segment(number);
         // The checkpoint may have stood in the segment that went.
-        writer.record(&[]);
+        writer.tell_database();
         Ok(Step::Removed(len))
     }
 }

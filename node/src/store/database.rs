@@ -1,6 +1,6 @@
 //! The index in sled: a cache of the log, so that a start need not scan it.
 //!
-//! One batch per commit writes the changed rows, the place in the log up to which they are right, and a digest over all
+//! One batch for many commits ([`super::StoreConfig::index_behind`]) writes the changed rows, the place in the log up to which they are right, and a digest over all
 //! rows. On load the digest must fit, or the rows are not used and the log is scanned: sled may lose, tear or
 //! mangle anything, or panic, and cost no more than time. Values are small (at most a head record): sled 0.34 never
 //! syncs values over 128 KiB.

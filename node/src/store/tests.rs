@@ -2,6 +2,7 @@
 
 #![allow(clippy::panic, reason = "a test that panics says what broke")]
 
+mod behind;
 mod crashes;
 mod damage;
 mod life;
@@ -41,13 +42,14 @@ impl TestClock {
     }
 }
 
-/// Small segments, a day of trash, a pledge of a GiB.
+/// Small segments, an index that is told of each second or third shard, a day of trash, a pledge of a GiB.
 fn config(dir: PathBuf, clock: &TestClock) -> StoreConfig {
     StoreConfig {
         dir,
         give: ByteSize(1 << 30),
         keep_free: ByteSize(0),
         segment_size: ByteSize(3 << 20),
+        index_behind: ByteSize(2 << 20),
         trash_hold_ms: 86_400_000,
         clock: clock.clock(),
     }

@@ -41,10 +41,14 @@ use super::{
 pub(super) const BATCH_MAX: usize = 32;
 /// Commands that wait: with one batch being written, another being filled; at most 64 MiB of shards in memory.
 pub(super) const QUEUE_MAX: usize = BATCH_MAX;
+/// Changed rows that wait for the database at most, however little log they stand for: a batch of sled's lies in memory, with
+/// heads of 8 KiB some 16 MiB.
+pub(super) const ROWS_MAX: usize = 2048;
 /// Vaults whose heads are kept: 8 KiB each, 32 MiB in memory.
 pub const HEADS_MAX: usize = 4096;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// What the writer is asked. A store that is closed `killed`, in tests, tells the database nothing any more.
 pub(super) enum Command {
     Put { shard: NewShard, blocks: [u32; BLOCKS], reply: Reply<StoredShard> },
     Delete { group: GroupId, slot: Slot, ordinal: u8, reply: Reply<()> },
@@ -55,7 +59,7 @@ pub(super) enum Command {
     PurgeTrash { reply: Reply<u64> },
     PlanCompaction { least_dead_percent: u64, reply: Reply<Vec<u32>> },
     CompactStep { segment: u32, from: u64, reply: Reply<Step> },
-    Close { reply: oneshot::Sender<()> },
+    Close { killed: bool, reply: oneshot::Sender<()> },
 }
 
 pub(super) struct Writer {
@@ -67,6 +71,10 @@ pub(super) struct Writer {
     active: Option<Active>,
     read_only: bool,
     next_number: u32,
+    /// Rows that changed since the database was last told: at most [`ROWS_MAX`] and those of one commit.
+    pending: Vec<Row>,
+    /// Bytes of log since then: at most [`StoreConfig::index_behind`] and one commit.
+    behind: u64,
     /// Segments that compaction could not empty because something in them is damaged, with the bytes that counted then: left
     /// until a repair or a purge changes that. As many as there are segments.
     pub(super) unmovable: BTreeMap<u32, u64>,
@@ -102,6 +110,8 @@ impl Writer {
             active,
             read_only: false,
             next_number,
+            pending: Vec::new(),
+            behind: 0,
             unmovable: BTreeMap::new(),
             moves: BTreeMap::new(),
             small: Arc::default(),
@@ -113,12 +123,16 @@ impl Writer {
         let mut waiting = VecDeque::new();
         let closed = loop {
             let Some(first) = waiting.pop_front().or_else(|| queue.blocking_recv()) else { break None };
-            if let Command::Close { reply } = first {
+            if let Command::Close { killed, reply } = first {
+                if let Some(database) = self.database.take_if(|_| killed) {
+                    database.flush();
+                }
                 break Some(reply);
             }
             self.serve_batch(first, &mut waiting, &mut queue);
         };
         drop(queue);
+        self.tell_database();
         if let Some(database) = self.database.take() {
             database.flush();
         }
@@ -220,7 +234,9 @@ impl Writer {
         let changed = entry.is_some_and(|e| std::mem::replace(&mut e.damaged, damaged) != damaged);
         drop(index);
         if changed {
-            self.record(&[Row::Shard(group, ordinal)]);
+            // The log does not have it: it goes at once.
+            self.pending.push(Row::Shard(group, ordinal));
+            self.tell_database();
         }
     }
 
@@ -262,13 +278,29 @@ impl Writer {
         Ok(records.len() as u64)
     }
 
-    /// Tells the database which rows changed. One that fails is not used any more; the next start scans the log.
-    pub(super) fn record(&mut self, rows: &[Row]) {
+    /// Remembers which rows a commit of so many bytes changed. The database hears of them with the next ones: a batch of its
+    /// own for each commit costs a holder a twelfth of its time, and what it does not know yet a start reads from the log.
+    pub(super) fn changed(&mut self, rows: impl IntoIterator<Item = Row>, bytes: u64) {
+        if self.database.is_none() {
+            return;
+        }
+        self.pending.extend(rows);
+        self.behind += bytes;
+        if self.behind >= self.config.index_behind.0 || self.pending.len() >= ROWS_MAX {
+            self.tell_database();
+        }
+    }
+
+    /// Tells the database which rows changed, and up to where it knows the log now. One that fails is not used any more;
+    /// the next start scans the log.
+    pub(super) fn tell_database(&mut self) {
+        let rows = std::mem::take(&mut self.pending);
+        self.behind = 0;
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let Some((number, segment)) = index.segments.last_key_value() else { return };
         let up_to = Place { segment: *number, offset: segment.len };
         if let Some(database) = &mut self.database
-            && !database.record(&index, rows, up_to)
+            && !database.record(&index, &rows, up_to)
         {
             tracing::warn!("the store's index failed; the log goes on without it");
             self.database = None;

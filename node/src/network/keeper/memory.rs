@@ -79,7 +79,7 @@ impl MemoryKeeper {
             Some(root) if root != shard.root => return Err(RefusalCode::Occupied),
             _ if self.discard => {}
             _ => {
-                inner.shards.insert(place, (shard.slot, shard.root, shard.bytes));
+                inner.shards.insert(place, (shard.slot, shard.root, shard.bytes.into_bytes()));
             }
         }
         Ok(StoredShard { stored_at: clock(), lease_until: shard.lease_until, new: known.is_none() })

@@ -411,7 +411,7 @@ fn the_memory_keeper_is_a_fair_stand_in() {
             ordinal: 0,
             root: put.root,
             lease_until: put.lease_until,
-            bytes: put.bytes,
+            bytes: put.bytes.into(),
         }
     };
     use futures::FutureExt as _;

@@ -15,6 +15,8 @@ use cairn_proto::{
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use crate::store::{Arriving, ShardBytes};
+
 /// Bytes moved between two marks of progress: small enough that 15 s of silence means something on a slow line.
 const STEP: usize = 64 * 1024;
 
@@ -103,6 +105,27 @@ pub(crate) async fn read_bytes<R: AsyncRead + Unpin>(
     let mut bytes = vec![0u8; length];
     fill(io, &mut bytes, progress).await?;
     Ok(bytes.into())
+}
+
+/// Reads one shard; its sums are taken as it comes. The caller holds the memory permit.
+pub(crate) async fn read_shard<R: AsyncRead + Unpin>(
+    io: &mut R,
+    progress: &Progress,
+) -> Result<ShardBytes, FrameError> {
+    let mut arriving = Arriving::default();
+    loop {
+        let rest = arriving.rest();
+        if rest.is_empty() {
+            break;
+        }
+        let n = io.read(rest).await?;
+        if n == 0 {
+            break;
+        }
+        progress.mark();
+        arriving.came(n);
+    }
+    Ok(arriving.finish().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?)
 }
 
 async fn fill<R: AsyncRead + Unpin>(io: &mut R, mut rest: &mut [u8], progress: &Progress) -> Result<(), FrameError> {

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     identity::Identity,
     network::{clock, keeper::ShardKeeper},
-    store::NewShard,
+    store::{NewShard, ShardBytes},
 };
 
 /// Limits of the serving side. Tests make them small.
@@ -294,7 +294,13 @@ impl Session {
             let payload_len = header.payload_len as usize;
             match admitted {
                 Ok((task, memory)) => {
-                    let payload = frame::read_bytes(io, payload_len, &self.progress);
+                    let payload = async {
+                        match task {
+                            // Admitted only with a shard's length.
+                            Task::Put { .. } => frame::read_shard(io, &self.progress).await,
+                            _ => frame::read_bytes(io, payload_len, &self.progress).await.map(Into::into),
+                        }
+                    };
                     let payload = frame::moving(limits.frame_time, limits.stall_time, &self.progress, payload).await?;
                     self.start(header, task, payload, slot, memory).await?;
                 }
@@ -428,7 +434,7 @@ impl Session {
         &self,
         header: FrameHeader,
         task: Task,
-        payload: Bytes,
+        payload: ShardBytes,
         slot: OwnedSemaphorePermit,
         memory: Option<Memory>,
     ) -> Result<(), FrameError> {
@@ -460,7 +466,7 @@ impl Session {
 }
 
 impl Server {
-    async fn execute(&self, header: &FrameHeader, task: Task, payload: Bytes) -> Frame {
+    async fn execute(&self, header: &FrameHeader, task: Task, payload: ShardBytes) -> Frame {
         let Some(keeper) = &self.keeper else { return refusal(header, RefusalCode::NotStorage) };
         let done = match task {
             Task::Put { group, slot, ordinal, root, lease_until } => {

@@ -30,7 +30,7 @@ async fn put_get_ranges_and_what_is_refused() {
     assert!(matches!(store.put(other).await, Err(StoreError::Occupied)));
     let lie = NewShard { root: ShardRoot::from_bytes([0; 32]), ..shard(1, 2, 11) };
     assert!(matches!(store.put(lie).await, Err(StoreError::RootMismatch)));
-    let short = NewShard { bytes: Bytes::from_static(b"x"), ..shard(1, 2, 12) };
+    let short = NewShard { bytes: Bytes::from_static(b"x").into(), ..shard(1, 2, 12) };
     assert!(matches!(store.put(short).await, Err(StoreError::WrongLength { found: 1 })));
     let mut bitmap = [0; 32];
     bitmap[1] = 2;

@@ -9,6 +9,7 @@
 //! A seed is 1000 n + way; it is printed, and `CAIRN_SEED=n` runs that one alone. One command is in flight at a time, or
 //! a batch in a fixed order, so that a seed is the same run again.
 
+use cairn_proto::record::block_checks;
 use futures::StreamExt as _;
 
 use super::*;
@@ -160,7 +161,7 @@ async fn check(store: &Store, told: &Told, seed: u64, when: &str) {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("made");
     for entry in std::fs::read_dir(from).expect("listed") {
         let entry = entry.expect("entry");

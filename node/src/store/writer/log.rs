@@ -35,7 +35,7 @@ impl Writer {
         self.active.as_ref().map(|a| a.number)
     }
 
-    /// Writes and syncs the records, then takes them into the index and the database. All or, for those who ask,
+    /// Writes and syncs the records, then takes them into the index; the database hears of them later. All or, for those who ask,
     /// nothing.
     pub(in crate::store) fn commit(&mut self, records: &[(Record, Option<Bytes>)]) -> Result<(), StoreError> {
         if records.is_empty() {
@@ -81,7 +81,7 @@ impl Writer {
             rows.extend(index.apply(record, place).unwrap_or_default());
         }
         drop(index);
-        self.record(&rows);
+        self.changed(rows, end - start);
         Ok(())
     }
 

@@ -214,7 +214,7 @@ impl Writer {
             stored_at,
             blocks,
         };
-        records.push((Record::Shard(head), Some(shard.bytes)));
+        records.push((Record::Shard(head), Some(shard.bytes.into_bytes())));
         write(records, reply, StoredShard { stored_at, lease_until, new: true })
     }
 }

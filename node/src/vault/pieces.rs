@@ -157,6 +157,8 @@ impl Pieces {
 
 /// A run's share of the budget, until the last piece of it is dropped.
 type Room = Arc<Option<OwnedSemaphorePermit>>;
+/// A run that was met, and its share if it still has one.
+type Met = (RunPlace, Weak<Option<OwnedSemaphorePermit>>);
 
 /// What is fetched ahead, for all files of a verb.
 #[derive(Clone)]
@@ -164,7 +166,7 @@ pub(super) struct Ahead {
     reader: Arc<Reader>,
     room: Arc<Semaphore>,
     /// The run that the last piece lies in. Small files follow each other in one: counted once, not for each of them.
-    last: Arc<Mutex<Option<(RunPlace, Weak<Option<OwnedSemaphorePermit>>)>>>,
+    last: Arc<Mutex<Option<Met>>>,
 }
 
 impl Ahead {

@@ -64,10 +64,16 @@ impl Discovery {
     /// Somebody who takes part in the DHT is connected.
     pub fn met(&mut self, now: Timestamp) {
         if !self.found {
-            let soon = now.plus_ms(WALK_SOON_MS).max(self.walk_begun.map_or(now, |b| b.plus_ms(WALK_PAUSE_MS.0)));
+            let soon = now.plus_ms(WALK_SOON_MS).max(self.walk_begun.map_or(now, |b| b.plus_ms(self.walk_pause)));
             self.walk_at = self.walk_at.min(soon);
         }
         self.ask_soon(now);
+    }
+
+    /// Nobody is connected any more: the network has to be found again.
+    pub const fn alone(&mut self) {
+        self.found = false;
+        self.walk_pause = WALK_PAUSE_MS.0;
     }
 
     /// Adverts of peers came that we did not know.
@@ -154,6 +160,9 @@ mod tests {
             !discovery.is_walk_due(Timestamp(20_010_000)),
             "whoever found the network does not walk for each newcomer"
         );
+        discovery.alone();
+        discovery.met(Timestamp(20_100_000));
+        assert!(discovery.is_walk_due(Timestamp(20_101_000)), "but again after it was lost");
     }
 
     /// NET-7: one bootstrap node's answer is no network, unless there is nobody else.

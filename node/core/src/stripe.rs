@@ -1,7 +1,8 @@
 //! A stripe from payload to shards and back.
 //!
 //! - **SEC-1** [`SealedStripe`] has ciphertext only; it can be made in no other way than by sealing.
-//! - **DUR-2** Every shard is checked against its root before it is used, and opens only under its own key: a wrong
+//! - **DUR-2** A data shard is used when it opens under its own key, which only the owner has; what a rebuild is made of is
+//!   checked against its roots, and what comes out opens or does not: a wrong
 //!   byte is never returned. Fewer than k good shards are an error that says how many there were.
 
 use bytes::Bytes;
@@ -296,6 +297,7 @@ pub fn open_stripe(
         let Some(mut shard) = shard else {
             return Err(StripeError::WrongBytes { stripe: row.stripe, slot });
         };
+        // What was rebuilt is proven by this too.
         let opened = open_in_place(&stripe_key, &row.stripe, slot, &mut shard);
         opened.map_err(|source| StripeError::Sealed { stripe: row.stripe, source })?;
         buffers.push(shard);
@@ -366,7 +368,7 @@ fn sift(
     (good, wrong)
 }
 
-/// Rebuilds what is missing and checks it against its roots.
+/// Rebuilds what is missing: of the data shards only, which the caller opens and so proves, or all, checked against their roots.
 fn complete(
     codec: &Codec,
     row: &StripeRow,
@@ -381,6 +383,9 @@ fn complete(
         return Err(StripeError::TooFew { stripe, good, needed, bad });
     }
     codec.reconstruct_into(needed, shards, parity_too, |_| ShardBuffer::take())?;
+    if !parity_too {
+        return Ok(());
+    }
     for (slot, _) in row.present() {
         let rebuilt = shards[slot.index()].as_deref().filter(|_| !there[slot.index()]);
         if rebuilt.is_some_and(|shard| !shard_is_right(row, slot, shard)) {

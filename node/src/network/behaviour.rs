@@ -40,6 +40,8 @@ const MDNS_EVERY: Duration = Duration::from_secs(30);
 const PER_PEER_MAX: u32 = BOOTSTRAP.connections_per_peer_max;
 /// New connections are refused from this part of the machine's memory on.
 const MEMORY_PART_MAX: f64 = 0.9;
+/// Who we are is said again this often; what changes is pushed at once.
+const IDENTIFY_EVERY: Duration = HOUR;
 /// Each end of each connection asks this often whether the other is there. Whoever wants something of a peer has a time-out of
 /// its own; this only clears away connections whose other end vanished without a word, and keeps NATs from forgetting them (they
 /// keep TCP for minutes at least). Every twenty seconds, pings were a quarter of an idle node's traffic.
@@ -152,6 +154,7 @@ impl NodeBehaviour {
             identify: identify::Behaviour::new(
                 identify::Config::new(protocols.identify.clone(), keys.public())
                     .with_agent_version(format!("cairn/{}", env!("CARGO_PKG_VERSION")))
+                    .with_interval(IDENTIFY_EVERY)
                     .with_push_listen_addr_updates(true)
                     .with_hide_listen_addrs(public),
             ),

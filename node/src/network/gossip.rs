@@ -3,7 +3,7 @@
 //! A message goes on only after the book has taken it (`NetworkTask::gossiped`). Who brings what cannot be
 //! honest (a wrong signature, no puzzle, another network) loses score; who brings what is merely old or too much does
 //! not, because an honest peer may. The scores are gossipsub's own (its v1.1 specification), with weights for a topic
-//! on which every peer speaks once a minute.
+//! on which every peer speaks every ten minutes.
 //!
 //! # Invariants
 //!
@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use cairn_proto::message::ADVERT_MAX;
 use libp2p::{
     gossipsub::{
         self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode,
@@ -40,19 +39,21 @@ const MUTE: f64 = -60.0;
 /// From the third on whatever it sends is dropped unread.
 pub(crate) const GRAYLIST: f64 = -120.0;
 const _: () = assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
-/// Adverts that we ask one peer for within a heartbeat, of those that it says it has: four thousand peers say one a minute, and
-/// what it names is three seconds old at most. So many names also fit one control message.
+/// Adverts that we ask one peer for within a heartbeat, of those that it says it has: sixty thousand peers say a hundred a second.
 const ASKED_MAX: usize = 512;
 /// How long a peer may take to send what we asked for. It is penalised for each message that it does not, and a bootstrap node
-/// at which a hundred newcomers knock takes seconds: libp2p's three made all of them deaf to it.
-const PROMISED: Duration = Duration::from_secs(15);
-/// How long a message is kept for those who ask for it, and may wait to be sent, in heartbeats and in seconds: as long, or
-/// a slow line makes a liar of us.
+/// at which a hundred newcomers knock takes seconds.
+const PROMISED: Duration = Duration::from_secs(5);
+/// For how many heartbeats, of a second each, a message is named to those who may lack it: longer than one of them may take, or
+/// who promises and does not send could keep it from them.
+const NAMED_FOR: u8 = 8;
+/// How long a message is kept for those who ask for it, and may wait to be sent, in heartbeats and in seconds: longer than it is
+/// named, or a slow line makes a liar of us.
 const KEPT_FOR: u8 = 15;
-/// A peer that is late with all that we asked for within one heartbeat loses nothing: its line may have been cut. From the third
-/// such heartbeat within minutes on it is not heard for a while.
-const LATE: f64 = ASKED_MAX as f64;
-const LATE_WEIGHT: f64 = GRAYLIST / (2.0 * LATE * 2.0 * LATE);
+/// Messages that a peer may be late with and lose nothing: its line may have been cut, and four thousand peers say so many adverts
+/// while they are named. From three times as many within minutes on it is not heard for a while.
+const LATE: f64 = 64.0;
+const LATE_WEIGHT: f64 = (GRAYLIST - 20.0) / (2.0 * LATE * 2.0 * LATE);
 /// Peers at one public address that are nothing strange: a house behind a NAT, or those that reach us through one
 /// relay. Half of what may connect from a whole /24 ([`super::origins`]).
 const ONE_ADDRESS_MAX: f64 = 16.0;
@@ -71,11 +72,12 @@ pub(crate) fn behaviour(
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .message_id_fn(message_id)
-        // An advert and its envelope.
-        .max_transmit_size(ADVERT_MAX + 1024)
+        // No limit of our own on what is sent at once: libp2p measures with it whatever waits in a stream's buffer, so that one of
+        // the size of an advert breaks the stream when a dozen come together. An advert's size is checked when it is opened.
         .flood_publish(false)
         .max_control_messages_sent(ASKED_MAX)
         .iwant_followup_time(PROMISED)
+        .history_gossip(NAMED_FOR.into())
         .history_length(KEPT_FOR.into())
         .forward_queue_duration(Duration::from_secs(KEPT_FOR.into()))
         .publish_queue_duration(Duration::from_secs(KEPT_FOR.into()))
@@ -152,6 +154,8 @@ mod tests {
     use super::*;
     use cairn_proto::network_file::NetworkFile;
     use ed25519_dalek::SigningKey;
+    use futures::StreamExt as _;
+    use libp2p::swarm::SwarmEvent;
 
     #[test]
     fn weights_are_consistent() {
@@ -165,12 +169,15 @@ mod tests {
                 + topic.first_message_deliveries_weight * topic.first_message_deliveries_cap;
             assert!(best + INVALID < 0.0, "one invalid advert costs the place in the mesh, whatever was earned");
             assert!(best + 4.0 * INVALID < MUTE && best + 9.0 * INVALID < GRAYLIST, "NET-4");
-            let late = |heartbeats: f64| {
-                let excess = (heartbeats * ASKED_MAX as f64 - params.behaviour_penalty_threshold).max(0.0);
+            let late = |times: f64| {
+                let excess = (times * LATE - params.behaviour_penalty_threshold).max(0.0);
                 params.behaviour_penalty_weight * excess * excess
             };
-            assert!(late(1.0) >= 0.0, "one late answer, however long, is no offence");
-            assert!(late(2.0) > QUIET && late(3.0) <= GRAYLIST, "who never sends what it names is not listened to");
+            assert!(late(1.0) >= 0.0, "one late answer is no offence");
+            assert!(
+                late(2.0) > QUIET && late(3.0) + best < GRAYLIST,
+                "who never sends what it names is not listened to"
+            );
             let crowd = params.ip_colocation_factor_weight * (2.0f64 * ONE_ADDRESS_MAX - ONE_ADDRESS_MAX).powi(2);
             assert_eq!(crowd < GRAYLIST, !allow_private, "a full /24 at one address, unless addresses are private");
         }
@@ -188,5 +195,62 @@ mod tests {
         let (author, thief) = (libp2p::PeerId::random(), libp2p::PeerId::random());
         assert_ne!(message_id(&message(author, 1)), message_id(&message(thief, 1)));
         assert_eq!(message_id(&message(author, 1)), message_id(&message(author, 2)), "sent anew it is no news");
+    }
+
+    /// Of a burst nothing is lost: it comes to the other end's buffer at once, many times as large as one advert.
+    #[tokio::test]
+    async fn many_adverts_may_come_together() {
+        const MANY: usize = 60;
+        let network = NetworkFile::create("burst", 0, &SigningKey::from_bytes(&[1; 32])).expect("valid");
+        let protocols = Protocols::of(&network).expect("valid");
+        let speaker = || {
+            libp2p::SwarmBuilder::with_new_identity()
+                .with_tokio()
+                .with_tcp(Default::default(), libp2p::noise::Config::new, libp2p::yamux::Config::default)
+                .expect("TCP")
+                .with_behaviour(|keys| {
+                    let lan = LanMode { mdns: false, allow_private: true };
+                    super::behaviour(&protocols, keys, &lan).map_err(Into::into)
+                })
+                .expect("built")
+                .with_swarm_config(|c| c.with_idle_connection_timeout(HOUR))
+                .build()
+        };
+        let (mut from, mut to) = (speaker(), speaker());
+        from.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("valid")).expect("listens");
+        let talk = async {
+            let address = loop {
+                if let SwarmEvent::NewListenAddr { address, .. } = from.select_next_some().await {
+                    break address;
+                }
+            };
+            to.dial(address).expect("dials");
+            let (mut said, mut heard) = (false, std::collections::BTreeSet::new());
+            while heard.len() < MANY {
+                tokio::select! {
+                    _ = from.select_next_some() => {}
+                    event = to.select_next_some() => match event {
+                        SwarmEvent::Behaviour(gossipsub::Event::Message { message, .. }) => { heard.insert(message.data); }
+                        SwarmEvent::ConnectionClosed { .. } => unreachable!("the connection stays"),
+                        _ => {}
+                    },
+                }
+                if !said && from.behaviour().all_mesh_peers().next().is_some() {
+                    said = true;
+                    for i in 0..MANY {
+                        let advert = [i as u8; 700].to_vec();
+                        from.behaviour_mut().publish(protocols.adverts.clone(), advert).expect("published");
+                    }
+                    // All of it on its way before the other end looks.
+                    let drive = async {
+                        loop {
+                            from.select_next_some().await;
+                        }
+                    };
+                    let _: Result<(), _> = tokio::time::timeout(Duration::from_millis(300), drive).await;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), talk).await.expect("all of them come");
     }
 }

@@ -187,6 +187,8 @@ pub(crate) struct State {
     serving: JoinSet<()>,
     places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
+    /// Of those, whoever has said what it is.
+    identified: BTreeSet<PeerId>,
     writing: BookWriter,
 }
 
@@ -228,6 +230,7 @@ impl State {
             serving: JoinSet::new(),
             places: HashMap::new(),
             connected: BTreeSet::new(),
+            identified: BTreeSet::new(),
             writing: BookWriter::default(),
         }
     }

@@ -327,7 +327,8 @@ impl Catalogue {
         let mut state = self.state();
         self.flush_state(state.as_mut().ok_or(CatalogueError::Damaged("it was not looked at"))?)?;
         drop(state);
-        self.save_chunks()
+        self.save_chunks();
+        Ok(())
     }
 
     fn flush_state(&self, state: &mut State) -> Result<()> {

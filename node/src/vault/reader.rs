@@ -354,14 +354,15 @@ impl Reader {
         let make = || async {
             let source = self.source(no)?;
             let slot = Slot::new(slot).map_err(|e| ReadError::Damaged(e.to_string()))?;
-            let rebuilt = self.caches().stripes.cell(no);
-            if rebuilt.get().is_none()
+            let at_hand = self.caches().stripes.made(&no).is_some();
+            if !at_hand
                 && self.has_trusted_holder(&source, slot)
                 && !self.is_better_whole(&source)
                 && let Some(plain) = self.fetch_soon(&source, slot).await
             {
                 return plain.map_err(|e| ReadError::Damaged(e.to_string()));
             }
+            let rebuilt = self.caches().stripes.cell(no);
             let parts = rebuilt.get_or_try_init(|| self.rebuild(no)).await?;
             parts.get(slot.index()).cloned().ok_or_else(|| ReadError::Damaged("a slot outside its stripe".into()))
         };

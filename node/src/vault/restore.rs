@@ -230,7 +230,7 @@ fn place_all(
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => None,
-                step = next_step(&mut walk, &mut batch, jobs) => step,
+                step = next_step(walk.next(), &mut batch, jobs) => step,
             }
         });
         match step {
@@ -259,18 +259,23 @@ fn place_all(
 
 /// The next step of the walk; what was placed goes on first when there is enough of it, or nothing else to do meanwhile.
 /// `None` at the end, and when nobody takes the contents any more.
-async fn next_step(walk: &mut TreeWalk<'_>, batch: &mut Vec<Job>, jobs: &mpsc::Sender<Vec<Job>>) -> Option<TreeStep> {
+async fn next_step<S, J>(
+    next: impl Future<Output = Option<S>>,
+    batch: &mut Vec<J>,
+    jobs: &mpsc::Sender<Vec<J>>,
+) -> Option<S> {
     if batch.len() >= BATCH {
         jobs.send(std::mem::take(batch)).await.ok()?;
     }
-    let mut next = std::pin::pin!(walk.next());
+    let mut next = std::pin::pin!(next);
     let step = match futures::poll!(next.as_mut()) {
         Poll::Ready(step) => step,
+        Poll::Pending if batch.is_empty() => next.await,
         Poll::Pending => {
-            if !batch.is_empty() {
-                jobs.send(std::mem::take(batch)).await.ok()?;
-            }
-            next.await
+            // Both at once: what the walk waits for it may be fetching itself, for the fetcher as well, which then takes no batch.
+            let (step, sent) = futures::join!(next, jobs.send(std::mem::take(batch)));
+            sent.ok()?;
+            step
         }
     };
     if step.is_none() && !batch.is_empty() {
@@ -349,5 +354,45 @@ fn write_all(mut parts: mpsc::Receiver<Vec<Part>>, events: &mpsc::Sender<Event>,
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the fetcher waits for may be what the walk is fetching: the walk goes on while its batch finds no room.
+    #[tokio::test]
+    async fn a_full_queue_does_not_stop_the_walk() {
+        let (jobs, mut queue) = mpsc::channel(1);
+        jobs.send(vec![1]).await.expect("room");
+        let fetched = tokio::sync::Notify::new();
+        let walk = async {
+            tokio::task::yield_now().await;
+            fetched.notify_one();
+            Some("step")
+        };
+        let fetcher = async {
+            fetched.notified().await;
+            (queue.recv().await, queue.recv().await)
+        };
+        let mut batch = vec![2, 3];
+        let both = async { tokio::join!(next_step(walk, &mut batch, &jobs), fetcher) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await.expect("no deadlock");
+        assert_eq!(both, (Some("step"), (Some(vec![1]), Some(vec![2, 3]))));
+        assert!(batch.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_placed_goes_on_at_the_end() {
+        let (jobs, mut queue) = mpsc::channel(2);
+        let mut batch = vec![7; BATCH - 1];
+        assert_eq!(next_step(std::future::ready(Some(1)), &mut batch, &jobs).await, Some(1));
+        assert!(queue.try_recv().is_err(), "more may come");
+        assert_eq!(next_step(std::future::ready(None::<i32>), &mut batch, &jobs).await, None);
+        assert_eq!(queue.try_recv().map(|batch| batch.len()), Ok(BATCH - 1));
+        drop(queue);
+        let mut batch = vec![7; BATCH];
+        assert_eq!(next_step(std::future::ready(Some(1)), &mut batch, &jobs).await, None, "nobody takes it");
     }
 }

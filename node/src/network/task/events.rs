@@ -34,6 +34,10 @@ impl NetworkTask {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
                 self.state.connected.remove(&peer_id);
+                self.state.identified.remove(&peer_id);
+                if self.state.connected.is_empty() {
+                    self.state.discovery.alone();
+                }
                 self.refusals.spare(peer_id, false);
                 let broken = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
                 if let Some(key) = peer_key(&peer_id) {
@@ -168,11 +172,15 @@ impl NetworkTask {
             let _ = self.swarm.disconnect_peer_id(peer);
             return;
         }
+        let is_new = self.state.identified.insert(peer);
         if info.protocols.contains(&self.protocols.kad) {
             self.admit_to_routing_table(peer, &info.listen_addrs);
+        }
+        // Identify comes again and again, also when the peer pleases.
+        if is_new && info.protocols.contains(&self.protocols.kad) {
             self.state.discovery.met(self.monotone());
         }
-        if info.protocols.contains(&self.protocols.control) {
+        if is_new && info.protocols.contains(&self.protocols.control) {
             self.ask_for_adverts(peer);
         }
     }

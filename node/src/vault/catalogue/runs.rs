@@ -114,6 +114,7 @@ impl Catalogue {
         self.db.chunks.lock().unwrap_or_else(|poisoned| {
             let mut chunks = poisoned.into_inner();
             *chunks = None;
+            self.db.chunks.clear_poison();
             chunks
         })
     }
@@ -222,12 +223,14 @@ impl Catalogue {
         })
     }
 
-    /// Makes the chunk index as complete on disk as the rows are.
-    pub(super) fn save_chunks(&self) -> Result<()> {
-        if self.chunks().is_none() {
-            return Ok(());
+    /// Makes the chunk index as complete on disk as the rows are. When it cannot be, as on a full disk, it is made anew from them
+    /// when it is wanted: nothing that stands fails for it.
+    pub(super) fn save_chunks(&self) {
+        let mut guard = self.chunks();
+        if let Some(Err(error)) = guard.as_mut().map(Chunks::save) {
+            tracing::warn!(%error, "where chunks lie was not written down; it will be looked up in the rows again");
+            *guard = None;
         }
-        self.with_chunks(|chunks| Ok(chunks.save()?))
     }
 
     /// What was looked at may be told no more: stripes are lost or came back, or rows changed.

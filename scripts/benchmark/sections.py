@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from . import ceilings, corpora, idle, profile
-from .process import MIB, Failed, is_ram, memory_available, room, say, size_of, status_of
+from .process import MIB, Failed, is_ram, memory_available, room, say, size_of, status_of, warm
 from .programs import Cairn, Restic, Rustic, Tahoe, same
 
 PROGRAMS = (Cairn, Restic, Rustic)
@@ -79,8 +79,10 @@ def compared(bench, name):
             got = out.setdefault(program.key, {"backup": {}, "restore": {}})
             tool = bench.cairn() if program is Cairn else program(bench.place)
             with started(tool):
+                warm(3 * size)
                 got["backup"] = keep_best(got["backup"], tool.backup(source), size)
                 target = bench.place / "target"
+                warm(2 * size)
                 got["restore"] = keep_best(got["restore"], tool.restore(source, target), size)
                 same(source, target)
                 if program is Cairn:
@@ -142,6 +144,7 @@ def degraded(bench):
             for _ in range(bench.options.runs):
                 say(f"restore, {state.replace('_', ' ')}")
                 target = bench.place / "target"
+                warm(2 * size)
                 out[state] = keep_best(out[state], tool.restore(source, target), size)
                 same(source, target)
     return out

@@ -140,41 +140,54 @@ impl Codec {
         parity_too: bool,
         make: impl Fn(usize) -> T,
     ) -> Result<(), ErasureError> {
+        let at_hand: Vec<Option<&[u8]>> = shards.iter().map(|shard| shard.as_ref().map(AsRef::as_ref)).collect();
+        let made = self.missing(used, &at_hand, parity_too, make)?;
+        for (slot, shard) in made {
+            shards[slot] = Some(shard);
+        }
+        Ok(())
+    }
+
+    /// What [`Codec::reconstruct_into`] adds, by slot, from shards that stay where they are.
+    ///
+    /// # Errors
+    /// [`ErasureError::TooFew`], or [`ErasureError::Shape`].
+    pub fn missing<T: AsMut<[u8]>>(
+        &self,
+        used: usize,
+        shards: &[Option<&[u8]>],
+        parity_too: bool,
+        make: impl Fn(usize) -> T,
+    ) -> Result<Vec<(usize, T)>, ErasureError> {
         let k = self.params.data();
         if shards.len() != self.params.slots() || used == 0 || used > k {
             return Err(self.shape("wrong number of shards"));
         }
-        let length = shards.iter().flatten().map(|shard| shard.as_ref().len()).next().unwrap_or(SHARD_SIZE);
-        if length == 0 || shards.iter().flatten().any(|shard| shard.as_ref().len() != length) {
+        let length = shards.iter().flatten().map(|shard| shard.len()).next().unwrap_or(SHARD_SIZE);
+        if length == 0 || shards.iter().flatten().any(|shard| shard.len() != length) {
             return Err(self.shape("shards of different length, or empty"));
         }
         let wanted = if parity_too { shards.len() } else { k };
-        let missing = |shards: &[Option<T>]| {
-            shards[..wanted].iter().enumerate().any(|(i, s)| s.is_none() && !(used..k).contains(&i))
-        };
-        if !missing(shards) {
-            return Ok(());
+        let is_virtual = |slot: &usize| (used..k).contains(slot);
+        let lost: Vec<usize> = (0..wanted).filter(|slot| shards[*slot].is_none() && !is_virtual(slot)).collect();
+        if lost.is_empty() {
+            return Ok(Vec::new());
         }
-        let real = shards.iter().enumerate().filter(|(i, s)| s.is_some() && !(used..k).contains(i)).count();
+        let real = shards.iter().enumerate().filter(|(i, s)| s.is_some() && !is_virtual(i)).count();
         if real < used {
             return Err(ErasureError::TooFew { present: real + (k - used), needed: k });
         }
         // k rows whose shards are known: the data slots that are there, those that are virtual (zero), then parity.
-        let is_virtual = |slot: &usize| (used..k).contains(slot);
         let known: Vec<usize> =
             (0..shards.len()).filter(|slot| is_virtual(slot) || shards[*slot].is_some()).take(k).collect();
         let back = self.matrix.select(known.iter().copied()).inverse();
         let back = back.ok_or_else(|| self.shape("refused by the codec"))?;
         let sources: Vec<usize> = (0..k).filter(|i| !is_virtual(&known[*i])).collect();
-        let lost: Vec<usize> = (0..wanted).filter(|slot| shards[*slot].is_none() && !is_virtual(slot)).collect();
         let recipe = self.matrix.select(lost.iter().copied()).times(&back).select_columns(&sources);
-        let inputs: Vec<&[u8]> = sources.iter().filter_map(|i| Some(shards[known[*i]].as_ref()?.as_ref())).collect();
+        let inputs: Vec<&[u8]> = sources.iter().filter_map(|i| shards[known[*i]]).collect();
         let mut made: Vec<T> = lost.iter().map(|_| make(length)).collect();
         recipe.multiply(&inputs, &mut made.iter_mut().map(AsMut::as_mut).collect::<Vec<_>>());
-        for (slot, shard) in lost.into_iter().zip(made) {
-            shards[slot] = Some(shard);
-        }
-        Ok(())
+        Ok(lost.into_iter().zip(made).collect())
     }
 
     const fn shape(&self, why: &'static str) -> ErasureError {

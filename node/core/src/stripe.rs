@@ -1,9 +1,9 @@
 //! A stripe from payload to shards and back.
 //!
 //! - **SEC-1** [`SealedStripe`] has ciphertext only; it can be made in no other way than by sealing.
-//! - **DUR-2** A data shard is used when it opens under its own key, which only the owner has; what a rebuild is made of is
-//!   checked against its roots, and what comes out opens or does not: a wrong
-//!   byte is never returned. Fewer than k good shards are an error that says how many there were.
+//! - **DUR-2** A data shard is used when it opens under its own key, which only the owner has, any other when it matches its
+//!   root; what comes out of a rebuild opens or does not: a wrong byte is never returned. Fewer than k good shards are an
+//!   error that says how many there were.
 
 use bytes::Bytes;
 use cairn_proto::{CodeParams, DecodeError, SHARD_PAYLOAD, SHARD_SIZE, ShardRoot, Slot, StripeId, index::StripeRow};
@@ -325,6 +325,75 @@ pub fn open_shard(row: &StripeRow, slot: Slot, shard: &[u8], keys: &EpochKeys) -
         Err(source) if shard_is_right(row, slot, shard) => Err(StripeError::Sealed { stripe, source }),
         Err(_) => Err(wrong),
     }
+}
+
+/// A shard that proved to be the one in the stripe's row: a data shard by opening, a parity shard by its root.
+#[derive(Clone)]
+pub struct ProvenShard {
+    stripe: StripeId,
+    slot: Slot,
+    sealed: Bytes,
+    /// Of a data shard, its plaintext.
+    plain: Option<Bytes>,
+}
+
+impl std::fmt::Debug for ProvenShard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ProvenShard({} of {})", self.slot, self.stripe.short())
+    }
+}
+
+impl ProvenShard {
+    /// Proves a shard's bytes.
+    ///
+    /// # Errors
+    /// As [`open_shard`].
+    pub fn new(row: &StripeRow, slot: Slot, sealed: Bytes, keys: &EpochKeys) -> Result<Self, StripeError> {
+        let stripe = row.stripe;
+        let plain = if slot.index() < row.used.into() {
+            Some(open_shard(row, slot, &sealed, keys)?)
+        } else if shard_is_right(row, slot, &sealed) {
+            None
+        } else {
+            return Err(StripeError::WrongBytes { stripe, slot });
+        };
+        Ok(Self { stripe, slot, sealed, plain })
+    }
+}
+
+/// The payloads of a stripe's data shards, [`SHARD_PAYLOAD`] bytes each, from any `used` of its shards. What had to be
+/// rebuilt is proven by opening it.
+///
+/// # Errors
+/// [`StripeError::TooFew`] and the others; never a wrong byte (DUR-2).
+pub fn open_proven(
+    codec: &Codec,
+    row: &StripeRow,
+    shards: Vec<ProvenShard>,
+    keys: &EpochKeys,
+) -> Result<Vec<Bytes>, StripeError> {
+    let (params, stripe, needed) = (check_row(codec, row)?, row.stripe, usize::from(row.used));
+    let mut at_hand: Vec<Option<ProvenShard>> = vec![None; params.slots()];
+    for shard in shards.into_iter().filter(|shard| shard.stripe == stripe) {
+        if let Some(place) = at_hand.get_mut(shard.slot.index()) {
+            *place = Some(shard);
+        }
+    }
+    let good = at_hand.iter().flatten().count();
+    if good < needed {
+        return Err(StripeError::TooFew { stripe, good, needed, bad: 0 });
+    }
+    let sealed: Vec<Option<&[u8]>> = at_hand.iter().map(|shard| shard.as_ref().map(|s| &s.sealed[..])).collect();
+    let rebuilt = codec.missing(needed, &sealed, false, |_| ShardBuffer::take())?;
+    let stripe_key = keys.stripe_key(&stripe);
+    let mut payloads: Vec<Option<Bytes>> = at_hand.into_iter().take(needed).map(|s| s.and_then(|s| s.plain)).collect();
+    for (at, mut shard) in rebuilt {
+        let slot = Slot::new(at as u8)?;
+        let opened = open_in_place(&stripe_key, &stripe, slot, &mut shard);
+        opened.map_err(|source| StripeError::Sealed { stripe, source })?;
+        payloads[at] = Some(shard.freeze().slice(..SHARD_PAYLOAD));
+    }
+    payloads.into_iter().collect::<Option<_>>().ok_or(StripeError::TooFew { stripe, good, needed, bad: 0 })
 }
 
 /// Makes every shard of a stripe again from any k, without a key; byte-identical to the first ones (DUR-3).

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! - **DUR-2** Shards are checked by their seal or against their roots, chunks against their keyed ids; what does not match
-//!   counts as missing. Enforced by [`Reader::piece`] and `stripe::{open_shard, open_stripe}`; attacked by liars and rot in
+//!   counts as missing. Enforced by [`Reader::piece`] and `stripe::{open_shard, open_proven}`; attacked by liars and rot in
 //!   `tests`.
 
 use std::{
@@ -23,7 +23,7 @@ use cairn_core::{
     erasure::Codec,
     keys::{EpochKeys, KeyMode, VaultKeys},
     pack::read_run,
-    stripe::{HashedShard, StripeError, open_shard, open_stripe},
+    stripe::{HashedShard, ProvenShard, StripeError, open_proven, open_shard},
 };
 use cairn_proto::{
     ChunkId, CodeParams, Slot,
@@ -49,8 +49,8 @@ const SHARDS_KEPT: usize = 24;
 /// Rebuilt stripes that are kept, 5 MiB each: more than what is fetched ahead touches, or they would be rebuilt twice. Those
 /// that are also among the shards kept share their memory.
 const STRIPES_KEPT: usize = 7;
-/// Stripes that are rebuilt at once: each has up to ten shards in memory.
-const REBUILDS: usize = 3;
+/// Stripes that are rebuilt at once: each has up to ten shards in memory. With three, one core in four had nothing to do.
+const REBUILDS: usize = 4;
 /// After so many rebuilt stripes a verb is taken for one that reads much.
 const WHOLE_AFTER: u64 = 2;
 /// Threads that hash, open, decompress and rebuild at most; on small machines one more than it has cores. With one for each
@@ -114,6 +114,9 @@ pub(super) struct StripeSource {
     pub(super) codec: Arc<Codec>,
     pub(super) epoch: Arc<EpochKeys>,
 }
+
+/// What becomes of a shard's bytes; [`StripeError::WrongBytes`] is their holder's fault.
+type Accept<T> = fn(&StripeSource, Slot, Bytes) -> Result<T, StripeError>;
 
 #[derive(Default)]
 struct Known {
@@ -383,24 +386,6 @@ impl Reader {
         source.group.0.holders.get(slot.index()).is_some_and(|h| h.iter().any(|p| !known.suspects.contains(p)))
     }
 
-    /// One shard from any of its holders, checked against its root; `None` when nobody has it.
-    pub(super) async fn fetch(&self, source: &StripeSource, slot: Slot, priority: Priority) -> Option<HashedShard> {
-        let accept = |source: &StripeSource, slot: Slot, bytes: Bytes| {
-            let shard = HashedShard::new(bytes);
-            if shard.is(&source.row, slot) {
-                Ok(shard)
-            } else {
-                Err(StripeError::WrongBytes { stripe: source.row.stripe, slot })
-            }
-        };
-        let mut turn = self.window.turn().await;
-        let shard = self.ask(source, slot, priority, accept).await;
-        if shard.is_some() {
-            turn.came();
-        }
-        shard?.ok()
-    }
-
     /// The plaintext of one data shard, given up when it takes longer than the line explains. Waiting for a turn does not
     /// count.
     async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<Result<Bytes, StripeError>> {
@@ -422,7 +407,7 @@ impl Reader {
         source: &StripeSource,
         slot: Slot,
         priority: Priority,
-        accept: fn(&StripeSource, Slot, Bytes) -> Result<T, StripeError>,
+        accept: Accept<T>,
     ) -> Option<Result<T, StripeError>> {
         let mut holders = source.group.0.holders.get(slot.index())?.clone();
         {
@@ -455,18 +440,45 @@ impl Reader {
         None
     }
 
-    /// Good shards of a stripe, at least `wanted`, by slot; fewer when there are no more.
+    /// Good shards of a stripe, checked against their roots, at least `wanted`, by slot; fewer when there are no more.
     pub(super) async fn fetch_some(
         &self,
         source: &StripeSource,
         wanted: usize,
         priority: Priority,
     ) -> Vec<Option<HashedShard>> {
+        let accept = |source: &StripeSource, slot: Slot, bytes: Bytes| {
+            let shard = HashedShard::new(bytes);
+            if shard.is(&source.row, slot) {
+                Ok(shard)
+            } else {
+                Err(StripeError::WrongBytes { stripe: source.row.stripe, slot })
+            }
+        };
+        let shards = self.gather_slots(source, wanted, priority, accept).await;
+        shards.into_iter().map(|shard| shard?.ok()).collect()
+    }
+
+    /// What `accept` makes of at least `wanted` shards of a stripe, by slot; of fewer when there are no more.
+    async fn gather_slots<T: Send + 'static>(
+        &self,
+        source: &StripeSource,
+        wanted: usize,
+        priority: Priority,
+        accept: Accept<T>,
+    ) -> Vec<Option<Result<T, StripeError>>> {
         let mut slots: VecDeque<Slot> = source.row.present().map(|(slot, _)| slot).collect();
         slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
-        let mut shards: Vec<Option<HashedShard>> = vec![None; source.row.roots.len()];
+        let mut shards: Vec<_> = source.row.roots.iter().map(|_| None).collect();
         let mut running = FuturesUnordered::new();
-        let ask = |slot: Slot| async move { (slot, self.fetch(source, slot, priority).await) };
+        let ask = |slot: Slot| async move {
+            let mut turn = self.window.turn().await;
+            let shard = self.ask(source, slot, priority, accept).await;
+            if shard.is_some() {
+                turn.came();
+            }
+            (slot, shard)
+        };
         let mut good = 0;
         for slot in slots.drain(..wanted.min(slots.len())) {
             running.push(ask(slot));
@@ -498,14 +510,17 @@ impl Reader {
         let _turn = self.rebuilds.acquire().await;
         let source = self.source(no)?;
         let needed = usize::from(source.row.used);
-        let shards = self.fetch_some(&source, needed, Priority::High).await;
-        let good = shards.iter().flatten().count();
-        if good < needed {
-            self.known().lost.insert(no, (good, needed));
-            return Err(ReadError::Lost { no: no.0, good, needed });
+        let accept =
+            |source: &StripeSource, slot: Slot, bytes: Bytes| ProvenShard::new(&source.row, slot, bytes, &source.epoch);
+        let shards = self.gather_slots(&source, needed, Priority::High, accept).await;
+        let damaged = |e: StripeError| ReadError::Damaged(e.to_string());
+        let shards: Vec<ProvenShard> = shards.into_iter().flatten().collect::<Result<_, _>>().map_err(damaged)?;
+        if shards.len() < needed {
+            self.known().lost.insert(no, (shards.len(), needed));
+            return Err(ReadError::Lost { no: no.0, good: shards.len(), needed });
         }
-        let opened = self.work(move || open_stripe(&source.codec, &source.row, shards, &source.epoch)).await?;
+        let opened = self.work(move || open_proven(&source.codec, &source.row, shards, &source.epoch)).await?;
         self.rebuilt.fetch_add(1, Ordering::Relaxed);
-        opened.map(|o| o.payload.into_parts().into()).map_err(|e| ReadError::Damaged(e.to_string()))
+        opened.map(Into::into).map_err(damaged)
     }
 }

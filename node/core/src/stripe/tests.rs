@@ -96,6 +96,38 @@ fn losses_up_to_parity_are_made_good() {
     assert_eq!(rebuild(&codec, &row, hashed(&shards)).expect_err("four lost"), error);
 }
 
+/// DUR-2: the same from shards that were proven one by one, in any order; what is not this stripe's is no help.
+#[test]
+fn proven_shards_open_and_rebuild() {
+    let codec = codec();
+    for length in [1, 2 * SHARD_PAYLOAD, 5 * SHARD_PAYLOAD] {
+        let (row, whole) = build(&codec, length);
+        let used = usize::from(row.used);
+        let prove = |slot: usize| {
+            let bytes = whole[slot].clone().expect("real");
+            ProvenShard::new(&row, Slot::new(slot as u8).expect("in range"), bytes, &epoch(1)).expect("right")
+        };
+        for lost in [vec![], vec![0], vec![0, 4, 7], vec![5, 6, 7], vec![1, 2, 3]] {
+            let real = (0..8).rev().filter(|slot| whole[*slot].is_some() && !lost.contains(slot));
+            let shards: Vec<ProvenShard> = real.map(prove).collect();
+            let parts = open_proven(&codec, &row, shards, &epoch(1)).expect("opens");
+            assert_eq!(parts.len(), used);
+            assert_eq!(parts.concat()[..length], bytes(length), "without {lost:?}");
+        }
+        let mut other = row.clone();
+        other.stripe = StripeId::from_bytes([8; 32]);
+        let strange = vec![prove(5), prove(6), prove(7)];
+        let error = open_proven(&codec, &other, strange, &epoch(1)).err();
+        assert_eq!(error, Some(StripeError::TooFew { stripe: other.stripe, good: 0, needed: used, bad: 0 }));
+    }
+    let (row, whole) = build(&codec, 5 * SHARD_PAYLOAD);
+    for (slot, from) in [(0u8, 1), (0, 5), (5, 0), (5, 6), (8, 5)] {
+        let slot = Slot::new(slot).expect("in range");
+        let proven = ProvenShard::new(&row, slot, whole[from].clone().expect("real"), &epoch(1));
+        assert_eq!(proven.expect_err("not this slot's"), StripeError::WrongBytes { stripe: row.stripe, slot });
+    }
+}
+
 #[test]
 fn a_short_stripe_needs_only_its_own_data_shards() {
     let codec = codec();

@@ -23,6 +23,7 @@ mod lab;
 mod listing;
 mod network;
 mod node;
+mod plan;
 mod recover;
 pub mod render;
 mod restore;
@@ -122,6 +123,8 @@ enum Command {
     Status(listing::Status),
     /// Peers known
     Peers(listing::Peers),
+    /// What a promise takes: code, copies, traffic and the chance of loss
+    Plan(plan::Plan),
     /// Rebuild a vault on a blank data folder from its 24 words
     Recover(recover::Recover),
     /// Look inside
@@ -286,6 +289,7 @@ async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Stats(_) => execute::verb(context, crate::ops::Verb::Stats).await,
         Command::Status(_) => execute::verb(context, crate::ops::Verb::Status).await,
         Command::Peers(_) => execute::verb(context, crate::ops::Verb::Peers).await,
+        Command::Plan(c) => plan::run(context, c).await,
         Command::Recover(c) => recover::run(context, c).await,
         Command::Debug(c) => execute::verb(context, c.verb()).await,
         Command::Lab(c) => lab::run(context, c).await,

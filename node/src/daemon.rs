@@ -185,6 +185,7 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Stats => "stats",
         Verb::Status => "status",
         Verb::Peers => "peers",
+        Verb::Plan(_) => "plan",
         Verb::Recover(_) => "recover",
         Verb::DebugStore => "debug store",
         Verb::DebugPlacement => "debug placement",

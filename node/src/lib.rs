@@ -15,6 +15,7 @@ pub mod lab;
 pub mod network;
 pub mod ops;
 pub mod overlay;
+pub mod plan;
 pub mod store;
 pub mod telemetry;
 pub mod vault;

@@ -60,6 +60,8 @@ pub enum Verb {
     Status,
     /// Peers known.
     Peers,
+    /// What a promise takes in this network.
+    Plan(crate::plan::PlanArgs),
     /// Rebuild the local catalogue from the network with the recovery phrase; makes the vault when there is none.
     Recover(RecoverArgs),
     /// Each shard this node holds.

@@ -179,7 +179,7 @@ impl Vault {
 }
 
 /// Milliseconds since 1970, taken once at the edge of each verb.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Timestamp(since.map_or(0, |d| d.as_millis() as u64))
 }

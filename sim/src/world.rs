@@ -105,6 +105,7 @@ pub fn view(peer: &Peer, now: Timestamp) -> PeerView {
         protocol: PROTOCOL_VERSION,
         give: peer.give,
         free: ByteSize(peer.give.0.saturating_sub(peer.used)),
+        first_seen: peer.joined,
         last_heard,
         reachable: Some(reachable),
         rtt_ms: Some(peer.rtt_ms),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 
 /// Every verb that there is.
-const VERBS: [&[&str]; 29] = [
+const VERBS: [&[&str]; 30] = [
     &["network", "new"],
     &["node", "run"],
     &["init"],
@@ -22,6 +22,7 @@ const VERBS: [&[&str]; 29] = [
     &["stats"],
     &["status"],
     &["peers"],
+    &["plan"],
     &["recover"],
     &["debug", "store"],
     &["debug", "placement"],
@@ -113,7 +114,7 @@ fn the_output_of_every_verb_is_json_when_asked() {
     // A folder that is no node's has no store to look into; it says so instead of showing an empty one.
     assert_eq!(owner.run(["debug", "store", "--json"]).expect(10).exit_error()["id"], "NO_STORE");
     let node = lab.node_dir(0).to_str().unwrap().to_owned();
-    let verbs: [&[&str]; 14] = [
+    let verbs: [&[&str]; 15] = [
         &["snapshots"],
         &["ls", "latest"],
         &["ls", "latest", &source],
@@ -125,6 +126,21 @@ fn the_output_of_every_verb_is_json_when_asked() {
         &["stats"],
         &["status"],
         &["peers"],
+        &[
+            "plan",
+            "--sla",
+            "silver",
+            "--size",
+            "1GB",
+            "--churn",
+            "1%",
+            "--repair-time",
+            "6h",
+            "--online",
+            "100%",
+            "--shock",
+            "0%",
+        ],
         &["debug", "store", "--data-dir", &node],
         &["debug", "placement", "--explain"],
         &["network", "new", "--name", "x", "--puzzle-bits", "1"],

@@ -8,6 +8,7 @@ pub mod chunking;
 pub mod colour;
 pub mod crowd;
 pub mod discovery;
+pub mod durability;
 pub mod erasure;
 #[cfg(test)]
 mod golden;

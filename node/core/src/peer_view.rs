@@ -27,6 +27,8 @@ pub struct PeerView {
     pub give: ByteSize,
     /// Space free for shards, as last advertised.
     pub free: ByteSize,
+    /// Since when it is known.
+    pub first_seen: Timestamp,
     /// When it was last heard of (advert or traffic).
     pub last_heard: Timestamp,
     /// Whether a connection stands or a dial succeeded lately; `None` when never tried.

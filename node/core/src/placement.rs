@@ -37,7 +37,7 @@ use serde::Serialize;
 pub use eligible::{Owner, Rejection, eligible};
 pub use explain::{Candidate, Verdict, explain, set_aside};
 pub use independent::count as count_independent;
-pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds};
+pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds, domains_that_fit};
 pub use replace::{Replacement, Vacancy, replacements};
 
 use self::rank::{RankKey, Score, Weights};

@@ -64,7 +64,10 @@ impl Place {
 }
 
 fn needs_vault(verb: &Verb) -> bool {
-    !matches!(verb, Verb::Recover(_) | Verb::Peers | Verb::Status | Verb::DebugStore | Verb::DebugPlacement)
+    !matches!(
+        verb,
+        Verb::Recover(_) | Verb::Peers | Verb::Plan(_) | Verb::Status | Verb::DebugStore | Verb::DebugPlacement
+    )
 }
 
 /// The data folder. Only what has something to put into one makes it: a slip in its name must not leave a folder.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cairn_core::peer_view::PeerView;
+use cairn_core::{durability::Sla, peer_view::PeerView};
 use cairn_proto::message::Roles;
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -18,6 +18,7 @@ use crate::{
     },
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, Verb, VerbResult},
+    plan::{self, PlanArgs},
     vault::{
         Vault,
         verbs::{VaultContext, run_verb},
@@ -88,6 +89,7 @@ impl NodeService {
             Verb::DebugStore => self.debug_store(&call.events).await,
             Verb::Peers => self.list_peers(&call.events).await,
             Verb::Status => self.describe(call).await,
+            Verb::Plan(args) => self.plan(args.clone(), &call.events).await,
             _ => self.in_vault(call).await,
         }
     }
@@ -151,6 +153,21 @@ impl NodeService {
                 .with_hint("check the bootstrap addresses in the network file and the connection of this machine")
                 .retryable()
         })
+    }
+
+    /// Without a network it is reckoned from what is assumed, which the answer says.
+    async fn plan(&self, args: PlanArgs, events: &mpsc::Sender<Event>) -> VerbResult {
+        let sla: Sla =
+            args.sla.parse().map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot plan").caused_by(&e))?;
+        let peers = self.known_peers(true).await?;
+        let reckoned =
+            tokio::task::spawn_blocking(move || plan::plan(&args, sla, Some(&peers), crate::vault::now())).await;
+        let reckoned = reckoned.map_err(|e| Failure::new(ExitCode::Failed, "PANIC", "cannot reckon").caused_by(&e))?;
+        for (kind, row) in reckoned.rows {
+            send(events, Event::Row { kind: kind.into(), row }).await;
+        }
+        send(events, Event::Summary { verb: "plan".into(), summary: reckoned.summary }).await;
+        Ok(Outcome { code: reckoned.code })
     }
 
     async fn list_peers(&self, events: &mpsc::Sender<Event>) -> VerbResult {

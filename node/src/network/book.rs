@@ -420,6 +420,7 @@ impl Known {
             protocol: self.advert.protocol,
             give: self.advert.give,
             free: self.advert.free,
+            first_seen: self.first_seen,
             last_heard: self.last_heard,
             reachable: if self.connected { Some(true) } else { lately },
             rtt_ms: self.rtt_ms,

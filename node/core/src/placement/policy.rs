@@ -142,6 +142,14 @@ impl fmt::Display for PolicyNotice {
     }
 }
 
+/// How many independent peers the default thresholds let take shards, whoever the owner is.
+#[must_use]
+pub fn domains_that_fit(peers: &[PeerView]) -> usize {
+    let limits = Thresholds::default();
+    let fit: Vec<&PeerView> = peers.iter().filter(|p| super::eligible::fit(p, &limits).is_ok()).collect();
+    super::independent::count(&fit)
+}
+
 impl PlacementPolicy {
     /// A policy of this shape with the default thresholds and caps.
     #[must_use]
@@ -169,9 +177,7 @@ impl PlacementPolicy {
     /// that is short of room falls back to fewer replicas before it refuses.
     #[must_use]
     pub fn for_network(peers: &[PeerView]) -> Self {
-        let limits = Thresholds::default();
-        let fit: Vec<&PeerView> = peers.iter().filter(|p| super::eligible::fit(p, &limits).is_ok()).collect();
-        Self::for_domains(super::independent::count(&fit))
+        Self::for_domains(domains_that_fit(peers))
     }
 
     /// The policy for a network of this many storage domains.

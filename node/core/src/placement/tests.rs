@@ -24,6 +24,7 @@ fn peer(i: u32, domain: &str, region: &str) -> PeerView {
         protocol: cairn_proto::PROTOCOL_VERSION,
         give: ByteSize(100 << 30),
         free: ByteSize(90 << 30),
+        first_seen: Timestamp(0),
         last_heard: NOW,
         reachable: Some(true),
         rtt_ms: Some(20),

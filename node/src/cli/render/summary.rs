@@ -63,6 +63,7 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
             }
         )],
         "peers" => vec![format!("{}, {} of them store", many(f.count("peers"), "peer"), f.count("storage"))],
+        "plan" => plan(&f),
         "debug-store" => vec![format!("{}, {}", many(f.count("shards"), "shard"), f.bytes("bytes"))],
         "lab" => vec![format!(
             "{} of {} nodes up; network file {}",
@@ -85,6 +86,11 @@ pub(super) fn nothing(verb: &str, summary: &Value) -> Option<&'static str> {
         "ls" if f.count("entries") == 0 => Some("an empty folder"),
         _ => None,
     }
+}
+
+fn plan(f: &Figures<'_>) -> Vec<String> {
+    let missing = f.0["missing"].as_array().into_iter().flatten();
+    std::iter::once(&f.0["answer"]).chain(missing).map(plain).collect()
 }
 
 /// A count that is a number, or the sum of an object's counts of entries.

@@ -89,6 +89,26 @@ const LAB_NODES: &[Column] = &[
     column("REGION", "region", 12, Form::Cut),
     column("ADDRESS", "addresses", 0, Form::First),
 ];
+const PLANS: &[Column] = &[
+    column("CODE", "shape", 12, Form::Text),
+    column("PEERS", "peers", 5, Form::Right),
+    column("STORED", "expansion", 6, Form::Right),
+    column("TRAFFIC", "traffic_a_month", 7, Form::Right),
+    column("LOSS/YEAR", "loss_text", 9, Form::Right),
+    column("LATE", "late_text", 8, Form::Right),
+    column("VERDICT", "verdict", 0, Form::Text),
+];
+const PLAN_FIGURES: &[Column] = &[
+    column("RECKONED WITH", "figure", 20, Form::Text),
+    column("VALUE", "value", 10, Form::Right),
+    column("FROM", "from", 8, Form::Text),
+    column("", "note", 0, Form::Text),
+];
+const PLAN_CLASSICS: &[Column] = &[
+    column("OFTEN QUOTED, NOT FOLLOWED", "formula", 44, Form::Text),
+    column("COPIES", "copies", 6, Form::Right),
+    column("VERDICT", "verdict", 0, Form::Text),
+];
 
 fn columns(kind: &str) -> Option<&'static [Column]> {
     Some(match kind {
@@ -98,6 +118,9 @@ fn columns(kind: &str) -> Option<&'static [Column]> {
         "candidate" => CANDIDATES,
         "group" => GROUPS,
         "lab_node" => LAB_NODES,
+        "plan" => PLANS,
+        "plan_figure" => PLAN_FIGURES,
+        "plan_classic" => PLAN_CLASSICS,
         _ => return None,
     })
 }

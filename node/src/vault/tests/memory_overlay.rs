@@ -323,6 +323,7 @@ impl MemoryOverlay {
             protocol: PROTOCOL_VERSION,
             give: ByteSize(1 << 40),
             free: ByteSize(1 << 40),
+            first_seen: Timestamp(0),
             last_heard: now(),
             reachable: Some(peer.manner != Manner::Dead),
             rtt_ms: Some(1),

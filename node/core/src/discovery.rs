@@ -20,8 +20,9 @@ pub const WALK_PAUSE_MS: (u64, u64) = (2_000, 60_000);
 /// together for ever: when a whole network starts, the first walks find those who were up already.
 pub const WALK_AGAIN_MS: u64 = 30 * 1000;
 /// Between later ones. Each visits some twenty peers a bucket, a megabyte to and fro: every five minutes they were half of what
-/// an idle node sent. Kademlia's own refresh is hourly; here adverts and questions tell of newcomers too.
-pub const WALK_EVERY_MS: u64 = 2 * 3600 * 1000;
+/// an idle node sent, every two hours still half of what it may. Kademlia's own refresh is hourly; here adverts and questions
+/// tell of newcomers too.
+pub const WALK_EVERY_MS: u64 = 6 * 3600 * 1000;
 /// A walk that fewer answered is repeated soon, unless there are no more: who was answered by its bootstrap node alone has
 /// no way on when that is gone, and nobody has taken note of it.
 pub const ENOUGH: usize = 8;
@@ -153,16 +154,16 @@ mod tests {
         assert_eq!(in_vain, [101, 103, 107, 115, 131, 163, 223, 283, 343]);
         // The lot is the middle of both.
         let middle = |d: &Discovery| if d.found { WALK_EVERY_MS / 4 } else { WALK_AGAIN_MS / 4 };
-        let answered = walks(&mut discovery, 400..20_000, |d, now| d.walked(1, 1, middle(d) as u32, now));
-        assert_eq!(answered, [403, 433, 7633, 14833]);
-        discovery.met(Timestamp(20_000_000));
+        let answered = walks(&mut discovery, 400..60_000, |d, now| d.walked(1, 1, middle(d) as u32, now));
+        assert_eq!(answered, [403, 433, 22_033, 43_633]);
+        discovery.met(Timestamp(60_000_000));
         assert!(
-            !discovery.is_walk_due(Timestamp(20_010_000)),
+            !discovery.is_walk_due(Timestamp(60_010_000)),
             "whoever found the network does not walk for each newcomer"
         );
         discovery.alone();
-        discovery.met(Timestamp(20_100_000));
-        assert!(discovery.is_walk_due(Timestamp(20_101_000)), "but again after it was lost");
+        discovery.met(Timestamp(60_100_000));
+        assert!(discovery.is_walk_due(Timestamp(60_101_000)), "but again after it was lost");
     }
 
     /// NET-7: one bootstrap node's answer is no network, unless there is nobody else.
@@ -192,10 +193,10 @@ mod tests {
             let mut discovery = Discovery::new(Timestamp(0));
             discovery.walked(20, 50, 0, Timestamp(0));
             discovery.walked(20, 50, lot, Timestamp(0));
-            walks(&mut discovery, 0..10_000, |_, _| ())[0]
+            walks(&mut discovery, 0..30_000, |_, _| ())[0]
         };
         let times: Vec<u64> = (0..8u32).map(|i| next(i.wrapping_mul(0x9e37_79b9))).collect();
-        assert!(times.iter().all(|t| (5400..=9000).contains(t)), "{times:?}");
+        assert!(times.iter().all(|t| (16_200..=27_000).contains(t)), "{times:?}");
         let different: std::collections::BTreeSet<_> = times.iter().collect();
         assert_eq!(different.len(), times.len(), "{times:?}");
     }

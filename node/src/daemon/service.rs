@@ -155,7 +155,7 @@ impl NodeService {
         })
     }
 
-    /// Without a network it is reckoned from what is assumed, which the answer says.
+    /// With what this node knows of its network; `--domains` reckons without one, in the CLI alone.
     async fn plan(&self, args: PlanArgs, events: &mpsc::Sender<Event>) -> VerbResult {
         let sla: Sla =
             args.sla.parse().map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot plan").caused_by(&e))?;

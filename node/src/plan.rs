@@ -182,11 +182,10 @@ fn classics<'a>(
         move |(formula, copies)| {
             // Full copies are a code of one data shard: the chain says what they are worth.
             let full = Shape { k: 1, m: u8::try_from(copies.saturating_sub(1)).unwrap_or(u8::MAX), r: 1 };
-            let (places, cost) = (f64::from(copies), f64::from(copies));
-            let fits = places <= f64::from(measured.domains) && copies <= 32;
+            let fits = copies <= measured.domains.min(32);
             let loss = if fits { durability::evaluate(full, question, measured).loss() } else { 0.0 };
             let solved_cost = solved.map(|solution| solution.expansion);
-            let verdict = classic::Verdict::of(copies, measured.domains.min(32), loss, cost, question.sla, solved_cost);
+            let verdict = classic::Verdict::of(copies, measured.domains.min(32), loss, f64::from(copies), question.sla, solved_cost);
             json!({ "formula": formula, "copies": copies, "loss_a_year": fits.then_some(loss), "verdict": verdict.to_string() })
         },
     )

@@ -20,7 +20,7 @@ pub const WALK_PAUSE_MS: (u64, u64) = (2_000, 60_000);
 /// together for ever: when a whole network starts, the first walks find those who were up already.
 pub const WALK_AGAIN_MS: u64 = 30 * 1000;
 /// Between later ones. Each visits some twenty peers a bucket, a megabyte to and fro: every five minutes they were half of what
-/// an idle node sent, every two hours still half of what it may. Kademlia's own refresh is hourly; here adverts and questions
+/// an idle node sent, every two hours, by reckoning, still half of what it may. Kademlia's own refresh is hourly; here adverts and questions
 /// tell of newcomers too.
 pub const WALK_EVERY_MS: u64 = 6 * 3600 * 1000;
 /// A walk that fewer answered is repeated soon, unless there are no more: who was answered by its bootstrap node alone has

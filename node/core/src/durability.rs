@@ -330,9 +330,8 @@ fn missing(question: &Question, measured: &Measured) -> Vec<Missing> {
     {
         missing.push(Missing::Domains { have: measured.domains, need: solution.domains });
     }
-    let sooner = (1..8).map(|halvings| measured.repair_days / f64::from(1 << halvings));
-    let enough =
-        sooner.into_iter().find(|days| cheapest(question, &Measured { repair_days: *days, ..*measured }).is_ok());
+    let mut sooner = (1..8).map(|halvings| measured.repair_days / f64::from(1 << halvings));
+    let enough = sooner.find(|days| cheapest(question, &Measured { repair_days: *days, ..*measured }).is_ok());
     missing.extend(enough.map(|need| Missing::RepairDays { have: measured.repair_days, need }));
     if let Some(have) = question.traffic_max
         && let Ok(solution) = cheapest(&Question { traffic_max: None, ..*question }, measured)

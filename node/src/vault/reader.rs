@@ -49,7 +49,7 @@ const SHARDS_KEPT: usize = 24;
 /// Rebuilt stripes that are kept, 5 MiB each: more than what is fetched ahead touches, or they would be rebuilt twice. Those
 /// that are also among the shards kept share their memory.
 const STRIPES_KEPT: usize = 7;
-/// Stripes that are rebuilt at once: each has up to ten shards in memory. With three, one core in four had nothing to do.
+/// Stripes that are rebuilt at once: each has up to ten shards in memory.
 const REBUILDS: usize = 4;
 /// After so many rebuilt stripes a verb is taken for one that reads much.
 const WHOLE_AFTER: u64 = 2;
@@ -59,12 +59,11 @@ const JOBS: usize = 8;
 /// A raw run of this many bytes or more stays in the shards that it came in. A smaller one is copied out, or a piece of a few
 /// KiB would keep a whole shard in memory.
 const UNCOPIED_FROM: u32 = 512 << 10;
-/// Decompressed runs of data that are kept, typically 1 MiB and at most 4: small files follow each other in one. What is fetched
-/// ahead keeps its own.
-const RUNS_KEPT: usize = 8;
+/// Decompressed runs of data that are kept: 16, typically 1 MiB and at most 4.
+const RUNS_KEPT: usize = 16;
 /// Decompressed runs of trees and lists that are kept, typically 256 KiB. Apart from those of data: a list is needed again
 /// when the data that it names has been read, which would have driven it out.
-const METADATA_RUNS_KEPT: usize = 16;
+const METADATA_RUNS_KEPT: usize = 32;
 
 /// Why a chunk could not be read.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -42,6 +42,11 @@ use layout::{FILE, RECEIPT, checked, counters_bytes, meta_key};
 const FORMAT: u8 = 4;
 /// sled's page cache, in bytes: small, because most of a backup never reads a row twice.
 const CACHE: u64 = 16 << 20;
+/// sled notices that its cache is over its size only after 64 looks at pages of a shard, of which it has 256. Each row of
+/// [`LARGE`] bytes or more is looked at so often that the eight or more in a leaf are enough, or three to eight leaves of 50 KiB
+/// would stay in each shard: 146 MiB instead of 54 after reading 120 MiB of rows. A look takes half a microsecond.
+const LOOKS: usize = 8;
+const LARGE: usize = 1 << 10;
 
 /// Why the catalogue could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -280,6 +285,7 @@ impl Catalogue {
                 let (key, value) = item?;
                 checked(&key, &value)?;
                 sums.add(&key, &value);
+                self.looked_at(&key, value.len())?;
             }
         }
         let same = sums.of(class) == expected.of(class);
@@ -306,10 +312,11 @@ impl Catalogue {
         let mut state = self.state();
         let state = state.as_mut().ok_or(CatalogueError::Damaged("it was not looked at"))?;
         let mut sums = state.sums;
+        let large = change.rows_from(LARGE);
         let batch = change.batch(&self.tree, &mut sums)?;
         self.tree.apply_batch(batch)?;
         state.sums = sums;
-        Ok(())
+        large.iter().try_for_each(|key| self.looked_at(key, LARGE))
     }
 
     /// Whether this process has the catalogue of that folder open.
@@ -371,15 +378,25 @@ impl Catalogue {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.tree.get(key)? {
-            None => Ok(None),
-            Some(value) => Ok(Some(checked(key, &value)?.to_vec())),
+        let Some(value) = self.tree.get(key)? else { return Ok(None) };
+        self.looked_at(key, value.len())?;
+        Ok(Some(checked(key, &value)?.to_vec()))
+    }
+
+    /// Keeps the cache near its size after a row was read or written, see [`LOOKS`].
+    fn looked_at(&self, key: &[u8], size: usize) -> Result<()> {
+        if size >= LARGE {
+            for _ in 0..LOOKS {
+                self.tree.get(key)?;
+            }
         }
+        Ok(())
     }
 
     fn scan(&self, prefix: u8) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
         self.tree.scan_prefix([prefix]).map(|item| {
             let (key, value) = item?;
+            self.looked_at(&key, value.len())?;
             let value = checked(&key, &value)?.to_vec();
             Ok((key, value))
         })

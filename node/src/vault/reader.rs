@@ -44,8 +44,8 @@ use super::{
 };
 use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
 
-/// Opened shards that are kept: 24 MiB.
-const SHARDS_KEPT: usize = 24;
+/// Opened shards that are kept: 16 MiB. Pieces fetched ahead keep what they lie in themselves.
+const SHARDS_KEPT: usize = 16;
 /// Rebuilt stripes that are kept, 5 MiB each: more than what is fetched ahead touches, or they would be rebuilt twice. Those
 /// that are also among the shards kept share their memory.
 const STRIPES_KEPT: usize = 7;

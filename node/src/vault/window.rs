@@ -17,7 +17,7 @@ use tokio::{
 
 /// Shards asked for at first, and always: 4 MiB in [`PATIENCE`] is a line of 11 Mbit/s.
 const FIRST: usize = 4;
-/// Shards asked for at most, as many as the reader keeps.
+/// Shards asked for at most: 24 MiB on their way.
 const MOST: usize = 24;
 /// How long a holder may take before another slot is asked as well, when nothing is known of the line.
 const PATIENCE: Duration = Duration::from_secs(3);

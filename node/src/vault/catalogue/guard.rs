@@ -46,6 +46,12 @@ impl Change {
         self.rows.insert(key.into(), None);
     }
 
+    /// Keys of the rows that it sets to this many bytes or more.
+    pub(super) fn rows_from(&self, size: usize) -> Vec<Vec<u8>> {
+        let large = self.rows.iter().filter(|(_, value)| value.as_ref().is_some_and(|value| value.len() >= size));
+        large.map(|(key, _)| key.clone()).collect()
+    }
+
     /// As sled takes it; `sums` comes out as it is when the change is done.
     pub(super) fn batch(mut self, tree: &sled::Tree, sums: &mut Sums) -> Result<sled::Batch> {
         let before = *sums;

@@ -176,3 +176,54 @@ fn runs_of_a_lost_stripe_go_alone() {
     assert_eq!(catalogue.find_chunk(&id(1, 40)).expect("readable").as_ref(), Some(&both[1]));
     catalogue.verify().expect("whole");
 }
+
+/// sled alone would keep all of these rows. In a process of its own: nobody else's memory counts then.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_rows_that_are_read() {
+    const CHILD: &str = "CAIRN_TEST_CATALOGUE_MEMORY";
+    const STRIPES: u64 = 40;
+    const RUNS: u64 = 320;
+    let name = "vault::tests::chunk_index::memory_does_not_grow_with_the_rows_that_are_read";
+    let rows = |no: u64| -> Vec<RunRow> {
+        let run = |at: u64| {
+            let (stripe, offset) = (StripeNo(no), at as u32 * 200);
+            let place = RunPlace { stripe, offset, stored_len: 180, next: None, codec: RunCodec::Raw, raw_len: 180 };
+            RunRow { place, chunks: (at * 180..at * 180 + 180).map(|at| (id(no, at), 1)).collect() }
+        };
+        (0..RUNS).map(run).collect()
+    };
+    let Some(place) = std::env::var_os(CHILD) else {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let place = dir.path().join("c");
+        let catalogue = Catalogue::open(&place, &key()).expect("made");
+        for no in 1..=STRIPES {
+            let record = StripeRecord { runs: rows(no), ..StripeRecord::default() };
+            catalogue.record_stripe(&record).expect("written");
+        }
+        catalogue.flush().expect("written");
+        drop(catalogue);
+        Catalogue::wait_closed(&place).expect("closes");
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
+        let done = child.args([name, "--exact", "--nocapture"]).env(CHILD, &place).output().expect("runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        return;
+    };
+    let memory = || {
+        let status = fs::read_to_string("/proc/self/status").expect("on Linux");
+        let line = status.lines().find(|line| line.starts_with("RssAnon")).expect("there");
+        line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") >> 10
+    };
+    let catalogue = Catalogue::open(Path::new(&place), &key()).expect("opens");
+    let before = memory();
+    for no in 1..=STRIPES {
+        for at in (0..RUNS * 180).step_by(90) {
+            assert!(catalogue.find_chunk(&id(no, at)).expect("readable").is_some());
+        }
+    }
+    let read = memory();
+    catalogue.verify().expect("whole");
+    let verified = memory();
+    println!("{before} MiB, after reading 79 MiB of rows {read}, after adding them up {verified}");
+    assert!(read < before + 40 && verified < before + 50, "{before} MiB, then {read}, then {verified}");
+}

@@ -2,6 +2,7 @@
 
 mod edges;
 mod formats;
+mod stewards;
 
 use std::path::Path;
 
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Target> {
     ];
     all.extend(formats::all());
     all.extend(edges::all());
+    all.extend(stewards::all());
     all
 }
 

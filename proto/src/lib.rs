@@ -9,9 +9,11 @@ pub mod head;
 pub mod ids;
 pub mod index;
 mod layout;
+pub mod mandate;
 pub mod manifest;
 pub mod message;
 pub mod network_file;
+pub mod order;
 pub mod record;
 pub mod signed;
 pub mod tree;
@@ -21,6 +23,8 @@ pub mod wire;
 pub use code_params::{CodeParams, SEAL_OVERHEAD, SHARD_PAYLOAD, SHARD_SIZE, STRIPES_PER_GROUP_MAX, Slot};
 pub use group::{Grant, GroupTicket, Rights};
 pub use ids::{ChunkId, Domain, GroupId, NetworkId, PeerKey, Region, ShardRoot, SnapshotId, StripeId, VaultKey};
+pub use mandate::{GroupRecord, Mandate, Powers, SheetRow, SlotSheet};
+pub use order::{Action, Certificate, Committee, Order, Ordinals, Taken};
 pub use units::{ByteSize, Timestamp};
 
 /// The version that stands in every protocol name and in adverts. Peers of another version are not eligible.

@@ -4,8 +4,9 @@
 use std::{env, fs, path::PathBuf};
 
 use cairn_proto::{
-    ByteSize, ChunkId, CodeParams, DecodeError, Domain, Grant, GroupId, GroupTicket, NetworkId, PeerKey, Region,
-    Rights, ShardRoot, Slot, SnapshotId, StripeId, Timestamp, VaultKey,
+    Action, ByteSize, Certificate, ChunkId, CodeParams, DecodeError, Domain, Grant, GroupId, GroupRecord, GroupTicket,
+    Mandate, NetworkId, Order, PeerKey, Powers, Region, Rights, ShardRoot, SheetRow, Slot, SlotSheet, SnapshotId,
+    StripeId, Taken, Timestamp, VaultKey,
     head::{FORMAT_VERSION, HeadContent},
     index::{IndexSegment, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
@@ -251,4 +252,65 @@ fn messages() {
         let found = bytes.len();
         FrameHeader::decode(bytes.try_into().map_err(|_| DecodeError::Truncated { what, needed: 16, found })?)
     });
+}
+
+#[test]
+fn mandates_and_orders() {
+    let code = CodeParams::new(1, 1).expect("valid");
+    let ticket = GroupTicket::new(key().verifying_key().to_bytes(), [9; 32], code, 3).expect("valid");
+    let steward = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let key_of = |key: &SigningKey| PeerKey::from_bytes(key.verifying_key().to_bytes());
+    let mandate = Mandate {
+        ticket,
+        generation: 2,
+        stewards: vec![key_of(&steward(20)), key_of(&steward(21)), key_of(&steward(22))],
+        replicas: 2,
+        powers: Powers::COPY.with(Powers::REBUILD),
+        monthly_bytes: 1 << 30,
+        issued: Timestamp(1_000),
+        ends: Timestamp(1_000_000),
+    };
+    let sealed = mandate.seal(&key()).expect("valid");
+    check("mandate", &sealed, &mandate, Mandate::open);
+    let sheet = |at: u8| SlotSheet {
+        group: ticket.id(),
+        slot: slot(at),
+        generation: 5,
+        holders: vec![peer(at + 30), peer(at + 40)],
+        rows: vec![SheetRow { ordinal: 0, used: 1, root: ShardRoot::from_bytes([at + 50; 32]) }],
+    };
+    let page = |at| sheet(at).seal(&key()).expect("valid");
+    check("slot-sheet", &page(1), &sheet(1), |bytes| SlotSheet::open(bytes, &ticket));
+    let record = GroupRecord::new(sealed, vec![page(0), page(1)]).expect("whole");
+    check("group-record", &record.encode(), &record, GroupRecord::decode);
+    let ordinals = [0, 9].into_iter().collect();
+    let order = |action| Order {
+        group: ticket.id(),
+        generation: 2,
+        nonce: [6; 16],
+        issued: Timestamp(2_000),
+        expires: Timestamp(90_000),
+        action,
+    };
+    let copy = order(Action::Copy { slot: slot(1), from: peer(31), to: peer(32), ordinals });
+    check("order-copy", &copy.encode().expect("valid"), &copy, Order::decode);
+    let helpers = vec![(slot(0), peer(30))];
+    let rebuild = order(Action::Rebuild { slot: slot(1), to: peer(32), ordinals, helpers });
+    check("order-rebuild", &rebuild.encode().expect("valid"), &rebuild, Order::decode);
+    let replace = order(Action::Replace { old: key_of(&steward(20)), new: peer(33) });
+    check("order-replace", &replace.encode().expect("valid"), &replace, Order::decode);
+    let votes = [20, 21].map(|seed| (key_of(&steward(seed)), copy.sign(&steward(seed)).expect("valid")));
+    let certificate = Certificate::new(copy.clone(), votes);
+    check("certificate", &certificate.encode().expect("valid"), &certificate, Certificate::decode);
+    let holder = steward(32);
+    let taken = Taken {
+        order: copy.id().expect("valid"),
+        group: ticket.id(),
+        slot: slot(1),
+        ordinals,
+        previous: [0; 32],
+        at: Timestamp(3_000),
+        holder: key_of(&holder),
+    };
+    check("taken", &taken.seal(&holder), &taken, Taken::open);
 }

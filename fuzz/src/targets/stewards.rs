@@ -1,0 +1,135 @@
+//! Targets over what owners leave to stewards, and what these order.
+
+use cairn_proto::{
+    Action, Certificate, CodeParams, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers, ShardRoot, SheetRow,
+    Slot, SlotSheet, Taken, Timestamp, mandate, order,
+};
+use ed25519_dalek::SigningKey;
+
+use super::{Target, key};
+
+pub(super) fn all() -> Vec<Target> {
+    vec![
+        Target { name: "mandate", seeds: || vec![sealed_mandate()], run: open_mandate },
+        Target { name: "slot-sheet", seeds: || vec![sheet(0), sheet(2)], run: open_sheet },
+        Target { name: "group-record", seeds: || vec![record()], run: open_record },
+        Target { name: "order", seeds: order_seeds, run: read_order },
+        Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
+        Target { name: "taken", seeds: || vec![taken()], run: open_taken },
+    ]
+}
+
+fn slot(at: u8) -> Slot {
+    Slot::new(at).expect("in range")
+}
+
+fn peer(key: &SigningKey) -> PeerKey {
+    PeerKey::from_bytes(key.verifying_key().to_bytes())
+}
+
+fn ticket() -> GroupTicket {
+    let code = CodeParams::new(2, 1).expect("valid");
+    GroupTicket::new(key().verifying_key().to_bytes(), [3; 32], code, 4).expect("valid")
+}
+
+fn sealed_mandate() -> Vec<u8> {
+    let mandate = Mandate {
+        ticket: ticket(),
+        generation: 1,
+        stewards: vec![peer(&key())],
+        replicas: 1,
+        powers: Powers::ALL,
+        monthly_bytes: 1 << 30,
+        issued: Timestamp(10),
+        ends: Timestamp(1_000_000),
+    };
+    mandate.seal(&key()).expect("valid")
+}
+
+fn sheet(at: u8) -> Vec<u8> {
+    let rows = vec![SheetRow { ordinal: 3, used: 2, root: ShardRoot::from_bytes([at; 32]) }];
+    let holders = vec![PeerKey::from_bytes([at + 1; 32])];
+    let sheet = SlotSheet { group: ticket().id(), slot: slot(at), generation: 1, holders, rows };
+    sheet.seal(&key()).expect("valid")
+}
+
+fn record() -> Vec<u8> {
+    GroupRecord::new(sealed_mandate(), (0..3).map(sheet).collect()).expect("whole").encode()
+}
+
+fn an_order(action: Action) -> Order {
+    let (issued, expires) = (Timestamp(20), Timestamp(1_000));
+    Order { group: ticket().id(), generation: 1, nonce: [5; 16], issued, expires, action }
+}
+
+fn copy() -> Order {
+    let (from, to) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
+    an_order(Action::Copy { slot: slot(1), from, to, ordinals: [3].into_iter().collect() })
+}
+
+fn order_seeds() -> Vec<Vec<u8>> {
+    let to = PeerKey::from_bytes([9; 32]);
+    let helpers = vec![(slot(0), PeerKey::from_bytes([1; 32])), (slot(2), PeerKey::from_bytes([2; 32]))];
+    let rebuild = Action::Rebuild { slot: slot(1), to, ordinals: [3].into_iter().collect(), helpers };
+    let replace = Action::Replace { old: peer(&key()), new: to };
+    [copy(), an_order(rebuild), an_order(replace)].map(|order| order.encode().expect("valid")).to_vec()
+}
+
+fn certificate() -> Vec<u8> {
+    let vote = (peer(&key()), copy().sign(&key()).expect("valid"));
+    Certificate::new(copy(), [vote]).encode().expect("valid")
+}
+
+fn taken() -> Vec<u8> {
+    let taken = Taken {
+        order: copy().id().expect("valid"),
+        group: ticket().id(),
+        slot: slot(1),
+        ordinals: [3].into_iter().collect(),
+        previous: [0; 32],
+        at: Timestamp(30),
+        holder: peer(&key()),
+    };
+    taken.seal(&key())
+}
+
+fn open_mandate(bytes: &[u8]) {
+    if let Ok(mandate) = Mandate::open(bytes) {
+        assert_eq!(bytes, sealed_mandate(), "{mandate:?}");
+    }
+    assert!(sealed_mandate().len() <= mandate::MANDATE_MAX);
+}
+
+fn open_sheet(bytes: &[u8]) {
+    if SlotSheet::open(bytes, &ticket()).is_ok() {
+        assert!([sheet(0), sheet(2)].iter().any(|known| known == bytes));
+    }
+}
+
+fn open_record(bytes: &[u8]) {
+    if let Ok(record) = GroupRecord::decode(bytes) {
+        assert_eq!(record.encode(), bytes);
+        assert_eq!(record.sheets.len(), 3);
+    }
+}
+
+fn read_order(bytes: &[u8]) {
+    if let Ok(order) = Order::decode(bytes) {
+        assert_eq!(order.encode().expect("was read"), bytes);
+        assert!(bytes.len() <= order::ORDER_MAX);
+    }
+}
+
+fn read_certificate(bytes: &[u8]) {
+    if let Ok(read) = Certificate::decode(bytes) {
+        assert_eq!(read.encode().expect("was read"), bytes);
+        let committee = cairn_proto::Committee::of(&Mandate::open(&sealed_mandate()).expect("ours"));
+        assert!(read.check(&committee).is_err() || read.order == copy());
+    }
+}
+
+fn open_taken(bytes: &[u8]) {
+    if Taken::open(bytes).is_ok() {
+        assert_eq!(bytes, taken());
+    }
+}

@@ -1,0 +1,528 @@
+//! What stewards order, together: an order, the certificate that a quorum of them makes of it, and the new holder's word that it
+//! was done.
+//!
+//! A certificate can be checked by anybody who has the mandate: it names the steward that each signature is of. Stewards change
+//! by orders too, so a [`Committee`] is the mandate's list with the replacements since, each signed by a quorum of those before.
+//!
+//! - **SEP-1** An order gives one slot to one peer, which checks its own colour before it takes a byte; no order can name two.
+
+use ed25519_dalek::SigningKey;
+
+use crate::{
+    DecodeError, GroupId, PeerKey, Slot, Timestamp,
+    code_params::SLOTS_MAX,
+    layout::{Reader, at_most, put_number},
+    mandate::{Mandate, Powers, STEWARDS_MAX, quorum},
+    signed,
+};
+
+/// Most bytes of an encoded order.
+pub const ORDER_MAX: usize = 256 + 34 * SLOTS_MAX as usize;
+/// Most bytes of an encoded certificate: an order and seven signatures with their signers.
+pub const CERTIFICATE_MAX: usize = ORDER_MAX + 8 + STEWARDS_MAX * 96;
+/// The longest that an order may stand: what a group's repair over a slow line takes, and no longer, for a stolen or delayed one
+/// moves shards again.
+pub const ORDER_MS_MAX: u64 = 48 * 3600 * 1000;
+/// Replacements of stewards under one mandate at most: one a week for its thirteen months.
+pub const REPLACEMENTS_MAX: usize = 57;
+
+const ORDER: &str = "cairn order v1";
+const TAKEN: &str = "cairn shards taken v1";
+const VERSION: u8 = 1;
+const SIGNATURE: usize = 64;
+
+/// Stripes of a group, as a set: bit `o % 8` of byte `o / 8` for ordinal `o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, PartialOrd, Ord)]
+pub struct Ordinals([u8; 32]);
+
+impl Ordinals {
+    /// From 32 bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Adds one.
+    pub const fn insert(&mut self, ordinal: u8) {
+        self.0[ordinal as usize / 8] |= 1 << (ordinal % 8);
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub const fn contains(&self, ordinal: u8) -> bool {
+        self.0[ordinal as usize / 8] & (1 << (ordinal % 8)) != 0
+    }
+
+    /// All, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
+        (0..=u8::MAX).filter(|ordinal| self.contains(*ordinal))
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|byte| byte.count_ones() as usize).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; 32]
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] & other.0[at]))
+    }
+
+    /// Those in one or the other.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] | other.0[at]))
+    }
+
+    /// Those that the other has not.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] & !other.0[at]))
+    }
+}
+
+impl FromIterator<u8> for Ordinals {
+    fn from_iter<I: IntoIterator<Item = u8>>(ordinals: I) -> Self {
+        let mut set = Self::default();
+        ordinals.into_iter().for_each(|ordinal| set.insert(ordinal));
+        set
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `to` fetches shards of its colour's slot from `from`, which has them.
+    Copy {
+        /// The slot.
+        slot: Slot,
+        /// A holder of it.
+        from: PeerKey,
+        /// The new holder.
+        to: PeerKey,
+        /// Which stripes.
+        ordinals: Ordinals,
+    },
+    /// `to` gets shards of its slot rebuilt, blinded, through a chain of holders of other slots, in this order.
+    Rebuild {
+        /// The slot.
+        slot: Slot,
+        /// The new holder.
+        to: PeerKey,
+        /// Which stripes.
+        ordinals: Ordinals,
+        /// k holders of k other slots, the first begins.
+        helpers: Vec<(Slot, PeerKey)>,
+    },
+    /// `new` takes the place of `old` among the stewards.
+    Replace {
+        /// Who goes.
+        old: PeerKey,
+        /// Who comes.
+        new: PeerKey,
+    },
+}
+
+impl Action {
+    /// What the mandate must allow for it.
+    #[must_use]
+    pub const fn power(&self) -> Powers {
+        match self {
+            Self::Copy { .. } => Powers::COPY,
+            Self::Rebuild { .. } => Powers::REBUILD,
+            Self::Replace { .. } => Powers::REPLACE,
+        }
+    }
+
+    /// The slot that it repairs.
+    #[must_use]
+    pub const fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Copy { slot, .. } | Self::Rebuild { slot, .. } => Some(*slot),
+            Self::Replace { .. } => None,
+        }
+    }
+
+    /// The new holder.
+    #[must_use]
+    pub const fn to(&self) -> Option<PeerKey> {
+        match self {
+            Self::Copy { to, .. } | Self::Rebuild { to, .. } => Some(*to),
+            Self::Replace { .. } => None,
+        }
+    }
+}
+
+/// One order of a group's stewards.
+///
+/// Layout: version `1` · group 32 · mandate's generation · nonce 16 · issued · expires · action (`1` copy: slot, from 32, to 32,
+/// ordinals 32; `2` rebuild: slot, to 32, ordinals 32, helpers (count; slot, peer 32); `3` replace: old 32, new 32).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The group.
+    pub group: GroupId,
+    /// Which of the owner's mandates it rests on.
+    pub generation: u64,
+    /// By lot: no two orders are the same, though they say the same.
+    pub nonce: [u8; 16],
+    /// When it was proposed.
+    pub issued: Timestamp,
+    /// Nobody begins with it from then on.
+    pub expires: Timestamp,
+    /// What.
+    pub action: Action,
+}
+
+/// An order's name: BLAKE3 of its bytes.
+pub type OrderId = [u8; 32];
+
+impl Order {
+    /// The bytes that stewards sign.
+    ///
+    /// # Errors
+    /// A field out of its domain.
+    pub fn encode(&self) -> Result<Vec<u8>, DecodeError> {
+        self.check()?;
+        let mut out = vec![VERSION];
+        out.extend_from_slice(self.group.as_bytes());
+        put_number(&mut out, self.generation);
+        out.extend_from_slice(&self.nonce);
+        put_number(&mut out, self.issued.0);
+        put_number(&mut out, self.expires.0);
+        match &self.action {
+            Action::Copy { slot, from, to, ordinals } => {
+                out.extend_from_slice(&[1, slot.as_u8()]);
+                out.extend_from_slice(&[*from.as_bytes(), *to.as_bytes(), *ordinals.as_bytes()].concat());
+            }
+            Action::Rebuild { slot, to, ordinals, helpers } => {
+                out.extend_from_slice(&[2, slot.as_u8()]);
+                out.extend_from_slice(&[*to.as_bytes(), *ordinals.as_bytes()].concat());
+                put_number(&mut out, helpers.len() as u64);
+                for (slot, peer) in helpers {
+                    out.push(slot.as_u8());
+                    out.extend_from_slice(peer.as_bytes());
+                }
+            }
+            Action::Replace { old, new } => {
+                out.push(3);
+                out.extend_from_slice(&[*old.as_bytes(), *new.as_bytes()].concat());
+            }
+        }
+        Ok(out)
+    }
+
+    /// Checks every field; signatures are the certificate's.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        at_most(ORDER, ORDER_MAX, bytes.len())?;
+        let mut r = Reader::new(ORDER, bytes);
+        let order = Self::read(&mut r)?;
+        r.finish()?;
+        Ok(order)
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.version(VERSION)?;
+        let (group, generation, nonce) = (GroupId::from_bytes(r.array()?), r.u64()?, r.array()?);
+        let (issued, expires) = (Timestamp(r.u64()?), Timestamp(r.u64()?));
+        let peer = |r: &mut Reader<'_>| r.array().map(PeerKey::from_bytes);
+        let action = match r.byte()? {
+            1 => {
+                let (slot, from, to) = (Slot::new(r.byte()?)?, peer(r)?, peer(r)?);
+                Action::Copy { slot, from, to, ordinals: Ordinals(r.array()?) }
+            }
+            2 => {
+                let (slot, to, ordinals) = (Slot::new(r.byte()?)?, peer(r)?, Ordinals(r.array()?));
+                let count = r.count(SLOTS_MAX.into(), 33)?;
+                let helpers = (0..count).map(|_| Ok((Slot::new(r.byte()?)?, peer(r)?)));
+                Action::Rebuild { slot, to, ordinals, helpers: helpers.collect::<Result<_, DecodeError>>()? }
+            }
+            3 => Action::Replace { old: peer(r)?, new: peer(r)? },
+            _ => return Err(r.invalid("unknown action")),
+        };
+        let order = Self { group, generation, nonce, issued, expires, action };
+        order.check()?;
+        Ok(order)
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        let bad = |why| Err(DecodeError::Invalid { what: ORDER, why });
+        if self.expires <= self.issued || self.expires.ms_since(self.issued) > ORDER_MS_MAX {
+            return bad("stands for longer than an order may, or ends before it begins");
+        }
+        match &self.action {
+            Action::Copy { from, to, ordinals, .. } if from == to || ordinals.is_empty() => bad("copies nothing"),
+            Action::Rebuild { slot, to, ordinals, helpers } => {
+                let others = helpers.iter().enumerate().all(|(at, (helper, peer))| {
+                    let apart = |(slot, other): &(Slot, PeerKey)| slot != helper && other != peer;
+                    helper != slot && peer != to && helpers[..at].iter().all(apart)
+                });
+                match !others || helpers.is_empty() || ordinals.is_empty() {
+                    true => bad("rebuilds nothing, or somebody has two parts in it"),
+                    false => Ok(()),
+                }
+            }
+            Action::Replace { old, new } if old == new => bad("replaces nobody"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its name.
+    ///
+    /// # Errors
+    /// As [`Order::encode`].
+    pub fn id(&self) -> Result<OrderId, DecodeError> {
+        Ok(order_id(&self.encode()?))
+    }
+
+    /// A steward's signature.
+    ///
+    /// # Errors
+    /// As [`Order::encode`].
+    pub fn sign(&self, steward: &SigningKey) -> Result<[u8; 64], DecodeError> {
+        Ok(signed::sign(ORDER, &self.encode()?, steward))
+    }
+
+    /// Whether this is that steward's signature.
+    #[must_use]
+    pub fn is_signed(&self, steward: &PeerKey, signature: &[u8; 64]) -> bool {
+        let body = self.encode();
+        body.is_ok_and(|body| signed::verify(ORDER, &body, steward.as_bytes(), signature).is_ok())
+    }
+}
+
+fn order_id(bytes: &[u8]) -> OrderId {
+    blake3::derive_key("cairn 2026-11 order id v1", bytes)
+}
+
+/// Who are the stewards now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committee {
+    mandate: Mandate,
+    stewards: Vec<PeerKey>,
+    replaced: usize,
+}
+
+impl Committee {
+    /// Those of the mandate.
+    #[must_use]
+    pub fn of(mandate: &Mandate) -> Self {
+        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), replaced: 0 }
+    }
+
+    /// The mandate that they have.
+    #[must_use]
+    pub const fn mandate(&self) -> &Mandate {
+        &self.mandate
+    }
+
+    /// Who they are, in order of rank.
+    #[must_use]
+    pub fn stewards(&self) -> &[PeerKey] {
+        &self.stewards
+    }
+
+    /// How many signatures an order takes.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        quorum(self.stewards.len())
+    }
+
+    /// Puts the new steward in the place of the old one. One that is in place already changes nothing.
+    ///
+    /// # Errors
+    /// A certificate that does not hold, is no replacement, or names somebody who is not (or already) a steward.
+    pub fn replace(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
+        let bad = |why| Err(DecodeError::Invalid { what: "replacement of a steward", why });
+        let Action::Replace { old, new } = certificate.order.action else { return bad("is another order") };
+        if self.stewards.contains(&new) && !self.stewards.contains(&old) {
+            return Ok(());
+        }
+        certificate.check(self)?;
+        let at = self.stewards.iter().position(|steward| *steward == old);
+        let (Some(at), false) = (at, self.stewards.contains(&new)) else { return bad("names the wrong peers") };
+        if self.replaced == REPLACEMENTS_MAX {
+            return bad("one too many");
+        }
+        self.stewards[at] = new;
+        self.replaced += 1;
+        Ok(())
+    }
+}
+
+/// An order with the signatures of a quorum.
+///
+/// Layout: order (length, bytes) · votes (count; steward 32, signature 64), by steward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The order.
+    pub order: Order,
+    votes: Vec<(PeerKey, [u8; 64])>,
+}
+
+impl Certificate {
+    /// With these signatures, which are not looked at yet.
+    #[must_use]
+    pub fn new(order: Order, votes: impl IntoIterator<Item = (PeerKey, [u8; 64])>) -> Self {
+        let votes: std::collections::BTreeMap<PeerKey, [u8; 64]> = votes.into_iter().collect();
+        Self { order, votes: votes.into_iter().take(STEWARDS_MAX).collect() }
+    }
+
+    /// Whether a quorum of these stewards signed it, and their mandate allows it. The time is the caller's to check
+    /// ([`Certificate::stands_at`]): what was done under an order stays done.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&self, committee: &Committee) -> Result<(), DecodeError> {
+        let bad = |why| Err(DecodeError::Invalid { what: ORDER, why });
+        let mandate = committee.mandate();
+        if self.order.group != mandate.ticket.id() || self.order.generation != mandate.generation {
+            return bad("rests on another mandate");
+        }
+        if !mandate.powers.allows(self.order.action.power()) {
+            return bad("is more than the mandate allows");
+        }
+        if !mandate.holds_at(self.order.issued) || self.order.expires > mandate.ends {
+            return bad("is not within the mandate's time");
+        }
+        let code = mandate.ticket.code();
+        if self.order.action.slot().is_some_and(|slot| slot.index() >= code.slots()) {
+            return bad("is of a slot that the code does not have");
+        }
+        if let Action::Rebuild { helpers, .. } = &self.order.action
+            && (helpers.len() > code.data() || helpers.iter().any(|(slot, _)| slot.index() >= code.slots()))
+        {
+            return bad("has helpers that the code does not have");
+        }
+        let body = self.order.encode()?;
+        let good = |(steward, signature): &&(PeerKey, [u8; 64])| {
+            committee.stewards().contains(steward)
+                && signed::verify(ORDER, &body, steward.as_bytes(), signature).is_ok()
+        };
+        if self.votes.iter().filter(good).count() < committee.quorum() {
+            return Err(DecodeError::NotAuthentic { what: ORDER });
+        }
+        Ok(())
+    }
+
+    /// Whether somebody may begin with it at this time.
+    #[must_use]
+    pub fn stands_at(&self, now: Timestamp) -> bool {
+        self.order.issued <= now && now < self.order.expires
+    }
+
+    /// The bytes, at most [`CERTIFICATE_MAX`].
+    ///
+    /// # Errors
+    /// As [`Order::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, DecodeError> {
+        let order = self.order.encode()?;
+        let mut out = Vec::with_capacity(order.len() + 96 * self.votes.len() + 4);
+        crate::layout::put_bytes(&mut out, &order);
+        put_number(&mut out, self.votes.len() as u64);
+        for (steward, signature) in &self.votes {
+            out.extend_from_slice(steward.as_bytes());
+            out.extend_from_slice(signature);
+        }
+        Ok(out)
+    }
+
+    /// Reads it; nothing in it may be believed before [`Certificate::check`].
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let what = "certificate";
+        at_most(what, CERTIFICATE_MAX, bytes.len())?;
+        let mut r = Reader::new(what, bytes);
+        let order = Order::decode(r.bytes(ORDER_MAX)?)?;
+        let count = r.count(STEWARDS_MAX, 32 + SIGNATURE)?;
+        let vote = |_| Ok((PeerKey::from_bytes(r.array()?), r.array()?));
+        let votes = (0..count).map(vote).collect::<Result<Vec<_>, DecodeError>>()?;
+        if !votes.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Err(DecodeError::Invalid { what, why: "votes out of order" });
+        }
+        r.finish()?;
+        Ok(Self { order, votes })
+    }
+}
+
+/// A new holder's word that it has what an order gave it: the group's map grows by this.
+///
+/// Layout: version `1` · order's id 32 · group 32 · slot · ordinals 32 · previous entry 32 · taken at · holder 32 · signature 64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Under which order.
+    pub order: OrderId,
+    /// The group.
+    pub group: GroupId,
+    /// The slot.
+    pub slot: Slot,
+    /// What it has of it now, durably.
+    pub ordinals: Ordinals,
+    /// Hash of the entry of this slot that the holder was told of before, zero for the first: nobody can leave one out unseen.
+    pub previous: [u8; 32],
+    /// When, by the holder's clock.
+    pub at: Timestamp,
+    /// Who: the signer.
+    pub holder: PeerKey,
+}
+
+impl Taken {
+    /// Signs with the holder's identity; `self.holder` must be that key.
+    #[must_use]
+    pub fn seal(&self, key: &SigningKey) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&[self.order, *self.group.as_bytes()].concat());
+        out.push(self.slot.as_u8());
+        out.extend_from_slice(&[*self.ordinals.as_bytes(), self.previous].concat());
+        put_number(&mut out, self.at.0);
+        out.extend_from_slice(self.holder.as_bytes());
+        let signature = signed::sign(TAKEN, &out, key);
+        out.extend_from_slice(&signature);
+        out
+    }
+
+    /// Checks fields and signature.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let at = bytes.len().checked_sub(SIGNATURE);
+        let at = at.ok_or(DecodeError::Truncated { what: TAKEN, needed: SIGNATURE, found: bytes.len() })?;
+        let (body, signature) = bytes.split_at(at);
+        let mut r = Reader::new(TAKEN, body);
+        r.version(VERSION)?;
+        let (order, group, slot) = (r.array()?, GroupId::from_bytes(r.array()?), Slot::new(r.byte()?)?);
+        let (ordinals, previous, at) = (Ordinals(r.array()?), r.array()?, Timestamp(r.u64()?));
+        let holder = PeerKey::from_bytes(r.array()?);
+        r.finish()?;
+        signed::verify(TAKEN, body, holder.as_bytes(), signature)?;
+        Ok(Self { order, group, slot, ordinals, previous, at, holder })
+    }
+
+    /// What the next entry of the slot names as its previous one.
+    #[must_use]
+    pub fn hash(sealed: &[u8]) -> [u8; 32] {
+        blake3::derive_key("cairn 2026-11 map entry v1", sealed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::mandate::tests::{authority, key_of, mandate, steward, ticket};
+
+const NOW: Timestamp = Timestamp(2_000_000);
+
+fn peer(at: u8) -> PeerKey {
+    PeerKey::from_bytes([at; 32])
+}
+
+fn slot(at: u8) -> Slot {
+    Slot::new(at).expect("valid")
+}
+
+fn order(action: Action) -> Order {
+    let group = ticket().id();
+    Order { group, generation: 3, nonce: [4; 16], issued: NOW, expires: NOW.plus_ms(60_000), action }
+}
+
+fn copy() -> Order {
+    let ordinals = [0, 1, 255].into_iter().collect();
+    order(Action::Copy { slot: slot(2), from: peer(1), to: peer(2), ordinals })
+}
+
+fn rebuild() -> Order {
+    let helpers = [0, 1, 4].map(|at| (slot(at), peer(at + 10))).to_vec();
+    order(Action::Rebuild { slot: slot(3), to: peer(2), ordinals: [7].into_iter().collect(), helpers })
+}
+
+fn certificate(order: &Order, voters: impl IntoIterator<Item = u8>) -> Certificate {
+    let vote = |at| (key_of(&steward(at)), order.sign(&steward(at)).expect("valid"));
+    Certificate::new(order.clone(), voters.into_iter().map(vote))
+}
+
+#[test]
+fn a_quorum_makes_an_order_good_and_nothing_less_does() {
+    let committee = Committee::of(&mandate(7));
+    for order in [copy(), rebuild(), order(Action::Replace { old: key_of(&steward(0)), new: peer(7) })] {
+        let good = certificate(&order, 0..5);
+        let bytes = good.encode().expect("valid");
+        assert!(bytes.len() <= CERTIFICATE_MAX);
+        assert_eq!(Certificate::decode(&bytes), Ok(good.clone()));
+        assert_eq!(good.check(&committee), Ok(()));
+        assert!(certificate(&order, 0..4).check(&committee).is_err(), "four of seven");
+        assert!(certificate(&order, [0, 1, 2, 3, 7]).check(&committee).is_err(), "a stranger among them");
+        let twice = Certificate::new(
+            order.clone(),
+            [0, 1, 2, 3]
+                .iter()
+                .chain(&[3])
+                .map(|at| (key_of(&steward(*at)), order.sign(&steward(*at)).expect("valid"))),
+        );
+        assert!(twice.check(&committee).is_err(), "one of them twice");
+        let mut other = good.clone();
+        other.order.nonce[0] ^= 1;
+        assert!(other.check(&committee).is_err(), "signatures of another order");
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert!(Certificate::decode(&bad).map_or(true, |read| read.check(&committee).is_err()), "byte {at}");
+        }
+        assert!(good.stands_at(NOW) && !good.stands_at(order.expires) && !good.stands_at(Timestamp(NOW.0 - 1)));
+    }
+}
+
+#[test]
+fn an_order_beyond_its_mandate_is_refused() {
+    let refused = |order: Order, committee: &Committee| {
+        assert!(certificate(&order, 0..7).check(committee).is_err(), "{order:?}");
+    };
+    let all = Committee::of(&mandate(7));
+    refused(Order { group: GroupId::from_bytes([1; 32]), ..copy() }, &all);
+    refused(Order { generation: 2, ..copy() }, &all);
+    let before = Timestamp(mandate(7).issued.0 - 1);
+    refused(Order { issued: before, expires: NOW, ..copy() }, &all);
+    let end = mandate(7).ends;
+    refused(Order { issued: Timestamp(end.0 - 1), expires: end.plus_ms(1), ..copy() }, &all);
+    let no_copies = Committee::of(&Mandate { powers: Powers::REBUILD.with(Powers::REPLACE), ..mandate(7) });
+    refused(copy(), &no_copies);
+    assert_eq!(certificate(&rebuild(), 0..7).check(&no_copies), Ok(()));
+    let ordinals = Ordinals::from_iter([1]);
+    refused(order(Action::Copy { slot: slot(5), from: peer(1), to: peer(2), ordinals }), &all);
+    let helpers = [0, 1, 2, 4].map(|at| (slot(at), peer(at + 10))).to_vec();
+    refused(order(Action::Rebuild { slot: slot(3), to: peer(2), ordinals, helpers }), &all);
+}
+
+#[test]
+fn nobody_has_two_parts_in_an_order() {
+    let ordinals = Ordinals::from_iter([1]);
+    let bad = |action| assert!(order(action).encode().is_err());
+    bad(Action::Copy { slot: slot(0), from: peer(1), to: peer(1), ordinals });
+    bad(Action::Copy { slot: slot(0), from: peer(1), to: peer(2), ordinals: Ordinals::default() });
+    let rebuild = |helpers: &[(u8, u8)]| {
+        let helpers = helpers.iter().map(|(at, who)| (slot(*at), peer(*who))).collect();
+        Action::Rebuild { slot: slot(3), to: peer(2), ordinals, helpers }
+    };
+    bad(rebuild(&[]));
+    bad(rebuild(&[(0, 10), (1, 10)]));
+    bad(rebuild(&[(0, 10), (0, 11)]));
+    bad(rebuild(&[(0, 10), (1, 2)]));
+    bad(rebuild(&[(0, 10), (3, 11)]));
+    bad(Action::Replace { old: peer(1), new: peer(1) });
+    let long = Order { expires: NOW.plus_ms(ORDER_MS_MAX + 1), ..copy() };
+    assert!(long.encode().is_err());
+}
+
+#[test]
+fn stewards_are_replaced_by_those_who_are_there() {
+    let mut committee = Committee::of(&mandate(7));
+    let replace = |old: u8, new: u8| order(Action::Replace { old: key_of(&steward(old)), new: key_of(&steward(new)) });
+    committee.replace(&certificate(&replace(0, 10), 1..6)).expect("five of seven");
+    assert!(
+        committee.stewards().contains(&key_of(&steward(10))) && !committee.stewards().contains(&key_of(&steward(0)))
+    );
+    committee.replace(&certificate(&replace(0, 10), 1..6)).expect("the same again changes nothing");
+    assert!(committee.replace(&certificate(&replace(1, 11), [0, 2, 3, 4, 5])).is_err(), "the replaced one has no vote");
+    assert!(committee.replace(&certificate(&replace(1, 2), 2..7)).is_err(), "is one already");
+    committee.replace(&certificate(&replace(1, 11), [10, 2, 3, 4, 5])).expect("the new one has");
+    assert!(committee.replace(&certificate(&copy(), 2..7)).is_err(), "no replacement");
+    for at in 0..REPLACEMENTS_MAX as u8 {
+        let (old, new) = (11 + at, 12 + at);
+        let done = committee.replace(&certificate(&replace(old, new), [10, 2, 3, 4, 5]));
+        assert_eq!(done.is_ok(), usize::from(at) + 2 < REPLACEMENTS_MAX, "{at}");
+        if done.is_err() {
+            break;
+        }
+    }
+    assert_eq!(committee.stewards().len(), 7);
+}
+
+#[test]
+fn a_holders_word_is_bound_to_holder_and_content() {
+    let holder = steward(50);
+    let taken = Taken {
+        order: [1; 32],
+        group: ticket().id(),
+        slot: slot(2),
+        ordinals: [3, 4].into_iter().collect(),
+        previous: [0; 32],
+        at: NOW,
+        holder: key_of(&holder),
+    };
+    let sealed = taken.seal(&holder);
+    assert_eq!(Taken::open(&sealed), Ok(taken.clone()));
+    assert!(Taken::open(&taken.seal(&authority())).is_err(), "signed by another");
+    for at in 0..sealed.len() {
+        let mut bad = sealed.clone();
+        bad[at] ^= 1;
+        assert!(Taken::open(&bad).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn sets_of_stripes() {
+    let (a, b): (Ordinals, Ordinals) = ([0, 7, 8, 255].into_iter().collect(), [7, 9].into_iter().collect());
+    assert_eq!(a.iter().collect::<Vec<_>>(), [0, 7, 8, 255]);
+    assert_eq!((a.len(), a.and(&b).len(), a.or(&b).len(), a.without(&b).len()), (4, 1, 5, 3));
+    assert!(!a.is_empty() && Ordinals::default().is_empty() && !a.contains(9));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in vec(any::<u8>(), 0..400)) {
+        let _ = Taken::open(&bytes);
+        if let Ok(order) = Order::decode(&bytes) {
+            prop_assert_eq!(order.encode(), Ok(bytes.clone()));
+        }
+        if let Ok(certificate) = Certificate::decode(&bytes) {
+            prop_assert_eq!(certificate.encode(), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn a_changed_order_is_another_or_none(at: prop::sample::Index, bit in 0..8u8) {
+        let mut bytes = rebuild().encode().expect("valid");
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        if let Ok(other) = Order::decode(&bytes) {
+            prop_assert_ne!(other.id(), rebuild().id());
+            prop_assert_eq!(other.encode(), Ok(bytes));
+        }
+    }
+}

@@ -13,6 +13,7 @@ pub mod erasure;
 #[cfg(test)]
 mod golden;
 pub mod keys;
+pub mod liveness;
 pub mod pack;
 pub mod peer_view;
 pub mod placement;

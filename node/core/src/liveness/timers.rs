@@ -15,9 +15,6 @@ pub struct Timers {
     pub server_gone_ms: u64,
     /// Silence after which a home machine is.
     pub home_gone_ms: u64,
-    /// Silence from which a holder no longer counts as present to a group that can only just be restored
-    /// ([`crate::assess`]). An hour: reboots and updates are over by then.
-    pub emergency_ms: u64,
     /// Others falling silent within so short a time have one cause, and the nearest is our own link.
     pub own_outage_ms: u64,
     /// How long we go on suspecting ourselves while most of the others are heard.
@@ -53,7 +50,6 @@ impl Default for Timers {
             away_ms: HOUR,
             server_gone_ms: DAY,
             home_gone_ms: 7 * DAY,
-            emergency_ms: HOUR,
             own_outage_ms: 300 * SECOND,
             own_outage_hold_ms: HOUR,
             own_outage_hold_most_ms: DAY,
@@ -85,7 +81,6 @@ impl Timers {
             away_ms: by(self.away_ms),
             server_gone_ms: by(self.server_gone_ms),
             home_gone_ms: by(self.home_gone_ms),
-            emergency_ms: by(self.emergency_ms),
             own_outage_ms: by(self.own_outage_ms),
             own_outage_hold_ms: by(self.own_outage_hold_ms),
             own_outage_hold_most_ms: by(self.own_outage_hold_most_ms),

@@ -1,0 +1,273 @@
+//! How a group stands, and what it needs: from who is on record for each slot and what is believed of them.
+//!
+//! Decides nothing about how much is done when ([`crate::budget`]) and nothing about who gets the new copies
+//! ([`crate::placement`]). Nobody is struck off the record: a holder that was presumed gone and is heard again is believed
+//! to be here, and counts. What was made meanwhile is a spare copy.
+//!
+//! Three things call for a repair (research/theory.md, 3.1; DESIGN.md, section 7):
+//! 1. a holder is presumed gone or left, and its slot has fewer live copies than it should;
+//! 2. a slot kept in two copies or more has fewer than 1.5 of them by expectation;
+//! 3. the chance that k + 1 slots live is below 1 - ε; the weakest slots are repaired until it is not.
+//!
+//! # The emergency
+//!
+//! A group at k + 1 live slots or fewer is repaired at once. Live, for this rule alone, is a slot with a holder that is alive
+//! with a chance of 0.9. That is half an hour of silence for a server and two days for a home machine, and so the rule
+//! asks how unusual a silence is and not how long. Silence alone will not do: of eight home machines that are on half
+//! of the time five or fewer are on at 86 % of all moments, and every group would be an emergency every night. The
+//! price: before its peers are known for servers, or where they never are, a group that lost three at one blow waits for two
+//! days; it had three to lose. A group that has all its slots is no emergency, also with a single parity shard.
+//!
+//! Holders are taken to be independent of each other; shocks are the solver's business ([`crate::durability`]).
+
+use cairn_proto::{CodeParams, PeerKey, Slot};
+
+use crate::{
+    durability::survival::fewer_than_of,
+    liveness::{Belief, Presence},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// From when on something is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Triggers {
+    /// ε: chance of fewer than k + 1 live slots that is put up with. A thousandth: RS(5,3) in one copy with all eight
+    /// home machines off for sixteen hours stays below it, one with three silent for three days does not.
+    pub miss: f64,
+    /// Expected live copies of a slot that should have two or more.
+    pub copies_least: f64,
+    /// Chance to be alive from which a holder counts in the emergency rule.
+    pub certain: f64,
+    /// Chance that a holder dies before the next look that helps, for [`Assessment::risk`]: a week at 20 % a month.
+    pub death_ahead: f64,
+}
+
+impl Default for Triggers {
+    fn default() -> Self {
+        Self { miss: 1e-3, copies_least: 1.5, certain: 0.9, death_ahead: 0.05 }
+    }
+}
+
+/// Who is on record for a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotView<'a> {
+    /// All of them, also those that are gone; one that stands there twice counts once.
+    pub holders: &'a [PeerKey],
+}
+
+/// What a slot needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    None,
+    /// New copies of one that lives.
+    Copy {
+        /// Of this slot.
+        slot: Slot,
+        /// Who has it, the likeliest to answer first. They may all be away: then the copy waits for them, since they
+        /// are expected back and a rebuild costs k transfers.
+        from: Vec<PeerKey>,
+        /// How many.
+        missing: u8,
+    },
+    /// New copies out of k other slots: nobody who has it is expected, or none can be waited for.
+    Rebuild {
+        /// Of this slot.
+        slot: Slot,
+        /// How many.
+        missing: u8,
+    },
+}
+
+/// How a group stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupState {
+    /// Needs nothing.
+    Healthy,
+    /// Something is missing.
+    Degraded,
+    /// At most k + 1 slots are live, by the emergency rule, and not all.
+    Critical,
+    /// Fewer than k slots have a holder that is not presumed gone: nothing can be rebuilt until somebody returns. What still
+    /// lives is copied.
+    Lost,
+}
+
+/// All that is to be said of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assessment {
+    /// Slots with a holder that is not presumed gone.
+    pub live_slots: u8,
+    /// Slots with one that is alive with a chance of [`Triggers::certain`].
+    pub certain_slots: u8,
+    /// Slots with one that is here or just late.
+    pub present_slots: u8,
+    /// Live slots beyond k; negative when lost.
+    pub margin: i16,
+    /// Expected live copies, by slot.
+    pub copies: Vec<f64>,
+    /// Chance that at least k slots are alive, those presumed gone included by their own chance.
+    pub survival: f64,
+    /// One minus that, exact however small.
+    pub loss: f64,
+    /// Chance of fewer than k when every holder may die too with [`Triggers::death_ahead`]: what groups are ranked by. While k
+    /// holders are here `loss` is zero, whether three more are or none.
+    pub risk: f64,
+    /// In a word.
+    pub state: GroupState,
+    /// What to do, weakest slot first.
+    pub needs: Vec<Need>,
+}
+
+/// One slot's figures.
+struct Standing {
+    slot: Slot,
+    /// Not presumed gone, likeliest to answer first.
+    live: Vec<(PeerKey, Belief)>,
+    /// Expected live copies.
+    copies: f64,
+    /// Chance that nobody who has it comes back ...
+    dead: f64,
+    /// ... or stays.
+    dead_ahead: f64,
+}
+
+impl SlotView<'_> {
+    fn standing(&self, slot: Slot, belief: &dyn Fn(&PeerKey) -> Belief, policy: &Triggers) -> Standing {
+        let mut holders = self.holders.to_vec();
+        holders.sort_unstable();
+        holders.dedup();
+        let all: Vec<_> = holders.into_iter().map(|peer| (peer, belief(&peer))).collect();
+        let chance = |belief: &Belief| belief.alive.clamp(0.0, 1.0);
+        let copies = all.iter().map(|(_, belief)| chance(belief)).sum();
+        let dead = all.iter().map(|(_, belief)| 1.0 - chance(belief)).product();
+        let stays = 1.0 - policy.death_ahead.clamp(0.0, 1.0);
+        let dead_ahead = all.iter().map(|(_, belief)| 1.0 - chance(belief) * stays).product();
+        let mut live: Vec<_> =
+            all.into_iter().filter(|(_, b)| !matches!(b.presence, Presence::Gone | Presence::Left)).collect();
+        live.sort_by(|(a, x), (b, y)| x.presence.cmp(&y.presence).then(y.alive.total_cmp(&x.alive)).then(a.cmp(b)));
+        Standing { slot, live, copies, dead, dead_ahead }
+    }
+}
+
+impl Standing {
+    fn certain(&self, policy: &Triggers) -> bool {
+        self.live.iter().any(|(_, belief)| belief.alive >= policy.certain)
+    }
+
+    /// Those that would answer now.
+    fn present(&self) -> impl Iterator<Item = &PeerKey> {
+        self.live
+            .iter()
+            .filter(|(_, belief)| matches!(belief.presence, Presence::Here | Presence::Late))
+            .map(|(peer, _)| peer)
+    }
+
+    /// How the missing copies are made.
+    fn need(&self, missing: u8, state: GroupState, policy: &Triggers) -> Need {
+        let slot = self.slot;
+        if missing == 0 {
+            return Need::None;
+        }
+        let present: Vec<PeerKey> = self.present().copied().collect();
+        if !present.is_empty() {
+            return Need::Copy { slot, from: present, missing };
+        }
+        // Nobody answers now. Of a lost group nothing can be rebuilt, so whoever may come back is waited for.
+        let wait = match state {
+            GroupState::Lost => !self.live.is_empty(),
+            GroupState::Critical => false,
+            GroupState::Healthy | GroupState::Degraded => self.certain(policy),
+        };
+        match (wait, state) {
+            (true, _) => Need::Copy { slot, from: self.live.iter().map(|(peer, _)| *peer).collect(), missing },
+            (false, GroupState::Lost) => Need::None,
+            (false, _) => Need::Rebuild { slot, missing },
+        }
+    }
+}
+
+/// How a group stands. `slots`: who is on record, by slot; a slot beyond the list has nobody, one beyond the code is ignored.
+#[must_use]
+pub fn assess(
+    code: CodeParams,
+    replicas: u8,
+    slots: &[Vec<PeerKey>],
+    belief: &dyn Fn(&PeerKey) -> Belief,
+    policy: &Triggers,
+) -> Assessment {
+    let k = code.data();
+    let holders = |slot: Slot| slots.get(slot.index()).map_or(&[][..], Vec::as_slice);
+    let all: Vec<Standing> =
+        code.each_slot().map(|slot| SlotView { holders: holders(slot) }.standing(slot, belief, policy)).collect();
+    let count = |is: &dyn Fn(&Standing) -> bool| all.iter().filter(|slot| is(slot)).count();
+    let live = count(&|slot| !slot.live.is_empty());
+    let certain = count(&|slot| slot.certain(policy));
+    let emergency = certain <= k + 1 && certain < code.slots();
+    let missing = missing(k, replicas, &all, policy, emergency);
+    let state = if live < k {
+        GroupState::Lost
+    } else if emergency {
+        GroupState::Critical
+    } else if missing.iter().any(|missing| *missing > 0) {
+        GroupState::Degraded
+    } else {
+        GroupState::Healthy
+    };
+    let dead: Vec<f64> = all.iter().map(|slot| slot.dead).collect();
+    let loss = fewer_than_of(k, &dead);
+    let ahead: Vec<f64> = all.iter().map(|slot| slot.dead_ahead).collect();
+    let needs = weakest_first(&all).map(|at| all[at].need(missing[at], state, policy));
+    Assessment {
+        live_slots: small(live),
+        certain_slots: small(certain),
+        present_slots: small(count(&|slot| slot.present().next().is_some())),
+        margin: i16::from(small(live)) - i16::from(small(k)),
+        copies: all.iter().map(|slot| slot.copies).collect(),
+        survival: 1.0 - loss,
+        loss,
+        risk: fewer_than_of(k, &ahead),
+        state,
+        needs: needs.filter(|need| *need != Need::None).collect(),
+    }
+}
+
+/// How many new copies each slot should get.
+fn missing(k: usize, replicas: u8, all: &[Standing], policy: &Triggers, emergency: bool) -> Vec<u8> {
+    let replicas = replicas.max(1);
+    let mut missing: Vec<u8> = all
+        .iter()
+        .map(|slot| {
+            let gone = replicas.saturating_sub(small(slot.live.len()));
+            let thin = replicas >= 2 && slot.copies < policy.copies_least;
+            let urgent = emergency && !slot.certain(policy);
+            gone.max(u8::from(thin || urgent))
+        })
+        .collect();
+    // What is repaired will be there; of the rest the weakest are added while the group is too weak.
+    let mut dead: Vec<f64> =
+        all.iter().zip(&missing).map(|(slot, missing)| if *missing > 0 { 0.0 } else { slot.dead }).collect();
+    for at in weakest_first(all) {
+        if fewer_than_of(k + 1, &dead) <= policy.miss {
+            break;
+        }
+        if dead[at] > 0.0 {
+            dead[at] = 0.0;
+            missing[at] = 1;
+        }
+    }
+    missing
+}
+
+fn weakest_first(all: &[Standing]) -> impl Iterator<Item = usize> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by(|a, b| all[*b].dead.total_cmp(&all[*a].dead).then(a.cmp(b)));
+    order.into_iter()
+}
+
+/// Slots and copies are few: 32 slots at most.
+fn small(count: usize) -> u8 {
+    u8::try_from(count).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,106 @@
+//! One token bucket, in whole thousandths of a byte: a rate in bytes a second gives exactly so many of them a millisecond.
+
+use cairn_proto::{Timestamp, wire::Priority};
+
+use super::WaitMs;
+
+/// Bytes a second, and as many at once. Neither is zero, and both stay where a thousandfold fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    bytes_per_s: u64,
+    burst: u64,
+}
+
+impl Rate {
+    /// The nearest that is possible.
+    #[must_use]
+    pub const fn new(bytes_per_s: u64, burst: u64) -> Self {
+        const MOST: u64 = 1 << 50;
+        const fn within(figure: u64) -> u64 {
+            if figure == 0 {
+                1
+            } else if figure > MOST {
+                MOST
+            } else {
+                figure
+            }
+        }
+        Self { bytes_per_s: within(bytes_per_s), burst: within(burst) }
+    }
+
+    /// Bytes a second.
+    #[must_use]
+    pub const fn bytes_per_s(self) -> u64 {
+        self.bytes_per_s
+    }
+
+    /// Most bytes at once.
+    #[must_use]
+    pub const fn burst(self) -> u64 {
+        self.burst
+    }
+}
+
+/// Starts full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bucket {
+    rate: Rate,
+    /// Thousandths of a byte, at most a thousand times the burst.
+    level: u64,
+    /// When that was so. Never goes back: a clock that does gives nothing twice.
+    at: Timestamp,
+}
+
+impl Bucket {
+    pub(super) const fn full(rate: Rate, now: Timestamp) -> Self {
+        Self { rate, level: rate.burst * 1000, at: now }
+    }
+
+    fn level(&self, now: Timestamp) -> u64 {
+        let gathered = now.ms_since(self.at).saturating_mul(self.rate.bytes_per_s);
+        self.level.saturating_add(gathered).min(self.rate.burst * 1000)
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        self.level = self.level(now);
+        self.at = self.at.max(now);
+    }
+
+    pub(super) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
+        self.settle(now);
+        self.rate = rate;
+        self.level = self.level.min(rate.burst * 1000);
+    }
+
+    /// How long until so many bytes can be taken and what must stay is left; `None` when that is so.
+    pub(super) fn wait(&self, now: Timestamp, class: Priority, bytes: u64) -> Option<WaitMs> {
+        let stays = match class {
+            Priority::Critical => 0,
+            Priority::High | Priority::Normal => self.rate.burst / 4,
+            Priority::Low => self.rate.burst / 2,
+        };
+        let needed = bytes.saturating_add(stays);
+        if needed > self.rate.burst {
+            return Some(WaitMs::NEVER);
+        }
+        self.until(needed, now)
+    }
+
+    fn until(&self, bytes: u64, now: Timestamp) -> Option<WaitMs> {
+        let lacking = (bytes * 1000).saturating_sub(self.level(now));
+        // A clock that went back has to come back first.
+        let behind = self.at.ms_since(now);
+        (lacking > 0).then(|| WaitMs(lacking.div_ceil(self.rate.bytes_per_s).saturating_add(behind)))
+    }
+
+    /// How long until it is full.
+    pub(super) fn full_in(&self, now: Timestamp) -> WaitMs {
+        self.until(self.rate.burst, now).unwrap_or(WaitMs(0))
+    }
+
+    /// Takes what [`Bucket::wait`] said is there.
+    pub(super) fn take(&mut self, now: Timestamp, bytes: u64) {
+        self.settle(now);
+        self.level = self.level.saturating_sub(bytes.saturating_mul(1000));
+    }
+}

@@ -76,6 +76,14 @@ pub const fn quorum(stewards: usize) -> usize {
     }
 }
 
+/// How many must sign when stewards themselves change: a majority, or the [`quorum`] where that is fewer. Two lost stewards of
+/// five, or three of seven, must not keep the others from putting somebody in their place, or the group is left alone for ever.
+#[must_use]
+pub const fn majority(stewards: usize) -> usize {
+    let (quorum, majority) = (quorum(stewards), stewards / 2 + 1);
+    if quorum < majority { quorum } else { majority }
+}
+
 /// The owner's signed leave for the stewards of one group.
 ///
 /// Layout: version `1` · ticket 68 · generation · stewards (count, 32 each) · replicas · powers · bytes a month · issued ·

@@ -2,7 +2,7 @@
 //! was done.
 //!
 //! A certificate can be checked by anybody who has the mandate: it names the steward that each signature is of. Stewards change
-//! by orders too, so a [`Committee`] is the mandate's list with the replacements since, each signed by a quorum of those before.
+//! by orders too, so a [`Committee`] is the mandate's list with the changes since, each signed by a quorum of those before.
 //!
 //! - **SEP-1** An order gives one slot to one peer, which checks its own colour before it takes a byte; no order can name two.
 
@@ -12,7 +12,7 @@ use crate::{
     DecodeError, GroupId, PeerKey, Slot, Timestamp,
     code_params::SLOTS_MAX,
     layout::{Reader, at_most, put_number},
-    mandate::{Mandate, Powers, STEWARDS_MAX, quorum},
+    mandate::{Mandate, Powers, STEWARDS_MAX, majority, quorum},
     signed,
 };
 
@@ -23,8 +23,8 @@ pub const CERTIFICATE_MAX: usize = ORDER_MAX + 8 + STEWARDS_MAX * 96;
 /// The longest that an order may stand: what a group's repair over a slow line takes, and no longer, for a stolen or delayed one
 /// moves shards again.
 pub const ORDER_MS_MAX: u64 = 48 * 3600 * 1000;
-/// Replacements of stewards under one mandate at most: one a week for its thirteen months.
-pub const REPLACEMENTS_MAX: usize = 57;
+/// Changes of stewards under one mandate at most: two a week for its thirteen months.
+pub const CHANGES_MAX: usize = 114;
 
 const ORDER: &str = "cairn order v1";
 const TAKEN: &str = "cairn shards taken v1";
@@ -74,6 +74,12 @@ impl Ordinals {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0 == [0; 32]
+    }
+
+    /// The lowest so many.
+    #[must_use]
+    pub fn first(&self, most: usize) -> Self {
+        self.iter().take(most).collect()
     }
 
     /// Those in both.
@@ -135,6 +141,17 @@ pub enum Action {
         /// Who comes.
         new: PeerKey,
     },
+    /// `old` is a steward no more and nobody is there to take the place: those who are left must not lose their quorum with the
+    /// next one.
+    Retire {
+        /// Who goes.
+        old: PeerKey,
+    },
+    /// `new` is a steward too: there were fewer than there may be.
+    Enlist {
+        /// Who comes.
+        new: PeerKey,
+    },
 }
 
 impl Action {
@@ -144,7 +161,7 @@ impl Action {
         match self {
             Self::Copy { .. } => Powers::COPY,
             Self::Rebuild { .. } => Powers::REBUILD,
-            Self::Replace { .. } => Powers::REPLACE,
+            Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => Powers::REPLACE,
         }
     }
 
@@ -153,7 +170,18 @@ impl Action {
     pub const fn slot(&self) -> Option<Slot> {
         match self {
             Self::Copy { slot, .. } | Self::Rebuild { slot, .. } => Some(*slot),
-            Self::Replace { .. } => None,
+            Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => None,
+        }
+    }
+
+    /// The steward that goes and the one that comes; none of either when it is about shards.
+    #[must_use]
+    pub const fn stewards(&self) -> (Option<PeerKey>, Option<PeerKey>) {
+        match self {
+            Self::Replace { old, new } => (Some(*old), Some(*new)),
+            Self::Retire { old } => (Some(*old), None),
+            Self::Enlist { new } => (None, Some(*new)),
+            Self::Copy { .. } | Self::Rebuild { .. } => (None, None),
         }
     }
 
@@ -162,7 +190,7 @@ impl Action {
     pub const fn to(&self) -> Option<PeerKey> {
         match self {
             Self::Copy { to, .. } | Self::Rebuild { to, .. } => Some(*to),
-            Self::Replace { .. } => None,
+            Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => None,
         }
     }
 }
@@ -170,7 +198,8 @@ impl Action {
 /// One order of a group's stewards.
 ///
 /// Layout: version `1` · group 32 · mandate's generation · nonce 16 · issued · expires · action (`1` copy: slot, from 32, to 32,
-/// ordinals 32; `2` rebuild: slot, to 32, ordinals 32, helpers (count; slot, peer 32); `3` replace: old 32, new 32).
+/// ordinals 32; `2` rebuild: slot, to 32, ordinals 32, helpers (count; slot, peer 32); `3` replace: old 32, new 32;
+/// `4` retire: old 32; `5` enlist: new 32).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The group.
@@ -221,6 +250,14 @@ impl Order {
                 out.push(3);
                 out.extend_from_slice(&[*old.as_bytes(), *new.as_bytes()].concat());
             }
+            Action::Retire { old } => {
+                out.push(4);
+                out.extend_from_slice(old.as_bytes());
+            }
+            Action::Enlist { new } => {
+                out.push(5);
+                out.extend_from_slice(new.as_bytes());
+            }
         }
         Ok(out)
     }
@@ -254,6 +291,8 @@ impl Order {
                 Action::Rebuild { slot, to, ordinals, helpers: helpers.collect::<Result<_, DecodeError>>()? }
             }
             3 => Action::Replace { old: peer(r)?, new: peer(r)? },
+            4 => Action::Retire { old: peer(r)? },
+            5 => Action::Enlist { new: peer(r)? },
             _ => return Err(r.invalid("unknown action")),
         };
         let order = Self { group, generation, nonce, issued, expires, action };
@@ -316,14 +355,14 @@ fn order_id(bytes: &[u8]) -> OrderId {
 pub struct Committee {
     mandate: Mandate,
     stewards: Vec<PeerKey>,
-    replaced: usize,
+    changes: usize,
 }
 
 impl Committee {
     /// Those of the mandate.
     #[must_use]
     pub fn of(mandate: &Mandate) -> Self {
-        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), replaced: 0 }
+        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), changes: 0 }
     }
 
     /// The mandate that they have.
@@ -338,30 +377,51 @@ impl Committee {
         &self.stewards
     }
 
-    /// How many signatures an order takes.
+    /// How many signatures an order about shards takes.
     #[must_use]
     pub fn quorum(&self) -> usize {
         quorum(self.stewards.len())
     }
 
-    /// Puts the new steward in the place of the old one. One that is in place already changes nothing.
+    /// How many signatures this takes.
+    #[must_use]
+    pub fn needed(&self, action: &Action) -> usize {
+        if action.slot().is_some() { self.quorum() } else { majority(self.stewards.len()) }
+    }
+
+    /// Lets stewards go and come as ordered. What is so already changes nothing.
     ///
     /// # Errors
-    /// A certificate that does not hold, is no replacement, or names somebody who is not (or already) a steward.
-    pub fn replace(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
-        let bad = |why| Err(DecodeError::Invalid { what: "replacement of a steward", why });
-        let Action::Replace { old, new } = certificate.order.action else { return bad("is another order") };
-        if self.stewards.contains(&new) && !self.stewards.contains(&old) {
+    /// A certificate that does not hold, or orders something else, or would leave nobody or too many.
+    pub fn change(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
+        let bad = |why| Err(DecodeError::Invalid { what: "change of stewards", why });
+        let (old, new) = certificate.order.action.stewards();
+        if old.is_none() && new.is_none() {
+            return bad("is another order");
+        }
+        let has = |peer: Option<PeerKey>| peer.is_some_and(|peer| self.stewards.contains(&peer));
+        if !has(old) && new.is_none_or(|_| has(new)) {
             return Ok(());
         }
         certificate.check(self)?;
-        let at = self.stewards.iter().position(|steward| *steward == old);
-        let (Some(at), false) = (at, self.stewards.contains(&new)) else { return bad("names the wrong peers") };
-        if self.replaced == REPLACEMENTS_MAX {
+        if has(new) || (old.is_some() && !has(old)) {
+            return bad("names the wrong peers");
+        }
+        if self.changes == CHANGES_MAX {
             return bad("one too many");
         }
-        self.stewards[at] = new;
-        self.replaced += 1;
+        let mut stewards = self.stewards.clone();
+        match (old.and_then(|old| stewards.iter().position(|steward| *steward == old)), new) {
+            (Some(at), Some(new)) => stewards[at] = new,
+            (Some(at), None) => drop(stewards.remove(at)),
+            (None, Some(new)) => stewards.push(new),
+            (None, None) => {}
+        }
+        if stewards.is_empty() || stewards.len() > STEWARDS_MAX {
+            return bad("leaves nobody, or too many");
+        }
+        self.stewards = stewards;
+        self.changes += 1;
         Ok(())
     }
 }
@@ -415,7 +475,7 @@ impl Certificate {
             committee.stewards().contains(steward)
                 && signed::verify(ORDER, &body, steward.as_bytes(), signature).is_ok()
         };
-        if self.votes.iter().filter(good).count() < committee.quorum() {
+        if self.votes.iter().filter(good).count() < committee.needed(&self.order.action) {
             return Err(DecodeError::NotAuthentic { what: ORDER });
         }
         Ok(())

@@ -12,13 +12,14 @@
 //!   are taken as valid: who may offer is the transport's matter, what may be accepted is this one's.
 //! - The store's own code: [`peer::Peer`] is a model of the receiver's two guards and its accounting. The real
 //!   receiver is attacked in `tests/e2e`.
-//! - Stewards: repair is done by the owner, who is always awake here.
+//! - Stewards: repair is done by the owner, who is always awake here. Stewards have a world of their own, [`months`].
 //! - An owner who puts one stripe's shards into two groups. No receiver can see that; it harms that owner alone.
 //!
 //! Checked: **SEP-1** (per peer and per domain, for ever), **SEP-2**, accounting, determinism. See [`checkers`].
 
 pub mod checkers;
 pub mod fleet;
+pub mod months;
 pub mod owner;
 pub mod peer;
 pub mod scenario;

@@ -19,6 +19,9 @@ impl Trace {
     /// Adds a line.
     pub fn line(&mut self, at: Timestamp, text: fmt::Arguments<'_>) {
         self.lines += 1;
+        if std::env::var_os("CAIRN_SIM_LOG").is_some() {
+            eprintln!("{:>6.1} {text}", at.0 as f64 / 3_600_000.0);
+        }
         self.hasher.update(format!("{} {text}\n", at.0).as_bytes());
     }
 

@@ -37,6 +37,20 @@ impl Dice {
         self.below(1000) < n
     }
 
+    /// A life that ends within `hours` with a chance of `percent` in a hundred, and so on ever after: exponential. Never shorter
+    /// than an hour.
+    pub fn exponential_hours(&mut self, hours_times_100: u64, percent: u32) -> u64 {
+        // The fraction of a uniform draw, as a sum of halvings: no floating point, so no machine differs.
+        let mean = hours_times_100 / u64::from(percent.max(1));
+        let mut halvings = 0u64;
+        let mut draw = self.0.next_u64();
+        while draw & 1 == 1 && halvings < 64 {
+            (draw, halvings) = (draw >> 1, halvings + 1);
+        }
+        let fraction = u64::from(self.below(1000));
+        (((halvings * 1000 + fraction) * mean * 693 / 1_000_000) * HOUR).max(HOUR)
+    }
+
     /// A wait between 1 ms and twice the mean.
     pub fn around_hours(&mut self, mean: u32) -> u64 {
         let ms = u64::from(mean) * HOUR * 2;

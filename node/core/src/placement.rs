@@ -7,7 +7,7 @@
 //!
 //! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
 //! `independent` (who counts as somebody else), [`rank`] (who first), `newcomers` (how much they may hold), `spread`
-//! (region caps), [`replace`](mod@replace) (who takes over), [`explain`](mod@explain) (the same, told).
+//! (region caps), [`replace`](mod@replace) (who takes over), [`stewards`](stewards()) (who watches), [`explain`](mod@explain) (the same, told).
 //!
 //! # Invariants
 //!
@@ -27,6 +27,7 @@ pub mod rank;
 pub mod replace;
 pub mod salt;
 mod spread;
+mod stewards;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +40,7 @@ pub use explain::{Candidate, Verdict, explain, set_aside};
 pub use independent::count as count_independent;
 pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds, domains_that_fit};
 pub use replace::{Replacement, Vacancy, replacements};
+pub use stewards::stewards;
 
 use self::rank::{RankKey, Score, Weights};
 use crate::{colour::colour, peer_view::PeerView};

@@ -37,20 +37,16 @@ fn certificate(order: &Order, voters: impl IntoIterator<Item = u8>) -> Certifica
 fn a_quorum_makes_an_order_good_and_nothing_less_does() {
     let committee = Committee::of(&mandate(7));
     for order in [copy(), rebuild(), order(Action::Replace { old: key_of(&steward(0)), new: peer(7) })] {
-        let good = certificate(&order, 0..5);
+        let enough = if order.action.slot().is_some() { 5 } else { 4 };
+        let good = certificate(&order, 0..enough);
         let bytes = good.encode().expect("valid");
         assert!(bytes.len() <= CERTIFICATE_MAX);
         assert_eq!(Certificate::decode(&bytes), Ok(good.clone()));
         assert_eq!(good.check(&committee), Ok(()));
-        assert!(certificate(&order, 0..4).check(&committee).is_err(), "four of seven");
-        assert!(certificate(&order, [0, 1, 2, 3, 7]).check(&committee).is_err(), "a stranger among them");
-        let twice = Certificate::new(
-            order.clone(),
-            [0, 1, 2, 3]
-                .iter()
-                .chain(&[3])
-                .map(|at| (key_of(&steward(*at)), order.sign(&steward(*at)).expect("valid"))),
-        );
+        assert!(certificate(&order, 0..enough - 1).check(&committee).is_err(), "one too few");
+        assert!(certificate(&order, (0..enough - 1).chain([7])).check(&committee).is_err(), "a stranger among them");
+        let vote = |at| (key_of(&steward(at)), order.sign(&steward(at)).expect("valid"));
+        let twice = Certificate::new(order.clone(), (0..enough - 1).chain([0]).map(vote));
         assert!(twice.check(&committee).is_err(), "one of them twice");
         let mut other = good.clone();
         other.order.nonce[0] ^= 1;
@@ -109,24 +105,45 @@ fn nobody_has_two_parts_in_an_order() {
 fn stewards_are_replaced_by_those_who_are_there() {
     let mut committee = Committee::of(&mandate(7));
     let replace = |old: u8, new: u8| order(Action::Replace { old: key_of(&steward(old)), new: key_of(&steward(new)) });
-    committee.replace(&certificate(&replace(0, 10), 1..6)).expect("five of seven");
+    committee.change(&certificate(&replace(0, 10), 1..6)).expect("five of seven");
     assert!(
         committee.stewards().contains(&key_of(&steward(10))) && !committee.stewards().contains(&key_of(&steward(0)))
     );
-    committee.replace(&certificate(&replace(0, 10), 1..6)).expect("the same again changes nothing");
-    assert!(committee.replace(&certificate(&replace(1, 11), [0, 2, 3, 4, 5])).is_err(), "the replaced one has no vote");
-    assert!(committee.replace(&certificate(&replace(1, 2), 2..7)).is_err(), "is one already");
-    committee.replace(&certificate(&replace(1, 11), [10, 2, 3, 4, 5])).expect("the new one has");
-    assert!(committee.replace(&certificate(&copy(), 2..7)).is_err(), "no replacement");
-    for at in 0..REPLACEMENTS_MAX as u8 {
-        let (old, new) = (11 + at, 12 + at);
-        let done = committee.replace(&certificate(&replace(old, new), [10, 2, 3, 4, 5]));
-        assert_eq!(done.is_ok(), usize::from(at) + 2 < REPLACEMENTS_MAX, "{at}");
+    committee.change(&certificate(&replace(0, 10), 1..6)).expect("the same again changes nothing");
+    assert!(committee.change(&certificate(&replace(1, 11), [0, 2, 3, 4])).is_err(), "the replaced one has no vote");
+    assert!(committee.change(&certificate(&replace(1, 2), 2..7)).is_err(), "is one already");
+    committee.change(&certificate(&replace(1, 11), [10, 2, 3, 4, 5])).expect("the new one has");
+    assert!(committee.change(&certificate(&copy(), 2..7)).is_err(), "no replacement");
+    for at in 0..CHANGES_MAX {
+        let (old, new) = if at % 2 == 0 { (11, 12) } else { (12, 11) };
+        let done = committee.change(&certificate(&replace(old, new), [10, 2, 3, 4, 5]));
+        assert_eq!(done.is_ok(), at + 2 < CHANGES_MAX, "{at}");
         if done.is_err() {
             break;
         }
     }
     assert_eq!(committee.stewards().len(), 7);
+}
+
+#[test]
+fn stewards_that_nobody_can_replace_retire_one_by_one_and_others_enlist() {
+    let mut committee = Committee::of(&mandate(5));
+    let retire = |old: u8| order(Action::Retire { old: key_of(&steward(old)) });
+    let enlist = |new: u8| order(Action::Enlist { new: key_of(&steward(new)) });
+    assert!(committee.change(&certificate(&retire(0), [1, 2])).is_err(), "two of five");
+    committee.change(&certificate(&retire(0), 2..5)).expect("three of five, though two are lost");
+    committee.change(&certificate(&retire(0), 2..5)).expect("nothing more");
+    committee.change(&certificate(&retire(1), 2..5)).expect("three of four");
+    committee.change(&certificate(&retire(2), 3..5)).expect("two of three");
+    committee.change(&certificate(&retire(3), [4])).expect("one of two");
+    assert!(committee.change(&certificate(&retire(4), [4])).is_err(), "the last one stays");
+    assert_eq!((committee.stewards().len(), committee.quorum()), (1, 1));
+    for new in 10..16 {
+        let signers = [4].into_iter().chain(10..new);
+        committee.change(&certificate(&enlist(new), signers)).expect("all of them");
+    }
+    assert!(committee.change(&certificate(&enlist(16), [4].into_iter().chain(10..16))).is_err(), "an eighth");
+    assert_eq!((committee.stewards().len(), committee.quorum()), (7, 5));
 }
 
 #[test]
@@ -156,6 +173,7 @@ fn sets_of_stripes() {
     let (a, b): (Ordinals, Ordinals) = ([0, 7, 8, 255].into_iter().collect(), [7, 9].into_iter().collect());
     assert_eq!(a.iter().collect::<Vec<_>>(), [0, 7, 8, 255]);
     assert_eq!((a.len(), a.and(&b).len(), a.or(&b).len(), a.without(&b).len()), (4, 1, 5, 3));
+    assert_eq!((a.first(2).iter().collect::<Vec<_>>(), a.first(9)), (vec![0, 7], a));
     assert!(!a.is_empty() && Ordinals::default().is_empty() && !a.contains(9));
 }
 

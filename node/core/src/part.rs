@@ -1,0 +1,161 @@
+//! What a peer that is given a part in a repair checks, alone and before anything else: that the owner allowed it, that a
+//! quorum of the stewards ordered it, that it is meant, and that it may ever hold this slot.
+//!
+//! Nobody here trusts the steward that speaks to it. Whatever a whole quorum of bad stewards orders, an honest peer takes no slot
+//! but the one of its colour, hands shards only to peers that the order names, and nothing but what the owner signed for.
+//!
+//! # Invariants
+//!
+//! - **SEP-1** A new holder's colour in the group is the slot, and it never accepted another one. Enforced by [`may_take`]; attacked
+//!   by `tests::a_quorum_of_liars_gets_nobody_to_take_another_slot` and by `cairn-sim`'s `months` scenario.
+
+use cairn_proto::{
+    Action, Certificate, Committee, DecodeError, Domain, Mandate, Ordinals, PeerKey, SheetRow, Slot, SlotSheet,
+    Timestamp,
+};
+
+use crate::colour::may_hold;
+
+/// What an order comes with: everything that it takes to check it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The owner's leave, as it was signed.
+    pub mandate: Vec<u8>,
+    /// Stewards that were replaced since, in that order.
+    pub changes: Vec<Certificate>,
+    /// The order and its signatures.
+    pub certificate: Certificate,
+}
+
+/// Why a part is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Mandate, changes, certificate or sheet do not hold.
+    #[error(transparent)]
+    Forged(#[from] DecodeError),
+    /// Its time, or the mandate's, is over or has not begun.
+    #[error("the order does not stand at this time")]
+    Expired,
+    /// The order names somebody else.
+    #[error("the order gives this peer no such part")]
+    NotNamed,
+    /// The slot is not this peer's colour.
+    #[error("slot {slot} is not this peer's colour in the group")]
+    WrongColour {
+        /// The slot ordered.
+        slot: Slot,
+    },
+    /// It accepted another slot of the group once.
+    #[error("this peer once accepted slot {held} of the group")]
+    OtherSlot {
+        /// Which.
+        held: Slot,
+    },
+    /// The sheet does not say what these stripes must be.
+    #[error("the sheet has no root for what is ordered")]
+    NoRoots,
+}
+
+/// A part that was found good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The mandate.
+    pub mandate: Mandate,
+    /// The stewards of now: who is told.
+    pub stewards: Vec<PeerKey>,
+    /// What is ordered.
+    pub action: Action,
+}
+
+impl Credentials {
+    /// Checks mandate, stewards, signatures and time.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&self, now: Timestamp) -> Result<Part, Unfit> {
+        let mandate = Mandate::open(&self.mandate)?;
+        let mut committee = Committee::of(&mandate);
+        for change in &self.changes {
+            committee.change(change)?;
+        }
+        self.certificate.check(&committee)?;
+        if !mandate.holds_at(now) || !self.certificate.stands_at(now) {
+            return Err(Unfit::Expired);
+        }
+        let stewards = committee.stewards().to_vec();
+        Ok(Part { mandate, stewards, action: self.certificate.order.action.clone() })
+    }
+}
+
+/// What a new holder is about to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The part.
+    pub part: Part,
+    /// The slot: this peer's colour.
+    pub slot: Slot,
+    /// The shards, each with the root that it must have.
+    pub rows: Vec<SheetRow>,
+}
+
+/// Whether `me` may take what is ordered. `held` is the slot of the group that it accepted once, by its own ledger.
+///
+/// # Errors
+/// Why not.
+pub fn may_take(
+    credentials: &Credentials,
+    sheet: &[u8],
+    me: &PeerKey,
+    my_domain: &Domain,
+    held: Option<Slot>,
+    now: Timestamp,
+) -> Result<Task, Unfit> {
+    let part = credentials.check(now)?;
+    let (slot, ordinals) = match &part.action {
+        Action::Copy { slot, to, ordinals, .. } | Action::Rebuild { slot, to, ordinals, .. } if to == me => {
+            (*slot, *ordinals)
+        }
+        _ => return Err(Unfit::NotNamed),
+    };
+    if !may_hold(&part.mandate.ticket, my_domain, slot) {
+        return Err(Unfit::WrongColour { slot });
+    }
+    if let Some(held) = held.filter(|held| *held != slot) {
+        return Err(Unfit::OtherSlot { held });
+    }
+    let sheet = SlotSheet::open(sheet, &part.mandate.ticket)?;
+    let rows: Vec<SheetRow> = sheet.rows.into_iter().filter(|row| ordinals.contains(row.ordinal)).collect();
+    if sheet.slot != slot || rows.len() != ordinals.len() {
+        return Err(Unfit::NoRoots);
+    }
+    Ok(Task { part, slot, rows })
+}
+
+/// What `me`, a holder, hands to `bearer` under a copy.
+///
+/// # Errors
+/// Why nothing.
+pub fn may_serve(
+    credentials: &Credentials,
+    me: &PeerKey,
+    bearer: &PeerKey,
+    now: Timestamp,
+) -> Result<(Slot, Ordinals), Unfit> {
+    match credentials.check(now)?.action {
+        Action::Copy { slot, from, to, ordinals } if from == *me && to == *bearer => Ok((slot, ordinals)),
+        _ => Err(Unfit::NotNamed),
+    }
+}
+
+/// The slot of its own with which `me`, a holder, helps in a rebuild.
+///
+/// # Errors
+/// Why not.
+pub fn may_help(credentials: &Credentials, me: &PeerKey, now: Timestamp) -> Result<(Part, Slot), Unfit> {
+    let part = credentials.check(now)?;
+    let own = match &part.action {
+        Action::Rebuild { helpers, .. } => helpers.iter().find(|(_, peer)| peer == me).map(|(slot, _)| *slot),
+        _ => None,
+    };
+    own.map(|slot| (part, slot)).ok_or(Unfit::NotNamed)
+}

@@ -1,0 +1,83 @@
+//! What stewards say to each other, and new holders to them.
+
+use cairn_proto::{Certificate, GroupId, GroupRecord, Order, PeerKey, order::OrderId};
+
+/// A message. Its sender is whom the transport authenticated; everything else in it is checked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Say {
+    /// Sign this if you see it the same way; my own signature is with it.
+    Propose {
+        /// The order.
+        order: Order,
+        /// The proposer's signature.
+        vote: [u8; 64],
+    },
+    /// I see it the same way.
+    Vote {
+        /// The group.
+        group: GroupId,
+        /// Which order.
+        order: OrderId,
+        /// The signature.
+        vote: [u8; 64],
+    },
+    /// It is ordered.
+    Certified {
+        /// The order and its signatures.
+        certificate: Certificate,
+    },
+    /// A new holder has what it was given; anybody may pass it on.
+    Taken {
+        /// Under this order.
+        certificate: Certificate,
+        /// The holder's [`cairn_proto::Taken`], sealed.
+        sealed: Vec<u8>,
+    },
+    /// A new holder cannot have it.
+    Failed {
+        /// The group.
+        group: GroupId,
+        /// Which order.
+        order: OrderId,
+        /// Why.
+        failure: Failure,
+    },
+    /// Is your map the same as mine?
+    Compare {
+        /// The group.
+        group: GroupId,
+        /// Which mandate I have.
+        generation: u64,
+        /// Of stewards and entries.
+        digest: [u8; 32],
+    },
+    /// Mine is this.
+    Map {
+        /// The group.
+        group: GroupId,
+        /// Stewards that were replaced, in that order.
+        changes: Vec<Certificate>,
+        /// Orders that were carried out, with the holders' word.
+        entries: Vec<(Certificate, Vec<u8>)>,
+    },
+    /// All that a new steward needs.
+    Record {
+        /// What the owner left.
+        record: Box<GroupRecord>,
+        /// As in [`Say::Map`].
+        changes: Vec<Certificate>,
+        /// As in [`Say::Map`].
+        entries: Vec<(Certificate, Vec<u8>)>,
+    },
+}
+
+/// Why an order could not be carried out, by the new holder's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The new holder cannot take it: no room, another colour by its own reckoning, another slot held.
+    Refused,
+    /// This peer, whom the order names, could not be reached or did not have its part.
+    Missing(PeerKey),
+    /// What came of it had the wrong root. This peer sent it, where that is known.
+    Wrong(Option<PeerKey>),
+}

@@ -1,0 +1,307 @@
+//! What a group needs, as orders that could be given: shown by a dry run, proposed when it is our turn, and looked at again by
+//! everybody who is asked to sign.
+
+use std::collections::BTreeSet;
+
+use cairn_proto::{Action, Ordinals, PeerKey, SHARD_SIZE, Slot, mandate::STEWARDS_MAX, wire::Priority};
+
+use super::{
+    AT_ONCE, Rhythm,
+    watched::{Subject, Watched},
+};
+use crate::{
+    assess::{Assessment, GroupState, Need},
+    budget::{self, Budget, Weather},
+    liveness::{Class, Outage, Presence, Watch},
+    peer_view::PeerView,
+    placement::{self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy},
+};
+
+/// Bytes that one order moves at most: what every bucket of a [`Budget`] has room for, and little enough that a large repair is paced by
+/// them, and is not lost as a whole when it fails. The rest follows with further orders, to the same holder.
+const BATCH: u64 = 16 << 20;
+
+/// What a steward looks at.
+pub(super) struct Scene<'a> {
+    pub(super) me: PeerKey,
+    pub(super) now: cairn_proto::Timestamp,
+    /// Everybody known.
+    pub(super) peers: &'a [PeerView],
+    pub(super) watch: &'a Watch,
+    pub(super) rhythm: &'a Rhythm,
+    /// Many fell silent at once: nothing but critical groups.
+    pub(super) critical_only: bool,
+}
+
+/// One thing that should be ordered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedRepair {
+    /// The action.
+    pub action: Action,
+    /// How the group stands.
+    pub state: GroupState,
+    /// Chance that the group lives on as it is.
+    pub survival: f64,
+    /// How urgent it is.
+    pub class: Priority,
+    /// Bytes that it moves.
+    pub bytes: u64,
+}
+
+/// What is wanted.
+pub(super) enum Wanted {
+    /// This can be done about it.
+    Repair(Subject, PlannedRepair),
+    /// Nobody is there for it, or nothing can be done now.
+    InVain(Subject),
+    /// It was not asked for.
+    Later(Subject),
+}
+
+impl Scene<'_> {
+    fn presence(&self, peer: &PeerKey) -> Presence {
+        if *peer == self.me { Presence::Here } else { self.watch.belief(peer, self.now).presence }
+    }
+
+    fn is_here(&self, peer: &PeerKey) -> bool {
+        self.presence(peer) == Presence::Here
+    }
+
+    /// Those who are here, servers before machines that sleep at night.
+    fn here(&self, peers: impl IntoIterator<Item = PeerKey>) -> Vec<PeerKey> {
+        let mut here: Vec<PeerKey> = peers.into_iter().filter(|peer| self.is_here(peer)).collect();
+        here.sort_by_key(|peer| self.watch.belief(peer, self.now).class == Class::Home);
+        here
+    }
+
+    fn policy(&self, group: &Watched) -> PlacementPolicy {
+        let mandate = &group.record.mandate;
+        let mut policy = PlacementPolicy::new(mandate.ticket.code(), mandate.replicas);
+        policy.thresholds.silence_ms_max = policy.thresholds.silence_ms_max.max(2 * self.rhythm.look_ms);
+        policy
+    }
+
+    fn request<'a>(
+        &self,
+        group: &Watched,
+        policy: &'a PlacementPolicy,
+        avoid: &'a BTreeSet<PeerKey>,
+    ) -> Option<GroupRequest<'a>> {
+        // Who the owner is, a steward does not know; its own domain is of a colour that holds nothing.
+        let domain = self.peers.iter().find(|view| view.peer == self.me)?.domain.clone();
+        let owner = Owner { peer: self.me, domain };
+        let authority = *group.record.mandate.ticket.authority();
+        Some(GroupRequest { owner, authority, policy, avoid, now: self.now, owner_key: None })
+    }
+
+    /// Peers that may take the slot over, best first (SEP-1: of its colour, and somebody else than everybody who ever had another
+    /// slot).
+    pub(super) fn new_holders(&self, group: &Watched, slot: Slot, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
+        let policy = self.policy(group);
+        let Some(request) = self.request(group, &policy, avoid) else { return Vec::new() };
+        let ticket = &group.record.mandate.ticket;
+        let ranked = placement::candidates(self.peers, &request, ticket, Strategy::Deterministic);
+        let Some(ranked) = ranked.get(slot.index()) else { return Vec::new() };
+        let holders: Vec<Vec<PeerKey>> = group.ever().into_iter().map(|slot| slot.into_iter().collect()).collect();
+        let mine: BTreeSet<PeerKey> = holders.get(slot.index()).into_iter().flatten().copied().collect();
+        let others: Vec<PeerKey> = ranked.iter().copied().filter(|peer| !mine.contains(peer)).collect();
+        let vacancy = Vacancy { slot: slot.index(), holders: &holders, beside: &mine, failed: avoid };
+        placement::replacements(&others, &vacancy, self.peers, &policy).into_iter().map(|r| r.peer).collect()
+    }
+
+    /// Peers that may become stewards, best first.
+    pub(super) fn new_stewards(&self, group: &Watched, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
+        let policy = self.policy(group);
+        let Some(request) = self.request(group, &policy, avoid) else { return Vec::new() };
+        // The request leaves out our own domain, where we are the steward already.
+        let ranked = placement::stewards(self.peers, &request, &group.record.mandate.ticket);
+        ranked.into_iter().filter(|peer| !group.committee.stewards().contains(peer)).collect()
+    }
+}
+
+/// Everything that the group needs now, most urgent first; turns and budgets are not asked.
+pub(super) fn needs(group: &Watched, scene: &Scene<'_>) -> Vec<PlannedRepair> {
+    let planned = |wanted| match wanted {
+        Wanted::Repair(_, planned) => Some(planned),
+        Wanted::InVain(_) | Wanted::Later(_) => None,
+    };
+    wanted(group, scene, &|_| true).into_iter().filter_map(planned).collect()
+}
+
+/// The same; what can be done is found out only where `asked`, since that means to rank everybody.
+pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject) -> bool) -> Vec<Wanted> {
+    let assessment = group.assess(scene.watch, scene.now);
+    let mut all = Vec::new();
+    let mut seen = BTreeSet::new();
+    let done = |subject: Subject, what: &dyn Fn() -> Option<Action>| {
+        if !asked(&subject) {
+            return Wanted::Later(subject);
+        }
+        match what() {
+            Some(action) => Wanted::Repair(subject, planned(group, &assessment, action)),
+            None => Wanted::InVain(subject),
+        }
+    };
+    // Holders that are here and said that they lost something are healed: that is less than a whole new one.
+    for slot in super::slots_of(group.record.mandate.ticket.code()) {
+        for holder in group.holders(slot) {
+            let lacks = group.wanted(slot).without(&group.has(slot, &holder));
+            if !lacks.is_empty() && scene.is_here(&holder) && seen.insert(slot) {
+                let subject = Subject::Slot(slot.as_u8());
+                all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), true)));
+            }
+        }
+    }
+    for need in &assessment.needs {
+        let (slot, may_rebuild) = match need {
+            // Somebody who has it is expected back: a copy then costs less than a rebuild now.
+            Need::Copy { slot, .. } => (*slot, false),
+            Need::Rebuild { slot, .. } => (*slot, true),
+            Need::None => continue,
+        };
+        if !group.wanted(slot).is_empty() && seen.insert(slot) {
+            all.push(done(Subject::Slot(slot.as_u8()), &|| repair(group, scene, slot, None, may_rebuild)));
+        }
+    }
+    for old in group.committee.stewards() {
+        let belief = scene.watch.belief(old, scene.now);
+        let lost = belief.presence >= Presence::Gone || belief.silent_ms >= scene.rhythm.steward_lost_ms;
+        if *old != scene.me && lost {
+            let subject = Subject::Steward(*old);
+            let change = || match scene.new_stewards(group, &group.avoided(&subject, scene.now)).first() {
+                Some(new) => Some(Action::Replace { old: *old, new: *new }),
+                None => Some(Action::Retire { old: *old }),
+            };
+            all.push(done(subject, &change));
+        }
+    }
+    if group.committee.stewards().len() < STEWARDS_MAX {
+        let enlist = || scene.new_stewards(group, &BTreeSet::new()).first().map(|new| Action::Enlist { new: *new });
+        all.push(done(Subject::Another, &enlist));
+    }
+    all
+}
+
+fn planned(group: &Watched, assessment: &Assessment, action: Action) -> PlannedRepair {
+    let bytes = group.cost(&action);
+    let class = budget::priority(assessment, group.record.group()).class;
+    PlannedRepair { action, state: assessment.state, survival: assessment.survival, class, bytes }
+}
+
+/// How a slot gets its shards, for a new holder or for one that lost some.
+fn repair(
+    group: &Watched,
+    scene: &Scene<'_>,
+    slot: Slot,
+    heal: Option<(PeerKey, Ordinals)>,
+    may_rebuild: bool,
+) -> Option<Action> {
+    let subject = Subject::Slot(slot.as_u8());
+    let avoid = group.avoided(&subject, scene.now);
+    let (to, ordinals) = match heal {
+        Some((holder, _)) if avoid.contains(&holder) => return None,
+        Some(heal) => heal,
+        None => (*scene.new_holders(group, slot, &avoid).first()?, group.wanted(slot)),
+    };
+    let sources = scene.here(group.holders(slot).into_iter().filter(|peer| *peer != to && !avoid.contains(peer)));
+    // Whoever has most of it: the rest is wanted again afterwards.
+    let best = sources.iter().map(|peer| (group.has(slot, peer).and(&ordinals), peer)).rev();
+    let best = best.max_by_key(|(has, _)| has.len()).filter(|(has, _)| !has.is_empty());
+    match best {
+        Some((has, from)) => Some(Action::Copy { slot, from: *from, to, ordinals: has.first(batch(1)) }),
+        None if may_rebuild => rebuild(group, scene, slot, to, &ordinals, &avoid),
+        None => None,
+    }
+}
+
+/// k holders of other slots that have all that is needed, for as many stripes as k have.
+fn rebuild(
+    group: &Watched,
+    scene: &Scene<'_>,
+    slot: Slot,
+    to: PeerKey,
+    ordinals: &Ordinals,
+    avoid: &BTreeSet<PeerKey>,
+) -> Option<Action> {
+    let code = group.record.mandate.ticket.code();
+    let mut helpers: Vec<(Slot, PeerKey, Ordinals)> = Vec::new();
+    for other in super::slots_of(code).filter(|other| *other != slot) {
+        // A virtual slot of a stripe is zero: whoever has the others has that.
+        let absent = ordinals.without(&group.wanted(other));
+        let able = |peer: &PeerKey| group.has(other, peer).or(&absent).and(ordinals);
+        let here = scene.here(group.holders(other).into_iter().filter(|peer| !avoid.contains(peer)));
+        let best = here.into_iter().map(|peer| (able(&peer), peer)).max_by_key(|(able, _)| able.len());
+        helpers.extend(best.map(|(able, peer)| (other, peer, able)));
+    }
+    helpers.sort_by_key(|(slot, _, able)| (std::cmp::Reverse(able.len()), *slot));
+    helpers.truncate(code.data());
+    let common = helpers.iter().fold(*ordinals, |all, (_, _, able)| all.and(able));
+    if helpers.len() < code.data() || common.is_empty() {
+        return None;
+    }
+    let helpers = helpers.into_iter().map(|(slot, peer, _)| (slot, peer)).collect();
+    Some(Action::Rebuild { slot, to, ordinals: common.first(batch(code.data())), helpers })
+}
+
+/// Stripes of an order that moves so many shards for each.
+const fn batch(shards: usize) -> usize {
+    let stripes = BATCH as usize / (shards * SHARD_SIZE);
+    if stripes == 0 { 1 } else { stripes }
+}
+
+/// What is proposed now: wanted, free, our turn, and within the budgets.
+pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget) -> Vec<PlannedRepair> {
+    if !matches!(scene.watch.outage(scene.now), Outage::None) {
+        return Vec::new();
+    }
+    let (now, rhythm, me) = (scene.now, scene.rhythm, scene.me);
+    // Whose turn it is follows from since when it is wanted, so that is noted for everything first.
+    let subjects = |all: &[Wanted]| -> BTreeSet<Subject> {
+        let subject = |wanted: &Wanted| match wanted {
+            Wanted::Repair(subject, _) | Wanted::InVain(subject) | Wanted::Later(subject) => *subject,
+        };
+        all.iter().map(subject).collect()
+    };
+    let open = subjects(&wanted(group, scene, &|_| false));
+    group.wanted_now(&open);
+    let ours: BTreeSet<Subject> =
+        open.into_iter().filter(|subject| group.is_our_turn(&me, *subject, scene.watch, now, rhythm.turn_ms)).collect();
+    if ours.is_empty() {
+        return Vec::new();
+    }
+    let mut orders = Vec::new();
+    for wanted in wanted(group, scene, &|subject| ours.contains(subject)) {
+        let planned = match wanted {
+            Wanted::Repair(_, planned) => planned,
+            Wanted::InVain(subject) => {
+                if let Subject::Slot(slot) = subject {
+                    group.note_no_peer(slot, now);
+                }
+                group.in_vain(subject, now, rhythm);
+                continue;
+            }
+            Wanted::Later(_) => continue,
+        };
+        let is_slot = planned.action.slot().is_some();
+        let room = !is_slot || group.busy() + orders.len() < AT_ONCE;
+        if !room || !group.affords(planned.bytes) {
+            continue;
+        }
+        let weather = Weather::of(&Outage::None, scene.critical_only);
+        let (id, burdened) = (group.record.group(), burdened(&planned.action));
+        if is_slot && budget.take(now, weather, planned.class, id, &burdened, planned.bytes).is_err() {
+            continue;
+        }
+        orders.push(planned);
+    }
+    orders
+}
+
+/// Whose lines a repair uses.
+fn burdened(action: &Action) -> Vec<PeerKey> {
+    match action {
+        Action::Copy { from, to, .. } => vec![*from, *to],
+        Action::Rebuild { to, helpers, .. } => helpers.iter().map(|(_, peer)| *peer).chain([*to]).collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,146 @@
+//! What must hold in months without the owner, checked by what peers really have.
+//!
+//! - **SEP-1** Nobody ever accepts two slots of a group, and no steward accepts one: [`Watcher::accepted`], remembering for ever.
+//! - **REP-1** No group ever falls below k slots whose bytes somebody who has not left for good has, and no slot stays without a
+//!   holder for longer than [`GAP_MS_MAX`] while a peer of its colour is there: `World::check`.
+//! - **REP-2** No storm: orders of a group within a day stay below [`ORDERS_A_DAY_MAX`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cairn_core::colour::colour;
+use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp};
+
+use super::{MonthsReport, STRIPES, World, peers::Member};
+use crate::{checkers::Violation, world::HOUR};
+
+/// A home machine is presumed gone after seven days; then an order, its failure, another; and a week for a steward that was
+/// replaced meanwhile, whose successor has its own doubts first.
+pub(super) const GAP_MS_MAX: u64 = 16 * 24 * HOUR;
+/// Sixteen places of a group, all of them renewed in a day, would be a storm.
+pub(super) const ORDERS_A_DAY_MAX: usize = 16;
+
+/// Everything that was ever seen.
+#[derive(Default)]
+pub(super) struct Watcher {
+    tickets: BTreeMap<GroupId, GroupTicket>,
+    slots: BTreeMap<(GroupId, PeerKey), Slot>,
+    orders: BTreeMap<GroupId, VecDeque<Timestamp>>,
+    /// Since when a slot has no holder though it could have one.
+    empty: BTreeMap<(GroupId, Slot), Timestamp>,
+}
+
+impl Watcher {
+    pub(super) fn group(&mut self, group: GroupId, ticket: GroupTicket) {
+        self.tickets.insert(group, ticket);
+    }
+
+    pub(super) fn accepted(
+        &mut self,
+        at: Timestamp,
+        ticket: &GroupTicket,
+        slot: Slot,
+        member: &Member,
+    ) -> Result<(), Violation> {
+        let group = ticket.id();
+        let before = *self.slots.entry((group, member.key)).or_insert(slot);
+        let own = colour(ticket, &member.domain).index();
+        if before != slot || own != slot.index() {
+            let what = format!("{} of colour {own} has slots {before} and {slot}", member.key.short());
+            return Err(Violation { invariant: "SEP-1", at, what });
+        }
+        Ok(())
+    }
+
+    /// Counts an order; how many there were within a day.
+    pub(super) fn ordered(&mut self, group: GroupId, now: Timestamp) -> u32 {
+        let orders = self.orders.entry(group).or_default();
+        orders.push_back(now);
+        while orders.front().is_some_and(|first| now.ms_since(*first) > 24 * HOUR) {
+            orders.pop_front();
+        }
+        orders.len() as u32
+    }
+}
+
+impl World<'_> {
+    /// Who really has a slot: all of its shards, and not gone for good.
+    fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
+        let has = |member: &Member| (0..STRIPES).all(|stripe| member.shards.contains_key(&(group, slot, stripe)));
+        (0..self.members.len()).filter(|at| has(&self.members[*at])).collect()
+    }
+
+    pub(super) fn check(&mut self) -> Result<(), Violation> {
+        let bad = |invariant, at, what| Err(Violation { invariant, at, what });
+        for group in self.groups.clone() {
+            for stripe in 0..STRIPES {
+                let alive = CodeParams::DEFAULT.each_slot().filter(|slot| {
+                    self.members.iter().any(|member| member.shards.contains_key(&(group, *slot, stripe)))
+                });
+                let alive = alive.count();
+                if alive < self.codec.params().data() && !self.settings.asleep {
+                    let what = format!("stripe {stripe} of group {} has {alive} slots left", group.short());
+                    return bad("REP-1", self.now, what);
+                }
+            }
+            for slot in CodeParams::DEFAULT.each_slot() {
+                let able = self.members.iter().any(|member| {
+                    let ticket = &self.watcher.tickets[&group];
+                    member.up && colour(ticket, &member.domain).index() == slot.index()
+                });
+                if !self.holders(group, slot).is_empty() || !able {
+                    self.watcher.empty.remove(&(group, slot));
+                    continue;
+                }
+                let since = *self.watcher.empty.entry((group, slot)).or_insert(self.now);
+                let gap = self.now.ms_since(since);
+                self.report.longest_gap_hours = self.report.longest_gap_hours.max(gap / HOUR);
+                if gap > GAP_MS_MAX && !self.settings.asleep {
+                    return bad("REP-1", self.now, format!("slot {slot} of group {} has no holder", group.short()));
+                }
+            }
+            let orders = self.watcher.orders.get(&group).map_or(0, VecDeque::len);
+            if orders > ORDERS_A_DAY_MAX {
+                return bad("REP-2", self.now, format!("{orders} orders within a day for group {}", group.short()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The owner is back: every byte comes from whoever is there or will be, and the stewards can tell what happened.
+    pub(super) fn finish(mut self) -> Result<MonthsReport, Violation> {
+        let bad = |invariant, at, what| Err(Violation { invariant, at, what });
+        for group in self.groups.clone() {
+            for stripe in 0..STRIPES {
+                let shard = |slot: Slot| {
+                    self.members.iter().find_map(|member| member.shards.get(&(group, slot, stripe)).cloned())
+                };
+                let mut shards: Vec<Option<Vec<u8>>> = CodeParams::DEFAULT.each_slot().map(shard).collect();
+                let k = self.codec.params().data();
+                let restored = self.codec.reconstruct(k, &mut shards, false).is_ok();
+                let same = restored && shards.iter().take(k).flatten().eq(self.data[&(group, stripe)].iter());
+                if !same && !self.settings.asleep {
+                    return bad("DUR-2", self.now, format!("stripe {stripe} of group {} is lost", group.short()));
+                }
+                self.report.lost += u32::from(!same);
+            }
+            for slot in CodeParams::DEFAULT.each_slot() {
+                self.report.below_target += u32::from(self.holders(group, slot).len() < 2);
+            }
+            let stewards: BTreeSet<usize> = (0..self.members.len())
+                .filter(|at| !self.members[*at].departed && self.members[*at].steward.groups().any(|id| id == group))
+                .collect();
+            if stewards.is_empty() && !self.settings.asleep {
+                return bad("REP-1", self.now, format!("nobody watches group {} any more", group.short()));
+            }
+            let told = stewards.iter().filter_map(|at| self.members[*at].steward.report(&group, self.now));
+            let told: Vec<_> = told.collect();
+            if told.iter().any(|report| !report.log.is_sorted_by_key(|entry| entry.at)) {
+                return bad("LOG-1", self.now, format!("what happened to group {} is out of order", group.short()));
+            }
+            self.report.changes += told.iter().map(|report| report.changes()).max().unwrap_or(0);
+        }
+        self.report.trace = self.trace.digest();
+        self.report.events = self.trace.lines();
+        Ok(self.report)
+    }
+}

@@ -1,0 +1,108 @@
+//! Who takes part: servers that are nearly always there, homes that sleep, and what each of them keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_core::{
+    budget::Budget,
+    liveness::Watch,
+    peer_view::PeerView,
+    steward::{Rhythm, Steward},
+};
+use cairn_proto::{
+    Action, ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, Slot, Timestamp, message::Roles,
+};
+use ed25519_dalek::SigningKey;
+
+use crate::world::{Dice, HOUR, key, operator};
+
+/// One peer, its steward's half included.
+pub(super) struct Member {
+    pub(super) key: PeerKey,
+    pub(super) identity: SigningKey,
+    pub(super) domain: Domain,
+    region: Region,
+    server: bool,
+    joined: Timestamp,
+    pub(super) up: bool,
+    pub(super) departed: bool,
+    last_up: Timestamp,
+    pub(super) steward: Steward,
+    /// The slot of each group that it ever accepted.
+    pub(super) ledger: BTreeMap<GroupId, Slot>,
+    pub(super) shards: BTreeMap<(GroupId, Slot, u8), Vec<u8>>,
+    /// Where it lost something.
+    pub(super) rotten: BTreeSet<(GroupId, Slot)>,
+}
+
+impl Member {
+    pub(super) fn draw(i: u32, now: Timestamp, dice: &mut Dice, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
+        let identity = SigningKey::from_bytes(&key("member", i));
+        let region = ["EU/DE", "EU/FR", "NA/US", "AS/JP"][dice.below(4) as usize];
+        Self {
+            key: PeerKey::from_bytes(identity.verifying_key().to_bytes()),
+            domain: operator(&format!("h{i}")),
+            region: Region::new(region).unwrap_or_else(|_| Region::unknown()),
+            server: dice.per_mille(500),
+            joined: now,
+            up: true,
+            departed: false,
+            last_up: now,
+            steward: Steward::new(identity.clone(), rhythm, watch, budget),
+            identity,
+            ledger: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            rotten: BTreeSet::new(),
+        }
+    }
+
+    /// How long it stays as it is: a server is away for an hour or two every ten days, a home for a night.
+    pub(super) fn next_change(&self, dice: &mut Dice) -> u64 {
+        match (self.server, self.up) {
+            (true, true) => dice.around_hours(240),
+            (true, false) => dice.around_hours(1),
+            (false, true) => dice.around_hours(16),
+            (false, false) => dice.around_hours(8),
+        }
+    }
+
+    pub(super) fn depart(&mut self) {
+        self.departed = true;
+        self.up = false;
+        self.shards.clear();
+        self.rotten.clear();
+    }
+
+    pub(super) fn view(&self, now: Timestamp, heard: bool) -> PeerView {
+        PeerView {
+            peer: self.key,
+            domain: self.domain.clone(),
+            subnet: None,
+            subnet_seen: false,
+            region: self.region.clone(),
+            roles: Roles::STORAGE,
+            protocol: PROTOCOL_VERSION,
+            give: ByteSize(100 << 30),
+            free: ByteSize(90 << 30),
+            first_seen: self.joined,
+            last_heard: if heard { now } else { self.last_up },
+            reachable: Some(heard),
+            rtt_ms: Some(40),
+            loss: 0,
+            reputation: if now.ms_since(self.joined) < 24 * HOUR { 500 } else { 900 },
+            newcomer: now.ms_since(self.joined) < 24 * HOUR,
+        }
+    }
+}
+
+/// For the log.
+pub(super) fn told(action: &Action) -> String {
+    match action {
+        Action::Copy { slot, from, to, ordinals } => {
+            format!("copy of slot {slot}, {} stripes, {} to {}", ordinals.len(), from.short(), to.short())
+        }
+        Action::Rebuild { slot, to, ordinals, helpers } => {
+            format!("rebuild of slot {slot}, {} stripes, {} helpers, to {}", ordinals.len(), helpers.len(), to.short())
+        }
+        _ => format!("{:?}", action.stewards()),
+    }
+}

@@ -112,6 +112,10 @@ fn a_clock_that_goes_back_gives_nothing_twice() {
     assert_eq!(take(&mut budget, 10_000, Priority::Critical, &[], 8 * MIB), Ok(()));
     assert_eq!(take(&mut budget, 0, Priority::Critical, &[], MIB), Err(WaitMs(11_000)));
     assert_eq!(take(&mut budget, 10_500, Priority::Critical, &[], MIB), Err(WaitMs(500)));
+    // Nor when something is taken at the earlier time.
+    assert_eq!(take(&mut budget, 14_000, Priority::Critical, &[], 2 * MIB), Ok(()));
+    assert_eq!(take(&mut budget, 0, Priority::Critical, &[], 2 * MIB), Ok(()));
+    assert_eq!(take(&mut budget, 14_000, Priority::Critical, &[], MIB), Err(WaitMs(1000)));
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //!   Then they count as silent from that moment, and a mass failure is on.
 //! - Hardly anybody is heard: never. "Hardly anybody" is a tenth of those known before, or fewer than three of a dozen: a
 //!   machine in the same house is heard while the street is dark. Where nine of ten are truly dead there is next to
-//!   nothing left to repair: 5 of 8 slots live then in 0.04 % of the groups, in 0.9 % of those with two copies.
+//!   nothing left to repair: 5 of 8 slots live then in 0.04 % of the groups, in 0.8 % of those with two copies.
 //!
 //! Who runs a third of all peers could fall silent on purpose, again and again, to keep us from repairing. So a suspicion
 //! that was raised while others were heard is not raised again for a day.

@@ -3,6 +3,7 @@
 //! Time comes in as [`cairn_proto::Timestamp`], chance as a seeded generator, the world as values; what should
 //! happen comes out as values. The daemon and the simulator drive the same types.
 
+pub mod blind;
 pub mod carrier;
 pub mod chunking;
 pub mod colour;

@@ -15,12 +15,12 @@ use super::session::Session;
 /// How long a session is remembered, in ms: 30 days. Older ones cannot come back, because their secrets are gone.
 pub const WINDOW_MS: u64 = 30 * 24 * 3_600_000;
 
-/// Sessions with one of our shards within [`WINDOW_MS`]: an attempt, the four exclusion runs of a full 5+3 stripe, one that
-/// separates two suspects, and two for connections that broke.
+/// Sessions with one of our shards within [`WINDOW_MS`]: an attempt, the exclusion runs of a 5+3 stripe that lost one slot (4)
+/// or two (6), one that separates two suspects; what is left is for connections that broke.
 pub const SESSIONS_MAX: usize = 8;
 
-/// Sessions remembered at most, for all shards together: 16 GiB of other peers' repairs in 30 days, 2.5 MB of memory with
-/// 5+3. A full ledger refuses; it forgets nothing early.
+/// Sessions remembered at most, for all shards together: 16 GiB of other peers' repairs in 30 days; with 5+3 2.5 MB of bytes
+/// and some 6 MB of memory. A full ledger refuses; it forgets nothing early.
 pub const LEDGER_MAX: usize = 16_384;
 
 const VERSION: u8 = 1;

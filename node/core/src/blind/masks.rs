@@ -135,22 +135,14 @@ impl PairSeed {
         if !shared.was_contributory() {
             return None;
         }
-        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 blinded rebuild pair seed v1");
-        hasher.update(shared.as_bytes());
-        hasher.update(session.as_bytes());
-        hasher.update(&[pair.0.as_u8(), pair.1.as_u8()]);
-        let seed = Self(*hasher.finalize().as_bytes());
-        hasher.zeroize();
-        Some(seed)
+        let parts = [&shared.as_bytes()[..], session.as_bytes(), &[pair.0.as_u8(), pair.1.as_u8()]];
+        Some(Self(*derive("cairn 2026-11 blinded rebuild pair seed v1", &parts)))
     }
 
     /// Adds the mask of a slice.
     pub(super) fn mask(&self, slice: usize, out: &mut [u8]) {
-        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 blinded rebuild slice seed v1");
-        hasher.update(&self.0);
-        hasher.update(&(slice as u64).to_le_bytes());
-        let seed = Zeroizing::new(*hasher.finalize().as_bytes());
-        hasher.zeroize();
+        let parts = [&self.0[..], &(slice as u64).to_le_bytes()];
+        let seed = derive("cairn 2026-11 blinded rebuild slice seed v1", &parts);
         let mut stream = ChaCha20Rng::from_seed(*seed);
         let mut mask = Zeroizing::new([0u8; STRETCH]);
         for part in out.chunks_mut(STRETCH) {
@@ -179,12 +171,14 @@ impl Masks {
             return Err(BlindError::NotOurKey { slot });
         }
         let pairs = Part::of(session, slot).map(|part| part.pairs).unwrap_or_default();
-        let seeds = pairs.into_iter().map(|pair| {
+        // At its whole length from the start: a list that grows leaves copies behind.
+        let mut seeds = Vec::with_capacity(pairs.len());
+        for pair in pairs {
             let slot = pair.beside(slot);
             let key = session.key_of(slot).ok_or(BlindError::NoPart { slot })?;
-            PairSeed::agree(secret, key, id, pair).ok_or(BlindError::WeakKey { slot })
-        });
-        seeds.collect::<Result<_, _>>().map(Self)
+            seeds.push(PairSeed::agree(secret, key, id, pair).ok_or(BlindError::WeakKey { slot })?);
+        }
+        Ok(Self(seeds))
     }
 
     /// Adds the masks of a slice, one for each other party.
@@ -196,4 +190,15 @@ impl Masks {
     pub(super) fn seeds(&self) -> &[PairSeed] {
         &self.0
     }
+}
+
+/// A hash that leaves nothing of itself behind.
+fn derive(context: &'static str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    parts.iter().for_each(|part| _ = hasher.update(part));
+    let mut hash = hasher.finalize();
+    hasher.zeroize();
+    let derived = Zeroizing::new(*hash.as_bytes());
+    hash.zeroize();
+    derived
 }

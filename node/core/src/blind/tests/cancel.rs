@@ -1,9 +1,14 @@
 //! Masks cancel: the new holder gets the lost shard, byte for byte, or an error.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::stripe::root_of;
+use crate::{
+    blind::masks::{Masks, Pair, Part},
+    stripe::root_of,
+};
 
 /// The first slice of a rebuild.
 fn rebuilds(stripe: &Stripe, lost: Slot, helpers: &[Slot], tag: u64) {
@@ -69,6 +74,28 @@ fn a_whole_shard_comes_back() {
         let shard = parties.holder.finish().expect("the right root");
         assert!(*shard == *stripe.shard(lost), "lost {lost}");
     }
+}
+
+/// Every pair has a mask of its own for every slice, and both of the pair have the same.
+#[test]
+fn every_mask_differs_but_for_its_two_owners() {
+    let codec = Codec::new(CodeParams::DEFAULT);
+    let session = plan(&codec, 5, slot(7), &slots(&[0, 1, 2, 3, 4]), 5);
+    let mut found: BTreeMap<[u8; 32], Vec<(Pair, usize)>> = BTreeMap::new();
+    for (party, _) in session.parties() {
+        let masks = Masks::agree(&session, &session.id(), party, &secret(5, party)).expect("agrees");
+        let pairs = Part::of(&session, party).expect("a party").pairs;
+        assert!(pairs.len() == 5 && masks.seeds().len() == 5);
+        for (seed, pair) in masks.seeds().iter().zip(pairs) {
+            for slice in 0..SLICES {
+                let mut start = [0; 32];
+                seed.mask(slice, &mut start);
+                found.entry(start).or_default().push((pair, slice));
+            }
+        }
+    }
+    assert_eq!(found.len(), 15 * SLICES);
+    assert!(found.values().all(|owners| owners.len() == 2 && owners[0] == owners[1]));
 }
 
 proptest! {

@@ -60,6 +60,12 @@ pub enum BlindError {
         /// Our slot.
         slot: Slot,
     },
+    /// Two parties of an order have one key.
+    #[error("the key of slot {slot} is another party's too")]
+    KeyTwice {
+        /// The later of the two.
+        slot: Slot,
+    },
     /// The slot has another part in this session.
     #[error("slot {slot} has no such part in this session")]
     NoPart {

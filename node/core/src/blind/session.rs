@@ -85,7 +85,7 @@ impl Session {
     /// The session of an order.
     ///
     /// # Errors
-    /// [`BlindError::Erasure`] when these slots cannot rebuild that one; [`BlindError::NotOurKey`] when a key comes twice.
+    /// [`BlindError::Erasure`] when these slots cannot rebuild that one; [`BlindError::KeyTwice`].
     pub fn plan(codec: &Codec, order: Order) -> Result<Self, BlindError> {
         let slots: Vec<Slot> = order.helpers.iter().map(|(slot, _)| *slot).collect();
         let coefficients = codec.coefficients(order.used.into(), order.lost, &slots)?;
@@ -102,7 +102,7 @@ impl Session {
             links: links.map(|((slot, key), coefficient)| Link { slot, coefficient, key }).collect(),
         };
         match session.twice() {
-            Some(slot) => Err(BlindError::NotOurKey { slot }),
+            Some(slot) => Err(BlindError::KeyTwice { slot }),
             None => Ok(session),
         }
     }

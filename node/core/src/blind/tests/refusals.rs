@@ -142,7 +142,7 @@ fn an_order_that_is_no_rebuild_is_refused() {
     }
     let mut twice = order(5, slot(7), &slots(&[0, 1, 2, 3, 4]), TAG);
     twice.helpers[3].1 = twice.new_holder;
-    assert!(matches!(Session::plan(&codec, twice), Err(BlindError::NotOurKey { .. })));
+    assert_eq!(Session::plan(&codec, twice).err(), Some(BlindError::KeyTwice { slot: slot(7) }));
     let session = session(&codec);
     assert_eq!((session.group(), session.ordinal(), session.used()), (&GroupId::from_bytes([7; 32]), 3, 5));
     assert_eq!((session.attempt(), session.code()), (1, CodeParams::DEFAULT));

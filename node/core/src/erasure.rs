@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use cairn_proto::{CodeParams, SHARD_SIZE};
+use cairn_proto::{CodeParams, SHARD_SIZE, Slot};
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
 mod kernel;
@@ -190,7 +190,45 @@ impl Codec {
         Ok(lost.into_iter().zip(made).collect())
     }
 
+    /// The coefficients with which the shards of `helpers`, in that order, sum up to the shard of `lost`. Helpers are real
+    /// slots, as many as the stripe has data shards; the virtual slots `used..k` count as present, and being zero they
+    /// are left out. Every coefficient of a code like this one is other than zero.
+    ///
+    /// # Errors
+    /// [`ErasureError::TooFew`], or [`ErasureError::Shape`].
+    pub fn coefficients(&self, used: usize, lost: Slot, helpers: &[Slot]) -> Result<Vec<u8>, ErasureError> {
+        let k = self.params.data();
+        let real = |slot: &Slot| slot.index() < self.params.slots() && !(used..k).contains(&slot.index());
+        if used == 0 || used > k || !real(&lost) || !helpers.iter().all(real) {
+            return Err(self.shape("a slot that is virtual, or none of the code's"));
+        }
+        let twice = |(at, slot): (usize, &Slot)| *slot == lost || helpers[..at].contains(slot);
+        if helpers.len() > used || helpers.iter().enumerate().any(twice) {
+            return Err(self.shape("helpers that come twice, are lost, or are too many"));
+        }
+        if helpers.len() < used {
+            return Err(ErasureError::TooFew { present: helpers.len() + (k - used), needed: k });
+        }
+        let known = helpers.iter().map(|slot| slot.index()).chain(used..k);
+        let back = self.matrix.select(known).inverse().ok_or_else(|| self.shape("refused by the codec"))?;
+        Ok(self.matrix.select([lost.index()]).times(&back).row(0)[..used].to_vec())
+    }
+
+    /// What a slot is made of: a coefficient for each data slot.
+    #[cfg(test)]
+    pub(crate) fn row(&self, slot: Slot) -> &[u8] {
+        self.matrix.row(slot.index())
+    }
+
     const fn shape(&self, why: &'static str) -> ErasureError {
         ErasureError::Shape { code: self.params, why }
+    }
+}
+
+/// `outputs[r]` = sum over c of `coefficients[r][c]` times `inputs[c]`, in one pass over the inputs for every four outputs.
+/// Coefficients come row after row, one for each input; all slices have one length. What was in the outputs is gone.
+pub(crate) fn combine(coefficients: &[u8], inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+    if !inputs.is_empty() {
+        Matrix::new(inputs.len(), coefficients.to_vec()).multiply(inputs, outputs);
     }
 }

@@ -4,6 +4,7 @@
 //! happen comes out as values. The daemon and the simulator drive the same types.
 
 pub mod assess;
+pub mod blind;
 pub mod budget;
 pub mod carrier;
 pub mod chunking;

@@ -101,3 +101,62 @@ fn what_is_no_stripe_is_refused() {
     assert!(codec.reconstruct(4, &mut vec![None; 5], false).is_err());
     assert!(codec.reconstruct(1, &mut [Some(vec![1]), None, None, Some(vec![1, 2]), None], false).is_err());
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// A lost slot is the sum that the coefficients say, from any helpers, in any order, data and parity, and no helper is
+    /// idle.
+    #[test]
+    fn coefficients_make_the_lost_shard(data in 1u8..17, parity in 1u8..16, used in 1usize..17, seed: u64) {
+        let codec = Codec::new(CodeParams::new(data, parity)?);
+        let used = used.min(data.into());
+        let whole = stripe(&codec, used, 70);
+        let mut left: Vec<usize> = (0..whole.len()).filter(|slot| whole[*slot].is_some()).collect();
+        let mut at = seed;
+        let mut chosen = Vec::new();
+        for _ in 0..=used {
+            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            chosen.push(left.swap_remove((at >> 33) as usize % left.len()));
+        }
+        let slots: Vec<Slot> = chosen.iter().map(|slot| Slot::new(*slot as u8)).collect::<Result<_, _>>()?;
+        let coefficients = codec.coefficients(used, slots[0], &slots[1..])?;
+        prop_assert!(coefficients.len() == used && coefficients.iter().all(|c| *c != 0));
+        let mut sum = vec![0u8; 70];
+        for (coefficient, slot) in coefficients.iter().zip(&chosen[1..]) {
+            let shard = whole[*slot].as_deref().unwrap_or_default();
+            reed_solomon_erasure::galois_8::mul_slice_xor(*coefficient, shard, &mut sum);
+        }
+        prop_assert_eq!(Some(&sum), whole[chosen[0]].as_ref());
+        // The kernel's sum is the same, into a buffer that had something in it.
+        let inputs: Vec<&[u8]> = chosen[1..].iter().filter_map(|slot| whole[*slot].as_deref()).collect();
+        let mut kernel = vec![0xa5; 70];
+        combine(&coefficients, &inputs, &mut [&mut kernel]);
+        prop_assert_eq!(kernel, sum);
+    }
+}
+
+#[test]
+fn what_cannot_help_has_no_coefficients() {
+    let codec = Codec::new(CodeParams::DEFAULT);
+    let of = |used, lost: u8, helpers: &[u8]| {
+        let helpers: Vec<Slot> = helpers.iter().map(|slot| Slot::new(*slot).expect("a slot")).collect();
+        codec.coefficients(used, Slot::new(lost).expect("a slot"), &helpers)
+    };
+    assert!(of(5, 0, &[1, 2, 3, 4, 5]).is_ok());
+    assert!(of(2, 0, &[1, 7]).is_ok());
+    assert_eq!(of(5, 0, &[1, 2, 3]), Err(ErasureError::TooFew { present: 3, needed: 5 }));
+    assert_eq!(of(3, 0, &[1]), Err(ErasureError::TooFew { present: 3, needed: 5 }));
+    for (used, lost, helpers) in [
+        (5, 0, &[0, 1, 2, 3, 4][..]),
+        (5, 0, &[1, 1, 2, 3, 4]),
+        (5, 0, &[1, 2, 3, 4, 5, 6]),
+        (5, 8, &[0, 1, 2, 3, 4]),
+        (5, 0, &[1, 2, 3, 4, 8]),
+        (2, 0, &[1, 2]),
+        (2, 4, &[0, 1]),
+        (0, 0, &[]),
+        (6, 0, &[1, 2, 3, 4, 5, 6]),
+    ] {
+        assert!(matches!(of(used, lost, helpers), Err(ErasureError::Shape { .. })), "{used} {lost} {helpers:?}");
+    }
+}

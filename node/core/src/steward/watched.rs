@@ -75,6 +75,9 @@ pub(super) struct Watched {
     before: VecDeque<Committee>,
     pub(super) changes: Vec<Certificate>,
     entries: BTreeMap<OrderId, Entry>,
+    /// Of these and the record: who was given what, and what each slot should have.
+    given: BTreeMap<(u8, PeerKey), Ordinals>,
+    wanted: Vec<Ordinals>,
     /// What holders said that they lack.
     lacks: BTreeMap<(u8, PeerKey), Ordinals>,
     /// What we signed, and until when it binds us.
@@ -126,6 +129,8 @@ impl Watched {
             before: VecDeque::new(),
             changes: Vec::new(),
             entries: BTreeMap::new(),
+            given: BTreeMap::new(),
+            wanted: Vec::new(),
             lacks: BTreeMap::new(),
             promised: BTreeMap::new(),
             proposals: BTreeMap::new(),
@@ -140,6 +145,7 @@ impl Watched {
             new.change(change)?;
         }
         new.note(now, What::Adopted { generation });
+        new.reckon();
         Ok(new)
     }
 
@@ -151,6 +157,7 @@ impl Watched {
             adopted.into_iter().for_each(|entry| self.note(entry.at, entry.what));
             (self.entries, self.lacks, self.promised) = (old.entries, old.lacks, old.promised);
             (self.patience, self.spent) = (old.patience, old.spent);
+            self.reckon();
         }
         self
     }
@@ -166,20 +173,30 @@ impl Watched {
         self.record.group()
     }
 
+    /// Makes what is looked up at every look from record and entries.
+    fn reckon(&mut self) {
+        let slots = slots_of(self.record.mandate.ticket.code());
+        let rows = |slot: Slot| self.record.sheets.get(slot.index()).map(|sheet| &sheet.rows[..]).unwrap_or_default();
+        self.wanted = slots.map(|slot| rows(slot).iter().map(|row| row.ordinal).collect()).collect();
+        self.given.clear();
+        for (sheet, wanted) in self.record.sheets.iter().zip(&self.wanted) {
+            let slot = sheet.slot.as_u8();
+            self.given.extend(sheet.holders.iter().map(|peer| ((slot, *peer), *wanted)));
+        }
+        for Entry { taken, .. } in self.entries.values() {
+            let given = self.given.entry((taken.slot.as_u8(), taken.holder)).or_default();
+            *given = given.or(&taken.ordinals);
+        }
+    }
+
     /// Which stripes a slot has shards of.
     pub(super) fn wanted(&self, slot: Slot) -> Ordinals {
-        self.record.sheets.get(slot.index()).into_iter().flat_map(|sheet| &sheet.rows).map(|row| row.ordinal).collect()
+        self.wanted.get(slot.index()).copied().unwrap_or_default()
     }
 
     /// Which of them this peer was given.
     fn given(&self, slot: Slot, peer: &PeerKey) -> Ordinals {
-        let sheet = self.record.sheets.get(slot.index());
-        let first = match sheet.is_some_and(|sheet| sheet.holders.contains(peer)) {
-            true => self.wanted(slot),
-            false => Ordinals::default(),
-        };
-        let of = |entry: &&Entry| entry.taken.slot == slot && entry.taken.holder == *peer;
-        self.entries.values().filter(of).fold(first, |all, entry| all.or(&entry.taken.ordinals))
+        self.given.get(&(slot.as_u8(), *peer)).copied().unwrap_or_default()
     }
 
     /// Which of them it should still have, as far as it said nothing else.
@@ -190,10 +207,9 @@ impl Watched {
 
     /// Everybody on record for a slot, those with the most shards first.
     pub(super) fn holders(&self, slot: Slot) -> Vec<PeerKey> {
-        let sheet = self.record.sheets.get(slot.index()).into_iter().flat_map(|sheet| &sheet.holders).copied();
-        let later = self.entries.values().filter(|entry| entry.taken.slot == slot).map(|entry| entry.taken.holder);
-        let all: BTreeSet<PeerKey> = sheet.chain(later).collect();
-        let mut all: Vec<PeerKey> = all.into_iter().collect();
+        let (first, last) = (PeerKey::from_bytes([0; 32]), PeerKey::from_bytes([255; 32]));
+        let at = slot.as_u8();
+        let mut all: Vec<PeerKey> = self.given.range((at, first)..=(at, last)).map(|((_, peer), _)| *peer).collect();
         all.sort_by_key(|peer| std::cmp::Reverse(self.has(slot, peer).len()));
         all
     }
@@ -211,12 +227,13 @@ impl Watched {
     }
 
     pub(super) fn everybody(&self) -> impl Iterator<Item = PeerKey> + '_ {
-        let sheets = self.record.sheets.iter().flat_map(|sheet| sheet.holders.iter().copied());
-        sheets.chain(self.entries.values().map(|e| e.taken.holder)).chain(self.committee.stewards().iter().copied())
+        self.given.keys().map(|(_, peer)| *peer).chain(self.committee.stewards().iter().copied())
     }
 
     pub(super) fn concerns(&self, peer: &PeerKey) -> bool {
-        self.everybody().any(|known| known == *peer)
+        let slots = 0..self.wanted.len() as u8;
+        slots.into_iter().any(|slot| self.given.contains_key(&(slot, *peer)))
+            || self.committee.stewards().contains(peer)
     }
 
     pub(super) fn assess(&self, watch: &Watch, now: Timestamp) -> Assessment {
@@ -513,6 +530,7 @@ impl Watched {
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
         self.patience.remove(&subject);
         self.entries.insert(order, Entry { certificate: certificate.clone(), sealed, taken });
+        self.reckon();
         self.looked = None;
         true
     }

@@ -3,6 +3,7 @@
 //! Time comes in as [`cairn_proto::Timestamp`], chance as a seeded generator, the world as values; what should
 //! happen comes out as values. The daemon and the simulator drive the same types.
 
+pub mod audit;
 pub mod carrier;
 pub mod chunking;
 pub mod colour;
@@ -16,6 +17,7 @@ pub mod keys;
 pub mod pack;
 pub mod peer_view;
 pub mod placement;
+pub mod reputation;
 pub mod seal;
 pub mod shard_buffer;
 pub mod stripe;

@@ -117,8 +117,9 @@ impl Entry {
         let today = &mut self.days[self.today as usize % DAYS];
         match seen {
             Observed::Silent => today.down = today.down.saturating_add(1),
-            Observed::Withheld => {}
-            _ => today.up = today.up.saturating_add(1),
+            Observed::Good | Observed::Alive => today.up = today.up.saturating_add(1),
+            // Answers, and nothing that was of use: who could report its way up would.
+            _ => {}
         }
         if seen == Observed::Good {
             today.shown = today.shown.saturating_add(1);

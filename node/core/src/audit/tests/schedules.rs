@@ -148,8 +148,9 @@ fn an_audit_that_the_caller_lost_is_asked_again() {
 #[test]
 fn a_schedule_is_bounded_and_forgets() {
     let mut s = Schedule::new();
+    let holders = [peer(0), peer(1), peer(2)];
     for n in 0..PLACES_MAX as u32 {
-        assert!(s.watch(peer(n % 3), place(n), 1, 1, START));
+        assert!(s.watch(holders[n as usize % 3], place(n), 1, 1, START));
     }
     assert!(!s.watch(peer(1), place(u32::MAX), 1, 1, START), "full");
     assert!(s.watch(peer(1), place(1), 2, 1, START), "known");
@@ -162,6 +163,18 @@ fn a_schedule_is_bounded_and_forgets() {
     assert_eq!(s.next(START.plus_ms(DAY), &mut ChaCha8Rng::seed_from_u64(7)), None);
 }
 
+/// So many in a thousand of the shards of twenty places.
+fn drop_some(rng: &mut ChaCha8Rng, in_thousand: u64) -> BTreeSet<Target> {
+    let target = |(group, slot), ordinal| Target { group, slot, ordinal };
+    let mut all: Vec<_> = (0..20).flat_map(|n| (0..=255).map(move |o| target(place(n), o))).collect();
+    let count = in_thousand as usize * all.len() / 1000;
+    for at in 0..count {
+        let other = at + rng.next_u64() as usize % (all.len() - at);
+        all.swap(at, other);
+    }
+    all.into_iter().take(count).collect()
+}
+
 /// With 5120 shards, audits until the first missing one: the mean within a tenth of 1/f, and 99 % within ln(100)/f or so.
 #[test]
 fn missing_shards_are_found_as_reckoned() {
@@ -170,18 +183,13 @@ fn missing_shards_are_found_as_reckoned() {
         for seed in 0..trials {
             let mut rng = ChaCha8Rng::seed_from_u64(0xa0d1 + seed);
             let mut s = schedule(peer(1), 20, 1);
-            let count = in_thousand * 5120 / 1000;
-            let mut missing = BTreeSet::new();
-            while (missing.len() as u64) < count {
-                let at = rng.next_u64() % 5120;
-                missing.insert((place((at / 256) as u32), (at % 256) as u8));
-            }
+            let missing = drop_some(&mut rng, in_thousand);
             let (mut audits, mut found) = (0, false);
             while !found {
                 let now = s.poll_timeout().expect("always");
                 let Some(due) = s.next(now, &mut rng) else { continue };
                 audits += 1;
-                found = missing.contains(&((due.target.group, due.target.slot), due.target.ordinal));
+                found = missing.contains(&due.target);
                 answer(&mut s, due, now);
             }
             sum += audits;

@@ -121,8 +121,9 @@ fn an_own_report_costs_little_and_a_disk_is_one_accident() {
     let mut book = Reputation::new();
     served(&mut book, peer(1), Class::Server, 30);
     let before = book.standing(&peer(1), 50, at(720)).score;
+    let clumsy = peer(1);
     for _ in 0..100_000 {
-        book.observe(peer(1), Observed::Reported, at(720));
+        book.observe(clumsy, Observed::Reported, at(720));
     }
     let after = book.standing(&peer(1), 50, at(720));
     assert!(after.eligible && before - after.score <= 10, "{before} {}", after.score);
@@ -132,9 +133,10 @@ fn an_own_report_costs_little_and_a_disk_is_one_accident() {
         book.observe(peer(2), Observed::NotHere, at(720));
     }
     assert!(!book.standing(&peer(2), 50, at(720)).eligible, "who says it only when asked is not so lucky");
+    let healed = peer(2);
     for hour in 720..720 + 24 * 40 {
         for _ in 0..20 {
-            book.observe(peer(2), Observed::Good, at(hour));
+            book.observe(healed, Observed::Good, at(hour));
         }
     }
     assert!(book.standing(&peer(2), 50, at(1680)).eligible, "and heals");
@@ -270,12 +272,12 @@ proptest! {
     ) {
         let mut book = Reputation::new();
         book.met(peer(1), Class::Home, START);
-        let mut now = 0;
+        let (mut now, who) = (0, peer(1));
         for (seen, hours) in events {
             now += hours;
-            let before = book.standing(&peer(1), 9, at(now));
-            book.observe(peer(1), seen, at(now));
-            let after = book.standing(&peer(1), 9, at(now));
+            let before = book.standing(&who, 9, at(now));
+            book.observe(who, seen, at(now));
+            let after = book.standing(&who, 9, at(now));
             prop_assert!(after.score <= 1000 && after.quota <= 1000);
             if matches!(seen, Observed::Withheld | Observed::Mismatch | Observed::BadBytes) {
                 prop_assert!(after.quota <= before.quota);

@@ -166,7 +166,7 @@ fn a_schedule_is_bounded_and_forgets() {
 /// So many in a thousand of the shards of twenty places.
 fn drop_some(rng: &mut ChaCha8Rng, in_thousand: u64) -> BTreeSet<Target> {
     let target = |(group, slot), ordinal| Target { group, slot, ordinal };
-    let mut all: Vec<_> = (0..20).flat_map(|n| (0..=255).map(move |o| target(place(n), o))).collect();
+    let mut all: Vec<_> = (0..20).map(place).flat_map(|place| (0..=255).map(move |o| target(place, o))).collect();
     let count = in_thousand as usize * all.len() / 1000;
     for at in 0..count {
         let other = at + rng.next_u64() as usize % (all.len() - at);

@@ -77,8 +77,9 @@ fn complaints_count_from_a_third_on_and_never_take_more_than_their_cap() {
     // Known, but not seen for a week: our own eyes say nothing.
     let now = at(24 * 30);
     for n in 1..40 {
+        let other = peer(n);
         for hour in 24 * 10..24 * 30 {
-            book.observe(peer(n), Observed::Good, at(hour));
+            book.observe(other, Observed::Good, at(hour));
         }
     }
     let score = |book: &Reputation| book.standing(&peer(0), 39, now).score;

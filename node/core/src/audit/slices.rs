@@ -1,8 +1,10 @@
 //! Which leaves a challenge asks for, and the proofs that they belong to the shard.
 //!
-//!     link(0)   = BLAKE3 keyed with the nonce over the root
-//!     place(j)  = first eight bytes of link(j), little endian, modulo 1024
-//!     link(j+1) = BLAKE3 keyed with the nonce over link(j) || BLAKE3(slice j)
+//! ```text
+//! link(0)   = BLAKE3 keyed with the nonce over the root
+//! place(j)  = first eight bytes of link(j), little endian, modulo 1024
+//! link(j+1) = BLAKE3 keyed with the nonce over link(j) || BLAKE3(slice j)
+//! ```
 //!
 //! A slice is bao's: length, path, leaf; it depends on the place and the shard alone. The digest of a chain is its last link.
 

@@ -1,10 +1,12 @@
 //! Reputation on disk: version 1, then entries and convictions, each ascending by peer and of fixed size, little endian.
 //!
-//!     state      = 1 · count u32 · entry* · count u32 · conviction*
-//!     entry      = peer 32 · class u8 · first seen u64 · last u64 · last bad u64 · events u64 · good u64 · bad u64 ·
-//!                  reported u64 · ruling suspected · ruling excluded · newest day u32 · 30 x (up u16 · down u16 · shown u16)
-//!     ruling     = until u64 · votes u8
-//!     conviction = peer 32 · lie u8 (1 wrong answer, 2 equivocation) · dealt u8 · evidence 32
+//! ```text
+//! state      = 1 · count u32 · entry* · count u32 · conviction*
+//! entry      = peer 32 · class u8 · first seen u64 · last u64 · last bad u64 · events u64 · good u64 · bad u64 ·
+//!              reported u64 · ruling suspected · ruling excluded · newest day u32 · 30 x (up u16 · down u16 · shown u16)
+//! ruling     = until u64 · votes u8
+//! conviction = peer 32 · lie u8 (1 wrong answer, 2 equivocation) · dealt u8 · evidence 32
+//! ```
 
 use cairn_proto::{DecodeError, PeerKey, StatementId, Timestamp};
 

@@ -183,6 +183,18 @@ fn a_wrong_answer_convicts_from_its_file_alone() {
     }
 }
 
+/// bao looks at the length only with the last leaf, and a shorter one may have the same tree.
+#[test]
+fn a_slice_has_one_encoding() {
+    let shard = shard(10);
+    let first = challenge(root(&shard), 1);
+    let asked = first.seal(&key(AUDITOR));
+    let (_, mut slices) = respond(Some(&shard), &first);
+    slices[0][..8].copy_from_slice(&(SHARD_SIZE as u64 - 1).to_le_bytes());
+    let outcome = verify(&asked, &sign(&asked, rehash(&slices)), &slices, &root(&shard));
+    assert!(matches!(outcome, Ok(Outcome::Wrong(Evidence::WrongAnswer { at: 0, .. }))), "{outcome:?}");
+}
+
 #[test]
 fn a_proof_that_was_touched_proves_nothing() {
     let shard = shard(5);

@@ -72,18 +72,16 @@ fn every_shard_has_its_turn_and_none_is_safe_after_it() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let mut s = schedule(peer(1), 2, 1);
     let mut seen = BTreeMap::<Target, u32>::new();
-    // Three in four of 760 go to those that had no turn: all 512 had it.
-    let mut left = 760;
-    while left > 0 {
+    let mut audits = 0;
+    while seen.len() < 512 {
         let now = s.poll_timeout().expect("always");
         let Some(due) = s.next(now, &mut rng) else { continue };
         *seen.entry(due.target).or_default() += 1;
         answer(&mut s, due, now);
-        left -= 1;
+        audits += 1;
     }
-    assert_eq!(seen.len(), 512);
-    let twice = seen.values().filter(|n| **n > 1).count();
-    assert!((80..260).contains(&twice), "some twice while others waited: {twice}");
+    // Three in four go to those that had no turn: more than 512 audits, as some were asked twice, and fewer than 512 / 0.75.
+    assert!((540..683).contains(&audits), "{audits}");
 }
 
 #[test]

@@ -226,7 +226,8 @@ fn a_flood_of_strangers_puts_out_nobody_who_matters() {
     book.convict(convict(&lie(3)).expect("a proof"));
     let stranger = |n: u32| PeerKey::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
     for n in 0..ENTRIES_MAX as u32 * 2 {
-        book.met(stranger(n), Class::Home, at(80));
+        // More than the cheat has done.
+        (0..25).for_each(|_| book.observe(stranger(n), Observed::Alive, at(80)));
     }
     assert_eq!(book.entries.len(), ENTRIES_MAX);
     assert!(book.standing(&peer(1), 50, at(80)).score > 850);

@@ -125,6 +125,10 @@ id32!(
     StripeId, "stripe id"
 );
 id32!(
+    /// A signed statement: hash of its context, signer and body, so that others can name what somebody said.
+    StatementId, "statement id"
+);
+id32!(
     /// A vault's Ed25519 verifying key: what its head is signed with and looked up by.
     VaultKey, "vault key"
 );

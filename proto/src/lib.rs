@@ -3,6 +3,7 @@
 //! `SPEC.md` beside this crate has the byte layouts; `tests/golden/` freezes them. Every decoder here takes
 //! hostile bytes: it is bounded, never panics, and has a fuzz target.
 
+pub mod audit;
 pub mod code_params;
 pub mod group;
 pub mod head;
@@ -22,7 +23,9 @@ pub mod wire;
 
 pub use code_params::{CodeParams, SEAL_OVERHEAD, SHARD_PAYLOAD, SHARD_SIZE, STRIPES_PER_GROUP_MAX, Slot};
 pub use group::{Grant, GroupTicket, Rights};
-pub use ids::{ChunkId, Domain, GroupId, NetworkId, PeerKey, Region, ShardRoot, SnapshotId, StripeId, VaultKey};
+pub use ids::{
+    ChunkId, Domain, GroupId, NetworkId, PeerKey, Region, ShardRoot, SnapshotId, StatementId, StripeId, VaultKey,
+};
 pub use mandate::{GroupRecord, Mandate, Powers, SheetRow, SlotSheet};
 pub use order::{Action, Certificate, Committee, Order, Ordinals, Taken};
 pub use units::{ByteSize, Timestamp};

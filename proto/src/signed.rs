@@ -5,7 +5,7 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 
-use crate::DecodeError;
+use crate::{DecodeError, StatementId};
 
 /// Largest body of a signed statement, in bytes: a head record is the largest and has 8 KiB.
 pub const SIGNED_BODY_MAX: usize = 8 * 1024;
@@ -30,6 +30,15 @@ impl SignedBytes {
     pub fn sign(context: &str, body: Vec<u8>, key: &SigningKey) -> Self {
         let signature = key.sign(&message(context, &body));
         Self { body, signer: key.verifying_key().to_bytes().to_vec(), signature: signature.to_bytes().to_vec() }
+    }
+
+    /// What others name this statement by. The signature is not part of it: a second signature over the same words by
+    /// the same signer says nothing new.
+    #[must_use]
+    pub fn id(&self, context: &'static str) -> StatementId {
+        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 statement id v1");
+        hasher.update(context.as_bytes()).update(&[0]).update(&self.signer).update(&self.body);
+        StatementId::from_bytes(*hasher.finalize().as_bytes())
     }
 
     /// Checks size and signature; returns the signer's key.

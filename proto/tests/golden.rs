@@ -6,7 +6,10 @@ use std::{env, fs, path::PathBuf};
 use cairn_proto::{
     Action, ByteSize, Certificate, ChunkId, CodeParams, DecodeError, Domain, Grant, GroupId, GroupRecord, GroupTicket,
     Mandate, NetworkId, Order, PeerKey, Powers, Region, Rights, ShardRoot, SheetRow, Slot, SlotSheet, SnapshotId,
-    StripeId, Taken, Timestamp, VaultKey,
+    StatementId, StripeId, Taken, Timestamp, VaultKey,
+    audit::{
+        Answer, Challenge, Evidence, Found, Loss, Matter, SLICE_SIZE, SilenceReport, Verdict, VerdictKind, Vote, Way,
+    },
     head::{FORMAT_VERSION, HeadContent},
     index::{IndexSegment, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
@@ -313,4 +316,51 @@ fn mandates_and_orders() {
         holder: key_of(&holder),
     };
     check("taken", &taken.seal(&holder), &taken, Taken::open);
+}
+
+#[test]
+fn audits() {
+    let me = PeerKey::from_bytes(key().verifying_key().to_bytes());
+    let challenge = Challenge {
+        auditor: me,
+        holder: me,
+        group: GroupId::from_bytes([2; 32]),
+        slot: slot(7),
+        ordinal: 255,
+        root: ShardRoot::from_bytes([3; 32]),
+        nonce: [4; 32],
+        way: Way::Slices,
+        slices: 4,
+        previous: Some(StatementId::from_bytes([5; 32])),
+        issued: Timestamp(1_790_000_000_000),
+        deadline: Timestamp(1_790_000_060_000),
+    };
+    let asked = challenge.seal(&key());
+    check("audit-challenge", &asked.encode_to_vec(), &challenge, |bytes| Challenge::open(&signed(bytes)?));
+    let id = Challenge::id(&asked);
+    let answer = |found| Answer { holder: me, challenge: id, previous: None, found };
+    let slices = answer(Found::Slices(vec![[6; 32]; 4]));
+    check("audit-answer", &slices.seal(&key()).encode_to_vec(), &slices, |bytes| Answer::open(&signed(bytes)?));
+    let gone = answer(Found::NotHere(Loss::Damaged));
+    check("audit-loss", &gone.seal(&key()).encode_to_vec(), &gone, |bytes| Answer::open(&signed(bytes)?));
+
+    let wrong = Evidence::WrongAnswer {
+        challenge: asked.clone(),
+        answer: slices.seal(&key()),
+        at: 2,
+        slice: vec![8; SLICE_SIZE],
+    };
+    check("evidence-wrong-answer", &wrong.encode(), &wrong, Evidence::decode);
+    check("evidence-id", wrong.id().as_bytes(), &wrong.id(), StatementId::from_slice);
+    let report = SilenceReport { reporter: me, challenge: id, at: Timestamp(1_790_000_060_001) };
+    let silence = Evidence::Silence { challenge: asked, report: report.seal(&key()) };
+    check("evidence-silence", &silence.encode(), &silence, Evidence::decode);
+
+    let place = Some((GroupId::from_bytes([2; 32]), slot(7)));
+    let matter = Matter { subject: peer(9), kind: VerdictKind::Suspect, round: 77, place };
+    let vote =
+        Vote { voter: me, matter, against: true, evidence: vec![wrong.id()], issued: Timestamp(1_790_000_070_000) };
+    let verdict = Verdict { matter, votes: vec![vote.seal(&key())] };
+    check("verdict", &verdict.encode(), &verdict, Verdict::decode);
+    check("vote", &vote.seal(&key()).encode_to_vec(), &vote, |bytes| Vote::open(&signed(bytes)?));
 }

@@ -4,6 +4,7 @@
 //! happen comes out as values. The daemon and the simulator drive the same types.
 
 pub mod assess;
+pub mod audit;
 pub mod blind;
 pub mod budget;
 pub mod carrier;
@@ -21,6 +22,7 @@ pub mod pack;
 pub mod part;
 pub mod peer_view;
 pub mod placement;
+pub mod reputation;
 pub mod seal;
 pub mod shard_buffer;
 pub mod steward;

@@ -1,7 +1,9 @@
 //! One target per decoder: valid inputs to start from, and what must hold for any bytes.
 
+mod audits;
 mod edges;
 mod formats;
+mod states;
 mod stewards;
 
 use std::path::Path;
@@ -45,6 +47,8 @@ pub fn all() -> Vec<Target> {
     all.extend(formats::all());
     all.extend(edges::all());
     all.extend(stewards::all());
+    all.extend(audits::all());
+    all.extend(states::all());
     all
 }
 

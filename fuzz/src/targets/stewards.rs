@@ -72,7 +72,9 @@ fn order_seeds() -> Vec<Vec<u8>> {
     let helpers = vec![(slot(0), PeerKey::from_bytes([1; 32])), (slot(2), PeerKey::from_bytes([2; 32]))];
     let rebuild = Action::Rebuild { slot: slot(1), to, ordinals: [3].into_iter().collect(), helpers };
     let replace = Action::Replace { old: peer(&key()), new: to };
-    [copy(), an_order(rebuild), an_order(replace)].map(|order| order.encode().expect("valid")).to_vec()
+    let (retire, enlist) = (Action::Retire { old: peer(&key()) }, Action::Enlist { new: to });
+    let changes = [replace, retire, enlist].map(an_order);
+    [copy(), an_order(rebuild)].into_iter().chain(changes).map(|order| order.encode().expect("valid")).collect()
 }
 
 fn certificate() -> Vec<u8> {

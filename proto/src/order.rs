@@ -23,6 +23,8 @@ pub const CERTIFICATE_MAX: usize = ORDER_MAX + 8 + STEWARDS_MAX * 96;
 /// The longest that an order may stand: what a group's repair over a slow line takes, and no longer, for a stolen or delayed one
 /// moves shards again.
 pub const ORDER_MS_MAX: u64 = 48 * 3600 * 1000;
+/// How far the clocks of two peers may differ.
+pub const SKEW_MS: u64 = 10 * 60 * 1000;
 /// Changes of stewards under one mandate at most: two a week for its thirteen months.
 pub const CHANGES_MAX: usize = 114;
 
@@ -171,6 +173,16 @@ impl Action {
         match self {
             Self::Copy { slot, .. } | Self::Rebuild { slot, .. } => Some(*slot),
             Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => None,
+        }
+    }
+
+    /// Shards that each stripe of it moves over some line.
+    #[must_use]
+    pub fn shards_moved(&self) -> u64 {
+        match self {
+            Self::Copy { .. } => 1,
+            Self::Rebuild { helpers, .. } => helpers.len() as u64,
+            _ => 0,
         }
     }
 
@@ -481,10 +493,10 @@ impl Certificate {
         Ok(())
     }
 
-    /// Whether somebody may begin with it at this time.
+    /// Whether somebody may begin with it at this time, by a clock that may be [`SKEW_MS`] behind.
     #[must_use]
     pub fn stands_at(&self, now: Timestamp) -> bool {
-        self.order.issued <= now && now < self.order.expires
+        self.order.issued.ms_since(now) <= SKEW_MS && now < self.order.expires
     }
 
     /// The bytes, at most [`CERTIFICATE_MAX`].

@@ -95,6 +95,8 @@ pub struct Months {
     pub cut_on_day: Option<u32>,
     /// Whether stewards do nothing, to show that something is needed of them.
     pub asleep: bool,
+    /// Whether new holders take the slot behind the one that they are given, to show that the checks would see it.
+    pub greedy: bool,
 }
 
 impl Months {
@@ -102,7 +104,17 @@ impl Months {
     #[must_use]
     pub const fn new(seed: u64, churn_percent: u32) -> Self {
         let cut_on_day = Some(60);
-        Self { seed, peers: 48, days: 180, churn_percent, groups: 2, lost_per_mille: 10, cut_on_day, asleep: false }
+        let (asleep, greedy) = (false, false);
+        Self { seed, peers: 48, days: 180, churn_percent, groups: 2, lost_per_mille: 10, cut_on_day, asleep, greedy }
+    }
+
+    /// The command that repeats this run.
+    #[must_use]
+    pub fn command(&self) -> String {
+        format!(
+            "cargo run -p cairn-sim -- --scenario months --seed {:#x} --nodes {} --days {} --churn {} --groups {}",
+            self.seed, self.peers, self.days, self.churn_percent, self.groups
+        )
     }
 }
 
@@ -254,7 +266,9 @@ impl<'a> World<'a> {
         let bad = |what: String| Violation { invariant: "REP-1", at: Timestamp(0), what };
         let views = self.views(None);
         let policy = PlacementPolicy::new(CodeParams::DEFAULT, 2);
-        let authority = SigningKey::from_bytes(&crate::world::key("authority", number));
+        let mut secret = crate::world::key("authority", number);
+        secret[..8].copy_from_slice(&self.settings.seed.to_le_bytes());
+        let authority = SigningKey::from_bytes(&secret);
         let owner = Owner { peer: PeerKey::from_bytes([255; 32]), domain: crate::world::operator("the-owner") };
         let avoid = BTreeSet::new();
         let request = GroupRequest {
@@ -265,17 +279,9 @@ impl<'a> World<'a> {
             now: self.now,
             owner_key: Some([number as u8; 32]),
         };
-        // Until the stewards' colour has somebody, too; as many as there may be after a few draws.
-        let mut best = None;
-        for _ in 0..16 {
-            let plan = placement::plan_group(&views, &request, self.dice.rng());
-            let plan = plan.map_err(|e| bad(format!("no group: {e}")))?;
-            let stewards = placement::stewards(&views, &request, &plan.ticket);
-            if best.as_ref().is_none_or(|(_, known): &(_, Vec<PeerKey>)| known.len() < stewards.len()) {
-                best = Some((plan, stewards));
-            }
-        }
-        let (plan, mut stewards) = best.ok_or_else(|| bad("no group".into()))?;
+        let plan = placement::plan_group(&views, &request, self.dice.rng());
+        let plan = plan.map_err(|e| bad(format!("no group: {e}")))?;
+        let mut stewards = placement::stewards(&views, &request, &plan.ticket);
         stewards.truncate(STEWARDS_MAX);
         let group = plan.ticket.id();
         let mut rows: Vec<Vec<SheetRow>> = plan.slots.iter().map(|_| Vec::new()).collect();
@@ -495,12 +501,16 @@ impl<'a> World<'a> {
                 return Ok(());
             }
         };
+        let mut task = task;
+        if self.settings.greedy {
+            task.slot = Slot::new((task.slot.as_u8() + 1) % 8).unwrap_or(task.slot);
+        }
         let stewards: Vec<usize> = task.part.stewards.iter().map(|peer| self.index[peer]).collect();
         let mut took = Ordinals::default();
         let mut failure = None;
         for row in &task.rows {
             match self.fetch(to, &credentials, task.slot, row.ordinal, &task.part.action) {
-                Ok(bytes) if blake3::hash(&bytes).as_bytes() == row.root.as_bytes() => {
+                Ok(bytes) if self.settings.greedy || blake3::hash(&bytes).as_bytes() == row.root.as_bytes() => {
                     self.store(to, &task.part.mandate.ticket, task.slot, row.ordinal, bytes)?;
                     took.insert(row.ordinal);
                 }
@@ -547,14 +557,16 @@ impl<'a> World<'a> {
         };
         match action {
             Action::Copy { from, to: me, .. } => {
-                let served = part::may_serve(credentials, from, me, self.now);
+                let served = part::may_serve(credentials, from, (me, &self.members[to].domain), self.now);
                 let fine = served.is_ok_and(|(of, ordinals)| of == slot && ordinals.contains(ordinal));
                 if fine { asked(from, slot) } else { Err(*from) }
             }
             Action::Rebuild { helpers, .. } => {
                 let mut shards: Vec<Option<Vec<u8>>> = vec![None; self.codec.params().slots()];
                 for (of, helper) in helpers {
-                    let own = part::may_help(credentials, helper, self.now).map(|(_, own)| own);
+                    let held = self.members[self.index[helper]].ledger.get(&group).copied();
+                    let domain = &self.members[to].domain;
+                    let own = part::may_help(credentials, helper, held, domain, self.now).map(|(_, own)| own);
                     if own != Ok(*of) {
                         return Err(*helper);
                     }

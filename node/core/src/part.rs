@@ -6,8 +6,9 @@
 //!
 //! # Invariants
 //!
-//! - **SEP-1** A new holder's colour in the group is the slot, and it never accepted another one. Enforced by [`may_take`]; attacked
-//!   by `tests::a_quorum_of_liars_gets_nobody_to_take_another_slot` and by `cairn-sim`'s `months` scenario.
+//! - **SEP-1** A new holder's colour in the group is the slot, and it never accepted another one. Enforced by [`may_take`]; no source hands it to another
+//!   colour either ([`may_serve`], [`may_help`]); attacked by
+//!   `steward::tests::a_quorum_of_liars_gets_nobody_to_take_another_slot`.
 
 use cairn_proto::{
     Action, Certificate, Committee, DecodeError, Domain, Mandate, Ordinals, PeerKey, SheetRow, Slot, SlotSheet,
@@ -131,31 +132,52 @@ pub fn may_take(
     Ok(Task { part, slot, rows })
 }
 
-/// What `me`, a holder, hands to `bearer` under a copy.
+/// What `me`, a holder, hands to `bearer`, whose pinned domain this is, under a copy: nothing to a peer of another colour, whoever
+/// ordered it.
 ///
 /// # Errors
 /// Why nothing.
 pub fn may_serve(
     credentials: &Credentials,
     me: &PeerKey,
-    bearer: &PeerKey,
+    (bearer, domain): (&PeerKey, &Domain),
     now: Timestamp,
 ) -> Result<(Slot, Ordinals), Unfit> {
-    match credentials.check(now)?.action {
-        Action::Copy { slot, from, to, ordinals } if from == *me && to == *bearer => Ok((slot, ordinals)),
+    let part = credentials.check(now)?;
+    match part.action {
+        Action::Copy { slot, from, to, ordinals } if from == *me && to == *bearer => {
+            if may_hold(&part.mandate.ticket, domain, slot) {
+                Ok((slot, ordinals))
+            } else {
+                Err(Unfit::WrongColour { slot })
+            }
+        }
         _ => Err(Unfit::NotNamed),
     }
 }
 
-/// The slot of its own with which `me`, a holder, helps in a rebuild.
+/// The slot of its own with which `me`, a holder, helps in a rebuild for the new holder, whose pinned domain this is. `held` is the
+/// slot of the group that `me` has, by its own ledger.
 ///
 /// # Errors
 /// Why not.
-pub fn may_help(credentials: &Credentials, me: &PeerKey, now: Timestamp) -> Result<(Part, Slot), Unfit> {
+pub fn may_help(
+    credentials: &Credentials,
+    me: &PeerKey,
+    held: Option<Slot>,
+    new_holder: &Domain,
+    now: Timestamp,
+) -> Result<(Part, Slot), Unfit> {
     let part = credentials.check(now)?;
-    let own = match &part.action {
-        Action::Rebuild { helpers, .. } => helpers.iter().find(|(_, peer)| peer == me).map(|(slot, _)| *slot),
-        _ => None,
-    };
-    own.map(|slot| (part, slot)).ok_or(Unfit::NotNamed)
+    let Action::Rebuild { slot, helpers, .. } = &part.action else { return Err(Unfit::NotNamed) };
+    let slot = *slot;
+    if !may_hold(&part.mandate.ticket, new_holder, slot) {
+        return Err(Unfit::WrongColour { slot });
+    }
+    let own = helpers.iter().find(|(_, peer)| peer == me).map(|(own, _)| *own).ok_or(Unfit::NotNamed)?;
+    match held {
+        Some(held) if held == own => Ok((part, own)),
+        Some(held) => Err(Unfit::OtherSlot { held }),
+        None => Err(Unfit::NotNamed),
+    }
 }

@@ -56,7 +56,12 @@ fn a_quorum_makes_an_order_good_and_nothing_less_does() {
             bad[at] ^= 1;
             assert!(Certificate::decode(&bad).map_or(true, |read| read.check(&committee).is_err()), "byte {at}");
         }
-        assert!(good.stands_at(NOW) && !good.stands_at(order.expires) && !good.stands_at(Timestamp(NOW.0 - 1)));
+        assert!(
+            good.stands_at(NOW)
+                && !good.stands_at(order.expires)
+                && !good.stands_at(Timestamp(NOW.0 - 1 - SKEW_MS))
+                && good.stands_at(Timestamp(NOW.0 - SKEW_MS))
+        );
     }
 }
 

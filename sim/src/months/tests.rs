@@ -1,12 +1,86 @@
+//! Two hundred times half a year, each seed twice; and worlds in which a guard is missing, which the checks must see.
+
 use super::*;
 
-#[test]
-fn one_month_run() {
-    for seed in 0..2 {
-        for churn in [5, 20] {
-            let begin = std::time::Instant::now();
-            let out = run(&Months::new(seed, churn));
-            println!("{seed} {churn} {:?} {out:?}", begin.elapsed());
-        }
+/// Runs seeds and adds up what they did; every branch must have been taken by some.
+fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
+    let mut sum = MonthsReport::default();
+    for seed in seeds {
+        let settings = Months { groups: 1, ..Months::new(seed, churn_percent) };
+        let outcome = run_twice(&settings);
+        assert!(outcome.is_ok(), "FAIL {outcome:?}\nreproduce: {}", settings.command());
+        let Ok(report) = outcome else { continue };
+        sum.departed += report.departed;
+        sum.holders_lost += report.holders_lost;
+        sum.orders += report.orders;
+        sum.copies += report.copies;
+        sum.rebuilds += report.rebuilds;
+        sum.failures += report.failures;
+        sum.changes += report.changes;
+        sum.healed += report.healed;
+        sum.lost += report.lost;
+        sum.below_target += report.below_target;
+        sum.most_a_day = sum.most_a_day.max(report.most_a_day);
+        sum.longest_gap_hours = sum.longest_gap_hours.max(report.longest_gap_hours);
     }
+    println!("{churn_percent} % a month: {sum:?}");
+    for (what, count) in [
+        ("peers left", sum.departed),
+        ("holders were lost", sum.holders_lost),
+        ("copies were made", sum.copies),
+        ("orders failed", sum.failures),
+        ("stewards changed", sum.changes),
+        ("shards healed", sum.healed),
+    ] {
+        assert!(count > 0, "no {what}: {sum:?}");
+    }
+    assert_eq!(sum.lost, 0);
+    // No storm: hardly more orders than there was to do, with what failed, and some for those who came back.
+    assert!(sum.orders <= 2 * (sum.holders_lost + sum.healed + sum.failures), "{sum:?}");
+    // Hardly any place is empty in the end: what was lost within the last week, or has nobody of its colour.
+    assert!(sum.below_target * 20 <= 16 * 50, "{sum:?}");
+    sum
+}
+
+#[test]
+fn fifty_half_years_at_five_percent() {
+    seeds(0..50, 5);
+}
+
+#[test]
+fn fifty_more_half_years_at_five_percent() {
+    seeds(50..100, 5);
+}
+
+#[test]
+fn fifty_half_years_at_twenty_percent() {
+    seeds(100..150, 20);
+}
+
+#[test]
+fn fifty_more_half_years_at_twenty_percent() {
+    let sum = seeds(150..200, 20);
+    assert!(sum.rebuilds > 0, "no slot was ever without a copy: {sum:?}");
+}
+
+/// What is kept is kept by the stewards: without them most of it is gone.
+#[test]
+fn asleep_stewards_lose_data() {
+    let lost: u32 = (0..4)
+        .map(|seed| {
+            let settings = Months { asleep: true, groups: 1, ..Months::new(seed, 20) };
+            run(&settings).map_or(0, |report| report.lost)
+        })
+        .sum();
+    assert!(lost > 0, "six months at 20 % a month without repair, and nothing was lost");
+}
+
+/// The checks see what they are for.
+#[test]
+fn a_peer_that_takes_any_slot_is_seen() {
+    let caught = (0..20).any(|seed| {
+        let settings = Months { greedy: true, groups: 1, ..Months::new(seed, 20) };
+        run(&settings).is_err_and(|violation| violation.invariant == "SEP-1")
+    });
+    assert!(caught);
 }

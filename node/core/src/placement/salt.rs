@@ -3,9 +3,12 @@
 //!
 //! Bounded: [`TRIES_MAX`] draws, each one hash per domain.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use cairn_proto::{DecodeError, Domain, GroupTicket};
+use cairn_proto::{DecodeError, Domain, GroupTicket, mandate::STEWARDS_MAX};
 use rand_core::CryptoRng;
 
 use super::{
@@ -65,7 +68,7 @@ pub(super) fn continents<'a>(eligible: &[&'a PeerView]) -> Continents<'a> {
 }
 
 /// Draws until every slot's class has a domain for each replica, then a little longer if regions can be spread
-/// better than the draw does.
+/// better than the draw does, or the stewards' class is short of domains.
 pub(super) fn draw<R: CryptoRng + ?Sized>(
     domains: &Continents<'_>,
     request: &GroupRequest<'_>,
@@ -77,7 +80,7 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
     let slots = policy.code.slots();
     let possible = domains.len() >= policy.domains_needed();
     let acceptable = usize::from(policy.regions.slots_max).max(spread::floor(domains, slots, replicas));
-    let mut fitting: Option<(usize, Draw)> = None;
+    let mut fitting: Option<((usize, Reverse<usize>), Draw)> = None;
     let mut extra = policy.regions.extra_salts;
     let mut best_miss = NoDraw { classes: Vec::new(), missing: usize::MAX };
     for attempt in 0..if possible { TRIES_MAX } else { TRIES_TO_EXPLAIN } {
@@ -108,11 +111,14 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
         }
         let held = spread::least_cap(&regions, replicas);
         let draw = Draw { ticket, tries: attempt + 1 };
-        if held <= acceptable {
+        // Regions come first: who watches can be replaced.
+        let stewards = counts[slots].min(STEWARDS_MAX);
+        if held <= acceptable && stewards == STEWARDS_MAX {
             return Ok(Ok(draw));
         }
-        if fitting.as_ref().is_none_or(|(other, _)| held < *other) {
-            fitting = Some((held, draw));
+        let merit = (held.max(acceptable), Reverse(stewards));
+        if fitting.as_ref().is_none_or(|(other, _)| merit < *other) {
+            fitting = Some((merit, draw));
         }
         if extra == 0 {
             break;

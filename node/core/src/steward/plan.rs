@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_proto::{Action, Ordinals, PeerKey, SHARD_SIZE, Slot, mandate::STEWARDS_MAX, wire::Priority};
+use cairn_proto::{Action, Ordinals, PeerKey, Slot, mandate::STEWARDS_MAX, wire::Priority};
 
 use super::{
     AT_ONCE, Rhythm,
@@ -17,9 +17,10 @@ use crate::{
     placement::{self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy},
 };
 
-/// Bytes that one order moves at most: what every bucket of a [`Budget`] has room for, and little enough that a large repair is paced by
-/// them, and is not lost as a whole when it fails. The rest follows with further orders, to the same holder.
-const BATCH: u64 = 16 << 20;
+/// Stripes of one order at most: 8 MiB to and from each party, which every bucket of a [`Budget`] has room for at 5 Mbit/s upstream and
+/// more, and little enough that a large repair is paced by them and not lost as a whole when it fails. The rest follows with further
+/// orders, to the same holder.
+pub(super) const BATCH: usize = 8;
 
 /// What a steward looks at.
 pub(super) struct Scene<'a> {
@@ -146,8 +147,9 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
     for slot in super::slots_of(group.record.mandate.ticket.code()) {
         for holder in group.holders(slot) {
             let lacks = group.wanted(slot).without(&group.has(slot, &holder));
-            if !lacks.is_empty() && scene.is_here(&holder) && seen.insert(slot) {
-                let subject = Subject::Slot(slot.as_u8());
+            let subject = Subject::Slot(slot.as_u8());
+            let able = scene.is_here(&holder) && !group.avoided(&subject, scene.now).contains(&holder);
+            if !lacks.is_empty() && able && seen.insert(slot) {
                 all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), true)));
             }
         }
@@ -199,7 +201,6 @@ fn repair(
     let subject = Subject::Slot(slot.as_u8());
     let avoid = group.avoided(&subject, scene.now);
     let (to, ordinals) = match heal {
-        Some((holder, _)) if avoid.contains(&holder) => return None,
         Some(heal) => heal,
         None => (*scene.new_holders(group, slot, &avoid).first()?, group.wanted(slot)),
     };
@@ -207,8 +208,10 @@ fn repair(
     // Whoever has most of it: the rest is wanted again afterwards.
     let best = sources.iter().map(|peer| (group.has(slot, peer).and(&ordinals), peer)).rev();
     let best = best.max_by_key(|(has, _)| has.len()).filter(|(has, _)| !has.is_empty());
+    // Whoever has it and is not to be relied on is not waited for.
+    let may_rebuild = may_rebuild || group.holders(slot).iter().all(|peer| *peer == to || avoid.contains(peer));
     match best {
-        Some((has, from)) => Some(Action::Copy { slot, from: *from, to, ordinals: has.first(batch(1)) }),
+        Some((has, from)) => Some(Action::Copy { slot, from: *from, to, ordinals: has.first(BATCH) }),
         None if may_rebuild => rebuild(group, scene, slot, to, &ordinals, &avoid),
         None => None,
     }
@@ -240,13 +243,7 @@ fn rebuild(
         return None;
     }
     let helpers = helpers.into_iter().map(|(slot, peer, _)| (slot, peer)).collect();
-    Some(Action::Rebuild { slot, to, ordinals: common.first(batch(code.data())), helpers })
-}
-
-/// Stripes of an order that moves so many shards for each.
-const fn batch(shards: usize) -> usize {
-    let stripes = BATCH as usize / (shards * SHARD_SIZE);
-    if stripes == 0 { 1 } else { stripes }
+    Some(Action::Rebuild { slot, to, ordinals: common.first(BATCH), helpers })
 }
 
 /// What is proposed now: wanted, free, our turn, and within the budgets.
@@ -289,7 +286,9 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
         }
         let weather = Weather::of(&Outage::None, scene.critical_only);
         let (id, burdened) = (group.record.group(), burdened(&planned.action));
-        if is_slot && budget.take(now, weather, planned.class, id, &burdened, planned.bytes).is_err() {
+        // Each party's share: a helper sends and a new holder receives one shard of each stripe.
+        let share = planned.bytes / planned.action.shards_moved().max(1);
+        if is_slot && budget.take(now, weather, planned.class, id, &burdened, share).is_err() {
             continue;
         }
         orders.push(planned);

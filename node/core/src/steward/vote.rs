@@ -1,13 +1,13 @@
 //! Whether to sign what another steward proposes: only what we would find needed ourselves, and whose every name checks out.
 
-use cairn_proto::{Action, Order, PeerKey, wire::Priority};
+use cairn_proto::{Action, Order, Ordinals, PeerKey, wire::Priority};
 
 use super::{
-    plan::{Scene, Wanted, wanted},
+    plan::{BATCH, Scene, Wanted, wanted},
     subject_of,
     watched::Watched,
 };
-use crate::liveness::Outage;
+use crate::liveness::{Outage, Presence};
 
 /// Why we do not sign. Nobody is told: the proposer counts signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,22 +70,25 @@ pub(super) fn check(
 /// By our own map: sources and helpers have what they are to give, and the new holder may hold it (SEP-1).
 fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool {
     let none = std::collections::BTreeSet::new();
-    let may_take = |slot, to: &PeerKey| {
-        // One that holds it already, or anybody who may: which of them is the proposer's choice.
-        group.holders(slot).contains(to) || scene.new_holders(group, slot, &none).contains(to)
+    let may_take = |slot, to: &PeerKey, ordinals: &Ordinals| {
+        // One that holds it already and lacks this, or anybody who may: which of them is the proposer's choice.
+        let lacks = ordinals.and(&group.has(slot, to)).is_empty() && ordinals.len() <= BATCH;
+        let known = group.holders(slot).contains(to) || scene.new_holders(group, slot, &none).contains(to);
+        known && lacks && scene.watch.belief(to, scene.now).presence <= Presence::Late
     };
     match action {
         Action::Copy { slot, from, to, ordinals } => {
-            may_take(*slot, to) && ordinals.without(&group.has(*slot, from)).is_empty()
+            may_take(*slot, to, ordinals) && ordinals.without(&group.has(*slot, from)).is_empty()
         }
         Action::Rebuild { slot, to, ordinals, helpers } => {
             let gives = |(helper, peer): &(cairn_proto::Slot, PeerKey)| {
                 let absent = ordinals.without(&group.wanted(*helper));
-                ordinals.without(&group.has(*helper, peer).or(&absent)).is_empty()
+                let holds = group.holders(*helper).contains(peer);
+                holds && ordinals.without(&group.has(*helper, peer).or(&absent)).is_empty()
             };
             let all = ordinals.without(&group.wanted(*slot)).is_empty();
             let enough = helpers.len() == group.record.mandate.ticket.code().data();
-            all && enough && helpers.iter().all(gives) && may_take(*slot, to)
+            all && enough && helpers.iter().all(gives) && may_take(*slot, to, ordinals)
         }
         Action::Replace { new, .. } | Action::Enlist { new } => scene.new_stewards(group, &none).contains(new),
         // Only when we know nobody either who could take the place.

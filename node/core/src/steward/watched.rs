@@ -18,9 +18,9 @@ use crate::{
     liveness::{Belief, Presence, Watch},
 };
 
-/// Carried out orders that are remembered for a group: each of 32 slots' holders replaced once a month of a mandate. Beyond, the
-/// owner must look after the group again.
-pub(super) const ENTRIES_MAX: usize = 416;
+/// Carried out orders that are remembered for a group: 64 times a whole slot of 256 stripes, eight at a time; 2 MiB. Beyond, what is
+/// repaired is not found again, and the owner must look after the group.
+pub(super) const ENTRIES_MAX: usize = 2048;
 /// Committees against which a certificate is checked, newest first: enough for orders that were under way while stewards were
 /// replaced, few enough that a false certificate costs milliseconds.
 const COMMITTEES_MAX: usize = 8;
@@ -228,6 +228,12 @@ impl Watched {
 
     pub(super) fn everybody(&self) -> impl Iterator<Item = PeerKey> + '_ {
         self.given.keys().map(|(_, peer)| *peer).chain(self.committee.stewards().iter().copied())
+    }
+
+    /// Whether this peer is a steward of the group, or was one lately or at first.
+    pub(super) fn is_steward(&self, peer: &PeerKey) -> bool {
+        let now = std::iter::once(&self.committee).chain(&self.before);
+        now.into_iter().any(|c| c.stewards().contains(peer)) || self.record.mandate.stewards.contains(peer)
     }
 
     pub(super) fn concerns(&self, peer: &PeerKey) -> bool {
@@ -495,7 +501,7 @@ impl Watched {
     /// A new holder's word. Whether it was news.
     pub(super) fn taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) -> bool {
         let Ok(order) = certificate.order.id() else { return false };
-        if self.entries.contains_key(&order) || self.entries.len() >= ENTRIES_MAX {
+        if self.entries.contains_key(&order) {
             return false;
         }
         let Ok(taken) = Taken::open(&sealed) else { return false };
@@ -529,6 +535,10 @@ impl Watched {
         let shards = taken.ordinals.len() as u16;
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
         self.patience.remove(&subject);
+        self.looked = None;
+        if self.entries.len() >= ENTRIES_MAX {
+            return true;
+        }
         self.entries.insert(order, Entry { certificate: certificate.clone(), sealed, taken });
         self.reckon();
         self.looked = None;
@@ -560,9 +570,15 @@ impl Watched {
         };
         let blamed = match why {
             Failure::Refused | Failure::Wrong(None) => Some(*from),
-            Failure::Missing(peer) | Failure::Wrong(Some(peer)) => Some(peer).filter(named).or(Some(*from)),
+            Failure::Missing(peer) | Failure::Wrong(Some(peer)) => Some(peer).filter(named),
         };
-        self.disappointed(subject, blamed, now, rhythm);
+        // It may be the one to blame itself.
+        self.disappointed(subject, Some(*from), now, rhythm);
+        if let Some(patience) = self.patience.get_mut(&subject)
+            && let Some(peer) = blamed.filter(|_| patience.avoid.len() < AVOIDED_MAX)
+        {
+            patience.avoid.insert(peer, now.plus_ms(rhythm.pause_ms_max));
+        }
         Some(subject)
     }
 
@@ -579,8 +595,8 @@ impl Watched {
         for steward in stewards {
             hasher.update(steward.as_bytes());
         }
-        for order in self.entries.keys() {
-            hasher.update(order);
+        for (order, entry) in &self.entries {
+            hasher.update(order).update(&Taken::hash(&entry.sealed));
         }
         *hasher.finalize().as_bytes()
     }

@@ -147,6 +147,8 @@ pub struct MonthsReport {
     pub orders_while_cut: u32,
     /// Stripes that are lost in the end; none, unless the stewards sleep.
     pub lost: u32,
+    /// Groups that nobody watches in the end: the stewards' colour ran empty.
+    pub unwatched: u32,
     /// Slots below target in the end.
     pub below_target: u32,
     /// Longest that a slot had no live holder while somebody of its colour was there, in hours.
@@ -249,7 +251,7 @@ impl<'a> World<'a> {
     fn join(&mut self, since: Timestamp) {
         let at = self.members.len();
         let budget = Budget::new(Limits::default(), UPSTREAM, self.now);
-        let rhythm = Rhythm { look_ms: ROUND_MS, ..Rhythm::default() };
+        let rhythm = Rhythm { look_ms: ROUND_MS, turn_ms: ROUND_MS, ..Rhythm::default() };
         let member = Member::draw(at as u32, since, &mut self.dice, rhythm, Watch::new(TIMERS), budget);
         self.index.insert(member.key, at);
         let wait = member.next_change(&mut self.dice);

@@ -425,6 +425,9 @@ impl Steward {
     fn on_proposal(&mut self, from: PeerKey, order: Order, vote: [u8; 64], now: Timestamp, peers: &[PeerView]) {
         let id = order.group;
         let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.is_steward(&from) && order.is_signed(&from, &vote) {
+            group.give_way(&self.me, &from, &subject_of(&order.action));
+        }
         let scene = plan::Scene {
             me: self.me,
             now,

@@ -16,6 +16,8 @@ use crate::{checkers::Violation, world::HOUR};
 /// A home machine is presumed gone after seven days; then an order, its failure, another; and a week for a steward that was
 /// replaced meanwhile, whose successor has its own doubts first.
 pub(super) const GAP_MS_MAX: u64 = 16 * 24 * HOUR;
+/// Who has been there for so long could have become a steward: a day as a newcomer, and the look for another every twelve hours.
+const HEIR_MS: u64 = 72 * HOUR;
 /// Sixteen places of a group, all of them renewed in a day, would be a storm.
 pub(super) const ORDERS_A_DAY_MAX: usize = 16;
 
@@ -25,6 +27,8 @@ pub(super) struct Watcher {
     tickets: BTreeMap<GroupId, GroupTicket>,
     slots: BTreeMap<(GroupId, PeerKey), Slot>,
     orders: BTreeMap<GroupId, VecDeque<Timestamp>>,
+    /// When somebody last watched a group.
+    watched: BTreeMap<GroupId, Timestamp>,
     /// Since when a slot has no holder though it could have one.
     empty: BTreeMap<(GroupId, Slot), Timestamp>,
 }
@@ -63,6 +67,10 @@ impl Watcher {
 }
 
 impl World<'_> {
+    fn watches(&self, at: usize, group: GroupId) -> bool {
+        !self.members[at].departed && self.members[at].steward.groups().any(|id| id == group)
+    }
+
     /// Who really has a slot: all of its shards, and not gone for good.
     fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
         let has = |member: &Member| (0..STRIPES).all(|stripe| member.shards.contains_key(&(group, slot, stripe)));
@@ -82,12 +90,16 @@ impl World<'_> {
                     return bad("REP-1", self.now, what);
                 }
             }
+            let stewards = (0..self.members.len()).filter(|at| self.watches(*at, group)).count();
+            if stewards > 0 {
+                self.watcher.watched.insert(group, self.now);
+            }
             for slot in CodeParams::DEFAULT.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
                     member.up && colour(ticket, &member.domain).index() == slot.index()
                 });
-                if !self.holders(group, slot).is_empty() || !able {
+                if !self.holders(group, slot).is_empty() || !able || stewards == 0 {
                     self.watcher.empty.remove(&(group, slot));
                     continue;
                 }
@@ -126,10 +138,16 @@ impl World<'_> {
             for slot in CodeParams::DEFAULT.each_slot() {
                 self.report.below_target += u32::from(self.holders(group, slot).len() < 2);
             }
-            let stewards: BTreeSet<usize> = (0..self.members.len())
-                .filter(|at| !self.members[*at].departed && self.members[*at].steward.groups().any(|id| id == group))
-                .collect();
-            if stewards.is_empty() && !self.settings.asleep {
+            let stewards: BTreeSet<usize> = (0..self.members.len()).filter(|at| self.watches(*at, group)).collect();
+            self.report.unwatched += u32::from(stewards.is_empty());
+            // In a network as small as this the stewards' colour may run empty. While somebody is there, nobody is let go unseen.
+            let last = self.watcher.watched.get(&group).copied().unwrap_or(Timestamp(0));
+            let ticket = &self.watcher.tickets[&group];
+            let heir = self.members.iter().any(|member| {
+                let aged = member.joined.plus_ms(HEIR_MS) <= last;
+                aged && !member.departed && colour(ticket, &member.domain).index() == CodeParams::DEFAULT.slots()
+            });
+            if stewards.is_empty() && heir && !self.settings.asleep {
                 return bad("REP-1", self.now, format!("nobody watches group {} any more", group.short()));
             }
             let told = stewards.iter().filter_map(|at| self.members[*at].steward.report(&group, self.now));

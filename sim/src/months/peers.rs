@@ -22,7 +22,7 @@ pub(super) struct Member {
     pub(super) domain: Domain,
     region: Region,
     server: bool,
-    joined: Timestamp,
+    pub(super) joined: Timestamp,
     pub(super) up: bool,
     pub(super) departed: bool,
     last_up: Timestamp,

@@ -341,7 +341,8 @@ impl Watched {
     ) -> bool {
         let place = self.place(me, &subject, watch, now);
         let patience = self.patience_with(subject, now);
-        let turn = patience.since.plus_ms(place * turn_ms) <= now && patience.next <= now;
+        // Counted anew after each failure, or all would try again at the same time.
+        let turn = patience.since.max(patience.next).plus_ms(place * turn_ms) <= now;
         turn && self.is_free(&subject, now)
     }
 
@@ -368,23 +369,33 @@ impl Watched {
         self.under_way.keys().filter(slots).count() + proposed
     }
 
-    /// Which place we have among the stewards that are there, for this subject: who is first is by lot.
+    /// A steward's lot for a subject; the lowest of those who are there is first.
+    fn lot(&self, steward: &PeerKey, subject: &Subject) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 steward's turn v1");
+        hasher.update(self.group().as_bytes()).update(steward.as_bytes());
+        match subject {
+            Subject::Slot(slot) => hasher.update(&[*slot]),
+            Subject::Steward(peer) => hasher.update(peer.as_bytes()),
+            Subject::Another => hasher.update(b"another"),
+        };
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Which place we have among the stewards that are there, for this subject.
     fn place(&self, me: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> u64 {
-        let lot = |steward: &PeerKey| {
-            let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 steward's turn v1");
-            hasher.update(self.group().as_bytes()).update(steward.as_bytes());
-            match subject {
-                Subject::Slot(slot) => hasher.update(&[*slot]),
-                Subject::Steward(peer) => hasher.update(peer.as_bytes()),
-                Subject::Another => hasher.update(b"another"),
-            };
-            *hasher.finalize().as_bytes()
-        };
-        let mine = lot(me);
-        let there = |steward: &&PeerKey| {
-            **steward != *me && matches!(watch.belief(steward, now).presence, Presence::Here | Presence::Late)
-        };
-        self.committee.stewards().iter().filter(there).filter(|steward| lot(steward) < mine).count() as u64
+        let mine = self.lot(me, subject);
+        let there = |steward: &&PeerKey| **steward != *me && watch.belief(steward, now).presence <= Presence::Late;
+        let before = |steward: &&PeerKey| self.lot(steward, subject) < mine;
+        self.committee.stewards().iter().filter(there).filter(before).count() as u64
+    }
+
+    /// Gives way with a proposal of our own to a steward that comes first, or two who proposed at once would wait for each other.
+    pub(super) fn give_way(&mut self, me: &PeerKey, from: &PeerKey, subject: &Subject) {
+        let ours = |proposal: &Proposal| subject_of(&proposal.order.action) == *subject;
+        if self.proposals.values().any(ours) && self.lot(from, subject) < self.lot(me, subject) {
+            self.proposals.retain(|_, proposal| !ours(proposal));
+            self.promised.remove(subject);
+        }
     }
 
     pub(super) fn propose(

@@ -76,12 +76,12 @@ pub const fn quorum(stewards: usize) -> usize {
     }
 }
 
-/// How many must sign when stewards themselves change: a majority, or the [`quorum`] where that is fewer. Two lost stewards of
-/// five, or three of seven, must not keep the others from putting somebody in their place, or the group is left alone for ever.
+/// How many must sign when stewards themselves change: half of them, so one honest at least where fewer than a third are not. Two lost
+/// stewards of four, or three of seven, must not keep the others from putting somebody in their place, or the group is left alone for
+/// ever.
 #[must_use]
-pub const fn majority(stewards: usize) -> usize {
-    let (quorum, majority) = (quorum(stewards), stewards / 2 + 1);
-    if quorum < majority { quorum } else { majority }
+pub const fn half(stewards: usize) -> usize {
+    stewards.div_ceil(2)
 }
 
 /// The owner's signed leave for the stewards of one group.

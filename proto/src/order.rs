@@ -12,7 +12,7 @@ use crate::{
     DecodeError, GroupId, PeerKey, Slot, Timestamp,
     code_params::SLOTS_MAX,
     layout::{Reader, at_most, put_number},
-    mandate::{Mandate, Powers, STEWARDS_MAX, majority, quorum},
+    mandate::{Mandate, Powers, STEWARDS_MAX, half, quorum},
     signed,
 };
 
@@ -398,7 +398,7 @@ impl Committee {
     /// How many signatures this takes.
     #[must_use]
     pub fn needed(&self, action: &Action) -> usize {
-        if action.slot().is_some() { self.quorum() } else { majority(self.stewards.len()) }
+        if action.slot().is_some() { self.quorum() } else { half(self.stewards.len()) }
     }
 
     /// Lets stewards go and come as ordered. What is so already changes nothing.

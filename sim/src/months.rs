@@ -147,6 +147,8 @@ pub struct MonthsReport {
     pub orders_while_cut: u32,
     /// Stripes that are lost in the end; none, unless the stewards sleep.
     pub lost: u32,
+    /// Groups that lost more than half of their stewards before these could be replaced.
+    pub stuck: u32,
     /// Groups that nobody watches in the end: the stewards' colour ran empty.
     pub unwatched: u32,
     /// Slots below target in the end.

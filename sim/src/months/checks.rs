@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::colour::colour;
-use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp};
+use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
 
 use super::{MonthsReport, STRIPES, World, peers::Member};
 use crate::{checkers::Violation, world::HOUR};
@@ -27,6 +27,8 @@ pub(super) struct Watcher {
     tickets: BTreeMap<GroupId, GroupTicket>,
     slots: BTreeMap<(GroupId, PeerKey), Slot>,
     orders: BTreeMap<GroupId, VecDeque<Timestamp>>,
+    /// Groups whose stewards were too few at some time.
+    stuck: BTreeSet<GroupId>,
     /// When somebody last watched a group.
     watched: BTreeMap<GroupId, Timestamp>,
     /// Since when a slot has no holder though it could have one.
@@ -67,6 +69,18 @@ impl Watcher {
 }
 
 impl World<'_> {
+    /// Whether enough of a group's stewards, as one of them sees them, have not left for good.
+    fn can_order(&self, group: GroupId) -> bool {
+        let alive = |peer: &PeerKey| !self.members[self.index[peer]].departed;
+        (0..self.members.len()).filter(|at| self.watches(*at, group)).any(|at| {
+            let report = self.members[at].steward.report(&group, self.now);
+            report.is_some_and(|report| {
+                let there = report.stewards.iter().filter(|(peer, _)| alive(peer)).count();
+                there >= half(report.stewards.len())
+            })
+        })
+    }
+
     fn watches(&self, at: usize, group: GroupId) -> bool {
         !self.members[at].departed && self.members[at].steward.groups().any(|id| id == group)
     }
@@ -94,12 +108,17 @@ impl World<'_> {
             if stewards > 0 {
                 self.watcher.watched.insert(group, self.now);
             }
+            // More than half of them lost within a day: nobody can order anything any more (ADR 0016).
+            let stuck = stewards > 0 && !self.can_order(group);
+            if stuck {
+                self.watcher.stuck.insert(group);
+            }
             for slot in CodeParams::DEFAULT.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
                     member.up && colour(ticket, &member.domain).index() == slot.index()
                 });
-                if !self.holders(group, slot).is_empty() || !able || stewards == 0 {
+                if !self.holders(group, slot).is_empty() || !able || stewards == 0 || stuck {
                     self.watcher.empty.remove(&(group, slot));
                     continue;
                 }
@@ -157,6 +176,7 @@ impl World<'_> {
             }
             self.report.changes += told.iter().map(|report| report.changes()).max().unwrap_or(0);
         }
+        self.report.stuck = self.watcher.stuck.len() as u32;
         self.report.trace = self.trace.digest();
         self.report.events = self.trace.lines();
         Ok(self.report)

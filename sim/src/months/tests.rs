@@ -21,6 +21,7 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         sum.lost += report.lost;
         sum.below_target += report.below_target;
         sum.unwatched += report.unwatched;
+        sum.stuck += report.stuck;
         sum.most_a_day = sum.most_a_day.max(report.most_a_day);
         sum.longest_gap_hours = sum.longest_gap_hours.max(report.longest_gap_hours);
     }
@@ -36,7 +37,8 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         assert!(count > 0, "no {what}: {sum:?}");
     }
     assert_eq!(sum.lost, 0);
-    assert!(sum.unwatched <= 2, "{sum:?}");
+    // Both are limits of a network as small and as restless as this one; seldom, and never at five in a hundred.
+    assert!(sum.unwatched + sum.stuck <= if churn_percent > 10 { 3 } else { 0 }, "{sum:?}");
     // No storm: hardly more orders than there was to do, with what failed, and some for those who came back.
     assert!(sum.orders <= 2 * (sum.holders_lost + sum.healed + sum.failures), "{sum:?}");
     // Hardly any place is empty in the end: what was lost within the last week, or has nobody of its colour.

@@ -7,7 +7,7 @@ fn fifty_seeds_keep_every_invariant() {
     let mut sum = cairn_sim::Report::default();
     for seed in 0..50 {
         let scenario = if seed % 5 == 4 { Scenario::Churn } else { Scenario::Separation };
-        let settings = Settings::new(scenario, seed, 12 + 2 * seed as u32, 10);
+        let settings = Settings::new(scenario, seed, 8 + 2 * seed as u32, 10);
         let outcome = run_twice(&settings);
         assert!(outcome.is_ok(), "FAIL {outcome:?}\nreproduce: {}", settings.command());
         let Ok(report) = outcome else { continue };

@@ -9,7 +9,8 @@
 //!
 //! - How a rebuild travels: here the new holder is handed the sum that the blinded chain ends in, which
 //!   `cairn_core::blind` shows to reveal nothing else.
-//! - Audits and lying holders: everybody here does as told, or is away.
+//! - Anybody who lies: stewards and holders do as told, or are away. Audits.
+//! - Crashes that forget, clocks that differ, an owner who comes back in between. Groups have three stripes, none of them short.
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
 

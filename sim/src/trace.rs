@@ -16,7 +16,7 @@ impl Trace {
         Self { hasher: blake3::Hasher::new(), lines: 0 }
     }
 
-    /// Adds a line.
+    /// Adds a line; with `CAIRN_SIM_LOG` set it is also printed to stderr, with the hour, for whoever looks into a seed.
     pub fn line(&mut self, at: Timestamp, text: fmt::Arguments<'_>) {
         self.lines += 1;
         if std::env::var_os("CAIRN_SIM_LOG").is_some() {

@@ -34,7 +34,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_proto::{
-    Action, Certificate, CodeParams, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp,
+    Action, Certificate, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp,
     order::{CHANGES_MAX, OrderId},
 };
 use ed25519_dalek::SigningKey;
@@ -63,8 +63,8 @@ pub use self::{
     watched::GroupReport,
 };
 
-/// Groups that a peer is steward of at most: 70 KiB each of record, so 290 MiB of disk and, opened, as much memory; a network of
-/// a thousand peers with a hundred groups each has 700 a peer.
+/// Groups that a peer is steward of at most: 70 KiB each of record, so 290 MiB, and up to 2 MiB of map for one whose holders were
+/// all replaced many times; a network of a thousand peers with a hundred groups each has 700 a peer.
 pub const GROUPS_MAX: usize = 4096;
 /// Effects that wait to be polled; the driver polls after every call, so this is a guard.
 const EFFECTS_MAX: usize = 65_536;
@@ -565,11 +565,6 @@ impl Steward {
             self.effects.push_back(effect);
         }
     }
-}
-
-/// Everybody who is to hold something, by slot, as far as they have all that they should.
-fn slots_of(code: CodeParams) -> impl Iterator<Item = Slot> {
-    (0..code.slots()).filter_map(|at| Slot::new(at as u8).ok())
 }
 
 /// Peers by slot.

@@ -144,7 +144,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
         }
     };
     // Holders that are here and said that they lost something are healed: that is less than a whole new one.
-    for slot in super::slots_of(group.record.mandate.ticket.code()) {
+    for slot in group.record.mandate.ticket.code().each_slot() {
         for holder in group.holders(slot) {
             let lacks = group.wanted(slot).without(&group.has(slot, &holder));
             let subject = Subject::Slot(slot.as_u8());
@@ -228,7 +228,7 @@ fn rebuild(
 ) -> Option<Action> {
     let code = group.record.mandate.ticket.code();
     let mut helpers: Vec<(Slot, PeerKey, Ordinals)> = Vec::new();
-    for other in super::slots_of(code).filter(|other| *other != slot) {
+    for other in code.each_slot().filter(|other| *other != slot) {
         // A virtual slot of a stripe is zero: whoever has the others has that.
         let absent = ordinals.without(&group.wanted(other));
         let able = |peer: &PeerKey| group.has(other, peer).or(&absent).and(ordinals);

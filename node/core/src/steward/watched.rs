@@ -11,7 +11,7 @@ use super::{
     BySlot, Rhythm,
     log::{Happening, LOG_MAX, What},
     message::{Failure, Say},
-    slots_of, subject_of,
+    subject_of,
 };
 use crate::{
     assess::{Assessment, Triggers, assess},
@@ -175,7 +175,7 @@ impl Watched {
 
     /// Makes what is looked up at every look from record and entries.
     fn reckon(&mut self) {
-        let slots = slots_of(self.record.mandate.ticket.code());
+        let slots = self.record.mandate.ticket.code().each_slot();
         let rows = |slot: Slot| self.record.sheets.get(slot.index()).map(|sheet| &sheet.rows[..]).unwrap_or_default();
         self.wanted = slots.map(|slot| rows(slot).iter().map(|row| row.ordinal).collect()).collect();
         self.given.clear();
@@ -218,12 +218,12 @@ impl Watched {
     pub(super) fn whole_holders(&self) -> Vec<Vec<PeerKey>> {
         let code = self.record.mandate.ticket.code();
         let whole = |slot: Slot, peer: &PeerKey| self.wanted(slot).without(&self.has(slot, peer)).is_empty();
-        slots_of(code).map(|slot| self.holders(slot).into_iter().filter(|p| whole(slot, p)).collect()).collect()
+        code.each_slot().map(|slot| self.holders(slot).into_iter().filter(|p| whole(slot, p)).collect()).collect()
     }
 
     /// Everybody who was ever given something, by slot.
     pub(super) fn ever(&self) -> BySlot {
-        slots_of(self.record.mandate.ticket.code()).map(|slot| self.holders(slot).into_iter().collect()).collect()
+        self.record.mandate.ticket.code().each_slot().map(|slot| self.holders(slot).into_iter().collect()).collect()
     }
 
     pub(super) fn everybody(&self) -> impl Iterator<Item = PeerKey> + '_ {
@@ -653,7 +653,7 @@ impl Watched {
         let stewards = self.committee.stewards().iter();
         GroupReport {
             group: self.group(),
-            slots: slots_of(self.record.mandate.ticket.code()).map(row).collect(),
+            slots: self.record.mandate.ticket.code().each_slot().map(row).collect(),
             stewards: stewards.map(|peer| (*peer, watch.belief(peer, now).presence)).collect(),
             quorum: self.committee.quorum(),
             assessment: self.assess(watch, now),

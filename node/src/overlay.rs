@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::peer_view::PeerView;
+use cairn_core::{
+    peer_view::PeerView,
+    steward::wire::{GroupMap, Refusal},
+};
 use cairn_proto::{
     Domain, GroupTicket, PeerKey, ShardRoot, Slot, Timestamp, VaultKey,
     message::{HeadRecord, Receipt},
@@ -87,6 +90,17 @@ pub enum TransferError {
     ShuttingDown,
 }
 
+/// Why a steward did not do as an owner asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StewardError {
+    /// It was not reached, or broke the protocol.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// It said no.
+    #[error("the steward refused: {0:?}")]
+    Refused(Refusal),
+}
+
 /// Why the overlay as a whole cannot do something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverlayError {
@@ -146,6 +160,17 @@ pub trait Overlay: Send + Sync + 'static {
 
     /// Moves a shard to the holder's trash.
     fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>>;
+
+    /// Leaves a group's record ([`cairn_proto::GroupRecord::encode`]) to a steward that its mandate names; durable there when
+    /// this returns.
+    fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>>;
+
+    /// What a steward knows of a group that we own. Nothing in it is checked yet.
+    fn group_map(
+        &self,
+        steward: PeerKey,
+        group: Arc<GroupAccess>,
+    ) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>>;
 
     /// Has the network keep an encoded head record ([`HeadRecord::seal`]).
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>>;

@@ -54,6 +54,7 @@ mod plan;
 mod tests;
 mod vote;
 mod watched;
+pub mod wire;
 
 use self::watched::{Subject, Watched};
 pub use self::{

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_core::peer_view::PeerView;
+use cairn_core::{
+    peer_view::PeerView,
+    steward::wire::{GroupMap, Refusal},
+};
 use cairn_proto::{
     Domain, PeerKey, Slot, VaultKey,
     message::{ADVERTS_PER_ANSWER_MAX, ControlRequest, HeadRecord, Roles, control_request::Ask},
@@ -23,7 +26,7 @@ use tokio::{
 
 use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
 use crate::overlay::{
-    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
+    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
 };
 
 /// Walks of one refresh: each finds some twenty peers near a random place and asks them for 64 adverts each.
@@ -93,6 +96,15 @@ impl Overlay for NetworkHandle {
 
     fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>> {
         self.inner.client.delete(at, address).boxed()
+    }
+
+    fn register_group(&self, _: PeerKey, _: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
+        // The stewards' protocol takes this over.
+        std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))).boxed()
+    }
+
+    fn group_map(&self, _: PeerKey, _: Arc<GroupAccess>) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
+        std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))).boxed()
     }
 
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cairn_core::{
     colour,
     peer_view::{self, PeerView},
+    steward::wire::{GroupMap, Refusal},
 };
 use cairn_proto::{
     ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
@@ -24,7 +25,7 @@ use ed25519_dalek::SigningKey;
 use futures::future::BoxFuture;
 
 use crate::overlay::{
-    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, TransferError,
+    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
 };
 
 type Place = (GroupId, u8, u8);
@@ -499,6 +500,14 @@ impl Overlay for MemoryOverlay {
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
             self.access(at, |peer| peer.shards.remove(&place).map(|_| ()).ok_or(refused(RefusalCode::NotFound)))
         })
+    }
+
+    fn register_group(&self, _: PeerKey, _: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
+        Box::pin(std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))))
+    }
+
+    fn group_map(&self, _: PeerKey, _: Arc<GroupAccess>) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
+        Box::pin(std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))))
     }
 
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {

@@ -1,0 +1,72 @@
+//! The seams between stewardship and the network: what it asks of peers, and what peers ask of it.
+//!
+//! [`crate::network`] implements the first and calls the second; tests do both in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::{
+    part::{Credentials, Task},
+    peer_view::PeerView,
+    steward::{
+        message::Failure,
+        wire::{Answer, Request},
+    },
+};
+use cairn_proto::{Certificate, Ordinals, PeerKey, Slot};
+use futures::future::BoxFuture;
+
+use crate::overlay::TransferError;
+
+/// What opens a group at a holder for a steward that asks what it has, and for nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WatchPass {
+    /// The mandate, as it was signed.
+    pub mandate: Arc<[u8]>,
+    /// Stewards that changed since.
+    pub changes: Arc<[Certificate]>,
+}
+
+/// What stewardship needs of the network. Every future may be dropped at any await point.
+pub trait StewardNet: Send + Sync + 'static {
+    /// Our own key.
+    fn me(&self) -> PeerKey;
+
+    /// Everybody known now. `last_heard` moves with every sign of life: adverts, pings, answers.
+    fn peers(&self) -> BoxFuture<'_, Vec<PeerView>>;
+
+    /// Asks whether a peer is there: one small question, dialled for if need be.
+    fn probe(&self, peer: PeerKey) -> BoxFuture<'_, Result<(), TransferError>>;
+
+    /// One question on the stewards' protocol.
+    fn request(&self, to: PeerKey, request: Request) -> BoxFuture<'_, Result<Answer, TransferError>>;
+
+    /// Which ordinals of a slot a holder has, under a mandate.
+    fn holding(&self, at: PeerKey, pass: WatchPass, slot: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>>;
+
+    /// One shard from the source that an order names, by the new holder that it names. Not checked against a root.
+    fn fetch(
+        &self,
+        from: PeerKey,
+        credentials: Arc<Credentials>,
+        ordinal: u8,
+    ) -> BoxFuture<'_, Result<Bytes, TransferError>>;
+}
+
+/// Who answers what comes in on the stewards' protocol. The network bounds how many run at once, all in all and for
+/// each peer.
+pub trait StewardService: Send + Sync + 'static {
+    /// Answers a peer. Must end in bounded time; what takes long goes on behind it.
+    fn handle(&self, from: PeerKey, request: Request) -> BoxFuture<'_, Answer>;
+}
+
+/// Rebuilds a shard for us, the new holder that an order names, from the helpers that it names, blinded.
+pub trait Rebuilder: Send + Sync + 'static {
+    /// One shard of a rebuild, checked against the sheet's root.
+    fn rebuild(
+        &self,
+        credentials: Arc<Credentials>,
+        task: Arc<Task>,
+        ordinal: u8,
+    ) -> BoxFuture<'_, Result<Bytes, Failure>>;
+}

@@ -1,10 +1,18 @@
-//! Targets over what owners leave to stewards, and what these order.
+//! Targets over what owners leave to stewards, what these order, and what they keep of a group.
 
+use std::sync::LazyLock;
+
+use cairn_core::{
+    budget::{Budget, Limits},
+    liveness::{Timers, Watch},
+    steward::{Rhythm, Say, Steward},
+};
 use cairn_proto::{
     Action, Certificate, CodeParams, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers, ShardRoot, SheetRow,
     Slot, SlotSheet, Taken, Timestamp, mandate, order,
 };
 use ed25519_dalek::SigningKey;
+use rand_core::SeedableRng as _;
 
 use super::{Target, key};
 
@@ -16,6 +24,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "order", seeds: order_seeds, run: read_order },
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
         Target { name: "taken", seeds: || vec![taken()], run: open_taken },
+        Target { name: "steward-group", seeds: || STATES.clone(), run: resume },
     ]
 }
 
@@ -133,5 +142,66 @@ fn read_certificate(bytes: &[u8]) {
 fn open_taken(bytes: &[u8]) {
     if Taken::open(bytes).is_ok() {
         assert_eq!(bytes, taken());
+    }
+}
+
+const NOW: Timestamp = Timestamp(500);
+
+fn a_steward() -> Steward {
+    let (watch, budget) = (Watch::new(Timers::default()), Budget::new(Limits::default(), 10 << 20, NOW));
+    Steward::new(key(), Rhythm::default(), watch, budget)
+}
+
+/// A group that was just taken up; and one that was repaired and has an order under way.
+static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let mut steward = a_steward();
+    let group = ticket().id();
+    steward.adopt(GroupRecord::decode(&record()).expect("ours"), &[], NOW).expect("named");
+    let fresh = steward.encode_group(&group).expect("watched");
+    let holder = PeerKey::from_bytes([1; 32]);
+    steward.reported(holder, group, slot(0), &cairn_proto::Ordinals::default(), NOW);
+    let certified = |nonce: u8, to: PeerKey| {
+        let action = Action::Copy { slot: slot(1), from: holder, to, ordinals: [3].into_iter().collect() };
+        let order = Order { nonce: [nonce; 16], ..an_order(action) };
+        let vote = (peer(&key()), order.sign(&key()).expect("valid"));
+        Certificate::new(order, [vote])
+    };
+    let done = certified(1, peer(&key()));
+    let sealed = Taken { order: done.order.id().expect("valid"), ..Taken::open(&taken()).expect("ours") }.seal(&key());
+    steward.told(peer(&key()), Say::Taken { certificate: done, sealed }, NOW, &[]);
+    steward.told(peer(&key()), Say::Certified { certificate: certified(2, holder) }, NOW, &[]);
+    vec![fresh, steward.encode_group(&group).expect("watched")]
+});
+
+/// Whatever is resumed is a state: it can be asked, goes on with any clock, and is written as what it is.
+fn resume(bytes: &[u8]) {
+    let mut steward = a_steward();
+    let Ok(group) = steward.resume(bytes, NOW) else { return };
+    assert!(bytes.len() <= Steward::STATE_MAX);
+    let first = steward.encode_group(&group).expect("watched");
+    assert!(first.len() <= bytes.len());
+    assert_eq!(steward.resume(&first, NOW), Ok(group));
+    assert_eq!(steward.encode_group(&group), Some(first));
+    assert!(steward.map_for_owner(&group).is_some());
+    let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
+    for now in [NOW, Timestamp(999_999), Timestamp(0), Timestamp(u64::MAX)] {
+        let _ = (steward.report(&group, now), steward.inventory_due(now, 100), steward.concerned());
+        steward.tick(now, &[], &mut rng);
+        while steward.poll().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second seed has what there is to damage, or the target attacks nothing.
+    #[test]
+    fn the_seed_of_a_state_has_entries_orders_and_lacks() {
+        let mut steward = a_steward();
+        let group = steward.resume(&STATES[1], NOW).expect("ours");
+        let report = steward.report(&group, NOW).expect("watched");
+        assert_eq!((report.under_way, report.log.len()), (1, 4), "{report:?}");
+        assert_eq!(steward.map_for_owner(&group).expect("watched").entries.len(), 1);
     }
 }

@@ -145,8 +145,6 @@ pub struct Timers {
     pub probe: Duration,
     /// Silence after which any other watched peer is probed.
     pub probe_silent: Duration,
-    /// Between two questions to a holder what it has.
-    pub inventory: Duration,
     /// Between two adverts.
     pub announce: Duration,
     /// Between two pings.
@@ -217,11 +215,11 @@ impl Timers {
                 pause_ms_max: t.pause_max,
                 compare_ms: t.compare,
                 skew_ms: t.skew,
+                inventory_ms: t.inventory,
                 steward_lost_ms: t.steward_lost,
             },
             probe: Duration::from_millis(t.probe),
             probe_silent: Duration::from_millis(t.probe_silent),
-            inventory: Duration::from_millis(t.inventory),
             announce: Duration::from_millis(t.announce),
             ping: Duration::from_millis(t.ping),
             compact: Duration::from_millis(t.compact),

@@ -92,72 +92,32 @@ impl Probes {
 /// A holder of a slot.
 pub(super) type Holding = (GroupId, Slot, PeerKey);
 
-/// Which holders to ask what they have.
+/// How many holders may be asked what they have. Who is next, the steward knows.
 #[derive(Debug)]
 pub(super) struct Inventory {
-    /// When somebody is asked next.
-    next: BTreeMap<Holding, Timestamp>,
     open: BTreeSet<Holding>,
     pace: Pace,
-    every_ms: u64,
 }
 
 impl Inventory {
-    pub(super) fn new(every_ms: u64) -> Self {
-        Self {
-            next: BTreeMap::new(),
-            open: BTreeSet::new(),
-            pace: Pace::new(HOLDINGS_A_MINUTE),
-            every_ms: every_ms.max(1),
-        }
+    pub(super) const fn new() -> Self {
+        Self { open: BTreeSet::new(), pace: Pace::new(HOLDINGS_A_MINUTE) }
     }
 
-    /// What is watched now. New ones get their place in the period by lot, so that a restart asks nobody all at once.
-    pub(super) fn watch(&mut self, holdings: &BTreeSet<Holding>, now: Timestamp) {
-        self.next.retain(|holding, _| holdings.contains(holding));
-        for holding in holdings {
-            let first = || now.plus_ms(lot(holding) % self.every_ms);
-            self.next.entry(*holding).or_insert_with(first);
-        }
+    /// So many more may be asked now.
+    pub(super) fn room(&mut self, now: Timestamp) -> usize {
+        self.pace.left(now).min(OPEN_MAX.saturating_sub(self.open.len()))
     }
 
-    /// This peer is asked at once in every group, or in one: something was repaired, or it came back.
-    pub(super) fn hurry(&mut self, peer: &PeerKey, only: Option<GroupId>, now: Timestamp) {
-        for ((group, _, holder), next) in &mut self.next {
-            if holder == peer && only.is_none_or(|only| only == *group) {
-                *next = now.min(*next);
-            }
-        }
-    }
-
-    /// Whom to ask now, of those who are there. They count as asked, until [`Inventory::answered`].
-    pub(super) fn due(&mut self, here: &dyn Fn(&PeerKey) -> bool, now: Timestamp) -> Vec<Holding> {
-        let most = self.pace.left(now).min(OPEN_MAX.saturating_sub(self.open.len()));
-        let asked = self.next.iter().filter(|(holding, next)| **next <= now && !self.open.contains(*holding));
-        let mut due: Vec<(Timestamp, Holding)> =
-            asked.filter(|((_, _, peer), _)| here(peer)).map(|(holding, next)| (*next, *holding)).collect();
-        due.sort_unstable();
-        due.truncate(most);
-        self.pace.used(due.len() as u32);
-        for (_, holding) in &due {
-            self.open.insert(*holding);
-            self.next.insert(*holding, now.plus_ms(self.every_ms));
-        }
-        due.into_iter().map(|(_, holding)| holding).collect()
+    /// Somebody is being asked; whether nobody asks the same already.
+    pub(super) fn begin(&mut self, holding: Holding) -> bool {
+        self.pace.used(1);
+        self.open.insert(holding)
     }
 
     pub(super) fn answered(&mut self, holding: &Holding) {
         self.open.remove(holding);
     }
-}
-
-/// A number for a holder that has nothing to do with anybody else's.
-fn lot((group, slot, peer): &Holding) -> u64 {
-    let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 inventory lot v1");
-    hasher.update(group.as_bytes()).update(&[slot.as_u8()]).update(peer.as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }
 
 #[cfg(test)]
@@ -211,30 +171,19 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_asked_once_a_period_spread_and_at_once_when_they_come_back() {
+    fn holders_are_asked_a_few_at_a_time_and_so_many_a_minute() {
         let slot = Slot::new(0).expect("valid");
-        let group = |i: u16| GroupId::from_bytes(*peer(i).as_bytes());
-        let holdings: BTreeSet<Holding> = (0..200).map(|i| (group(i), slot, peer(i % 20))).collect();
-        let mut inventory = Inventory::new(24 * HOUR);
-        let start = Timestamp(1_000 * HOUR);
-        inventory.watch(&holdings, start);
-        let mut asked: BTreeMap<Holding, u32> = BTreeMap::new();
-        let mut most = 0;
-        for minute in 0..48 * 60u64 {
-            let now = start.plus_ms(minute * MINUTE_MS);
-            inventory.watch(&holdings, now);
-            let due = inventory.due(&|who| *who != peer(3), now);
-            most = most.max(due.len());
-            for holding in due {
-                *asked.entry(holding).or_default() += 1;
-                inventory.answered(&holding);
-            }
+        let holding = |i: u16| (GroupId::from_bytes([1; 32]), slot, peer(i));
+        let mut inventory = Inventory::new();
+        let now = Timestamp(1_000 * HOUR);
+        assert_eq!(inventory.room(now), OPEN_MAX);
+        assert!(inventory.begin(holding(0)) && !inventory.begin(holding(0)));
+        assert_eq!(inventory.room(now), OPEN_MAX - 1);
+        for i in 0..HOLDINGS_A_MINUTE as u16 - 2 {
+            inventory.begin(holding(i));
+            inventory.answered(&holding(i));
         }
-        assert_eq!(asked.len(), 190, "all but those of the one that is away");
-        assert!(asked.values().all(|times| (1..=3).contains(times)) && most < 8, "spread: {most} at once");
-        // The one that was away comes back.
-        let now = start.plus_ms(48 * HOUR);
-        inventory.hurry(&peer(3), None, now);
-        assert_eq!(inventory.due(&|who| *who == peer(3), now).len(), 10);
+        assert_eq!(inventory.room(now), 0, "the minute is used up");
+        assert_eq!(inventory.room(now.plus_ms(MINUTE_MS)), OPEN_MAX);
     }
 }

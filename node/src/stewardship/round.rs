@@ -9,11 +9,11 @@ use std::{
 };
 
 use cairn_core::{
-    liveness::Presence,
+    liveness::{Outage, Presence},
     part::Credentials,
     peer_view::PeerView,
     steward::{
-        Declined, Effect, GroupReport, PlannedRepair, Say, Steward,
+        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
         wire::{Answer, Refusal, Request},
     },
 };
@@ -21,7 +21,7 @@ use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, R
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 
-use super::{files::StateFiles, ports::WatchPass, probes::Holding};
+use super::{files::StateFiles, ports::WatchPass, probes::Holding, report::Weather};
 
 /// What comes in.
 pub(super) enum Input {
@@ -31,16 +31,15 @@ pub(super) enum Input {
     Heard { peer: PeerKey, at: Timestamp },
     /// A holder said what it has.
     Reported { holder: PeerKey, group: GroupId, slot: Slot, has: Ordinals },
-    /// What is watched, to plan probes by; also the time to try again what could not be written.
-    Survey,
+    /// Who is watched, to plan probes by, and up to so many holders who are to be asked what they have; also the time to try again
+    /// what could not be written.
+    Survey { ask: usize },
     /// Write down what is believed of peers.
     Save,
-    /// What opens these groups at their holders.
-    Passes(Vec<Holding>),
     /// How the groups stand.
     Report(oneshot::Sender<Vec<GroupReport>>),
     /// What would be ordered.
-    Plan(oneshot::Sender<Vec<(GroupReport, Vec<PlannedRepair>)>>),
+    Plan(oneshot::Sender<(Weather, Vec<(GroupReport, Vec<PlannedRepair>)>)>),
 }
 
 /// An order for a new holder, with all that it takes.
@@ -51,26 +50,17 @@ pub(super) struct Give {
     pub(super) previous: [u8; 32],
 }
 
-/// Who is watched.
-#[derive(Default)]
-pub(super) struct Survey {
-    /// Everybody, with the time of its silence and whether a group of its needs something or has something under way.
-    pub(super) peers: BTreeMap<PeerKey, (u64, bool)>,
-    /// Who is here or just late.
-    pub(super) here: BTreeSet<PeerKey>,
-    /// Everybody who should have something.
-    pub(super) holdings: BTreeSet<Holding>,
-}
+/// Everybody who is watched, with the time of its silence and whether a group of its needs something or has something under way.
+pub(super) type Watched = BTreeMap<PeerKey, (u64, bool)>;
 
 /// What a round leads to.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) tell: Vec<(PeerKey, Say)>,
     pub(super) give: Vec<Give>,
-    pub(super) survey: Option<Survey>,
-    pub(super) passes: Vec<(Holding, WatchPass)>,
-    /// Holders to be asked at once what they have: in one group after a repair, in all when they came back.
-    pub(super) hurry: Vec<(PeerKey, Option<GroupId>)>,
+    pub(super) watched: Option<Watched>,
+    /// Holders to be asked now what they have.
+    pub(super) ask: Vec<(Holding, WatchPass)>,
     /// When there is something to do next.
     pub(super) next: Option<Timestamp>,
 }
@@ -84,7 +74,14 @@ pub(super) struct Keeper {
     pub(super) unsaved: BTreeSet<GroupId>,
     /// Of the timers that beliefs are written down with.
     pub(super) late_ms: u64,
+    /// Watched peers that came back, to be asked soon what they have; as few as are watched.
+    pub(super) returned: BTreeSet<PeerKey>,
+    /// Holdings that changed, or whose holder came back: asked before all others. At most [`HURRIED_MAX`].
+    pub(super) hurried: BTreeSet<Holding>,
 }
+
+/// More than all holders of all groups; and the rest is asked within the period anyway.
+const HURRIED_MAX: usize = 65_536;
 
 /// The file of a group, without the folder.
 pub(super) fn group_file(group: &GroupId) -> String {
@@ -118,21 +115,21 @@ impl Keeper {
         for input in inputs {
             match input {
                 Input::Asked { from, request, answer } => {
-                    self.note_return(from, now, &mut out);
-                    let (said, group) = self.asked(from, request, peers, now, &mut out);
+                    self.note_return(from, now);
+                    let (said, group) = self.asked(from, request, peers, now);
                     pending.push((answer, said, group));
                 }
                 Input::Heard { peer, at } => {
-                    self.note_return(peer, now, &mut out);
+                    self.note_return(peer, now);
                     self.steward.heard(peer, at);
                 }
                 Input::Reported { holder, group, slot, has } => self.steward.reported(holder, group, slot, &has, now),
-                Input::Survey => {
-                    out.survey = Some(self.survey(now));
+                Input::Survey { ask } => {
+                    out.watched = Some(self.watched(now));
+                    out.ask = self.whom_to_ask(ask, now);
                     again = true;
                 }
                 Input::Save => self.save_beliefs(),
-                Input::Passes(holdings) => out.passes = self.passes(holdings),
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
                 Input::Plan(to) => {
@@ -140,7 +137,10 @@ impl Keeper {
                         let plan = self.steward.dry_run(&report.group, now, peers);
                         (report, plan)
                     };
-                    drop(to.send(self.reports(now).into_iter().map(with_plan).collect()));
+                    let watch = self.steward.watch();
+                    let cut_off = watch.outage(now) != Outage::None;
+                    let weather = Weather { cut_off, mass_failure: watch.mass_failure(now) };
+                    drop(to.send((weather, self.reports(now).into_iter().map(with_plan).collect())));
                 }
             }
         }
@@ -154,9 +154,9 @@ impl Keeper {
         out
     }
 
-    fn note_return(&self, peer: PeerKey, now: Timestamp, out: &mut Outcome) {
+    fn note_return(&mut self, peer: PeerKey, now: Timestamp) {
         if self.steward.knows(&peer) && self.steward.watch().belief(&peer, now).presence >= Presence::Away {
-            out.hurry.push((peer, None));
+            self.returned.insert(peer);
         }
     }
 
@@ -170,10 +170,9 @@ impl Keeper {
         request: Request,
         peers: &[PeerView],
         now: Timestamp,
-        out: &mut Outcome,
     ) -> (Answer, Option<GroupId>) {
         match request {
-            Request::Say(say) => (self.told(from, *say, peers, now, out), None),
+            Request::Say(say) => (self.told(from, *say, peers, now), None),
             Request::Register { record } => match GroupRecord::decode(&record) {
                 Ok(record) => {
                     let group = record.group();
@@ -187,7 +186,7 @@ impl Keeper {
         }
     }
 
-    fn told(&mut self, from: PeerKey, say: Say, peers: &[PeerView], now: Timestamp, out: &mut Outcome) -> Answer {
+    fn told(&mut self, from: PeerKey, say: Say, peers: &[PeerView], now: Timestamp) -> Answer {
         let group = group_of(&say);
         if !self.watches(&group) {
             match &say {
@@ -199,13 +198,14 @@ impl Keeper {
                 _ => return Answer::Refused(Refusal::NotSteward),
             }
         }
-        if let Say::Taken { certificate, .. } = &say
-            && let Some(holder) = certificate.order.action.to()
-            && self.watches(&group)
-        {
-            out.hurry.push((holder, Some(group)));
-        }
+        let taken = match &say {
+            Say::Taken { certificate, .. } => certificate.order.action.to().zip(certificate.order.action.slot()),
+            _ => None,
+        };
         self.steward.told(from, say, now, peers);
+        if let Some((holder, slot)) = taken.filter(|(holder, _)| self.steward.knows(holder)) {
+            self.hurry((group, slot, holder));
+        }
         Answer::Done
     }
 
@@ -253,37 +253,50 @@ impl Keeper {
         self.steward.groups().filter_map(|group| self.steward.report(&group, now)).collect()
     }
 
-    fn survey(&self, now: Timestamp) -> Survey {
-        let mut survey = Survey::default();
-        let me = self.steward.me();
-        for report in self.reports(now) {
-            let often = report.under_way > 0 || !report.assessment.needs.is_empty();
-            let holders = report.slots.iter().flatten().map(|(peer, ..)| *peer);
-            for peer in holders.chain(report.stewards.iter().map(|(peer, _)| *peer)).filter(|peer| *peer != me) {
-                let belief = self.steward.watch().belief(&peer, now);
-                if belief.presence <= Presence::Late {
-                    survey.here.insert(peer);
-                }
-                survey.peers.entry(peer).or_insert((belief.silent_ms, false)).1 |= often;
-            }
-            for (slot, holders) in (0u8..).zip(&report.slots) {
-                let Ok(slot) = Slot::new(slot) else { continue };
-                survey.holdings.extend(holders.iter().map(|(peer, ..)| (report.group, slot, *peer)));
-            }
-        }
-        survey
+    fn watched(&self, now: Timestamp) -> Watched {
+        let watch = self.steward.watch();
+        let silence = |(peer, often): (PeerKey, bool)| (peer, (watch.belief(&peer, now).silent_ms, often));
+        self.steward.concerned().into_iter().map(silence).collect()
     }
 
-    fn passes(&self, holdings: Vec<Holding>) -> Vec<(Holding, WatchPass)> {
+    fn hurry(&mut self, holding: Holding) {
+        if self.hurried.len() < HURRIED_MAX {
+            self.hurried.insert(holding);
+        }
+    }
+
+    /// Those in a hurry first, then those whose turn it is.
+    fn whom_to_ask(&mut self, most: usize, now: Timestamp) -> Vec<(Holding, WatchPass)> {
+        let returned = std::mem::take(&mut self.returned);
+        if !returned.is_empty() {
+            for report in self.reports(now) {
+                for (slot, holders) in (0u8..).zip(&report.slots) {
+                    let Ok(slot) = Slot::new(slot) else { continue };
+                    let back = holders.iter().map(|(peer, ..)| *peer).filter(|peer| returned.contains(peer));
+                    back.for_each(|peer| self.hurry((report.group, slot, peer)));
+                }
+            }
+        }
+        let mut asked: Vec<Holding> = Vec::new();
+        while asked.len() < most
+            && let Some(holding) = self.hurried.pop_first()
+        {
+            asked.push(holding);
+        }
+        let due = self.steward.inventory_due(now, most - asked.len());
+        asked.extend(due.into_iter().map(|due| (due.group, due.slot, due.holder)));
+        for (group, slot, holder) in &asked {
+            self.steward.asked(&Inventory { group: *group, slot: *slot, holder: *holder }, now);
+        }
         let mut passes: BTreeMap<GroupId, Option<WatchPass>> = BTreeMap::new();
         let pass = |holding: Holding| {
             let made = passes.entry(holding.0).or_insert_with(|| {
-                let map = self.steward.map_for_owner(&holding.0)?;
-                Some(WatchPass { mandate: Arc::from(map.mandate), changes: Arc::from(map.changes) })
+                let (mandate, changes) = self.steward.pass(&holding.0)?;
+                Some(WatchPass { mandate: Arc::from(mandate), changes: Arc::from(changes) })
             });
             Some((holding, made.clone()?))
         };
-        holdings.into_iter().filter_map(pass).collect()
+        asked.into_iter().filter_map(pass).collect()
     }
 
     /// Writes what changed, then gives out what may go out.

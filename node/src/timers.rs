@@ -44,7 +44,7 @@ macro_rules! named_timers {
 }
 
 named_timers! {
-    /// Silence from which a peer is late.
+    /// Silence from which a peer is late; three times `announce` at least.
     late = 300 * SECOND, at least 2 * SECOND;
     /// Silence from which it is away.
     away = HOUR, at least 3 * SECOND;
@@ -96,16 +96,16 @@ named_timers! {
     skew = 10 * MINUTE, at least 10 * SECOND;
     /// Silence after which a steward's place is given to another.
     steward_lost = DAY, at least 5 * SECOND;
-    /// Between two probes of a silent peer of a group that needs something; a third of `late`.
+    /// Between two probes of a silent peer of a group that needs something.
     probe = 100 * SECOND, at least 500;
     /// Silence after which any other peer is probed; half of `away`.
     probe_silent = HOUR / 2, at least SECOND;
     /// Between two questions to a holder what it has.
     inventory = DAY, at least 2 * SECOND;
     /// Between two adverts.
-    announce = 5 * MINUTE, at least 500;
+    announce = 10 * MINUTE, at least 500;
     /// Between two pings of a connected peer.
-    ping = MINUTE, at least 500;
+    ping = 150 * SECOND, at least 500;
     /// Between two turns of the store: ended holds of the trash, compaction.
     compact = HOUR, at least SECOND;
     /// Between two reads of every shard.
@@ -169,7 +169,7 @@ impl Timers {
     ///
     /// Nothing gets shorter than its least value: half a second for adverts, pings and probes, two seconds of silence to be late and
     /// five to be gone, three seconds for votes, ten for clocks, thirty for an order, a fifth of a second for a look. Late is three
-    /// pings at least; and whoever is away was late, whoever is gone was away.
+    /// adverts at least, so half an hour by default; and whoever is away was late, whoever is gone was away.
     ///
     /// # Errors
     /// A timer that is no number of seconds, or a factor outside a millionth to a thousand.
@@ -179,7 +179,9 @@ impl Timers {
             return Err(WrongTimer { name: "scale", value: scale, why: "it is a factor from 0.000001 to 1000" });
         }
         let mut t = Named::read(section, scale)?;
-        t.late = t.late.max(3 * t.ping);
+        // Whoever says less often that it is there than we call it late would make every third peer fall silent at once, which is how
+        // we recognise that we are cut off ourselves.
+        t.late = t.late.max(3 * t.announce);
         t.away = t.away.max(t.late);
         t.server_gone = t.server_gone.max(t.away);
         t.home_gone = t.home_gone.max(t.server_gone);
@@ -236,15 +238,16 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let timers = Timers::default();
-        assert_eq!(timers.liveness, liveness::Timers::default());
+        let late_ms = 3 * timers.announce.as_millis() as u64;
+        assert_eq!(timers.liveness, liveness::Timers { late_ms, ..liveness::Timers::default() });
         assert_eq!(timers.rhythm, Rhythm::default());
-        assert_eq!(timers.probe.as_millis() as u64 * 3, timers.liveness.late_ms);
         assert_eq!(timers.probe_silent.as_millis() as u64 * 2, timers.liveness.away_ms);
     }
 
     #[test]
     fn one_factor_scales_all_and_the_environment_stands_above_the_file() {
-        let section = TimersSection { scale: Some(0.5), home_gone: Some(1000.0), ..TimersSection::default() };
+        let section =
+            TimersSection { scale: Some(0.5), home_gone: Some(1000.0), announce: Some(60.0), ..TimersSection::default() };
         let timers = Timers::new(&section, None).expect("valid");
         assert_eq!((timers.liveness.home_gone_ms, timers.liveness.late_ms), (12 * HOUR, 150 * SECOND), "gone after away");
         let longer = TimersSection { home_gone: Some(1e6), ..section };
@@ -257,7 +260,7 @@ mod tests {
     fn the_shortest_trial_keeps_clocks_lines_and_order() {
         let timers = Timers::new(&TimersSection::default(), Some(1e-6)).expect("valid");
         let t = timers.liveness;
-        assert!(t.late_ms >= 3 * timers.ping.as_millis() as u64 && t.late_ms >= 2000);
+        assert!(t.late_ms >= 3 * timers.announce.as_millis() as u64 && t.late_ms >= 2000);
         assert!(t.away_ms >= t.late_ms && t.server_gone_ms >= t.away_ms && t.home_gone_ms >= t.server_gone_ms);
         assert_eq!((timers.rhythm.skew_ms, timers.rhythm.order_ms), (10_000, 30_000));
     }

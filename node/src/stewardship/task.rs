@@ -159,7 +159,7 @@ impl Driver {
             // Five times within the silence that makes late, as heartbeats are; and no slower than looks and probes.
             let late = Duration::from_millis(self.timers.liveness.late_ms);
             let look = Duration::from_millis(self.timers.rhythm.look_ms);
-            let beat = (late / 5).min(self.timers.probe).min(look).max(Duration::from_millis(100));
+            let beat = (late / 5).min(self.timers.probe).min(look).max(BREATH);
             state.next_beat = Instant::now() + beat;
             inputs.extend(self.listen(state).await);
             inputs.push(Input::Survey { ask: state.inventory.room((self.clock)()) });

@@ -155,11 +155,7 @@ pub(in crate::steward) fn read_changes(r: &mut Reader<'_>) -> Result<Vec<Certifi
 }
 
 /// Appends as many as leave `out` within `limit`, the newest, in the order in which they come.
-pub(in crate::steward) fn put_entries(
-    out: &mut Vec<u8>,
-    entries: &[Entry],
-    limit: usize,
-) -> Result<(), DecodeError> {
+pub(in crate::steward) fn put_entries(out: &mut Vec<u8>, entries: &[Entry], limit: usize) -> Result<(), DecodeError> {
     let mut newest: Vec<usize> = (0..entries.len()).collect();
     newest.sort_by_key(|at| Reverse(entries[*at].0.order.issued));
     let mut room = limit.saturating_sub(out.len() + 2);

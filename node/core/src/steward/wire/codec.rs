@@ -82,10 +82,7 @@ impl Request {
                 previous: r.array()?,
             },
             3 => Self::Register { record: r.bytes(GROUP_RECORD_MAX)?.to_vec() },
-            4 => Self::Ask {
-                ticket: GroupTicket::decode(r.raw(TICKET_SIZE)?)?,
-                grant: r.bytes(GRANT_MAX)?.to_vec(),
-            },
+            4 => Self::Ask { ticket: GroupTicket::decode(r.raw(TICKET_SIZE)?)?, grant: r.bytes(GRANT_MAX)?.to_vec() },
             _ => return Err(r.invalid("unknown kind")),
         };
         r.finish()?;
@@ -184,4 +181,3 @@ impl GroupMap {
         Ok(Self { mandate, sheets, changes, entries, log })
     }
 }
-

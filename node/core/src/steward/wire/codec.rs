@@ -181,3 +181,6 @@ impl GroupMap {
         Ok(Self { mandate, sheets, changes, entries, log })
     }
 }
+
+#[cfg(test)]
+mod tests;

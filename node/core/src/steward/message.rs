@@ -1,6 +1,10 @@
 //! What stewards say to each other, and new holders to them.
 
-use cairn_proto::{Certificate, DecodeError, GroupId, GroupRecord, Order, PeerKey, layout::Reader, order::OrderId};
+mod codec;
+
+pub(super) use codec::{put_changes, put_entries, read_changes, read_entries};
+
+use cairn_proto::{Certificate, GroupId, GroupRecord, Order, PeerKey, order::OrderId};
 
 /// A message. Its sender is whom the transport authenticated; everything else in it is checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,37 +84,4 @@ pub enum Failure {
     Missing(PeerKey),
     /// What came of it had the wrong root. This peer sent it, where that is known.
     Wrong(Option<PeerKey>),
-}
-
-impl Failure {
-    /// Appends it: `0` refused; `1` missing, peer 32; `2` wrong; `3` wrong, sent by peer 32.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Refused => out.push(0),
-            Self::Missing(peer) => {
-                out.push(1);
-                out.extend_from_slice(peer.as_bytes());
-            }
-            Self::Wrong(None) => out.push(2),
-            Self::Wrong(Some(peer)) => {
-                out.push(3);
-                out.extend_from_slice(peer.as_bytes());
-            }
-        }
-    }
-
-    /// Reads what [`Failure::put`] appended.
-    ///
-    /// # Errors
-    /// An unknown kind, or too few bytes.
-    pub fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let peer = |r: &mut Reader<'_>| r.array().map(PeerKey::from_bytes);
-        match r.byte()? {
-            0 => Ok(Self::Refused),
-            1 => Ok(Self::Missing(peer(r)?)),
-            2 => Ok(Self::Wrong(None)),
-            3 => Ok(Self::Wrong(Some(peer(r)?))),
-            _ => Err(r.invalid("unknown failure")),
-        }
-    }
 }

@@ -41,7 +41,7 @@ pub struct GroupStatus {
 pub struct PlannedRepairStatus {
     /// The group's short id.
     pub group: String,
-    /// `copy`, `rebuild`, `replace steward`, `retire steward`, `enlist steward`.
+    /// `copy` or `rebuild` of shards; `replace`, `retire` or `enlist` of a steward.
     pub action: String,
     /// The slot, when it is about shards.
     pub slot: Option<u8>,
@@ -92,9 +92,9 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
         Action::Rebuild { helpers, to, .. } => {
             ("rebuild", helpers.iter().map(|(_, helper)| helper.short()).collect(), Some(*to))
         }
-        Action::Replace { old, new } => ("replace steward", vec![old.short()], Some(*new)),
-        Action::Retire { old } => ("retire steward", vec![old.short()], None),
-        Action::Enlist { new } => ("enlist steward", Vec::new(), Some(*new)),
+        Action::Replace { old, new } => ("replace", vec![old.short()], Some(*new)),
+        Action::Retire { old } => ("retire", vec![old.short()], None),
+        Action::Enlist { new } => ("enlist", Vec::new(), Some(*new)),
     };
     let moved = plan.action.shards_moved().max(1) * SHARD_SIZE as u64;
     PlannedRepairStatus {

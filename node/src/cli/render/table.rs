@@ -96,7 +96,7 @@ const WATCHED_GROUPS: &[Column] = &[
 ];
 const PLANNED_REPAIRS: &[Column] = &[
     GROUP,
-    column("ACTION", "action", 15, Form::Text),
+    column("ACTION", "action", 7, Form::Text),
     column("SLOT", "slot", 4, Form::Right),
     column("TO", "to", 8, Form::Id),
     column("BYTES", "bytes", 8, Form::Bytes),

@@ -92,7 +92,7 @@ pub(super) struct World {
     pub(super) spy: Mutex<Option<Spy>>,
 }
 
-pub(super) type Spy = Box<dyn FnMut(&PeerKey, &Request) + Send>;
+pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
 
 /// The network as one peer has it.
 struct Link {
@@ -153,7 +153,7 @@ impl StewardNet for Link {
     fn request(&self, to: PeerKey, request: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
         async move {
             if let Some(spy) = self.world.spy.lock().expect("spy").as_mut() {
-                spy(&self.me, &request);
+                spy(&self.me, &to, &request);
             }
             if let Request::Say(say) = &request {
                 self.world.said.lock().expect("said").push((self.me, to, (**say).clone()));
@@ -473,7 +473,28 @@ impl Village {
         (certificate, Request::Give { credentials: Box::new(credentials), sheet, previous: [0; 32] })
     }
 
-    pub(super) fn all_ordinals() -> Ordinals {
-        (0..STRIPES).collect()
+    /// A copy of slot 2 from its second holder.
+    pub(super) fn copy_to(&self, to: PeerKey) -> Action {
+        Action::Copy { slot: slot(2), from: self.holder(2, 1), to, ordinals: (0..STRIPES).collect() }
+    }
+
+    /// The record with a newer mandate.
+    pub(super) fn newer_record(&self) -> Vec<u8> {
+        let mandate = Mandate { generation: 2, ..self.record.mandate.clone() }.seal(&authority()).expect("valid");
+        let sheets = (0..5).map(|at| self.record.sealed_sheet(slot(at)).expect("there").to_vec()).collect();
+        GroupRecord::new(mandate, sheets).expect("whole").encode()
+    }
+
+    /// Everything that a peer tried to say so far.
+    pub(super) fn said_by(&self, who: &PeerKey) -> Vec<Say> {
+        let said = self.world.said.lock().expect("said");
+        said.iter().filter(|(from, ..)| from == who).map(|(.., say)| say.clone()).collect()
+    }
+
+    pub(super) async fn stop_all(&self) {
+        let running: Vec<PeerKey> = self.world.running.lock().expect("running").keys().copied().collect();
+        for peer in running {
+            self.stop(&peer).await;
+        }
     }
 }

@@ -150,8 +150,8 @@ impl Stewardship {
         if me != net.me() {
             return Err(io::Error::other("the network goes by another identity"));
         }
-        // Between tries: a slow peer is not asked again before it could have answered.
-        let pause = Duration::from_millis((rhythm.vote_ms / 8).max(200));
+        // Between tries: 12 s first, and in proportion in a trial.
+        let pause = (timers.probe / 8).max(Duration::from_millis(10));
         let pause_max = Duration::from_millis(rhythm.pause_ms_max).min(Duration::from_secs(30 * 60));
         let cancel = self.0.cancel.clone();
         let outbox = Outbox::new(Arc::clone(&net), pause, cancel.clone());

@@ -23,7 +23,7 @@ const SHORT_MAX: usize = 16 * 1024;
 
 /// Limits of who answers on the stewards' protocol. Tests make them small.
 ///
-/// What peers can make us hold at a time: `at_once` short questions (16 KiB, and as much when read: 2 MiB), `memory` for all that is
+/// What peers can make us hold at a time: `at_once` short questions (16 KiB, and as much when read or answered: 2 MiB), `memory` for all that is
 /// longer, and `maps` maps while they are made (some 8 MiB each at the very most, kilobytes as a rule). Nothing of it while nobody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct StewardLimits {
@@ -31,8 +31,9 @@ pub struct StewardLimits {
     pub at_once: usize,
     /// ... and of one peer, of which one may be long: all others find places while a few peers take what they can.
     pub per_peer: usize,
-    /// Bytes in memory for questions and answers over 16 KiB, read and decoded: two questions of the greatest length, and some
-    /// hundred records of groups as they are.
+    /// Bytes in memory for questions over 16 KiB, read and decoded, and answers over 32 KiB. Half of it is for those no longer than a
+    /// group's record can be, some fifty of them as they are, so that one map of the greatest length, for which the other half is,
+    /// keeps no owner waiting.
     pub memory: usize,
     /// Maps of groups that are made at once.
     pub maps: usize,

@@ -8,7 +8,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use cairn_core::steward::wire::{Answer, MESSAGE_MAX, Refusal, Request};
-use cairn_proto::PeerKey;
+use cairn_proto::{PeerKey, mandate::GROUP_RECORD_MAX};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, FutureExt as _, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -34,7 +34,8 @@ pub(crate) struct Desk {
     limits: ServerLimits,
     places: Arc<Semaphore>,
     refusing: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    /// For what is no longer than a group's record, and for what is.
+    memory: [Arc<Semaphore>; 2],
     maps: Arc<Semaphore>,
 }
 
@@ -49,7 +50,7 @@ impl Desk {
             limits,
             places: places(limits.stewards.at_once),
             refusing: places(REFUSING_MAX),
-            memory: places(limits.stewards.memory / PERMIT_BYTES),
+            memory: [0, 1].map(|_| places(limits.stewards.memory / 2 / PERMIT_BYTES)),
             maps: places(limits.stewards.maps),
         }
     }
@@ -152,7 +153,8 @@ impl Desk {
             return Some(None);
         }
         let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-        let memory = self.memory.clone().acquire_many_owned(permits);
+        let memory = &self.memory[usize::from(bytes > READ_FACTOR * GROUP_RECORD_MAX)];
+        let memory = memory.clone().acquire_many_owned(permits);
         tokio::time::timeout(self.limits.memory_wait, memory).await.ok()?.ok().map(Some)
     }
 

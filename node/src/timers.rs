@@ -246,10 +246,18 @@ mod tests {
 
     #[test]
     fn one_factor_scales_all_and_the_environment_stands_above_the_file() {
-        let section =
-            TimersSection { scale: Some(0.5), home_gone: Some(1000.0), announce: Some(60.0), ..TimersSection::default() };
+        let section = TimersSection {
+            scale: Some(0.5),
+            home_gone: Some(1000.0),
+            announce: Some(60.0),
+            ..TimersSection::default()
+        };
         let timers = Timers::new(&section, None).expect("valid");
-        assert_eq!((timers.liveness.home_gone_ms, timers.liveness.late_ms), (12 * HOUR, 150 * SECOND), "gone after away");
+        assert_eq!(
+            (timers.liveness.home_gone_ms, timers.liveness.late_ms),
+            (12 * HOUR, 150 * SECOND),
+            "gone after away"
+        );
         let longer = TimersSection { home_gone: Some(1e6), ..section };
         assert_eq!(Timers::new(&longer, None).expect("valid").liveness.home_gone_ms, 500_000 * SECOND);
         let timers = Timers::new(&longer, Some(0.1)).expect("valid");

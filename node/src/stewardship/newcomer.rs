@@ -24,7 +24,7 @@ use cairn_core::{
     },
 };
 use cairn_proto::{
-    Action, Domain, GroupId, Ordinals, PeerKey, SHARD_SIZE, SheetRow, ShardRoot, Slot, Taken, Timestamp, order::OrderId,
+    Action, Domain, GroupId, Ordinals, PeerKey, SHARD_SIZE, ShardRoot, SheetRow, Slot, Taken, Timestamp, order::OrderId,
 };
 use ed25519_dalek::SigningKey;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -178,7 +178,9 @@ impl Newcomer {
         };
         for (name, body) in found.whole {
             let name = format!("{name}.order");
-            let given = Given::decode(&body).ok().filter(|g| g.credentials.certificate.order.id().is_ok_and(|o| file(&o) == name));
+            let given = Given::decode(&body)
+                .ok()
+                .filter(|g| g.credentials.certificate.order.id().is_ok_and(|o| file(&o) == name));
             let Some(given) = given else {
                 files.set_aside(&name, &"what it says is no order");
                 continue;

@@ -71,7 +71,8 @@ impl Probes {
                 let last = self.asked.get(peer).copied().unwrap_or(Timestamp(0));
                 // Whoever is silent for a month is hardly back within the next half hour.
                 let every = if *often { self.often_ms } else { (silent_ms / 4).clamp(self.seldom_ms, self.longest_ms) };
-                (*silent_ms >= every.min(self.seldom_ms) && now.ms_since(last) >= every).then_some((!often, last, *peer))
+                (*silent_ms >= every.min(self.seldom_ms) && now.ms_since(last) >= every)
+                    .then_some((!often, last, *peer))
             })
             .collect();
         due.sort_unstable();

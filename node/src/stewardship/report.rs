@@ -82,7 +82,13 @@ pub(super) fn group_status(report: &GroupReport) -> GroupStatus {
         stewards_here: here(report),
         quorum: report.quorum,
         under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
-        last: report.log.iter().rev().take(LAST).map(|entry| format!("{} {}", time(entry.at), words(&entry.what))).collect(),
+        last: report
+            .log
+            .iter()
+            .rev()
+            .take(LAST)
+            .map(|entry| format!("{} {}", time(entry.at), words(&entry.what)))
+            .collect(),
     }
 }
 
@@ -155,12 +161,16 @@ fn words(what: &What) -> String {
             let how = if *rebuild { "rebuild" } else { "copy" };
             format!("{how} of {} of slot {slot} to {} was ordered", count(shards), to.short())
         }
-        What::Repaired { slot, holder, shards, .. } => format!("{} has {} of slot {slot}", holder.short(), count(shards)),
+        What::Repaired { slot, holder, shards, .. } => {
+            format!("{} has {} of slot {slot}", holder.short(), count(shards))
+        }
         What::Failed { order, why } => {
             let name: String = order.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
             format!("order {name} came to nothing: {}", why.as_ref().map_or("nothing was heard".to_owned(), failure))
         }
-        What::Stewards { old: Some(old), new: Some(new) } => format!("steward {} replaces {}", new.short(), old.short()),
+        What::Stewards { old: Some(old), new: Some(new) } => {
+            format!("steward {} replaces {}", new.short(), old.short())
+        }
         What::Stewards { old: Some(old), new: None } => format!("steward {} was lost", old.short()),
         What::Stewards { old: None, new: Some(new) } => format!("steward {} joined", new.short()),
         What::Stewards { old: None, new: None } => "stewards changed".to_owned(),

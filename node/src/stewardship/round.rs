@@ -39,8 +39,11 @@ pub(super) enum Input {
     /// How the groups stand.
     Report(oneshot::Sender<Vec<GroupReport>>),
     /// What would be ordered.
-    Plan(oneshot::Sender<(Weather, Vec<(GroupReport, Vec<PlannedRepair>)>)>),
+    Plan(oneshot::Sender<Plans>),
 }
+
+/// What goes on around us, and each group with what would be ordered for it.
+pub(super) type Plans = (Weather, Vec<(GroupReport, Vec<PlannedRepair>)>);
 
 /// An order for a new holder, with all that it takes.
 pub(super) struct Give {
@@ -223,7 +226,8 @@ impl Keeper {
             Err(Declined::Old)
                 if self.steward.map_for_owner(&group).is_some_and(|map| {
                     map.sheets == sheets
-                        && cairn_proto::Mandate::open(&map.mandate).is_ok_and(|mandate| mandate.generation == generation)
+                        && cairn_proto::Mandate::open(&map.mandate)
+                            .is_ok_and(|mandate| mandate.generation == generation)
                 }) =>
             {
                 Answer::Done

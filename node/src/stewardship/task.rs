@@ -257,8 +257,13 @@ impl Driver {
 
     /// Groups of which our state is damaged: whoever stewards them sends their record when it hears that we have none.
     fn ask_for_lost(&mut self, state: &State) {
-        let others: Vec<PeerKey> =
-            state.peers.iter().map(|view| view.peer).filter(|peer| *peer != self.me.peer).take(ASKED_FOR_LOST).collect();
+        let others: Vec<PeerKey> = state
+            .peers
+            .iter()
+            .map(|view| view.peer)
+            .filter(|peer| *peer != self.me.peer)
+            .take(ASKED_FOR_LOST)
+            .collect();
         if others.is_empty() {
             return;
         }

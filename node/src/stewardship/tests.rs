@@ -58,7 +58,8 @@ async fn a_slot_without_a_holder_is_rebuilt_and_the_plan_says_so_before() {
     village
         .until("somebody has both shards of the slot", async |v| {
             let steward = v.world.running.lock().expect("running")[&v.stewards[3]].clone();
-            plans.lock().expect("plans").extend(steward.dry_run().await);
+            let now = steward.dry_run().await;
+            plans.lock().expect("plans").extend(now);
             v.heir().is_some()
         })
         .await;
@@ -105,11 +106,13 @@ async fn a_vote_still_binds_after_a_crash() {
     let (voter, proposer, voted) = seen.lock().expect("seen").1.clone().expect("just seen");
 
     // The same thing is proposed once more, as another order.
-    let order = Order { nonce: [99; 16], issued: village.world.now(), expires: village.world.now().plus_ms(60_000), ..voted };
+    let order =
+        Order { nonce: [99; 16], issued: village.world.now(), expires: village.world.now().plus_ms(60_000), ..voted };
     let name = order.id().expect("valid");
     let vote = order.sign(&village.world.keys[&proposer]).expect("valid");
     let propose = Request::Say(Box::new(Say::Propose { order, vote }));
-    let votes = |v: &Village| v.said_by(&voter).iter().any(|say| matches!(say, Say::Vote { order, .. } if *order == name));
+    let votes =
+        |v: &Village| v.said_by(&voter).iter().any(|say| matches!(say, Say::Vote { order, .. } if *order == name));
     village.start_in(voter, crashed.clone()).await;
     assert_eq!(village.handle(voter, proposer, propose.clone()).await, Answer::Done);
     village.beats().await;
@@ -133,7 +136,11 @@ async fn a_new_holder_goes_on_after_a_restart_and_gives_its_word_once() {
     village.world.stuck_from.store(1, Ordering::SeqCst);
     let (_, give) = village.ordered(1, village.copy_to(heir));
     assert_eq!(village.handle(heir, village.stewards[0], give.clone()).await, Answer::Done);
-    assert_eq!(village.handle(heir, village.stewards[1], give.clone()).await, Answer::Done, "once more is no other order");
+    assert_eq!(
+        village.handle(heir, village.stewards[1], give.clone()).await,
+        Answer::Done,
+        "once more is no other order"
+    );
     let held = |v: &Village| v.world.shelves[&heir].shards.lock().expect("shelf").len();
     while held(&village) < 1 {
         village.beats().await;
@@ -183,7 +190,9 @@ async fn a_give_for_another_colour_is_refused() {
     let answer = village.handle(other, village.stewards[0], give).await;
     assert_eq!(answer, Answer::Refused(Refusal::Forged));
     let refused = |say: &Say| matches!(say, Say::Failed { failure: Failure::Refused, .. });
-    village.until("the stewards are told", async |v| v.said_by(&other).iter().filter(|say| refused(say)).count() >= 7).await;
+    village
+        .until("the stewards are told", async |v| v.said_by(&other).iter().filter(|say| refused(say)).count() >= 7)
+        .await;
     assert!(village.world.shelves[&other].shards.lock().expect("shelf").is_empty());
     assert!(village.world.fetched.lock().expect("fetched").is_empty());
     assert_eq!(files(&village.folder(&other), "order"), 0);

@@ -177,7 +177,9 @@ fn cell(row: &Value, column: &Column) -> String {
         (Form::Reach, Value::Number(ms)) => format!("{ms} ms"),
         (_, Value::Null) => "-".to_owned(),
         (Form::Bytes, Value::Number(n)) => n.as_u64().map_or_else(|| n.to_string(), |b| ByteSize(b).to_string()),
-        (Form::Percent, Value::Number(n)) => n.as_f64().map_or_else(|| n.to_string(), |share| format!("{:.3} %", share * 100.0)),
+        (Form::Percent, Value::Number(n)) => {
+            n.as_f64().map_or_else(|| n.to_string(), |share| format!("{:.3} %", share * 100.0))
+        }
         (Form::Id, Value::String(id)) => short_id(id),
         (Form::Time, Value::String(text)) => time(text),
         (Form::Cut, Value::String(text)) => cut(&printable(text), column.width),

@@ -27,8 +27,8 @@ use cairn_proto::{
 use super::super::{files::tests::TestDisk, *};
 use crate::{
     overlay::TransferError,
-    store::{NewShard, StoreError},
     stewardship::ports::WatchPass,
+    store::{NewShard, StoreError},
 };
 
 const HOUR: u64 = 3_600_000;
@@ -446,7 +446,8 @@ impl Village {
     /// Who has both shards of slot 2 and did not at first.
     pub(super) fn heir(&self) -> Option<PeerKey> {
         let first = self.record.sheets[2].holders.clone();
-        let has_all = |peer: &PeerKey| self.world.shelves[peer].shards.lock().expect("shelf").len() == usize::from(STRIPES);
+        let has_all =
+            |peer: &PeerKey| self.world.shelves[peer].shards.lock().expect("shelf").len() == usize::from(STRIPES);
         self.of_colour(2).into_iter().find(|peer| !first.contains(peer) && has_all(peer))
     }
 

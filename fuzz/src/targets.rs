@@ -115,7 +115,7 @@ fn head() -> Vec<u8> {
 
 fn frame_seeds() -> Vec<Vec<u8>> {
     use wire::{FrameKind, Priority};
-    [FrameKind::Open, FrameKind::Put, FrameKind::Data, FrameKind::Cancel]
+    [FrameKind::Open, FrameKind::Put, FrameKind::Data, FrameKind::Cancel, FrameKind::OpenOrder]
         .into_iter()
         .map(|kind| {
             let payload_len = if kind == FrameKind::Put { 1 << 20 } else { 0 };
@@ -131,7 +131,7 @@ fn frame_header(bytes: &[u8]) {
     if let Ok(header) = wire::FrameHeader::decode(first) {
         assert_eq!(header.encode(), *first);
         assert!(usize::from(header.head_len) <= wire::FRAME_HEAD_MAX);
-        assert!(header.payload_len as usize <= wire::FRAME_PAYLOAD_MAX);
+        assert!(header.payload_len as usize <= header.kind.payload_max());
     }
 }
 

@@ -26,6 +26,7 @@ mod node;
 mod plan;
 mod recover;
 pub mod render;
+mod repair;
 mod restore;
 mod secrets;
 mod signals;
@@ -123,6 +124,8 @@ enum Command {
     Status(listing::Status),
     /// Peers known
     Peers(listing::Peers),
+    /// Show what this node would have repaired now for absent owners
+    Repair(repair::Repair),
     /// What a promise takes: code, copies, traffic and the chance of loss
     Plan(plan::Plan),
     /// Rebuild a vault on a blank data folder from its 24 words
@@ -289,6 +292,7 @@ async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Stats(_) => execute::verb(context, crate::ops::Verb::Stats).await,
         Command::Status(_) => execute::verb(context, crate::ops::Verb::Status).await,
         Command::Peers(_) => execute::verb(context, crate::ops::Verb::Peers).await,
+        Command::Repair(c) => repair::run(context, &c).await,
         Command::Plan(c) => plan::run(context, c).await,
         Command::Recover(c) => recover::run(context, c).await,
         Command::Debug(c) => execute::verb(context, c.verb()).await,

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use cairn_proto::ByteSize;
 use serde::Deserialize;
 
-use crate::failure::{ExitCode, Failure};
+use crate::{
+    failure::{ExitCode, Failure},
+    timers::{self, TimersSection},
+};
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,8 @@ pub struct FileConfig {
     pub node: NodeSection,
     /// `[owner]`: what this machine backs up.
     pub owner: OwnerSection,
+    /// `[timers]`: how long everything takes to be noticed and done, for trials.
+    pub timers: TimersSection,
 }
 
 /// The section `[node]`.
@@ -83,6 +88,12 @@ const KEYS: [&str; 14] = [
     "owner.exclude",
     "owner.host",
 ];
+
+const SECTIONS: [&str; 3] = ["node", "owner", "timers"];
+
+fn known_keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().chain(timers::KEYS).copied()
+}
 
 impl FileConfig {
     /// Reads the file that was named, or `config.toml` of the data folder when there is one.
@@ -152,10 +163,10 @@ pub struct ConfigError {
 fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        if KEYS.contains(&path.as_str()) {
+        if known_keys().any(|known| known == path) {
             continue;
         }
-        let section = KEYS.iter().any(|k| k.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('.')));
+        let section = known_keys().any(|k| k.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('.')));
         match value {
             toml::Value::Table(inner) if section => check_keys(inner, &path)?,
             _ => {
@@ -171,12 +182,12 @@ fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
 /// The known key with the fewest edits; `None` when all are too far to be a slip.
 fn nearest(path: &str, is_table: bool) -> Option<&'static str> {
     let last = path.rsplit('.').next().unwrap_or(path);
-    let known: &[&str] = if is_table { &["node", "owner"] } else { &KEYS };
+    let known: Vec<&'static str> = if is_table { SECTIONS.to_vec() } else { known_keys().collect() };
     known
-        .iter()
+        .into_iter()
         .map(|known| {
             let known_last = known.rsplit('.').next().unwrap_or(known);
-            (edits(path, known).min(edits(last, known_last) + 1), *known)
+            (edits(path, known).min(edits(last, known_last) + 1), known)
         })
         .min()
         .filter(|(edits, known)| *edits <= 4.min(known.len() / 2))

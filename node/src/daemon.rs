@@ -14,6 +14,7 @@ use crate::{
     data_dir::{DataDir, WriterLock},
     failure::Failure,
     ops::Verb,
+    timers::Timers,
 };
 
 pub mod assemble;
@@ -48,6 +49,8 @@ pub struct NodeSettings {
     pub inbound_per_subnet: Option<u16>,
     /// Addresses that lead here from outside.
     pub external: Vec<Multiaddr>,
+    /// How long everything takes to be noticed and done.
+    pub timers: Timers,
 }
 
 impl NodeSettings {
@@ -64,6 +67,7 @@ impl NodeSettings {
             mdns: true,
             inbound_per_subnet: None,
             external: Vec::new(),
+            timers: Timers::default(),
         }
     }
 }
@@ -87,6 +91,7 @@ pub async fn run(
     listening: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let lock = dir.lock("node run")?;
+    let every = upkeep::Every { compact: settings.timers.compact, scrub: settings.timers.scrub };
     // A puzzle, or a store that is read from its log, may take minutes; both are safe to be left in the middle.
     let node = tokio::select! {
         biased;
@@ -103,7 +108,7 @@ pub async fn run(
             let upkeep = service
                 .node()
                 .store()
-                .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), upkeep::COMPACT_EVERY, stop.child_token())));
+                .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), every, stop.child_token())));
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = service.node().follow_addresses(listening) => {}
@@ -169,7 +174,7 @@ impl LocalNode {
 
 /// The others answer from the catalogue; a network that is away must not slow them.
 fn uses_peers(verb: &Verb) -> bool {
-    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore)
+    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore | Verb::Repair)
 }
 
 fn purpose(verb: &Verb) -> &'static str {
@@ -187,6 +192,7 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Peers => "peers",
         Verb::Plan(_) => "plan",
         Verb::Recover(_) => "recover",
+        Verb::Repair => "repair",
         Verb::DebugStore => "debug store",
         Verb::DebugPlacement => "debug placement",
     }

@@ -8,6 +8,7 @@
 //! control.sock   the daemon's API, 0600
 //! config.toml    optional settings
 //! store/         shards held for others
+//! stewardship/   groups watched for others, orders under way
 //! vault/         keyring, catalogue, its mark; made as vault.new/ and moved
 //! ```
 //!
@@ -107,6 +108,12 @@ impl DataDir {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
+    }
+
+    /// Groups watched for absent owners.
+    #[must_use]
+    pub fn stewardship(&self) -> PathBuf {
+        self.root.join("stewardship")
     }
 
     /// Whether a vault was made or recovered here.

@@ -19,4 +19,5 @@ pub mod plan;
 pub mod stewardship;
 pub mod store;
 pub mod telemetry;
+pub mod timers;
 pub mod vault;

@@ -23,6 +23,7 @@ mod origins;
 mod overlay;
 mod refusals;
 mod scoop;
+mod stewards;
 mod streams;
 mod task;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::origins::InboundLimits;
+pub use self::stewards::StewardLimits;
 pub use self::transfer::{link::ClientPatience, server::ServerLimits};
 pub use self::waits::Waits;
 use self::{
@@ -62,10 +64,11 @@ use self::{
     heads::HeadRecords,
     keeper::ShardKeeper,
     refusals::{Heedful, Refusals},
+    stewards::{Desk, StewardClient},
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
-use crate::{identity::Identity, overlay::OverlayError, store::HEADS_MAX};
+use crate::{identity::Identity, overlay::OverlayError, stewardship::ports::StewardService, store::HEADS_MAX};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
@@ -74,6 +77,13 @@ const COMMANDS_MAX: usize = 256;
 const QUIC_ALIVE: Duration = Duration::from_secs(15);
 /// A connection without streams stays this long: storage peers are used again and again.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
+/// An advert goes out this often: three times before a silent peer gets no new shards. Gossip brings every advert to every node
+/// three or four times, so this is what an idle node's line carries most.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(600);
+/// Whoever wants something of a peer has a time-out of its own; pings only clear away connections whose other end vanished without a
+/// word, and keep NATs from forgetting them (they keep TCP for minutes at least). Every twenty seconds, they were a quarter of an
+/// idle node's traffic.
+const PING_EVERY: Duration = Duration::from_secs(150);
 /// Heads that may wait to be written down.
 const HEADS_WAITING_MAX: usize = 256;
 
@@ -122,6 +132,13 @@ pub struct NetworkConfig {
     pub patience: ClientPatience,
     /// Patience with those who may be gone.
     pub waits: Waits,
+    /// Who answers on the stewards' protocol; without one, everybody is told that we are no steward. It may hold a
+    /// [`NetworkHandle`] that it was given later; then the network ends with [`NetworkHandle::shutdown`] only.
+    pub stewards: Option<Arc<dyn StewardService>>,
+    /// How often we say what we are, whatever happened.
+    pub announce_every: Duration,
+    /// How often each end of each connection asks whether the other is there.
+    pub ping_every: Duration,
 }
 
 impl NetworkConfig {
@@ -146,6 +163,9 @@ impl NetworkConfig {
             limits: ServerLimits::default(),
             patience: ClientPatience::default(),
             waits: Waits::default(),
+            stewards: None,
+            announce_every: ANNOUNCE_EVERY,
+            ping_every: PING_EVERY,
         }
     }
 }
@@ -204,6 +224,7 @@ struct Inner {
     domain: Domain,
     commands: mpsc::Sender<Command>,
     client: ShardClient,
+    stewards: StewardClient,
     waits: Waits,
     readiness: watch::Receiver<Readiness>,
     reach: watch::Receiver<Reach>,
@@ -256,11 +277,20 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let identity = Arc::new(config.identity);
     let me = identity.peer();
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
-    let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
-    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy);
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let server = Server::new(
+        identity.clone(),
+        config.domain.clone(),
+        config.store.clone(),
+        config.limits,
+        workers,
+        commands.downgrade(),
+    );
+    let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
+    let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
+        .with_gossip_apart(gossip_apart);
     restore(&mut book, config.data_dir.as_ref());
 
-    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (ready, readiness) = watch::channel(Readiness::default());
     let (reaching, reach) = watch::channel(Reach { addresses: Vec::new(), pending: pending.len() + circuits.len() });
     let mut rng = ChaCha20Rng::from_seed(config.entropy);
@@ -288,6 +318,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         protocols,
         keeper: config.store,
         server: Arc::new(server),
+        desk: Arc::new(Desk::new(config.stewards, config.limits)),
+        announce_every: config.announce_every,
         limits: config.limits,
         waits: config.waits,
         book,
@@ -304,6 +336,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         me,
         domain: config.domain,
         client: ShardClient::new(me, commands.clone(), config.patience),
+        stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
         waits: config.waits,
         readiness,
@@ -352,6 +385,7 @@ fn swarm(
         port_mapping: config.port_mapping,
         inbound: config.inbound,
         waits: config.waits,
+        ping_every: config.ping_every,
     };
     let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)

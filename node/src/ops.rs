@@ -60,6 +60,8 @@ pub enum Verb {
     Status,
     /// Peers known.
     Peers,
+    /// What this node would order now for the groups that it watches for absent owners. Repair goes on by itself.
+    Repair,
     /// What a promise takes in this network.
     Plan(crate::plan::PlanArgs),
     /// Rebuild the local catalogue from the network with the recovery phrase; makes the vault when there is none.
@@ -202,7 +204,8 @@ pub enum Event {
     },
     /// One row of a listing verb (snapshots, ls, find, diff, peers, debug): `kind` says which.
     Row {
-        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `this_node`.
+        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `this_node`, `watching`,
+        /// `watched_group`, `planned_repair`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.
         row: serde_json::Value,

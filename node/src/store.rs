@@ -388,6 +388,14 @@ impl Store {
         bitmap
     }
 
+    /// Whether this very shard is here, live and not known to be damaged.
+    #[must_use]
+    pub fn has_sound(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
+        let index = self.index();
+        let entry = index.groups.get(&group).filter(|g| g.slot == slot).and_then(|g| g.shards.get(&ordinal));
+        entry.is_some_and(|e| e.root == *root && e.stage == Stage::Live && !e.damaged)
+    }
+
     /// The one slot of the group that was ever accepted here (SEP-1), deleted shards included.
     #[must_use]
     pub fn accepted_slot(&self, group: GroupId) -> Option<Slot> {

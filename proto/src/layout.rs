@@ -1,5 +1,5 @@
-//! Field layout that trees, index segments, manifests and heads share: minimal LEB128 numbers, length-prefixed
-//! bytes, raw 32-byte ids.
+//! Field layout that trees, index segments, manifests, heads and a steward's state share: minimal LEB128 numbers,
+//! length-prefixed bytes, raw 32-byte ids.
 //!
 //! Canonical: a value has exactly one encoding and the reader refuses every other one, so equal metadata gives
 //! equal chunks. Bounded: a count is checked against its limit *and* against the bytes that are left before
@@ -8,7 +8,7 @@
 use crate::DecodeError;
 
 /// Appends the fewest seven-bit groups, lowest first.
-pub(crate) fn put_number(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -17,18 +17,18 @@ pub(crate) fn put_number(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends a number with a sign: 0, -1, 1, -2 ... become 0, 1, 2, 3 ...
-pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
+pub fn put_signed(out: &mut Vec<u8>, value: i64) {
     put_number(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
 /// Appends a length and the bytes.
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
 /// Appends 0 for `None`, 1 and the value for `Some`.
-pub(crate) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+pub fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     match value {
         None => out.push(0),
         Some(value) => {
@@ -40,25 +40,35 @@ pub(crate) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnc
 
 /// Reads fields off the front of a byte slice.
 #[derive(Clone, Debug)]
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     what: &'static str,
     left: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
+    /// Of what it is, for the errors.
+    #[must_use]
+    pub const fn new(what: &'static str, bytes: &'a [u8]) -> Self {
         Self { what, left: bytes }
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
+    /// Whether all was read.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
 
-    pub(crate) const fn invalid(&self, why: &'static str) -> DecodeError {
+    /// The error that a field is out of its domain.
+    #[must_use]
+    pub const fn invalid(&self, why: &'static str) -> DecodeError {
         DecodeError::Invalid { what: self.what, why }
     }
 
-    pub(crate) fn raw(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+    /// So many bytes as they are.
+    ///
+    /// # Errors
+    /// Fewer are left.
+    pub fn raw(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let Some((head, rest)) = self.left.split_at_checked(length) else {
             return Err(DecodeError::Truncated { what: self.what, needed: length, found: self.left.len() });
         };
@@ -66,18 +76,29 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+    /// One byte.
+    ///
+    /// # Errors
+    /// None is left.
+    pub fn byte(&mut self) -> Result<u8, DecodeError> {
         self.raw(1).map(|b| b[0])
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    /// So many bytes, copied.
+    ///
+    /// # Errors
+    /// Fewer are left.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut out = [0u8; N];
         out.copy_from_slice(self.raw(N)?);
         Ok(out)
     }
 
     /// A number at most `limit`, in its shortest form.
-    pub(crate) fn number(&mut self, limit: u64) -> Result<u64, DecodeError> {
+    ///
+    /// # Errors
+    /// Another form, more than the limit, or the bytes end.
+    pub fn number(&mut self, limit: u64) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -100,21 +121,36 @@ impl<'a> Reader<'a> {
         Err(self.invalid("a number over 64 bits"))
     }
 
-    pub(crate) fn signed(&mut self) -> Result<i64, DecodeError> {
+    /// A number with a sign.
+    ///
+    /// # Errors
+    /// As [`Reader::number`].
+    pub fn signed(&mut self) -> Result<i64, DecodeError> {
         let wide = self.number(u64::MAX)?;
         Ok((wide >> 1) as i64 ^ -((wide & 1) as i64))
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+    /// A number of 32 bits.
+    ///
+    /// # Errors
+    /// As [`Reader::number`].
+    pub fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(self.number(u32::MAX.into())? as u32)
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
+    /// A number of 64 bits.
+    ///
+    /// # Errors
+    /// As [`Reader::number`].
+    pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.number(u64::MAX)
     }
 
     /// How many items follow, when each takes at least `each` bytes.
-    pub(crate) fn count(&mut self, limit: usize, each: usize) -> Result<usize, DecodeError> {
+    ///
+    /// # Errors
+    /// More than the limit, or than the bytes that are left have room for.
+    pub fn count(&mut self, limit: usize, each: usize) -> Result<usize, DecodeError> {
         let count = clamp(self.number(limit as u64)?);
         let needed = count.saturating_mul(each.max(1));
         if needed > self.left.len() {
@@ -123,18 +159,30 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
-    pub(crate) fn bytes(&mut self, limit: usize) -> Result<&'a [u8], DecodeError> {
+    /// A length up to `limit` and so many bytes.
+    ///
+    /// # Errors
+    /// More than the limit, or fewer are left.
+    pub fn bytes(&mut self, limit: usize) -> Result<&'a [u8], DecodeError> {
         let length = self.count(limit, 1)?;
         self.raw(length)
     }
 
-    pub(crate) fn text(&mut self, limit: usize) -> Result<String, DecodeError> {
+    /// As [`Reader::bytes`], in UTF-8.
+    ///
+    /// # Errors
+    /// As that, or it is no text.
+    pub fn text(&mut self, limit: usize) -> Result<String, DecodeError> {
         let bytes = self.bytes(limit)?;
         let text = std::str::from_utf8(bytes).map_err(|_| self.invalid("a text that is not UTF-8"))?;
         Ok(text.to_owned())
     }
 
-    pub(crate) fn flag(&mut self) -> Result<bool, DecodeError> {
+    /// 0 or 1.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn flag(&mut self) -> Result<bool, DecodeError> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -142,27 +190,42 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn option<T>(
+    /// A flag, and a value when it is set.
+    ///
+    /// # Errors
+    /// No flag, or what `read` finds.
+    pub fn option<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError> {
         if self.flag()? { read(self).map(Some) } else { Ok(None) }
     }
 
-    pub(crate) fn version(&mut self, known: u8) -> Result<(), DecodeError> {
+    /// The one version that is known.
+    ///
+    /// # Errors
+    /// Another.
+    pub fn version(&mut self, known: u8) -> Result<(), DecodeError> {
         if self.byte()? != known {
             return Err(self.invalid("unknown version"));
         }
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+    /// Nothing is left.
+    ///
+    /// # Errors
+    /// Something is.
+    pub fn finish(self) -> Result<(), DecodeError> {
         if self.left.is_empty() { Ok(()) } else { Err(self.invalid("bytes after the end")) }
     }
 }
 
 /// Refuses a value over its limit, for encoders.
-pub(crate) fn at_most(what: &'static str, limit: usize, found: usize) -> Result<(), DecodeError> {
+///
+/// # Errors
+/// It is over.
+pub fn at_most(what: &'static str, limit: usize, found: usize) -> Result<(), DecodeError> {
     if found > limit { Err(DecodeError::TooLarge { what, limit, found }) } else { Ok(()) }
 }
 

@@ -9,7 +9,7 @@ pub mod group;
 pub mod head;
 pub mod ids;
 pub mod index;
-mod layout;
+pub mod layout;
 pub mod mandate;
 pub mod manifest;
 pub mod message;

@@ -19,6 +19,9 @@ pub const FRAME_HEADER_SIZE: usize = 16;
 pub const FRAME_HEAD_MAX: usize = 2048;
 /// Most bytes of a frame's payload: one shard.
 pub const FRAME_PAYLOAD_MAX: usize = SHARD_SIZE;
+/// Most bytes of what opens a group otherwise than by a grant: a mandate, every change of stewards that there may be, and an order
+/// are 99 KiB.
+pub const FRAME_PASS_MAX: usize = 128 * 1024;
 /// Unanswered requests that a holder accepts on one stream: 8 MiB in flight fill 100 ms at 80 MB/s.
 pub const IN_FLIGHT_MAX: usize = 8;
 /// Groups that one stream may have open at a holder; the oldest is forgotten (and must be opened again).
@@ -40,6 +43,10 @@ pub enum FrameKind {
     Delete = 5,
     /// Requester: forget the request with this number; no answer comes.
     Cancel = 6,
+    /// Requester: here is an order that names us both (no head, payload = its credentials).
+    OpenOrder = 7,
+    /// Requester: here is a mandate whose steward I am (no head, payload = mandate and changes).
+    OpenWatch = 8,
     /// Holder: the group is open on this stream.
     Opened = 65,
     /// Holder: durable; the head is the signed receipt ([`crate::signed::SignedBytes`]).
@@ -55,6 +62,16 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
+    /// Most bytes of its payload.
+    #[must_use]
+    pub const fn payload_max(self) -> usize {
+        match self {
+            Self::Put | Self::Data => FRAME_PAYLOAD_MAX,
+            Self::OpenOrder | Self::OpenWatch => FRAME_PASS_MAX,
+            _ => 0,
+        }
+    }
+
     fn from_u8(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Open,
@@ -63,6 +80,8 @@ impl FrameKind {
             4 => Self::Has,
             5 => Self::Delete,
             6 => Self::Cancel,
+            7 => Self::OpenOrder,
+            8 => Self::OpenWatch,
             65 => Self::Opened,
             66 => Self::Stored,
             67 => Self::Data,
@@ -104,7 +123,7 @@ pub struct FrameHeader {
     pub head_len: u16,
     /// Pairs an answer with its request; the requester chooses it, unique among its unanswered ones.
     pub request: u32,
-    /// Raw bytes after the head, at most [`FRAME_PAYLOAD_MAX`].
+    /// Raw bytes after the head, at most [`FrameKind::payload_max`].
     pub payload_len: u32,
 }
 
@@ -139,11 +158,9 @@ impl FrameHeader {
         if usize::from(head_len) > FRAME_HEAD_MAX {
             return Err(DecodeError::TooLarge { what, limit: FRAME_HEAD_MAX, found: head_len.into() });
         }
-        if payload_len as usize > FRAME_PAYLOAD_MAX {
-            return Err(DecodeError::TooLarge { what, limit: FRAME_PAYLOAD_MAX, found: payload_len as usize });
-        }
-        if payload_len != 0 && !matches!(kind, FrameKind::Put | FrameKind::Data) {
-            return Err(DecodeError::Invalid { what, why: "this kind carries no payload" });
+        let limit = kind.payload_max();
+        if payload_len as usize > limit {
+            return Err(DecodeError::TooLarge { what, limit, found: payload_len as usize });
         }
         Ok(Self { kind, priority, head_len, request, payload_len })
     }
@@ -276,6 +293,8 @@ pub enum RefusalCode {
     NotStorage = 12,
     /// The store failed; see the holder's log.
     StoreFailed = 13,
+    /// The bearer's domain, which decides on its colour, is not known here yet: wait `retry_after_ms`, its advert is asked for.
+    UnknownBearer = 14,
 }
 
 #[cfg(test)]
@@ -289,7 +308,7 @@ mod tests {
             if let Ok(h) = FrameHeader::decode(&bytes) {
                 prop_assert_eq!(h.encode(), bytes);
                 prop_assert!(usize::from(h.head_len) <= FRAME_HEAD_MAX);
-                prop_assert!(h.payload_len as usize <= FRAME_PAYLOAD_MAX);
+                prop_assert!(h.payload_len as usize <= h.kind.payload_max());
             }
         }
     }
@@ -304,5 +323,8 @@ mod tests {
         assert!(matches!(FrameHeader::decode(&long), Err(DecodeError::TooLarge { .. })));
         let get = FrameHeader { kind: FrameKind::Get, ..good };
         assert!(FrameHeader::decode(&get.encode()).is_err());
+        let open = |payload_len| FrameHeader { kind: FrameKind::OpenOrder, payload_len, ..good }.encode();
+        assert!(FrameHeader::decode(&open(FRAME_PASS_MAX as u32)).is_ok());
+        assert!(FrameHeader::decode(&open(FRAME_PASS_MAX as u32 + 1)).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! Months without the owner: stewards, their orders and those who carry them out, on the daemon's own decisions.
 //!
 //! An owner puts a few groups of small stripes among the peers, leaves record and mandate with the stewards, and is gone. Peers
-//! come and go by the hour, for good, or rot a little; messages are late and get lost; the network is cut in two for a day. What decides is
+//! come and go by the hour, for good, or rot a little; they crash, also between what they wrote down and what they were about to say,
+//! and know then what they wrote ([`cairn_core::steward::Effect::Persist`]); messages are late and get lost; the network is cut in two for a day. What decides is
 //! [`cairn_core::steward::Steward`] and [`cairn_core::part`], with real signatures; a shard is [`SHARD`] real bytes, coded, copied,
 //! rebuilt and hashed. In the end the owner asks whoever is there and every byte must come back.
 //!
@@ -10,7 +11,7 @@
 //! - How a rebuild travels: here the new holder is handed the sum that the blinded chain ends in, which
 //!   `cairn_core::blind` shows to reveal nothing else.
 //! - Anybody who lies: stewards and holders do as told, or are away. Audits.
-//! - Crashes that forget, clocks that differ, an owner who comes back in between. Groups have three stripes, none of them short.
+//! - Clocks that differ, an owner who comes back in between. Groups have three stripes, none of them short.
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
 
@@ -22,13 +23,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::{
-    budget::{Budget, Limits},
     erasure::Codec,
-    liveness::{Timers, Watch},
+    liveness::Timers,
     part,
     peer_view::PeerView,
     placement::{self, GroupRequest, Owner, PlacementPolicy},
-    steward::{Effect, Failure, Rhythm, Say},
+    steward::{Effect, Failure, Say},
 };
 use cairn_proto::{
     Action, CodeParams, GroupId, GroupRecord, GroupTicket, Mandate, Ordinals, PeerKey, Powers, ShardRoot, SheetRow,
@@ -72,6 +72,10 @@ pub const TIMERS: Timers = Timers {
     home_off_ms: 8 * HOUR,
     server_off_ms: HOUR,
 };
+/// A steward crashes once in so many hours, about.
+const CRASH_HOURS: u32 = 40 * 24;
+/// ... and in so many thousandths of the moments between what it wrote and what it was about to say.
+const CRASHES_AFTER_WRITE_PER_MILLE: u32 = 20;
 /// Everybody's line, bytes a second: 10 Mbit/s.
 const UPSTREAM: u64 = 1_250_000;
 /// Between two rounds in which everybody online hears of everybody online, and stewards look at their groups.
@@ -140,6 +144,8 @@ pub struct MonthsReport {
     pub failures: u32,
     /// Changes of stewards.
     pub changes: u32,
+    /// Stewards that crashed and were started again from what they had written.
+    pub crashes: u32,
     /// Shards that rotted and were healed.
     pub healed: u32,
     /// Most orders certified within a day, in a group.
@@ -165,6 +171,7 @@ enum Event {
     Depart(usize),
     Join,
     Rot(usize),
+    Crash(usize),
     Deliver { to: usize, from: usize, say: Box<Say> },
     Given { to: usize, from: usize, effect: Box<Effect> },
     Done { to: usize, from: usize, effect: Box<Effect> },
@@ -253,9 +260,7 @@ impl<'a> World<'a> {
 
     fn join(&mut self, since: Timestamp) {
         let at = self.members.len();
-        let budget = Budget::new(Limits::default(), UPSTREAM, self.now);
-        let rhythm = Rhythm { look_ms: ROUND_MS, turn_ms: ROUND_MS, ..Rhythm::default() };
-        let member = Member::draw(at as u32, since, &mut self.dice, rhythm, Watch::new(TIMERS), budget);
+        let member = Member::draw(at as u32, since, &mut self.dice, self.now);
         self.index.insert(member.key, at);
         let wait = member.next_change(&mut self.dice);
         self.members.push(member);
@@ -264,6 +269,8 @@ impl<'a> World<'a> {
         self.after(life, Event::Depart(at));
         let rot = self.dice.around_hours(120 * 24);
         self.after(rot, Event::Rot(at));
+        let crash = self.dice.around_hours(CRASH_HOURS);
+        self.after(crash, Event::Crash(at));
     }
 
     /// The owner makes a group, puts stripes into it and leaves record and mandate with its stewards.
@@ -324,6 +331,7 @@ impl<'a> World<'a> {
             let at = self.index[&steward];
             let now = self.now;
             self.members[at].steward.adopt(record.clone(), &[], now).map_err(|e| bad(e.to_string()))?;
+            self.effects(at)?;
         }
         self.watcher.group(group, plan.ticket);
         self.groups.push(group);
@@ -407,6 +415,11 @@ impl<'a> World<'a> {
             }
             Event::Join => self.join(self.now),
             Event::Rot(at) => self.rot(at),
+            Event::Crash(at) => {
+                let wait = self.dice.around_hours(CRASH_HOURS);
+                self.after(wait, Event::Crash(at));
+                self.crash(at)?;
+            }
             Event::Deliver { to, from, say } => {
                 if self.reach(from, to) {
                     self.deliver(to, from, *say)?;
@@ -443,6 +456,10 @@ impl<'a> World<'a> {
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
+            // Now and then what is believed of peers is written too; a crash loses what was learned since.
+            if self.dice.per_mille(50) {
+                self.members[at].watched = self.members[at].steward.watch().encode();
+            }
         }
         self.check()
     }
@@ -459,7 +476,14 @@ impl<'a> World<'a> {
     fn effects(&mut self, at: usize) -> Result<(), Violation> {
         while let Some(effect) = self.members[at].steward.poll() {
             match effect {
-                Effect::Persist(_) | Effect::Forget(_) => {}
+                Effect::Persist(group) => {
+                    self.members[at].write(group);
+                    // Written, and nobody was told.
+                    if self.dice.per_mille(CRASHES_AFTER_WRITE_PER_MILLE) {
+                        return self.crash(at);
+                    }
+                }
+                Effect::Forget(group) => drop(self.members[at].disk.remove(&group)),
                 Effect::Tell { to, say } => {
                     let to = self.index[&to];
                     self.say(at, to, *say);
@@ -478,6 +502,17 @@ impl<'a> World<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A steward is started again from what it wrote.
+    fn crash(&mut self, at: usize) -> Result<(), Violation> {
+        let (now, member) = (self.now, &mut self.members[at]);
+        if member.departed || member.disk.is_empty() {
+            return Ok(());
+        }
+        self.report.crashes += 1;
+        self.trace.line(now, format_args!("{at} crashes"));
+        member.restart(now).map_err(|e| Violation { invariant: "CRASH-1", at: now, what: e.to_string() })
     }
 
     fn say(&mut self, from: usize, to: usize, say: Say) {

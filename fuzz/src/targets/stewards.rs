@@ -1,10 +1,22 @@
-//! Targets over what owners leave to stewards, and what these order.
+//! Targets over what owners leave to stewards, what these order, and what they keep of a group.
 
+use std::sync::LazyLock;
+
+use cairn_core::{
+    budget::{Budget, Limits},
+    liveness::{Timers, Watch},
+    part::{CREDENTIALS_MAX, Credentials, Pass},
+    steward::{
+        Failure, Happening, Rhythm, Say, Steward, What,
+        wire::{Answer, GroupMap, MESSAGE_MAX, Refusal, Request},
+    },
+};
 use cairn_proto::{
     Action, Certificate, CodeParams, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers, ShardRoot, SheetRow,
     Slot, SlotSheet, Taken, Timestamp, mandate, order,
 };
 use ed25519_dalek::SigningKey;
+use rand_core::SeedableRng as _;
 
 use super::{Target, key};
 
@@ -16,6 +28,11 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "order", seeds: order_seeds, run: read_order },
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
         Target { name: "taken", seeds: || vec![taken()], run: open_taken },
+        Target { name: "steward-group", seeds: || STATES.clone(), run: resume },
+        Target { name: "steward-request", seeds: request_seeds, run: read_request },
+        Target { name: "steward-answer", seeds: answer_seeds, run: read_answer },
+        Target { name: "credentials", seeds: || vec![credentials().encode().expect("valid")], run: read_credentials },
+        Target { name: "steward-pass", seeds: || vec![pass()], run: read_pass },
     ]
 }
 
@@ -133,5 +150,157 @@ fn read_certificate(bytes: &[u8]) {
 fn open_taken(bytes: &[u8]) {
     if Taken::open(bytes).is_ok() {
         assert_eq!(bytes, taken());
+    }
+}
+
+fn changes() -> Vec<Certificate> {
+    let order = an_order(Action::Enlist { new: PeerKey::from_bytes([9; 32]) });
+    let vote = (peer(&key()), order.sign(&key()).expect("valid"));
+    vec![Certificate::new(order, [vote])]
+}
+
+fn certified() -> Certificate {
+    Certificate::decode(&certificate()).expect("ours")
+}
+
+fn credentials() -> Credentials {
+    Credentials { mandate: sealed_mandate(), changes: changes(), certificate: certified() }
+}
+
+fn pass() -> Vec<u8> {
+    Pass::encode(&sealed_mandate(), &changes()).expect("valid")
+}
+
+fn request_seeds() -> Vec<Vec<u8>> {
+    let (group, order, vote) = (ticket().id(), copy().id().expect("valid"), [4; 64]);
+    let (changes, entries) = (changes(), vec![(certified(), taken())]);
+    let whole = GroupRecord::decode(&record()).expect("ours");
+    let say = [
+        Say::Propose { order: copy(), vote },
+        Say::Vote { group, order, vote },
+        Say::Certified { certificate: certified() },
+        Say::Taken { certificate: certified(), sealed: taken() },
+        Say::Failed { group, order, failure: Failure::Wrong(Some(PeerKey::from_bytes([2; 32]))) },
+        Say::Compare { group, generation: 300, digest: [6; 32] },
+        Say::Map { group, changes: changes.clone(), entries: entries.clone() },
+        Say::Record { record: Box::new(whole), changes, entries },
+    ];
+    let others = [
+        Request::Give { credentials: Box::new(credentials()), sheet: sheet(0), previous: [9; 32] },
+        Request::Register { record: record() },
+        Request::Ask { ticket: ticket(), grant: vec![4; 178] },
+    ];
+    let all = say.map(|say| Request::Say(Box::new(say))).into_iter().chain(others);
+    all.map(|request| request.encode().expect("valid")).collect()
+}
+
+fn answer_seeds() -> Vec<Vec<u8>> {
+    let (holder, order) = (PeerKey::from_bytes([2; 32]), [3; 32]);
+    let log = [
+        What::Adopted { generation: 300 },
+        What::Lacks { slot: 1, holder, shards: 256 },
+        What::Ordered { order, slot: 1, to: holder, rebuild: true, shards: 1 },
+        What::Repaired { order, slot: 1, holder, shards: 1 },
+        What::Failed { order, why: Some(Failure::Missing(holder)) },
+        What::Stewards { old: None, new: Some(holder) },
+        What::NoPeer { slot: 2 },
+    ];
+    let log = log.map(|what| Happening { at: Timestamp(1000), what }).to_vec();
+    let (mandate, entries) = (sealed_mandate(), vec![(certified(), taken())]);
+    let map = GroupMap { mandate, sheets: vec![1, 2, 300], changes: changes(), entries, log };
+    let answers = [Answer::Done, Answer::Map(Box::new(map)), Answer::Refused(Refusal::Busy)];
+    answers.iter().map(|answer| answer.encode().expect("valid")).collect()
+}
+
+fn read_request(bytes: &[u8]) {
+    if let Ok(request) = Request::decode(bytes) {
+        assert_eq!(request.encode().expect("was read"), bytes);
+        assert!(bytes.len() <= MESSAGE_MAX && request.answer_max() <= MESSAGE_MAX);
+    }
+}
+
+fn read_answer(bytes: &[u8]) {
+    if let Ok(answer) = Answer::decode(bytes) {
+        assert_eq!(answer.encode().expect("was read"), bytes);
+    }
+}
+
+fn read_credentials(bytes: &[u8]) {
+    if let Ok(read) = Credentials::decode(bytes) {
+        assert!(bytes.len() <= CREDENTIALS_MAX);
+        assert_eq!(read.encode().expect("was read"), bytes);
+        // Signed by whom it must be, it says what it said.
+        assert!(read.check(Timestamp(50)).is_err() || read.certificate.order == copy());
+    }
+}
+
+fn read_pass(bytes: &[u8]) {
+    let Ok(read) = Pass::decode(bytes) else { return };
+    assert_eq!(Pass::encode(&read.mandate, &read.changes).expect("was read"), bytes);
+    if read.may_watch(&peer(&key()), Timestamp(50)).is_ok() {
+        assert_eq!(read.mandate, sealed_mandate());
+    }
+    // Nobody's signature lets a stranger in.
+    assert!(read.may_watch(&PeerKey::from_bytes([7; 32]), Timestamp(50)).is_err());
+}
+
+const NOW: Timestamp = Timestamp(500);
+
+fn a_steward() -> Steward {
+    let (watch, budget) = (Watch::new(Timers::default()), Budget::new(Limits::default(), 10 << 20, NOW));
+    Steward::new(key(), Rhythm::default(), watch, budget)
+}
+
+/// A group that was just taken up; and one that was repaired and has an order under way.
+static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let mut steward = a_steward();
+    let group = ticket().id();
+    steward.adopt(GroupRecord::decode(&record()).expect("ours"), &[], NOW).expect("named");
+    let fresh = steward.encode_group(&group).expect("watched");
+    let holder = PeerKey::from_bytes([1; 32]);
+    steward.reported(holder, group, slot(0), &cairn_proto::Ordinals::default(), NOW);
+    let certified = |nonce: u8, to: PeerKey| {
+        let action = Action::Copy { slot: slot(1), from: holder, to, ordinals: [3].into_iter().collect() };
+        let order = Order { nonce: [nonce; 16], ..an_order(action) };
+        let vote = (peer(&key()), order.sign(&key()).expect("valid"));
+        Certificate::new(order, [vote])
+    };
+    let done = certified(1, peer(&key()));
+    let sealed = Taken { order: done.order.id().expect("valid"), ..Taken::open(&taken()).expect("ours") }.seal(&key());
+    steward.told(peer(&key()), Say::Taken { certificate: done, sealed }, NOW, &[]);
+    steward.told(peer(&key()), Say::Certified { certificate: certified(2, holder) }, NOW, &[]);
+    vec![fresh, steward.encode_group(&group).expect("watched")]
+});
+
+/// Whatever is resumed is a state: it can be asked, goes on with any clock, and is written as what it is.
+fn resume(bytes: &[u8]) {
+    let mut steward = a_steward();
+    let Ok(group) = steward.resume(bytes, NOW) else { return };
+    assert!(bytes.len() <= Steward::STATE_MAX);
+    let first = steward.encode_group(&group).expect("watched");
+    assert!(first.len() <= bytes.len());
+    assert_eq!(steward.resume(&first, NOW), Ok(group));
+    assert_eq!(steward.encode_group(&group), Some(first));
+    assert!(steward.map_for_owner(&group).is_some());
+    let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
+    for now in [NOW, Timestamp(999_999), Timestamp(0), Timestamp(u64::MAX)] {
+        let _ = (steward.report(&group, now), steward.inventory_due(now, 100), steward.concerned());
+        steward.tick(now, &[], &mut rng);
+        while steward.poll().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second seed has what there is to damage, or the target attacks nothing.
+    #[test]
+    fn the_seed_of_a_state_has_entries_orders_and_lacks() {
+        let mut steward = a_steward();
+        let group = steward.resume(&STATES[1], NOW).expect("ours");
+        let report = steward.report(&group, NOW).expect("watched");
+        assert_eq!((report.under_way, report.log.len()), (1, 4), "{report:?}");
+        assert_eq!(steward.map_for_owner(&group).expect("watched").entries.len(), 1);
     }
 }

@@ -10,6 +10,10 @@
 //!   colour either ([`may_serve`], [`may_help`]); attacked by
 //!   `steward::tests::a_quorum_of_liars_gets_nobody_to_take_another_slot`.
 
+mod codec;
+
+pub use codec::{CREDENTIALS_MAX, PASS_MAX};
+
 use cairn_proto::{
     Action, Certificate, Committee, DecodeError, Domain, Mandate, Ordinals, PeerKey, SheetRow, Slot, SlotSheet,
     Timestamp,
@@ -26,6 +30,46 @@ pub struct Credentials {
     pub changes: Vec<Certificate>,
     /// The order and its signatures.
     pub certificate: Certificate,
+}
+
+/// What a steward shows to a holder that it asks what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The owner's leave, as it was signed.
+    pub mandate: Vec<u8>,
+    /// Stewards that were replaced since, in that order.
+    pub changes: Vec<Certificate>,
+}
+
+impl Pass {
+    /// The mandate under which `bearer` may ask a holder what it has of the group, and nothing else: it is one of the stewards.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_watch(&self, bearer: &PeerKey, now: Timestamp) -> Result<Mandate, Unfit> {
+        // Cheap before dear: for a stranger no signature of a change is looked at.
+        let came = |change: &Certificate| change.order.action.stewards().1 == Some(*bearer);
+        if !self.changes.iter().any(came) && !Mandate::open(&self.mandate)?.stewards.contains(bearer) {
+            return Err(Unfit::NotNamed);
+        }
+        let committee = committee(&self.mandate, &self.changes)?;
+        if !committee.mandate().holds_at(now) {
+            return Err(Unfit::Expired);
+        }
+        if !committee.stewards().contains(bearer) {
+            return Err(Unfit::NotNamed);
+        }
+        Ok(committee.mandate().clone())
+    }
+}
+
+/// The stewards of a mandate after these changes.
+fn committee(mandate: &[u8], changes: &[Certificate]) -> Result<Committee, DecodeError> {
+    let mut committee = Committee::of(&Mandate::open(mandate)?);
+    for change in changes {
+        committee.change(change)?;
+    }
+    Ok(committee)
 }
 
 /// Why a part is not taken.
@@ -74,11 +118,8 @@ impl Credentials {
     /// # Errors
     /// What does not hold.
     pub fn check(&self, now: Timestamp) -> Result<Part, Unfit> {
-        let mandate = Mandate::open(&self.mandate)?;
-        let mut committee = Committee::of(&mandate);
-        for change in &self.changes {
-            committee.change(change)?;
-        }
+        let committee = committee(&self.mandate, &self.changes)?;
+        let mandate = committee.mandate().clone();
         self.certificate.check(&committee)?;
         if !mandate.holds_at(now) || !self.certificate.stands_at(now) {
             return Err(Unfit::Expired);

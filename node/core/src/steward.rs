@@ -34,7 +34,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_proto::{
-    Action, Certificate, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp,
+    Action, Certificate, DecodeError, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp,
     order::{CHANGES_MAX, OrderId},
 };
 use ed25519_dalek::SigningKey;
@@ -42,7 +42,7 @@ use rand_core::CryptoRng;
 
 use crate::{
     budget::Budget,
-    liveness::{Outage, Watch},
+    liveness::{Outage, Presence, Watch},
     part::Credentials,
     peer_view::PeerView,
 };
@@ -91,6 +91,8 @@ pub struct Rhythm {
     pub compare_ms: u64,
     /// How far the clocks of two stewards may differ.
     pub skew_ms: u64,
+    /// Within this each holder is asked once what it has.
+    pub inventory_ms: u64,
     /// Silence after which another steward takes a steward's place, whatever its class: to put one in costs nothing but a message, and
     /// two that are lost before the first is replaced may cost the quorum.
     pub steward_lost_ms: u64,
@@ -108,6 +110,7 @@ impl Default for Rhythm {
             pause_ms_max: 12 * 60 * MINUTE,
             compare_ms: 6 * 60 * MINUTE,
             skew_ms: 10 * MINUTE,
+            inventory_ms: 24 * 60 * MINUTE,
             steward_lost_ms: 24 * 60 * MINUTE,
         }
     }
@@ -127,6 +130,7 @@ impl Rhythm {
             pause_ms_max: scale(self.pause_ms_max),
             compare_ms: scale(self.compare_ms),
             skew_ms: scale(self.skew_ms),
+            inventory_ms: scale(self.inventory_ms),
             steward_lost_ms: scale(self.steward_lost_ms),
         }
     }
@@ -135,8 +139,7 @@ impl Rhythm {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// The group's state changed and must be durable before the next effect. (What it is written as is not there yet: nothing but the
-    /// simulator drives this type, and there nobody crashes.)
+    /// The group's state changed and must be durable, as [`Steward::encode_group`] gives it, before the next effect.
     Persist(GroupId),
     /// The group is watched no more: its state may go.
     Forget(GroupId),
@@ -180,6 +183,17 @@ pub enum Declined {
     Forged,
 }
 
+/// A holder that is to be asked what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// The group.
+    pub group: GroupId,
+    /// The slot that it holds.
+    pub slot: Slot,
+    /// Whom.
+    pub holder: PeerKey,
+}
+
 /// One peer's stewardships.
 pub struct Steward {
     me: PeerKey,
@@ -198,6 +212,9 @@ impl std::fmt::Debug for Steward {
 }
 
 impl Steward {
+    /// Most bytes of a group's state, 6 MiB: one whose holders were all replaced many times. A usual one has 70 KiB.
+    pub const STATE_MAX: usize = watched::state::STATE_MAX;
+
     /// Watches nothing yet.
     #[must_use]
     pub fn new(key: SigningKey, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
@@ -298,11 +315,82 @@ impl Steward {
     /// A holder answered what it has of its slot; what it lacks is its own word and costs it little.
     pub fn reported(&mut self, holder: PeerKey, group: GroupId, slot: Slot, has: &Ordinals, now: Timestamp) {
         self.heard(holder, now);
-        if let Some(watched) = self.groups.get_mut(&group)
-            && watched.report(holder, slot, has, now)
-        {
+        let Some(watched) = self.groups.get_mut(&group) else { return };
+        watched.asked(slot, holder, now);
+        if watched.report(holder, slot, has, now) {
             self.push(Effect::Persist(group));
         }
+    }
+
+    /// What must survive a crash of what is known of a group; for [`Steward::resume`]. At most [`Steward::STATE_MAX`] bytes.
+    #[must_use]
+    pub fn encode_group(&self, group: &GroupId) -> Option<Vec<u8>> {
+        self.groups.get(group).map(Watched::encode)
+    }
+
+    /// Watches a group again, from what [`Steward::encode_group`] gave. The caller made sure that the bytes are those that it wrote: the
+    /// votes of orders in it are not checked again. A mandate that is over meanwhile is found by the next [`Steward::tick`].
+    ///
+    /// # Errors
+    /// Bytes that no group has; no room.
+    pub fn resume(&mut self, bytes: &[u8], now: Timestamp) -> Result<GroupId, DecodeError> {
+        let what = "steward's group";
+        let group = Watched::decode(bytes, now)?;
+        let id = group.record.group();
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&id) {
+            return Err(DecodeError::TooLarge { what, limit: GROUPS_MAX, found: GROUPS_MAX + 1 });
+        }
+        let everybody: BTreeSet<PeerKey> = group.everybody().filter(|peer| *peer != self.me).collect();
+        self.groups.insert(id, group);
+        // Whom the saved state of liveness has is watched already.
+        everybody.into_iter().for_each(|peer| self.watch.expect(peer, now));
+        Ok(id)
+    }
+
+    /// What this steward knows of a group, for the owner who asks.
+    #[must_use]
+    pub fn map_for_owner(&self, group: &GroupId) -> Option<wire::GroupMap> {
+        self.groups.get(group).map(Watched::map_for_owner)
+    }
+
+    /// Everybody whose signs of life matter. With `true` those of groups that need something now or have an order under way, who are
+    /// to be probed often.
+    #[must_use]
+    pub fn concerned(&self) -> Vec<(PeerKey, bool)> {
+        let mut all = BTreeMap::new();
+        for group in self.groups.values() {
+            let busy = group.is_busy();
+            for peer in group.everybody().filter(|peer| *peer != self.me) {
+                *all.entry(peer).or_insert(false) |= busy;
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Up to so many holders that are here and are to be asked now what they have of a slot; the answer goes to [`Steward::reported`].
+    /// Each is named once in [`Rhythm::inventory_ms`] when [`Steward::asked`] is called for it.
+    #[must_use]
+    pub fn inventory_due(&self, now: Timestamp, most: usize) -> Vec<Inventory> {
+        let of = |(group, watched): (&GroupId, &Watched)| {
+            let group = *group;
+            let due = watched.to_ask(&self.me, now, self.rhythm.inventory_ms);
+            due.into_iter().map(move |(slot, holder)| Inventory { group, slot, holder })
+        };
+        let here = |due: &Inventory| self.watch.belief(&due.holder, now).presence == Presence::Here;
+        self.groups.iter().flat_map(of).filter(here).take(most).collect()
+    }
+
+    /// A holder is being asked what it has: whether it answers or not, it is not named again in this period.
+    pub fn asked(&mut self, due: &Inventory, now: Timestamp) {
+        if let Some(group) = self.groups.get_mut(&due.group) {
+            group.asked(due.slot, due.holder, now);
+        }
+    }
+
+    /// The mandate and the changes of stewards since, as a holder wants to see them before it says what it has.
+    #[must_use]
+    pub fn pass(&self, group: &GroupId) -> Option<(&[u8], &[Certificate])> {
+        self.groups.get(group).map(|group| (group.record.sealed_mandate(), &group.changes[..]))
     }
 
     /// Looks at the groups that are due. `peers`: everybody known, for new holders and stewards.

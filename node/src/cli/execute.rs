@@ -42,6 +42,9 @@ impl Place {
         if let Some(daemon) = DaemonClient::find(&dir.socket()).await {
             return Ok(Self::Daemon(daemon));
         }
+        if matches!(verb, Verb::Repair) {
+            return Err(no_daemon(dir.root()));
+        }
         if needs_vault(verb) && !dir.has_vault() {
             return Err(no_vault(dir.root()));
         }
@@ -66,7 +69,13 @@ impl Place {
 fn needs_vault(verb: &Verb) -> bool {
     !matches!(
         verb,
-        Verb::Recover(_) | Verb::Peers | Verb::Plan(_) | Verb::Status | Verb::DebugStore | Verb::DebugPlacement
+        Verb::Recover(_)
+            | Verb::Peers
+            | Verb::Plan(_)
+            | Verb::Status
+            | Verb::Repair
+            | Verb::DebugStore
+            | Verb::DebugPlacement
     )
 }
 
@@ -76,10 +85,15 @@ fn open_dir(context: &Context, verb: &Verb) -> Result<DataDir, Failure> {
     match DataDir::find(&root)? {
         Some(dir) => Ok(dir),
         None if needs_vault(verb) => Err(no_vault(&root)),
-        None if matches!(verb, Verb::DebugStore) => Err(crate::daemon::assemble::no_store(&root)),
+        None if matches!(verb, Verb::DebugStore | Verb::Repair) => Err(crate::daemon::assemble::no_store(&root)),
         None if context.network().is_none() => Err(crate::data_dir::no_network()),
         None => DataDir::open(&root),
     }
+}
+
+fn no_daemon(root: &std::path::Path) -> Failure {
+    let text = format!("no daemon runs on {}, so nothing is watched here", root.display());
+    Failure::new(ExitCode::NotFound, "NO_DAEMON", text).with_hint("`cairn node run` runs one")
 }
 
 fn no_vault(root: &std::path::Path) -> Failure {

@@ -10,13 +10,17 @@ use crate::{
     daemon::{self, NodeSettings},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    timers::Timers,
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a node in the foreground; prints `listening MULTIADDR/p2p/PEERID` once ready, ends on SIGTERM
     #[command(after_help = "Examples:\n  cairn node run --network network.toml --give 500GB --region EU/DE/FSN\n  \
-        cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme")]
+        cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme\n\n\
+        For trials, CAIRN_TIMERS_SCALE or `scale` in the settings' section [timers] shortens by one factor how long a silent peer\n\
+        is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name\n\
+        single timers in seconds, as `home_gone = 3600`.")]
     Run(Run),
 }
 
@@ -75,6 +79,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         keep_free: Setting::flag(run.keep_free).or(file.keep_free).get(),
         mdns: !run.no_mdns && file.mdns.unwrap_or(true),
         inbound_per_subnet: file.inbound_per_subnet,
+        timers: timers(context)?,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;
@@ -83,6 +88,16 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
     })
     .await?;
     Ok(ExitCode::Success)
+}
+
+/// `[timers]` of the settings, under the environment's factor.
+fn timers(context: &Context) -> Result<Timers, Failure> {
+    let wrong = |e: &(dyn std::error::Error + 'static)| {
+        Failure::new(ExitCode::Usage, "USAGE", "cannot use these timers").caused_by(e)
+    };
+    let factor = std::env::var("CAIRN_TIMERS_SCALE").ok().map(|text| text.trim().parse::<f64>()).transpose();
+    let factor = factor.map_err(|e| wrong(&e).with_hint("CAIRN_TIMERS_SCALE is a factor, as 0.001"))?;
+    Timers::new(&context.config.timers, factor).map_err(|e| wrong(&e))
 }
 
 fn parse_roles(names: &[String]) -> Result<Roles, Failure> {

@@ -47,3 +47,14 @@ fn mistakes_name_their_line() {
     assert_eq!(message("version = 1\nbad = ["), "line 2: unclosed array, expected `]`");
     assert!(message("[owner]\nexclude = \"a\"\n").contains("owner.exclude"));
 }
+
+#[test]
+fn timers_are_named_in_seconds() {
+    let config = FileConfig::parse("[timers]\nscale = 0.01\nhome_gone = 3600\nlook = 0.5\n").expect("valid");
+    assert_eq!(
+        (config.timers.scale, config.timers.home_gone, config.timers.look),
+        (Some(0.01), Some(3600.0), Some(0.5))
+    );
+    let wrong = FileConfig::parse("[timers]\nhome_gne = 1\n").expect_err("unknown");
+    assert_eq!(wrong.hint, "did you mean `timers.home_gone`?");
+}

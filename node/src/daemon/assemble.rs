@@ -22,6 +22,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
+    stewardship::{Stewardship, StewardshipConfig, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
 };
@@ -30,6 +31,8 @@ use crate::{
 const LISTENING: Duration = Duration::from_secs(10);
 /// Without a new address for so long a node has them all.
 const SETTLED: Duration = Duration::from_millis(50);
+/// Bytes a second that our line is taken to carry, 10 Mbit/s: nothing measures it yet.
+const UPSTREAM: u64 = 1_250_000;
 /// Most that is kept free when nobody says otherwise.
 const KEEP_FREE_MAX: u64 = 10 << 30;
 
@@ -39,6 +42,8 @@ pub struct Node {
     /// None when only the store was opened.
     online: Option<Online>,
     store: Option<Store>,
+    /// Runs when this node stores.
+    stewardship: Stewardship,
 }
 
 struct Online {
@@ -95,6 +100,7 @@ impl Node {
         let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
         let all_loopback = !network.bootstrap.is_empty()
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
+        let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region.clone();
         config.roles = settings.roles;
@@ -115,6 +121,8 @@ impl Node {
         config.store =
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
+        config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
+        (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -124,6 +132,24 @@ impl Node {
                 return Err(Failure::new(ExitCode::Failed, "NETWORK", "the network cannot be started").caused_by(&e));
             }
         };
+        if let Some(store) = &store {
+            let config = StewardshipConfig {
+                folder: dir.stewardship(),
+                key,
+                domain: domain.clone(),
+                shelf: Arc::new(store.clone()),
+                timers: settings.timers,
+                upstream: UPSTREAM,
+                clock: Arc::new(crate::vault::now),
+                entropy: self::entropy()?,
+            };
+            if let Err(e) = stewardship.start(config, Arc::new(handle.clone()), None).await {
+                handle.shutdown().await;
+                store.close().await;
+                let text = format!("cannot use {}", dir.stewardship().display());
+                return Err(Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(&e));
+            }
+        }
         listening(&handle).await;
         let online = Online {
             overlay: Arc::new(handle.clone()),
@@ -134,7 +160,7 @@ impl Node {
             region: settings.region,
             roles: settings.roles,
         };
-        Ok(Self { dir, online: Some(online), store })
+        Ok(Self { dir, online: Some(online), store, stewardship })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -147,7 +173,7 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store) })
+        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default() })
     }
 
     /// The data folder.
@@ -209,8 +235,15 @@ impl Node {
         self.store.as_ref()
     }
 
-    /// Ends the network, then the store: nothing may arrive at a store that is closed.
+    /// This node's work as a steward; at rest when it does not store.
+    #[must_use]
+    pub const fn stewardship(&self) -> &Stewardship {
+        &self.stewardship
+    }
+
+    /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
+        self.stewardship.close().await;
         if let Some(online) = &self.online {
             online.handle.shutdown().await;
         }

@@ -89,6 +89,7 @@ impl NodeService {
             Verb::DebugStore => self.debug_store(&call.events).await,
             Verb::Peers => self.list_peers(&call.events).await,
             Verb::Status => self.describe(call).await,
+            Verb::Repair => self.plan_repair(&call.events).await,
             Verb::Plan(args) => self.plan(args.clone(), &call.events).await,
             _ => self.in_vault(call).await,
         }
@@ -188,6 +189,7 @@ impl NodeService {
         let row = serde_json::to_value(&status).unwrap_or_default();
         let events = call.events.clone();
         send(&events, Event::Row { kind: "this_node".into(), row }).await;
+        self.describe_watched(&events).await;
         let locked = call.passphrase.is_none() && Vault::needs_passphrase(self.node.dir().root());
         if status.vault && !locked {
             return self.in_vault(call).await;
@@ -198,6 +200,34 @@ impl NodeService {
         }
         let summary = serde_json::json!({ "vault": null, "locked": locked, "peers_known": status.peers });
         send(&events, Event::Summary { verb: "status".into(), summary }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    /// Groups that this node watches for absent owners; nothing is said when there are none.
+    async fn describe_watched(&self, events: &mpsc::Sender<Event>) {
+        let groups = self.node.stewardship().report().await;
+        if groups.is_empty() {
+            return;
+        }
+        let healthy = groups.iter().filter(|group| group.state == "healthy").count();
+        let row = serde_json::json!({ "groups": groups.len(), "healthy": healthy });
+        send(events, Event::Row { kind: "watching".into(), row }).await;
+        for group in groups {
+            let row = serde_json::to_value(&group).unwrap_or_default();
+            send(events, Event::Row { kind: "watched_group".into(), row }).await;
+        }
+    }
+
+    async fn plan_repair(&self, events: &mpsc::Sender<Event>) -> VerbResult {
+        let stewardship = self.node.stewardship();
+        let (groups, planned) = (stewardship.report().await.len(), stewardship.dry_run().await);
+        for repair in &planned {
+            let row = serde_json::to_value(repair).unwrap_or_default();
+            send(events, Event::Row { kind: "planned_repair".into(), row }).await;
+        }
+        let bytes: u64 = planned.iter().map(|repair| repair.bytes.0).sum();
+        let summary = serde_json::json!({ "groups": groups, "planned": planned.len(), "bytes": bytes });
+        send(events, Event::Summary { verb: "repair".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })
     }
 

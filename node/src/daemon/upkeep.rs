@@ -3,24 +3,30 @@
 //! Leases that ended are *not* acted upon yet: nothing renews the lease of a shard that later snapshots still refer to, so
 //! ending one would delete what an owner counts on (DUR-5). That comes with the stewards' mandate.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
 
-/// Between two compactions. The trash holds for days, so an hour more or less is nothing.
-pub(super) const COMPACT_EVERY: Duration = Duration::from_secs(3600);
-/// Compactions between two scrubs: a week. A disk that rots is noticed well before three of eight slots are gone.
-const SCRUB_EVERY: u64 = 7 * 24;
+/// When what is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Every {
+    /// Between two compactions. The trash holds for days, so an hour more or less is nothing.
+    pub(super) compact: Duration,
+    /// Between two scrubs, and no more often than compactions. Within a week a disk that rots is noticed well before three of eight
+    /// slots are gone.
+    pub(super) scrub: Duration,
+}
 
-/// Works until `cancel` fires, a turn every `every` ([`COMPACT_EVERY`] but in tests). A failure is told in the log and tried again at the next turn.
-pub(super) async fn keep_up(store: Store, every: Duration, cancel: CancellationToken) {
-    let mut turn = tokio::time::interval(every);
+/// Works until `cancel` fires. A failure is told in the log and tried again at the next turn.
+pub(super) async fn keep_up(store: Store, every: Every, cancel: CancellationToken) {
+    let mut turn = tokio::time::interval(every.compact);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick comes at once: a node that just started has other things to do.
     turn.tick().await;
-    for turns in 0u64.. {
+    let mut scrubbed: Option<Instant> = None;
+    loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
@@ -30,7 +36,8 @@ pub(super) async fn keep_up(store: Store, every: Duration, cancel: CancellationT
             Ok(report) => tracing::debug!(?report, "compacted"),
             Err(error) => tracing::warn!(%error, "the store could not be compacted"),
         }
-        if turns % SCRUB_EVERY == 0 {
+        if scrubbed.is_none_or(|at| at.elapsed() >= every.scrub) {
+            scrubbed = Some(Instant::now());
             scrub(&store, &cancel).await;
         }
     }
@@ -74,7 +81,8 @@ mod tests {
         store.delete(group, slot, 0).await.expect("deleted");
 
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(keep_up(store.clone(), Duration::from_millis(10), cancel.clone()));
+        let every = Every { compact: Duration::from_millis(10), scrub: Duration::from_secs(3600) };
+        let task = tokio::spawn(keep_up(store.clone(), every, cancel.clone()));
         let emptied = async {
             while store.usage().trash_bytes.0 > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

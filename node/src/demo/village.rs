@@ -149,6 +149,7 @@ impl Resident {
             mdns: false,
             inbound_per_subnet: None,
             external: Vec::new(),
+            timers: crate::timers::Timers::default(),
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

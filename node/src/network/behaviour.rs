@@ -25,7 +25,7 @@ use super::{
     gossip,
     heads::HeadRecords,
     origins::{InboundLimits, Origins},
-    streams::Streams,
+    streams::{Kind, Streams},
     waits::Waits,
 };
 
@@ -42,10 +42,6 @@ const PER_PEER_MAX: u32 = BOOTSTRAP.connections_per_peer_max;
 const MEMORY_PART_MAX: f64 = 0.9;
 /// Who we are is said again this often; what changes is pushed at once.
 const IDENTIFY_EVERY: Duration = HOUR;
-/// Each end of each connection asks this often whether the other is there. Whoever wants something of a peer has a time-out of
-/// its own; this only clears away connections whose other end vanished without a word, and keeps NATs from forgetting them (they
-/// keep TCP for minutes at least). Every twenty seconds, pings were a quarter of an idle node's traffic.
-const PING_EVERY: Duration = Duration::from_secs(150);
 /// Questions of one connection that may be open at once.
 const CONTROL_STREAMS_MAX: usize = 64;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -55,6 +51,7 @@ pub(crate) struct Protocols {
     pub(crate) kad: StreamProtocol,
     pub(crate) control: StreamProtocol,
     pub(crate) shard: StreamProtocol,
+    pub(crate) stewards: StreamProtocol,
     pub(crate) identify: String,
     pub(crate) gossip_prefix: String,
     pub(crate) adverts: gossipsub::IdentTopic,
@@ -72,6 +69,7 @@ impl Protocols {
             kad: name("kad")?,
             control: name("control")?,
             shard: name("shard")?,
+            stewards: name("stewards")?,
             identify: format!("/cairn/{id}/{version}"),
             gossip_prefix: format!("/cairn/{id}/gossip"),
             adverts: gossipsub::IdentTopic::new(format!("cairn/{id}/adverts/{version}")),
@@ -92,6 +90,7 @@ pub(crate) struct NodeBehaviour {
     pub(crate) gossip: gossip::Behaviour,
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) streams: Streams,
+    pub(crate) stewards: Streams,
     pub(crate) relay_client: relay::client::Behaviour,
     pub(crate) dcutr: dcutr::Behaviour,
     pub(crate) relay: Toggle<relay::Behaviour>,
@@ -110,6 +109,7 @@ pub(crate) struct Choices<'a> {
     pub(crate) port_mapping: bool,
     pub(crate) inbound: InboundLimits,
     pub(crate) waits: Waits,
+    pub(crate) ping_every: Duration,
 }
 
 /// Incoming connections at a time.
@@ -118,6 +118,14 @@ fn incoming_max(roles: Roles) -> u32 {
 }
 
 impl NodeBehaviour {
+    /// The behaviour whose streams speak this protocol.
+    pub(crate) const fn streams_of(&mut self, kind: Kind) -> &mut Streams {
+        match kind {
+            Kind::Shard => &mut self.streams,
+            Kind::Stewards => &mut self.stewards,
+        }
+    }
+
     pub(crate) fn new(
         choices: &Choices<'_>,
         keys: &identity::Keypair,
@@ -125,7 +133,7 @@ impl NodeBehaviour {
         heads: HeadRecords,
     ) -> Result<Self, NetworkError> {
         let me = keys.public().to_peer_id();
-        let Choices { network, protocols, roles, lan, port_mapping, inbound, waits } = choices;
+        let Choices { network, protocols, roles, lan, port_mapping, inbound, waits, ping_every } = choices;
         let public = !lan.allow_private;
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
@@ -158,11 +166,12 @@ impl NodeBehaviour {
                     .with_push_listen_addr_updates(true)
                     .with_hide_listen_addrs(public),
             ),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(*ping_every)),
             kad: kademlia(protocols, me, heads, server, waits),
             gossip: gossip::behaviour(protocols, keys, lan)?,
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
+            stewards: Streams::new(protocols.stewards.clone()),
             relay_client,
             dcutr: dcutr::Behaviour::new(me),
             relay: carries.then(|| relay_server(me, lan.allow_private)).into(),

@@ -46,7 +46,7 @@ const CONTACT_MS: u64 = 10 * 60 * 1000;
 /// Adverts of one peer that come over gossip closer together than this are not taken and so not forwarded: a peer
 /// that signs a thousand a second must not make the whole network carry them. Half of what
 /// [`task`](super::task) leaves between two of ours, so that an uneven way costs none.
-const GOSSIP_APART_MS: u64 = 1000;
+pub(crate) const GOSSIP_APART_MS: u64 = 1000;
 
 /// Dials that fail closer together than this are one failure: how often we try says nothing of the peer.
 const MISSED_APART_MS: u64 = 60 * 1000;
@@ -135,6 +135,7 @@ pub(crate) struct PeerBook {
     peers: BTreeMap<PeerKey, Known>,
     /// How many of `peers` store: asked after every event.
     storing: usize,
+    gossip_apart_ms: u64,
     dirty: bool,
 }
 
@@ -150,8 +151,15 @@ impl PeerBook {
             allow_private,
             peers: BTreeMap::new(),
             storing: 0,
+            gossip_apart_ms: GOSSIP_APART_MS,
             dirty: false,
         }
+    }
+
+    /// For a network that says everything so much more often.
+    pub(crate) fn with_gossip_apart(mut self, ms: u64) -> Self {
+        self.gossip_apart_ms = ms;
+        self
     }
 
     /// Takes an advert that we asked `from` for, or says why not.
@@ -208,13 +216,16 @@ impl PeerBook {
             return Ok(Learned::Stale);
         }
         let advert = self.check(signed, now)?;
+        // Its own word, or one that is under way now. What others had in their books says when it was written.
+        let live = gossiped.is_some() || from == Some(&advert.peer);
+        let heard = if live { now } else { advert.sequence.min(now) };
         if let Some(known) = self.peers.get_mut(&advert.peer) {
             if advert.sequence <= known.advert.sequence {
                 return Ok(Learned::Stale);
             }
             // A clock that was set back must not silence the peer until it has caught up.
             let last = known.gossiped.filter(|last| gossiped.is_some() && *last <= now);
-            if last.is_some_and(|last| now.ms_since(last) < GOSSIP_APART_MS) {
+            if last.is_some_and(|last| now.ms_since(last) < self.gossip_apart_ms) {
                 return Ok(Learned::TooSoon);
             }
             known.gossiped = gossiped.or(known.gossiped);
@@ -223,11 +234,12 @@ impl PeerBook {
             known.advert = advert;
             self.storing += usize::from(known.stores());
             known.signed = signed.clone();
-            known.last_heard = now;
+            known.last_heard = known.last_heard.max(heard);
             self.dirty = true;
             return Ok(Learned::Newer);
         }
         let mut known = self.known(advert, signed.clone(), now);
+        known.last_heard = heard;
         known.gossiped = gossiped;
         known.source = from.map(|peer| self.source(peer));
         self.greet(&mut known, now);
@@ -341,8 +353,21 @@ impl PeerBook {
             if served {
                 self.dirty |= known.served.is_none_or(|at| now.ms_since(at) > CONTACT_NOTED_MS);
                 known.served = Some(now);
+                known.last_heard = now;
             }
         }
+    }
+
+    /// A sign of life: a question or an answer.
+    pub(crate) fn heard(&mut self, peer: &PeerKey, now: Timestamp) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.last_heard = now;
+        }
+    }
+
+    /// What is pinned for a peer.
+    pub(crate) fn domain(&self, peer: &PeerKey) -> Option<&Domain> {
+        self.peers.get(peer).map(|known| &known.domain)
     }
 
     /// Addresses to dial a peer at.

@@ -2,13 +2,13 @@
 
 use cairn_core::peer_view::PeerView;
 use cairn_proto::{
-    PeerKey,
+    Domain, PeerKey,
     message::{ControlAnswer, ControlRequest},
 };
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::streams::OpenReply;
+use super::streams::{Kind, OpenReply};
 
 /// Why a control question got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +24,10 @@ pub(crate) enum AskError {
 /// A request to the owner of the Swarm. Dropped replies are fine: the asker has gone.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Connect if need be and open a shard stream.
-    OpenStream { peer: PeerKey, reply: OpenReply },
+    /// Connect if need be and open a stream.
+    OpenStream { peer: PeerKey, kind: Kind, reply: OpenReply },
+    /// The domain that is pinned for a peer. One that is connected and unknown is asked for its advert.
+    PinnedDomain { peer: PeerKey, reply: oneshot::Sender<Option<Domain>> },
     /// Ask a peer on the control protocol.
     Ask {
         /// Whom.

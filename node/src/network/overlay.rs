@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_core::{
-    peer_view::PeerView,
-    steward::wire::{GroupMap, Refusal},
-};
+use cairn_core::{peer_view::PeerView, steward::wire::GroupMap};
 use cairn_proto::{
     Domain, PeerKey, Slot, VaultKey,
     message::{ADVERTS_PER_ANSWER_MAX, ControlRequest, HeadRecord, Roles, control_request::Ask},
@@ -98,13 +95,16 @@ impl Overlay for NetworkHandle {
         self.inner.client.delete(at, address).boxed()
     }
 
-    fn register_group(&self, _: PeerKey, _: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
-        // The stewards' protocol takes this over.
-        std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))).boxed()
+    fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
+        self.register_at(steward, record).boxed()
     }
 
-    fn group_map(&self, _: PeerKey, _: Arc<GroupAccess>) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
-        std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))).boxed()
+    fn group_map(
+        &self,
+        steward: PeerKey,
+        group: Arc<GroupAccess>,
+    ) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
+        self.ask_steward(steward, group).boxed()
     }
 
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {

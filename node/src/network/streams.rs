@@ -1,4 +1,4 @@
-//! Raw streams for shards: opens one to a connected peer, hands over those that peers open to us.
+//! Raw streams, for shards and for the stewards' protocol, each a behaviour of its own: opens one to a connected peer, hands over those that peers open to us.
 //!
 //! Ours instead of libp2p-stream 0.5.0-alpha, whose accept channel drops streams, whose dialling can hang and which
 //! may choose a relayed connection where a direct one stands. Here nothing dials: the node's task does, and asks
@@ -9,7 +9,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     task::{Context, Poll},
+    time::Duration,
 };
+
+use cairn_proto::{PeerKey, wire::RefusalCode};
 
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
@@ -20,7 +23,57 @@ use libp2p::{
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+
+use super::command::Command;
+use crate::overlay::TransferError;
+
+/// Pause before a broken stream is opened again.
+pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// Tries to open a stream: each connection lost meanwhile costs one, and two peers have two or three at most.
+const OPEN_TRIES: usize = 3;
+
+/// Which protocol a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Frames of shards.
+    Shard,
+    /// One question of stewardship and its answer.
+    Stewards,
+}
+
+/// Opens a stream, dialling if need be. Two connections to one peer are soon made one, and a stream that was asked for on the
+/// other falls with it; then the one that stands is asked.
+pub(crate) async fn open(
+    commands: &mpsc::Sender<Command>,
+    to: PeerKey,
+    kind: Kind,
+    within: Duration,
+) -> Result<Stream, TransferError> {
+    let opened = tokio::time::timeout(within, try_open(commands, to, kind)).await;
+    opened.unwrap_or_else(|_| Err(TransferError::Unreachable("no stream in time".into())))
+}
+
+async fn try_open(commands: &mpsc::Sender<Command>, to: PeerKey, kind: Kind) -> Result<Stream, TransferError> {
+    let mut why = String::new();
+    for _ in 0..OPEN_TRIES {
+        let (reply, opened) = oneshot::channel();
+        let asked = commands.send(Command::OpenStream { peer: to, kind, reply }).await;
+        asked.map_err(|_| TransferError::ShuttingDown)?;
+        match opened.await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(OpenError::Unsupported)) => {
+                return Err(TransferError::Refused { code: RefusalCode::NotStorage, retry_after_ms: 0 });
+            }
+            Ok(Err(error @ (OpenError::Broken(_) | OpenError::NotConnected))) => why = error.to_string(),
+            Ok(Err(error)) => return Err(TransferError::Unreachable(error.to_string())),
+            Err(_) if commands.is_closed() => return Err(TransferError::ShuttingDown),
+            Err(_) => why = "the connection closed while a stream was opened".into(),
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+    Err(TransferError::Unreachable(why))
+}
 
 /// Why no stream was opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +84,8 @@ pub(crate) enum OpenError {
     /// The dial failed, or failed a moment ago.
     #[error("{0}")]
     Dial(String),
-    /// The peer does not speak the shard protocol of this network.
-    #[error("the peer does not speak the shard protocol")]
+    /// The peer does not speak this protocol of this network.
+    #[error("the peer does not speak this protocol")]
     Unsupported,
     /// The connection broke or the negotiation took too long.
     #[error("the stream could not be negotiated: {0}")]

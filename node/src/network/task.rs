@@ -41,7 +41,8 @@ use super::{
     command::{AskError, Command},
     keeper::ShardKeeper,
     refusals::Refusals,
-    streams::OpenReply,
+    stewards::Desk,
+    streams::{Kind, OpenReply},
     transfer::server::{PeerPlaces, Server, ServerLimits},
     waits::Waits,
 };
@@ -131,6 +132,8 @@ pub(crate) struct NetworkTask {
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
     pub(crate) server: Arc<Server>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) announce_every: Duration,
     pub(crate) limits: ServerLimits,
     pub(crate) waits: Waits,
     pub(crate) book: PeerBook,
@@ -169,7 +172,7 @@ pub(crate) struct State {
     /// The relay that is dialled, and the circuit to ask it for.
     awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
-    openers: HashMap<PeerId, Vec<OpenReply>>,
+    openers: HashMap<PeerId, Vec<(Kind, OpenReply)>>,
     /// Questions that wait for their peer to be dialled.
     askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
     /// Our own dials that are under way; the connection limits bound them.
@@ -312,7 +315,10 @@ impl NetworkTask {
 
     fn command(&mut self, command: Command, now: Timestamp) {
         match command {
-            Command::OpenStream { peer, reply } => self.open_stream(&peer, reply),
+            Command::OpenStream { peer, kind, reply } => self.open_stream(&peer, kind, reply),
+            Command::PinnedDomain { peer, reply } => {
+                let _ = reply.send(self.pinned_domain(&peer));
+            }
             Command::Ask { peer, addresses, request, reply } => self.ask(&peer, addresses, request, Some(reply)),
             Command::Closest { target, reply } => {
                 let kad = &mut self.swarm.behaviour_mut().kad;
@@ -403,7 +409,7 @@ impl NetworkTask {
     }
 }
 
-mod adverts;
+pub(crate) mod adverts;
 mod asking;
 mod control;
 mod dials;
@@ -412,6 +418,7 @@ mod events;
 mod reach;
 mod replication;
 mod seeking;
+mod serving;
 
 use self::{
     adverts::{ANNOUNCE_SOON, adverts_please},

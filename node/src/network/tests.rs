@@ -9,5 +9,7 @@ mod heads;
 mod hearsay;
 mod hostile;
 mod nodes;
+mod passes;
 mod relays;
+mod stewards;
 mod transfers;

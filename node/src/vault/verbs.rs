@@ -97,6 +97,7 @@ async fn run_reading(
         | Verb::Restore(_)
         | Verb::Recover(_)
         | Verb::Peers
+        | Verb::Repair
         | Verb::Plan(_)
         | Verb::DebugStore
         | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::{
-    budget::Budget,
+    budget::{Budget, Limits},
     liveness::Watch,
     peer_view::PeerView,
     steward::{Rhythm, Steward},
 };
 use cairn_proto::{
-    Action, ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, Slot, Timestamp, message::Roles,
+    Action, ByteSize, DecodeError, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, Slot, Timestamp, message::Roles,
 };
 use ed25519_dalek::SigningKey;
 
+use super::{ROUND_MS, TIMERS, UPSTREAM};
 use crate::world::{Dice, HOUR, key, operator};
 
 /// One peer, its steward's half included.
@@ -27,6 +28,9 @@ pub(super) struct Member {
     pub(super) departed: bool,
     last_up: Timestamp,
     pub(super) steward: Steward,
+    /// What it wrote of its groups, and of liveness.
+    pub(super) disk: BTreeMap<GroupId, Vec<u8>>,
+    pub(super) watched: Vec<u8>,
     /// The slot of each group that it ever accepted.
     pub(super) ledger: BTreeMap<GroupId, Slot>,
     pub(super) shards: BTreeMap<(GroupId, Slot, u8), Vec<u8>>,
@@ -35,7 +39,8 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn draw(i: u32, now: Timestamp, dice: &mut Dice, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
+    /// `since`: when it joined.
+    pub(super) fn draw(i: u32, since: Timestamp, dice: &mut Dice, now: Timestamp) -> Self {
         let identity = SigningKey::from_bytes(&key("member", i));
         let region = ["EU/DE", "EU/FR", "NA/US", "AS/JP"][dice.below(4) as usize];
         Self {
@@ -43,11 +48,13 @@ impl Member {
             domain: operator(&format!("h{i}")),
             region: Region::new(region).unwrap_or_else(|_| Region::unknown()),
             server: dice.per_mille(500),
-            joined: now,
+            joined: since,
             up: true,
             departed: false,
-            last_up: now,
-            steward: Steward::new(identity.clone(), rhythm, watch, budget),
+            last_up: since,
+            steward: steward(&identity, Watch::new(TIMERS), now),
+            disk: BTreeMap::new(),
+            watched: Vec::new(),
             identity,
             ledger: BTreeMap::new(),
             shards: BTreeMap::new(),
@@ -72,6 +79,24 @@ impl Member {
         self.rotten.clear();
     }
 
+    /// Makes the state of a group durable.
+    pub(super) fn write(&mut self, group: GroupId) {
+        match self.steward.encode_group(&group) {
+            Some(bytes) => drop(self.disk.insert(group, bytes)),
+            None => drop(self.disk.remove(&group)),
+        }
+    }
+
+    /// Forgets everything but what it wrote.
+    pub(super) fn restart(&mut self, now: Timestamp) -> Result<(), DecodeError> {
+        let watch = match &self.watched[..] {
+            [] => Watch::new(TIMERS),
+            bytes => Watch::decode(bytes, TIMERS)?,
+        };
+        self.steward = steward(&self.identity, watch, now);
+        self.disk.values().try_for_each(|bytes| self.steward.resume(bytes, now).map(drop))
+    }
+
     pub(super) fn view(&self, now: Timestamp, heard: bool) -> PeerView {
         PeerView {
             peer: self.key,
@@ -92,6 +117,11 @@ impl Member {
             newcomer: now.ms_since(self.joined) < 24 * HOUR,
         }
     }
+}
+
+fn steward(identity: &SigningKey, watch: Watch, now: Timestamp) -> Steward {
+    let rhythm = Rhythm { look_ms: ROUND_MS, turn_ms: ROUND_MS, ..Rhythm::default() };
+    Steward::new(identity.clone(), rhythm, watch, Budget::new(Limits::default(), UPSTREAM, now))
 }
 
 /// For the log.

@@ -18,6 +18,7 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         sum.failures += report.failures;
         sum.changes += report.changes;
         sum.healed += report.healed;
+        sum.crashes += report.crashes;
         sum.lost += report.lost;
         sum.below_target += report.below_target;
         sum.unwatched += report.unwatched;
@@ -33,6 +34,7 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         ("orders failed", sum.failures),
         ("stewards changed", sum.changes),
         ("shards healed", sum.healed),
+        ("stewards crashed", sum.crashes),
     ] {
         assert!(count > 0, "no {what}: {sum:?}");
     }

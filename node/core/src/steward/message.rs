@@ -1,5 +1,9 @@
 //! What stewards say to each other, and new holders to them.
 
+mod codec;
+
+pub(super) use codec::{put_changes, put_entries, read_changes, read_entries};
+
 use cairn_proto::{Certificate, GroupId, GroupRecord, Order, PeerKey, order::OrderId};
 
 /// A message. Its sender is whom the transport authenticated; everything else in it is checked.

@@ -7,11 +7,13 @@ use cairn_proto::{
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
+mod restart;
+
 use super::*;
 use crate::{
     budget::Limits,
     colour::colour,
-    liveness::{Presence, Timers},
+    liveness::Timers,
     part::{self, Unfit},
 };
 

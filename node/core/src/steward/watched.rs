@@ -12,11 +12,14 @@ use super::{
     log::{Happening, LOG_MAX, What},
     message::{Failure, Say},
     subject_of,
+    wire::GroupMap,
 };
 use crate::{
     assess::{Assessment, Triggers, assess},
     liveness::{Belief, Presence, Watch},
 };
+
+pub(super) mod state;
 
 /// Carried out orders that are remembered for a group: 64 times a whole slot of 256 stripes, eight at a time; 2 MiB. Beyond, what is
 /// repaired is not found again, and the owner must look after the group.
@@ -87,6 +90,8 @@ pub(super) struct Watched {
     patience: BTreeMap<Subject, Patience>,
     looked: Option<Timestamp>,
     compared: Timestamp,
+    /// When holders were last asked what they have, or since when they are known.
+    asked: BTreeMap<(u8, PeerKey), Timestamp>,
     /// The month that began then, and bytes ordered in it.
     spent: (Timestamp, u64),
     log: VecDeque<Happening>,
@@ -138,6 +143,7 @@ impl Watched {
             patience: BTreeMap::new(),
             looked: None,
             compared: now,
+            asked: BTreeMap::new(),
             spent: (now, 0),
             log: VecDeque::new(),
         };
@@ -146,6 +152,7 @@ impl Watched {
         }
         new.note(now, What::Adopted { generation });
         new.reckon();
+        new.asked = new.given.keys().map(|holder| (*holder, now)).collect();
         Ok(new)
     }
 
@@ -157,6 +164,7 @@ impl Watched {
             adopted.into_iter().for_each(|entry| self.note(entry.at, entry.what));
             (self.entries, self.lacks, self.promised) = (old.entries, old.lacks, old.promised);
             (self.patience, self.spent) = (old.patience, old.spent);
+            self.asked.extend(old.asked);
             self.reckon();
         }
         self
@@ -187,6 +195,7 @@ impl Watched {
             let given = self.given.entry((taken.slot.as_u8(), taken.holder)).or_default();
             *given = given.or(&taken.ordinals);
         }
+        self.asked.retain(|holder, _| self.given.contains_key(holder));
     }
 
     /// Which stripes a slot has shards of.
@@ -552,6 +561,7 @@ impl Watched {
         }
         self.entries.insert(order, Entry { certificate: certificate.clone(), sealed, taken });
         self.reckon();
+        self.asked.insert(key, now);
         self.looked = None;
         true
     }
@@ -641,6 +651,50 @@ impl Watched {
     pub(super) fn whole(&self) -> Say {
         let record = Box::new(self.record.clone());
         Say::Record { record, changes: self.changes.clone(), entries: self.entries_to_tell() }
+    }
+
+    /// Holders that are to be asked what they have: each once in a period, at a moment of its own that follows from `me` and its key,
+    /// so that neither a steward asks all of them nor all stewards ask one at the same time.
+    pub(super) fn to_ask(&self, me: &PeerKey, now: Timestamp, period_ms: u64) -> Vec<(Slot, PeerKey)> {
+        let period = period_ms.max(1);
+        let phase = |slot: u8, peer: &PeerKey| {
+            let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 inventory phase v1");
+            hasher.update(me.as_bytes()).update(self.group().as_bytes()).update(&[slot]).update(peer.as_bytes());
+            let hash = *hasher.finalize().as_bytes();
+            hash.first_chunk().map_or(0, |head| u64::from_le_bytes(*head)) % period
+        };
+        let due = |slot: u8, peer: &PeerKey| {
+            let rest = period - phase(slot, peer);
+            let moment = |at: Timestamp| at.0.saturating_add(rest) / period;
+            self.asked.get(&(slot, *peer)).is_none_or(|at| *at > now || moment(*at) < moment(now))
+        };
+        let slots = self.record.mandate.ticket.code().each_slot();
+        let all = slots.flat_map(|slot| self.holders(slot).into_iter().map(move |peer| (slot, peer)));
+        all.filter(|(slot, peer)| peer != me && due(slot.as_u8(), peer)).collect()
+    }
+
+    /// A holder is being asked, or answered.
+    pub(super) fn asked(&mut self, slot: Slot, holder: PeerKey, now: Timestamp) {
+        let key = (slot.as_u8(), holder);
+        if self.given.contains_key(&key) {
+            self.asked.insert(key, now);
+        }
+    }
+
+    /// Whether it needs something now, or has something under way.
+    pub(super) fn is_busy(&self) -> bool {
+        let wants = |subject: &Subject| *subject != Subject::Another;
+        !self.under_way.is_empty() || !self.proposals.is_empty() || self.patience.keys().any(wants)
+    }
+
+    pub(super) fn map_for_owner(&self) -> GroupMap {
+        GroupMap {
+            mandate: self.record.sealed_mandate().to_vec(),
+            sheets: self.record.sheets.iter().map(|sheet| sheet.generation).collect(),
+            changes: self.changes.clone(),
+            entries: self.entries_to_tell(),
+            log: self.log.iter().cloned().collect(),
+        }
     }
 
     pub(super) fn report_of(&self, watch: &Watch, now: Timestamp) -> GroupReport {

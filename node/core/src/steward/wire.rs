@@ -1,5 +1,9 @@
 //! What travels on the stewards' protocol: between stewards, from them to new holders, from owners to them.
 
+mod codec;
+
+pub use codec::{MESSAGE_MAX, SHORT_ANSWER_MAX};
+
 use cairn_proto::{Certificate, GroupTicket};
 
 use super::{log::Happening, message::Say};

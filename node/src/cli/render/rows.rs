@@ -18,6 +18,11 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
         "match" => vec![format!("{}  {}", short_id(row["snapshot"].as_str().unwrap_or("-")), entry(row, long))],
         "change" => vec![format!("{:<4} {}", row["modifier"].as_str().unwrap_or("?"), plain(&row["path"]))],
         "this_node" => this_node(row),
+        "watching" => vec![format!(
+            "Watching {} groups for absent owners, {} of them healthy",
+            plain(&row["groups"]),
+            plain(&row["healthy"])
+        )],
         _ => vec![pairs(row)],
     }
 }

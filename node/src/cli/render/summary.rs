@@ -64,6 +64,15 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         )],
         "peers" => vec![format!("{}, {} of them store", many(f.count("peers"), "peer"), f.count("storage"))],
         "plan" => plan(&f),
+        "repair" => vec![match f.count("planned") {
+            0 => format!("{} watched, nothing to repair", many(f.count("groups"), "group")),
+            planned => format!(
+                "{} for {} watched, {} to move; it goes on by itself",
+                many(planned, "step"),
+                many(f.count("groups"), "group"),
+                f.bytes("bytes")
+            ),
+        }],
         "debug-store" => vec![format!("{}, {}", many(f.count("shards"), "shard"), f.bytes("bytes"))],
         "lab" => vec![format!(
             "{} of {} nodes up; network file {}",

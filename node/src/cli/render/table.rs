@@ -21,6 +21,8 @@ enum Form {
     Reach,
     /// The first of a list.
     First,
+    /// A chance, in hundredths.
+    Percent,
 }
 
 struct Column {
@@ -82,6 +84,26 @@ const GROUPS: &[Column] = &[
     column("STRIPES", "stripes", 7, Form::Right),
     column("FULL", "sealed", 0, Form::Text),
 ];
+const WATCHED_GROUPS: &[Column] = &[
+    GROUP,
+    column("STATE", "state", 8, Form::Text),
+    column("LIVE", "live_slots", 4, Form::Right),
+    column("SLOTS", "slots", 5, Form::Right),
+    column("MARGIN", "margin", 6, Form::Right),
+    column("STEWARDS", "stewards_here", 8, Form::Right),
+    column("QUORUM", "quorum", 6, Form::Right),
+    column("LAST", "last", 0, Form::First),
+];
+const PLANNED_REPAIRS: &[Column] = &[
+    GROUP,
+    column("ACTION", "action", 7, Form::Text),
+    column("SLOT", "slot", 4, Form::Right),
+    column("TO", "to", 8, Form::Id),
+    column("BYTES", "bytes", 8, Form::Bytes),
+    column("PRIORITY", "priority", 8, Form::Text),
+    column("SURVIVES", "survival", 8, Form::Percent),
+    column("WAITS FOR", "waits_for", 0, Form::Text),
+];
 const LAB_NODES: &[Column] = &[
     column("NODE", "index", 4, Form::Right),
     column("PID", "pid", 7, Form::Right),
@@ -117,6 +139,8 @@ fn columns(kind: &str) -> Option<&'static [Column]> {
         "shard" => SHARDS,
         "candidate" => CANDIDATES,
         "group" => GROUPS,
+        "watched_group" => WATCHED_GROUPS,
+        "planned_repair" => PLANNED_REPAIRS,
         "lab_node" => LAB_NODES,
         "plan" => PLANS,
         "plan_figure" => PLAN_FIGURES,
@@ -139,7 +163,7 @@ fn line(columns: &[Column], text: impl Fn(&Column) -> String) -> String {
     let pad = |c: &Column| {
         let (text, width) = (text(c), c.width);
         match c.form {
-            Form::Right | Form::Bytes | Form::Reach => format!("{text:>width$}"),
+            Form::Right | Form::Bytes | Form::Reach | Form::Percent => format!("{text:>width$}"),
             _ => format!("{text:<width$}"),
         }
     };
@@ -153,6 +177,9 @@ fn cell(row: &Value, column: &Column) -> String {
         (Form::Reach, Value::Number(ms)) => format!("{ms} ms"),
         (_, Value::Null) => "-".to_owned(),
         (Form::Bytes, Value::Number(n)) => n.as_u64().map_or_else(|| n.to_string(), |b| ByteSize(b).to_string()),
+        (Form::Percent, Value::Number(n)) => {
+            n.as_f64().map_or_else(|| n.to_string(), |share| format!("{:.3} %", share * 100.0))
+        }
         (Form::Id, Value::String(id)) => short_id(id),
         (Form::Time, Value::String(text)) => time(text),
         (Form::Cut, Value::String(text)) => cut(&printable(text), column.width),

@@ -64,6 +64,16 @@ fn tables_fit_eighty_columns() {
             "sealed": true}),
         ),
         (
+            "watched_group",
+            json!({"group": "12345678", "state": "critical", "live_slots": 20, "slots": 20, "margin": -10,
+            "stewards_here": 7, "quorum": 7, "last": []}),
+        ),
+        (
+            "planned_repair",
+            json!({"group": "12345678", "action": "rebuild", "slot": 19, "to": "12345678", "bytes": 1023 * (1u64 << 20),
+            "priority": "critical", "survival": 1.0, "waits_for": null}),
+        ),
+        (
             "shard",
             json!({"group": key, "slot": 7, "ordinal": 255, "root": key, "bytes": 1_048_576,
             "lease": "2027-01-01T00:00:00Z", "state": "damaged"}),

@@ -14,20 +14,19 @@ use tokio::time::Instant;
 use super::NetworkTask;
 use crate::network::{addresses, clock};
 
-/// An advert goes out this often, whatever happened: three times before a silent peer gets no new shards. Gossip brings every
-/// advert to every node three or four times, so this is what an idle node's line carries most.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(600);
-/// ... and this soon after a change, so that ten changes make one advert.
+/// An advert goes out this soon after a change, so that ten changes make one advert.
 pub(super) const ANNOUNCE_SOON: Duration = Duration::from_millis(500);
-/// ... but never sooner than this after the last: peers ignore what comes faster than once a second.
-const ANNOUNCE_APART: Duration = Duration::from_secs(2);
-/// When nobody listened, again after this.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
+
+/// The shortest time between two adverts of a node that says itself so often: two seconds of ten minutes, and in proportion where that
+/// is less. Peers ignore what comes in half of it.
+pub(crate) fn apart(every: Duration) -> Duration {
+    (every / 300).min(Duration::from_secs(2))
+}
 
 impl NetworkTask {
     pub(super) fn announce_within(&mut self, time: Duration) {
         let at = Instant::now() + time;
-        let at = self.state.announced.map_or(at, |last| at.max(last + ANNOUNCE_APART));
+        let at = self.state.announced.map_or(at, |last| at.max(last + apart(self.announce_every)));
         self.state.announce_at = self.state.announce_at.min(at);
     }
 
@@ -41,7 +40,7 @@ impl NetworkTask {
 
     /// Gossips our advert; owners, who offer nothing, stay silent.
     pub(super) fn announce(&mut self, now: Timestamp) {
-        self.state.announce_at = Instant::now() + ANNOUNCE_EVERY;
+        self.state.announce_at = Instant::now() + self.announce_every;
         let me = &self.portrait;
         if me.roles == Roles::NONE {
             return;
@@ -76,7 +75,8 @@ impl NetworkTask {
                 // Normal while alone: whoever connects asks for adverts anyway.
                 tracing::debug!(%error, "our advert was not gossiped");
                 if !self.state.connected.is_empty() {
-                    self.announce_within(ANNOUNCE_AGAIN);
+                    // Nobody listened.
+                    self.announce_within(apart(self.announce_every));
                 }
             }
         }

@@ -24,9 +24,11 @@ impl NetworkTask {
     ) {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.heard_of(&peer, now);
                 self.question(peer, request, channel);
             }
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                self.heard_of(&peer, now);
                 let from = peer_key(&peer);
                 for advert in &response.adverts {
                     match self.book.learn(advert, from.as_ref(), now) {
@@ -47,6 +49,12 @@ impl NetworkTask {
                 }
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn heard_of(&mut self, peer: &PeerId, now: Timestamp) {
+        if let Some(key) = peer_key(peer) {
+            self.book.heard(&key, now);
         }
     }
 

@@ -17,8 +17,6 @@ use crate::network::{
     behaviour::NodeBehaviourEvent,
     book::{Came, Learned, NotLearned},
     keys::peer_key,
-    streams::InboundStream,
-    transfer::server::PeerPlaces,
 };
 
 impl NetworkTask {
@@ -67,7 +65,8 @@ impl NetworkTask {
     fn behaviour_event(&mut self, event: NodeBehaviourEvent, now: Timestamp) {
         match event {
             NodeBehaviourEvent::Control(event) => self.control_event(event, now),
-            NodeBehaviourEvent::Streams(inbound) => self.serve(inbound),
+            NodeBehaviourEvent::Streams(inbound) => self.serve(inbound, now),
+            NodeBehaviourEvent::Stewards(inbound) => self.asked(inbound, now),
             NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 result: kad::QueryResult::Bootstrap(_),
                 stats,
@@ -134,8 +133,8 @@ impl NetworkTask {
         self.state.sought.remove(&id);
         self.carrier_connected(&id);
         self.relay_connected(id);
-        for reply in self.state.openers.remove(&id).unwrap_or_default() {
-            self.swarm.behaviour_mut().streams.open(id, reply);
+        for (kind, reply) in self.state.openers.remove(&id).unwrap_or_default() {
+            self.swarm.behaviour_mut().streams_of(kind).open(id, reply);
         }
         for (request, reply) in self.state.askers.remove(&id).unwrap_or_default() {
             self.send_question(&id, request, reply);
@@ -147,21 +146,6 @@ impl NetworkTask {
             let came = if direct { Came::From(addresses::subnet(remote)) } else { Came::Relayed };
             self.book.connected(&key, came, now);
         }
-    }
-
-    fn serve(&mut self, InboundStream { peer, stream }: InboundStream) {
-        let Some(key) = peer_key(&peer) else { return };
-        let limits = self.limits;
-        let places = self.state.places.entry(key).or_insert_with(|| PeerPlaces::new(limits)).clone();
-        let Ok(place) = places.streams.clone().try_acquire_owned() else {
-            tracing::debug!(peer = %key.short(), "too many shard streams");
-            return;
-        };
-        let serving = self.server.clone().serve(key, places, stream, self.shutdown.child_token());
-        self.state.serving.spawn(async move {
-            serving.await;
-            drop(place);
-        });
     }
 
     /// A peer of our network, and what it offers. Its adverts are asked for at once, so that a newcomer knows

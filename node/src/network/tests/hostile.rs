@@ -17,13 +17,17 @@ use libp2p::Stream;
 use prost::Message as _;
 
 /// A raw stream to the holder, without any of the client's manners.
-async fn raw(node: &NetworkHandle, to: PeerKey) -> Stream {
+pub(super) async fn raw(node: &NetworkHandle, to: PeerKey) -> Stream {
     let (reply, opened) = oneshot::channel();
-    node.inner.commands.send(Command::OpenStream { peer: to, reply }).await.expect("running");
+    node.inner
+        .commands
+        .send(Command::OpenStream { peer: to, kind: streams::Kind::Shard, reply })
+        .await
+        .expect("running");
     opened.await.expect("answered").expect("opened")
 }
 
-async fn write(io: &mut Stream, kind: FrameKind, request: u32, head: Vec<u8>, payload: Bytes) {
+pub(super) async fn write(io: &mut Stream, kind: FrameKind, request: u32, head: Vec<u8>, payload: Bytes) {
     try_write(io, kind, request, head, payload).await.expect("written");
 }
 
@@ -41,7 +45,7 @@ async fn try_write(
 }
 
 /// The next answer: its kind, and the code when it is a refusal. `None` when the stream was closed.
-async fn answer(io: &mut Stream) -> Option<(FrameKind, Option<RefusalCode>)> {
+pub(super) async fn answer(io: &mut Stream) -> Option<(FrameKind, Option<RefusalCode>)> {
     let read = async {
         let header = frame::read_header(io, DEADLINE).await.ok()??;
         let head = frame::read_bytes(io, header.head_len.into(), &Progress::new()).await.ok()?;
@@ -53,7 +57,7 @@ async fn answer(io: &mut Stream) -> Option<(FrameKind, Option<RefusalCode>)> {
     tokio::time::timeout(DEADLINE, read).await.expect("an answer or the end, in time")
 }
 
-fn refused(code: RefusalCode) -> Option<(FrameKind, Option<RefusalCode>)> {
+pub(super) fn refused(code: RefusalCode) -> Option<(FrameKind, Option<RefusalCode>)> {
     Some((FrameKind::Refused, Some(code)))
 }
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use cairn_core::part::Credentials;
 use cairn_proto::{
-    Grant, PeerKey, Rights, SHARD_SIZE, Slot, Timestamp,
+    Action, Grant, GroupId, PeerKey, Rights, SHARD_SIZE, Slot, Timestamp,
     message::{self, Receipt},
     signed::SignedBytes,
     wire::{
@@ -16,18 +17,19 @@ use cairn_proto::{
     },
 };
 use prost::Message as _;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     frame::Frame,
-    link::{ClientPatience, Link, LinkError},
+    link::{ClientPatience, Link, LinkError, Opening},
     server::Lane,
 };
 use crate::{
-    network::{clock, command::Command, streams::OpenError},
+    network::{
+        clock,
+        command::Command,
+        streams::{self, Kind, RECONNECT_PAUSE},
+    },
     overlay::{GroupAccess, KeptReceipt, ShardAddress, ShardPut, TransferError},
 };
 
@@ -35,10 +37,6 @@ use crate::{
 const GRANT_MS: u64 = 24 * 3600 * 1000;
 /// ... and from a little before now, because clocks differ.
 const GRANT_EARLY_MS: u64 = 5 * 60 * 1000;
-/// Pause before a broken stream is opened again.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-/// Tries to open a stream: each connection lost meanwhile costs one, and two peers have two or three at most.
-const OPEN_TRIES: usize = 3;
 /// Shortest and longest wait between two tries at a busy holder, whatever it says.
 const BUSY_WAIT: (u64, u64) = (20, 5_000);
 /// Links that are remembered; beyond, closed ones are swept. Two for each of some thousand peers.
@@ -58,12 +56,34 @@ pub(crate) struct ShardClient {
 /// One request, before it has a link.
 struct Request<'a> {
     to: PeerKey,
-    group: &'a GroupAccess,
+    group: Access<'a>,
     kind: FrameKind,
     priority: Priority,
     head: Vec<u8>,
     payload: Bytes,
     answer: FrameKind,
+}
+
+/// What opens the group for a request.
+#[derive(Clone, Copy)]
+enum Access<'a> {
+    /// A grant of our own.
+    Own(&'a GroupAccess),
+    /// What others signed: the frame's kind and its payload, with the payload's hash.
+    Shown { group: GroupId, kind: FrameKind, pass: &'a Bytes, hash: [u8; 32] },
+}
+
+impl<'a> Access<'a> {
+    fn shown(group: GroupId, kind: FrameKind, pass: &'a Bytes) -> Self {
+        Self::Shown { group, kind, pass, hash: *blake3::hash(pass).as_bytes() }
+    }
+
+    fn opening(&self) -> Opening {
+        match self {
+            Self::Own(access) => (access.ticket.id(), [0; 32]),
+            Self::Shown { group, hash, .. } => (*group, *hash),
+        }
+    }
 }
 
 impl ShardClient {
@@ -90,7 +110,7 @@ impl ShardClient {
         };
         let request = Request {
             to,
-            group,
+            group: Access::Own(group),
             kind: FrameKind::Put,
             priority,
             head: head.encode_to_vec(),
@@ -118,7 +138,7 @@ impl ShardClient {
         };
         let request = Request {
             to: from,
-            group: &address.group,
+            group: Access::Own(&address.group),
             kind: FrameKind::Get,
             priority,
             head: head.encode_to_vec(),
@@ -142,18 +162,71 @@ impl ShardClient {
         let head = HasShards { group: group.ticket.id().as_bytes().to_vec(), slot: slot.as_u8().into() };
         let request = Request {
             to: at,
-            group: &group,
+            group: Access::Own(&group),
             kind: FrameKind::Has,
             priority: Priority::High,
             head: head.encode_to_vec(),
             payload: Bytes::new(),
             answer: FrameKind::Holding,
         };
+        held(&self.ask(&request).await?)
+    }
+
+    /// One whole shard of what an order copies, by the new holder that it names.
+    pub(crate) async fn fetch(
+        &self,
+        from: PeerKey,
+        credentials: &Credentials,
+        ordinal: u8,
+    ) -> Result<Bytes, TransferError> {
+        let slot = match &credentials.certificate.order.action {
+            Action::Copy { slot, .. } => *slot,
+            _ => return Err(not_sendable()),
+        };
+        let group = credentials.certificate.order.group;
+        let pass = Bytes::from(credentials.encode().map_err(|_| not_sendable())?);
+        let head = GetShard {
+            group: group.as_bytes().to_vec(),
+            slot: slot.as_u8().into(),
+            ordinal: ordinal.into(),
+            offset: 0,
+            length: 0,
+        };
+        let request = Request {
+            to: from,
+            group: Access::shown(group, FrameKind::OpenOrder, &pass),
+            kind: FrameKind::Get,
+            priority: Priority::Normal,
+            head: head.encode_to_vec(),
+            payload: Bytes::new(),
+            answer: FrameKind::Data,
+        };
         let frame = self.ask(&request).await?;
-        message::decode::<HasAnswer>(&frame.head, "holding")
-            .ok()
-            .and_then(|answer| answer.ordinals.try_into().ok())
-            .ok_or_else(|| TransferError::Misbehaved("its list of shards is not readable".into()))
+        if frame.payload.len() != SHARD_SIZE {
+            return Err(TransferError::Misbehaved(format!("{} bytes instead of a shard", frame.payload.len())));
+        }
+        Ok(frame.payload)
+    }
+
+    /// What a holder has of a slot, asked by a steward with an encoded [`cairn_core::part::Pass`].
+    pub(crate) async fn watched(
+        &self,
+        at: PeerKey,
+        group: GroupId,
+        pass: Bytes,
+        slot: Slot,
+    ) -> Result<[u8; 32], TransferError> {
+        let head = HasShards { group: group.as_bytes().to_vec(), slot: slot.as_u8().into() };
+        let request = Request {
+            to: at,
+            group: Access::shown(group, FrameKind::OpenWatch, &pass),
+            kind: FrameKind::Has,
+            priority: Priority::Normal,
+            head: head.encode_to_vec(),
+            payload: Bytes::new(),
+            answer: FrameKind::Holding,
+        };
+        held(&self.ask(&request).await?)
     }
 
     pub(crate) async fn delete(&self, at: PeerKey, address: ShardAddress) -> Result<(), TransferError> {
@@ -164,7 +237,7 @@ impl ShardClient {
         };
         let request = Request {
             to: at,
-            group: &address.group,
+            group: Access::Own(&address.group),
             kind: FrameKind::Delete,
             priority: Priority::Normal,
             head: head.encode_to_vec(),
@@ -174,12 +247,14 @@ impl ShardClient {
         self.ask(&request).await.map(|_| ())
     }
 
-    /// Asks, waits out `Busy` within patience, and tells the peer book how it went.
+    /// Asks, waits out `Busy` and that we are not known yet within patience, and tells the peer book how it went.
     async fn ask(&self, request: &Request<'_>) -> Result<Frame, TransferError> {
         let give_up = Instant::now() + self.patience.busy;
         let result = loop {
             let result = self.ask_once(request).await;
-            let Err(TransferError::Refused { code: RefusalCode::Busy, retry_after_ms }) = &result else {
+            let Err(TransferError::Refused { code: RefusalCode::Busy | RefusalCode::UnknownBearer, retry_after_ms }) =
+                &result
+            else {
                 break result;
             };
             let pause = Duration::from_millis((*retry_after_ms).clamp(BUSY_WAIT.0, BUSY_WAIT.1));
@@ -211,7 +286,7 @@ impl ShardClient {
             match asked.await {
                 Ok(Err(TransferError::Refused { code: RefusalCode::NotAuthorised, .. })) if !reopened => {
                     reopened = true;
-                    link.groups().await.forget(&request.group.ticket.id());
+                    link.groups().await.forget(&request.group.opening());
                 }
                 Ok(done) => return done,
                 Err(LinkError::TimedOut) => return Err(TransferError::TimedOut),
@@ -224,27 +299,24 @@ impl ShardClient {
         }
     }
 
-    /// Shows ticket and grant once on each stream.
+    /// Shows ticket and grant, or what others signed, once on each stream.
     async fn open_group(&self, link: &Link, request: &Request<'_>) -> Result<Result<(), TransferError>, LinkError> {
-        let ticket = &request.group.ticket;
-        let group = ticket.id();
+        let opening = request.group.opening();
         let mut groups = link.groups().await;
-        if groups.is_open(&group) {
+        if groups.is_open(&opening) {
             return Ok(Ok(()));
         }
-        let now = clock();
-        let grant = Grant {
-            group,
-            holder: request.to,
-            bearer: self.me,
-            rights: Rights::OWNER,
-            not_before: Timestamp(now.0.saturating_sub(GRANT_EARLY_MS)),
-            expires: now.plus_ms(GRANT_MS),
+        let (kind, head, payload) = match request.group {
+            Access::Own(access) => {
+                let grant = grant(access, request.to, self.me, Rights::OWNER, clock());
+                let open = OpenGroup { ticket: access.ticket.encode().to_vec(), grant };
+                (FrameKind::Open, open.encode_to_vec(), Bytes::new())
+            }
+            Access::Shown { kind, pass, .. } => (kind, Vec::new(), pass.clone()),
         };
-        let open = OpenGroup { ticket: ticket.encode().to_vec(), grant: grant.seal(&request.group.authority).to_vec() };
-        let frame = link.ask(FrameKind::Open, request.priority, open.encode_to_vec(), Bytes::new()).await?;
+        let frame = link.ask(kind, request.priority, head, payload).await?;
         match expect(frame, FrameKind::Opened) {
-            Ok(_) => groups.opened(group),
+            Ok(_) => groups.opened(opening),
             Err(error) => return Ok(Err(error)),
         }
         Ok(Ok(()))
@@ -265,34 +337,34 @@ impl ShardClient {
         {
             return Ok(link.clone());
         }
-        let stream = tokio::time::timeout(self.patience.open, self.open_stream(to))
-            .await
-            .unwrap_or_else(|_| Err(TransferError::Unreachable("no stream in time".into())))?;
+        let stream = streams::open(&self.commands, to, Kind::Shard, self.patience.open).await?;
         Ok(place.insert(Link::start(stream, self.patience)).clone())
     }
+}
 
-    /// Opens a stream. Two connections to one peer are soon made one, and a stream that was asked for on the other
-    /// falls with it; then the one that stands is asked.
-    async fn open_stream(&self, to: PeerKey) -> Result<libp2p::swarm::Stream, TransferError> {
-        let mut why = String::new();
-        for _ in 0..OPEN_TRIES {
-            let (reply, opened) = oneshot::channel();
-            let asked = self.commands.send(Command::OpenStream { peer: to, reply }).await;
-            asked.map_err(|_| TransferError::ShuttingDown)?;
-            match opened.await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(OpenError::Unsupported)) => {
-                    return Err(TransferError::Refused { code: RefusalCode::NotStorage, retry_after_ms: 0 });
-                }
-                Ok(Err(error @ (OpenError::Broken(_) | OpenError::NotConnected))) => why = error.to_string(),
-                Ok(Err(error)) => return Err(TransferError::Unreachable(error.to_string())),
-                Err(_) if self.commands.is_closed() => return Err(TransferError::ShuttingDown),
-                Err(_) => why = "the connection closed while a stream was opened".into(),
-            }
-            tokio::time::sleep(RECONNECT_PAUSE).await;
-        }
-        Err(TransferError::Unreachable(why))
-    }
+/// A group's leave for us at a peer, made out by its owner.
+pub(crate) fn grant(access: &GroupAccess, holder: PeerKey, bearer: PeerKey, rights: Rights, now: Timestamp) -> Vec<u8> {
+    let grant = Grant {
+        group: access.ticket.id(),
+        holder,
+        bearer,
+        rights,
+        not_before: Timestamp(now.0.saturating_sub(GRANT_EARLY_MS)),
+        expires: now.plus_ms(GRANT_MS),
+    };
+    grant.seal(&access.authority).to_vec()
+}
+
+/// What we were given by others and cannot pass on.
+fn not_sendable() -> TransferError {
+    TransferError::Refused { code: RefusalCode::BadRequest, retry_after_ms: 0 }
+}
+
+fn held(frame: &Frame) -> Result<[u8; 32], TransferError> {
+    message::decode::<HasAnswer>(&frame.head, "holding")
+        .ok()
+        .and_then(|answer| answer.ordinals.try_into().ok())
+        .ok_or_else(|| TransferError::Misbehaved("its list of shards is not readable".into()))
 }
 
 /// What a holder says it keeps, when that is what it was given and it has signed so.

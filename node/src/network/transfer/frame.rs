@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::store::{Arriving, ShardBytes};
 
 /// Bytes moved between two marks of progress: small enough that 15 s of silence means something on a slow line.
-const STEP: usize = 64 * 1024;
+pub(crate) const STEP: usize = 64 * 1024;
 
 /// A frame in memory.
 #[derive(Clone, Debug)]

@@ -94,19 +94,23 @@ struct Waiting {
     ended: Option<String>,
 }
 
-/// What we opened on this stream, in the order that the holder forgets.
+/// A group and by what it was opened: zeros for our own grant, or the hash of an order's or a mandate's bytes.
+pub(crate) type Opening = (GroupId, [u8; 32]);
+
+/// What we opened on this stream, in the order that the holder forgets. Whatever the holder forgot sooner is opened again when it
+/// says so.
 #[derive(Default)]
 pub(crate) struct OpenGroups {
-    since: HashMap<GroupId, Instant>,
-    order: VecDeque<GroupId>,
+    since: HashMap<Opening, Instant>,
+    order: VecDeque<Opening>,
 }
 
 impl OpenGroups {
-    pub(crate) fn is_open(&self, group: &GroupId) -> bool {
+    pub(crate) fn is_open(&self, group: &Opening) -> bool {
         self.since.get(group).is_some_and(|since| since.elapsed() < REOPEN_AFTER)
     }
 
-    pub(crate) fn opened(&mut self, group: GroupId) {
+    pub(crate) fn opened(&mut self, group: Opening) {
         if self.since.insert(group, Instant::now()).is_none() {
             self.order.push_back(group);
         }
@@ -117,7 +121,7 @@ impl OpenGroups {
         }
     }
 
-    pub(crate) fn forget(&mut self, group: &GroupId) {
+    pub(crate) fn forget(&mut self, group: &Opening) {
         if self.since.remove(group).is_some() {
             self.order.retain(|g| g != group);
         }

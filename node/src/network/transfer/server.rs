@@ -5,129 +5,58 @@
 //! - **SEP-1** A shard whose slot is not our colour in its group is refused before a byte of it is taken into
 //!   memory. Enforced in [`Session::admit`]; attacked by `network::tests::a_wrong_colour_is_refused`.
 //! - **NET-1** A request is served only under a grant that the group's authority made out to this holder and to
-//!   the peer that the transport authenticated. Enforced in [`Session::open_group`] and [`Session::admit`];
-//!   attacked by `network::tests::a_grant_of_another_bearer_opens_nothing`.
+//!   the peer that the transport authenticated, or under a quorum's order that names both, or a mandate whose steward asks what
+//!   is there. Enforced in [`Session::open_group`], [`passes`] and [`Session::admit`]; attacked by
+//!   `network::tests::a_grant_of_another_bearer_opens_nothing` and `network::tests::passes`.
 //! - **NET-2** No length that a peer states makes us take memory before it is checked and paid for from the
 //!   budget. Attacked by `network::tests::garbage_closes_the_stream_and_the_node_still_serves`.
 
+mod groups;
+mod limits;
+mod passes;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use cairn_core::colour::may_hold;
 use cairn_proto::{
-    Domain, Grant, GroupId, GroupTicket, PeerKey, Rights, SHARD_SIZE, ShardRoot, Slot, Timestamp,
+    Domain, Grant, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp,
     message::{self, Receipt},
     wire::{
-        DeleteShard, FrameHeader, FrameKind, GetShard, HasAnswer, HasShards, IN_FLIGHT_MAX, OPEN_GROUPS_MAX, OpenGroup,
-        Priority, PutShard, RefusalCode, Refused,
+        DeleteShard, FrameHeader, FrameKind, GetShard, HasAnswer, HasShards, IN_FLIGHT_MAX, OpenGroup, Priority,
+        PutShard, RefusalCode, Refused,
     },
 };
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
 use prost::Message as _;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::limits::PeerPlaces;
+pub use self::limits::ServerLimits;
+use self::{
+    groups::{Groups, Wish},
+    limits::{Memory, PERMIT_BYTES},
+    passes::Checks,
+};
 use super::{
     frame::{self, Frame, FrameError, Progress},
     workers::Workers,
 };
 use crate::{
     identity::Identity,
-    network::{clock, keeper::ShardKeeper},
+    network::{clock, command::Command, keeper::ShardKeeper},
     store::{NewShard, ShardBytes},
 };
-
-/// Limits of the serving side. Tests make them small.
-#[derive(Clone, Copy, Debug)]
-pub struct ServerLimits {
-    /// Shard bytes in memory for all streams together. 64 MiB: 64 shards, twice what a group commit takes. One peer
-    /// gets a quarter.
-    pub memory: usize,
-    /// A begun frame must be complete within this time.
-    pub frame_time: Duration,
-    /// A begun frame of which no byte moves for this long ends its stream: what it holds in memory is others' share.
-    pub stall_time: Duration,
-    /// A stream without any frame for this long is closed.
-    pub idle_time: Duration,
-    /// How long a request waits for memory before it is told `Busy`.
-    pub memory_wait: Duration,
-    /// Jobs at once.
-    pub workers: usize,
-    /// Jobs waiting.
-    pub queue: usize,
-    /// Streams of one peer at once: its two lanes, and two more while a broken connection is not yet noticed.
-    pub streams_per_peer: usize,
-    /// From one round of passing kept heads on to the next.
-    pub replicate_every: Duration,
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            memory: 64 * SHARD_SIZE,
-            frame_time: Duration::from_secs(60),
-            stall_time: Duration::from_secs(10),
-            idle_time: Duration::from_secs(300),
-            memory_wait: Duration::from_secs(2),
-            workers: super::workers::WORKERS,
-            queue: super::workers::QUEUE_MAX,
-            streams_per_peer: 4,
-            replicate_every: Duration::from_secs(3600),
-        }
-    }
-}
 
 /// Requests of one stream that may be with us at once. Twice what a requester may have open: those it cancelled
 /// may still be in work.
 const REQUESTS_PER_STREAM: usize = 2 * IN_FLIGHT_MAX;
 /// When a requester that was told `Busy` should ask again, in milliseconds.
 const BUSY_RETRY_MS: u64 = 250;
-/// The memory budget counts in these, since a semaphore's permits are 32-bit.
-const PERMIT_BYTES: usize = 1024;
-
-impl ServerLimits {
-    /// Most memory for all streams of one peer: a quarter, so that one that never reads its answers leaves room for
-    /// others; 16 shards are all that its two lanes may have asked for. Never less than the one shard that it needs.
-    fn memory_per_peer(&self) -> usize {
-        (self.memory / 4).max(SHARD_SIZE)
-    }
-}
-
-/// What one peer may take, shared by its streams.
-#[derive(Clone)]
-pub(crate) struct PeerPlaces {
-    pub(crate) streams: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
-    limits: ServerLimits,
-}
-
-impl PeerPlaces {
-    pub(crate) fn new(limits: ServerLimits) -> Self {
-        let streams = Arc::new(Semaphore::new(limits.streams_per_peer));
-        let memory = Arc::new(Semaphore::new(limits.memory_per_peer() / PERMIT_BYTES));
-        Self { streams, memory, limits }
-    }
-
-    /// A peer that holds something takes more only while that leaves as much free as it then holds: n that take all they
-    /// can leave one part of n + 1 to whoever comes next (Choudhury and Hahne, "Dynamic queue length thresholds for
-    /// shared-memory packet switches", 1998).
-    fn may_take(&self, permits: usize, free: usize) -> bool {
-        let held = (self.limits.memory_per_peer() / PERMIT_BYTES).saturating_sub(self.memory.available_permits());
-        held == 0 || held + 2 * permits <= free
-    }
-
-    /// Nothing is taken. Jobs outlive their stream, so memory counts too: else a peer that comes and goes would get
-    /// a new budget each time.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.streams.available_permits() >= self.limits.streams_per_peer
-            && self.memory.available_permits() >= self.limits.memory_per_peer() / PERMIT_BYTES
-    }
-}
-
 /// What all streams share.
 pub(crate) struct Server {
     identity: Arc<Identity>,
@@ -136,6 +65,7 @@ pub(crate) struct Server {
     limits: ServerLimits,
     memory: Arc<Semaphore>,
     workers: Workers,
+    checks: Checks,
 }
 
 impl Server {
@@ -145,9 +75,11 @@ impl Server {
         keeper: Option<Arc<dyn ShardKeeper>>,
         limits: ServerLimits,
         workers: Workers,
+        commands: mpsc::WeakSender<Command>,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits.memory / PERMIT_BYTES));
-        Self { identity, domain, keeper, limits, memory, workers }
+        let checks = Checks::new(commands, limits.memory_wait);
+        Self { identity, domain, keeper, limits, memory, workers, checks }
     }
 
     /// Serves one stream until it ends, breaks the protocol, idles for too long, or `stop`.
@@ -167,8 +99,7 @@ impl Server {
             server: self,
             remote,
             places,
-            groups: HashMap::new(),
-            opened: VecDeque::new(),
+            groups: Groups::default(),
             running: Arc::new(Mutex::new(HashSet::new())),
             slots: Arc::new(Semaphore::new(REQUESTS_PER_STREAM)),
             answers,
@@ -207,18 +138,6 @@ struct Answer {
     _memory: Option<Memory>,
 }
 
-/// Memory of one request: of its peer's budget, and of everybody's.
-struct Memory {
-    _of_peer: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
-struct OpenedGroup {
-    ticket: GroupTicket,
-    rights: Rights,
-    expires: Timestamp,
-}
-
 /// A refusal and when to ask again.
 struct No(RefusalCode);
 
@@ -253,9 +172,7 @@ struct Session {
     server: Arc<Server>,
     remote: PeerKey,
     places: PeerPlaces,
-    groups: HashMap<GroupId, OpenedGroup>,
-    /// Groups in the order they were opened; the oldest is forgotten first.
-    opened: VecDeque<GroupId>,
+    groups: Groups,
     /// Requests taken and neither answered nor cancelled.
     running: Arc<Mutex<HashSet<u32>>>,
     /// Places for requests, held until the answer is written.
@@ -287,8 +204,16 @@ impl Session {
                 self.send(Answer { frame, _slot: slot, _memory: None }).await;
                 continue;
             }
+            if matches!(header.kind, FrameKind::OpenOrder | FrameKind::OpenWatch) {
+                let frame = match self.open_by_pass(&header, io).await? {
+                    Ok(()) => answer(&header, FrameKind::Opened, Vec::new()),
+                    Err(No(code)) => refusal(&header, code),
+                };
+                self.send(Answer { frame, _slot: slot, _memory: None }).await;
+                continue;
+            }
             let admitted = match self.admit(&header, &head, clock())? {
-                Ok(task) => self.pay(task).await,
+                Ok(task) => self.pay(task.memory()).await.map(|memory| (task, memory)),
                 Err(no) => Err(no),
             };
             let payload_len = header.payload_len as usize;
@@ -329,16 +254,35 @@ impl Session {
         if grant.holder != self.server.identity.peer() || grant.bearer != self.remote {
             return Err(RefusalCode::NotAuthorised.into());
         }
-        let id = ticket.id();
-        if self.groups.insert(id, OpenedGroup { ticket, rights: grant.rights, expires: grant.expires }).is_none() {
-            self.opened.push_back(id);
-        }
-        if self.opened.len() > OPEN_GROUPS_MAX
-            && let Some(oldest) = self.opened.pop_front()
-        {
-            self.groups.remove(&oldest);
-        }
+        self.groups.open(ticket).by_grant(grant.rights, grant.expires);
         Ok(())
+    }
+
+    /// Reads what the group is to be opened by, paid for like any payload, and has it checked beside the Swarm's and the streams'
+    /// tasks. The outer error closes the stream.
+    async fn open_by_pass<R: AsyncRead + Unpin>(
+        &mut self,
+        header: &FrameHeader,
+        io: &mut R,
+    ) -> Result<Result<(), No>, FrameError> {
+        let (limits, length) = (self.server.limits, header.payload_len as usize);
+        let paid = match self.server.keeper {
+            Some(_) => self.pay(length).await,
+            None => Err(RefusalCode::NotStorage.into()),
+        };
+        let memory = match paid {
+            Ok(memory) => memory,
+            Err(no) => {
+                frame::within(limits.frame_time, frame::drain(io, length)).await?;
+                return Ok(Err(no));
+            }
+        };
+        let payload = frame::read_bytes(io, length, &self.progress);
+        let payload = frame::moving(limits.frame_time, limits.stall_time, &self.progress, payload).await?;
+        let opened = self.server.checks.open(header.kind, &payload, self.server.identity.peer(), self.remote, clock());
+        let opened = opened.await;
+        drop(memory);
+        Ok(opened.map(|pass| self.groups.open(*pass.ticket()).by_pass(&pass)).map_err(No))
     }
 
     /// Decides on a request from its head alone. The outer error closes the stream.
@@ -359,7 +303,7 @@ impl Session {
 
     fn admit_put(&self, head: &[u8], payload_len: usize, now: Timestamp) -> Result<Task, No> {
         let put: PutShard = message::decode(head, "put").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&put.group, put.slot, Rights::PUT, now)?;
+        let (group, slot) = self.allowed(&put.group, put.slot, Wish::Put, now)?;
         let ordinal = message::ordinal(put.ordinal).map_err(|_| RefusalCode::BadRequest)?;
         let root = ShardRoot::from_slice(&put.root).map_err(|_| RefusalCode::BadRequest)?;
         if payload_len != SHARD_SIZE {
@@ -370,8 +314,8 @@ impl Session {
 
     fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
         let get: GetShard = message::decode(head, "get").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&get.group, get.slot, Rights::GET, now)?;
         let ordinal = message::ordinal(get.ordinal).map_err(|_| RefusalCode::BadRequest)?;
+        let (group, slot) = self.allowed(&get.group, get.slot, Wish::Get(ordinal), now)?;
         let end = u64::from(get.offset) + u64::from(get.length);
         if get.offset as usize >= SHARD_SIZE || end > SHARD_SIZE as u64 {
             return Err(RefusalCode::BadRequest.into());
@@ -381,50 +325,43 @@ impl Session {
 
     fn admit_has(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
         let has: HasShards = message::decode(head, "has").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&has.group, has.slot, Rights::GET, now)?;
+        let (group, slot) = self.allowed(&has.group, has.slot, Wish::Has, now)?;
         Ok(Task::Has { group, slot })
     }
 
     fn admit_delete(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
         let delete: DeleteShard = message::decode(head, "delete").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&delete.group, delete.slot, Rights::DELETE, now)?;
+        let (group, slot) = self.allowed(&delete.group, delete.slot, Wish::Delete, now)?;
         let ordinal = message::ordinal(delete.ordinal).map_err(|_| RefusalCode::BadRequest)?;
         Ok(Task::Delete { group, slot, ordinal })
     }
 
-    /// The group is open with the right, and the slot is our colour (SEP-1).
-    fn allowed(&self, group: &[u8], slot: u32, right: Rights, now: Timestamp) -> Result<(GroupId, Slot), No> {
+    /// The group is open for that, and the slot is our colour (SEP-1).
+    fn allowed(&self, group: &[u8], slot: u32, wish: Wish, now: Timestamp) -> Result<(GroupId, Slot), No> {
         if self.server.keeper.is_none() {
             return Err(RefusalCode::NotStorage.into());
         }
         let group = GroupId::from_slice(group).map_err(|_| RefusalCode::BadRequest)?;
         let slot = message::slot(slot).map_err(|_| RefusalCode::BadRequest)?;
-        let opened = self.groups.get(&group).ok_or(RefusalCode::NotAuthorised)?;
-        if now >= opened.expires || !opened.rights.allows(right) {
-            return Err(RefusalCode::NotAuthorised.into());
-        }
-        if !may_hold(&opened.ticket, &self.server.domain, slot) {
+        let ticket = self.groups.allows(&group, slot, wish, now).ok_or(RefusalCode::NotAuthorised)?;
+        if !may_hold(ticket, &self.server.domain, slot) {
             return Err(RefusalCode::WrongColour.into());
         }
         Ok((group, slot))
     }
 
-    /// NET-2: takes the task's memory from the peer's budget, then from everybody's, or says `Busy`.
-    async fn pay(&self, task: Task) -> Result<(Task, Option<Memory>), No> {
-        let permits = u32::try_from(task.memory().div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+    /// NET-2: takes memory from the peer's budget, then from everybody's, or says `Busy`.
+    async fn pay(&self, bytes: usize) -> Result<Option<Memory>, No> {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         if permits == 0 {
-            return Ok((task, None));
+            return Ok(None);
         }
         if !self.places.may_take(permits as usize, self.server.memory.available_permits()) {
             return Err(RefusalCode::Busy.into());
         }
-        let memory = async {
-            let of_peer = self.places.memory.clone().acquire_many_owned(permits).await?;
-            let of_all = self.server.memory.clone().acquire_many_owned(permits).await?;
-            Ok::<_, AcquireError>(Memory { _of_peer: of_peer, _of_all: of_all })
-        };
+        let memory = self.places.take(permits, &self.server.memory);
         match tokio::time::timeout(self.server.limits.memory_wait, memory).await {
-            Ok(Ok(memory)) => Ok((task, Some(memory))),
+            Ok(Ok(memory)) => Ok(Some(memory)),
             Ok(Err(_)) | Err(_) => Err(RefusalCode::Busy.into()),
         }
     }
@@ -505,7 +442,8 @@ fn answer(request: &FrameHeader, kind: FrameKind, head: Vec<u8>) -> Frame {
 }
 
 fn refusal(request: &FrameHeader, code: RefusalCode) -> Frame {
-    let retry_after_ms = if code == RefusalCode::Busy { BUSY_RETRY_MS } else { 0 };
+    let soon = matches!(code, RefusalCode::Busy | RefusalCode::UnknownBearer);
+    let retry_after_ms = if soon { BUSY_RETRY_MS } else { 0 };
     answer(request, FrameKind::Refused, Refused { code: code as i32, retry_after_ms }.encode_to_vec())
 }
 

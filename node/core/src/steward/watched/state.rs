@@ -1,0 +1,216 @@
+//! A group's state as bytes, so that a steward that restarts knows what it signed and what is under way. Local, never sent.
+//!
+//! ```text
+//! version u8 = 1
+//! record (length, bytes)
+//! changes (count; length, certificate)
+//! entries (count; length, certificate; length, taken)
+//! lacks (count; slot, peer 32, ordinals 32)
+//! promised (count; subject, order 32, until)
+//! under way (count; length, certificate)
+//! patience (count; subject, since, failures, next, avoid (count; peer 32, until))
+//! inventory (count; slot, peer 32, asked)
+//! compared, month began, bytes ordered in it
+//! log (count; each as in `steward::log`)
+//! ```
+//!
+//! Numbers in minimal LEB128. A subject is `0` and a slot, `1` and a steward's key, or `2`. Maps are in the order of their keys.
+//!
+//! Whoever keeps the bytes keeps a checksum of them: votes of orders are not checked again, only what anyhow is when a record,
+//! a change or a holder's word is opened. Bytes that are damaged all the same are refused or give some state; they never panic.
+//!
+//! Proposals that wait for votes are not in it. What was signed for them is, so nothing is signed twice; they are made
+//! again when that is over.
+
+use std::collections::BTreeMap;
+
+use cairn_proto::{
+    Certificate, DecodeError, GroupRecord, Ordinals, PeerKey, Slot, Taken, Timestamp,
+    layout::{Reader, at_most, put_bytes, put_number},
+    mandate::{GROUP_RECORD_MAX, STEWARDS_MAX},
+    manifest::HOLDERS_MAX,
+    order::{CERTIFICATE_MAX, CHANGES_MAX},
+};
+
+use super::{
+    super::{
+        log::{Happening, LOG_MAX},
+        subject_of,
+    },
+    AVOIDED_MAX, ENTRIES_MAX, Entry, Patience, Subject, Watched,
+};
+
+const WHAT: &str = "steward's group";
+const VERSION: u8 = 1;
+/// Slots, stewards that were lost, and one more steward.
+const SUBJECTS_MAX: usize = SLOTS_MAX + STEWARDS_MAX + CHANGES_MAX + 1;
+const SLOTS_MAX: usize = cairn_proto::code_params::SLOTS_MAX as usize;
+/// Everybody who was ever given something.
+const GIVEN_MAX: usize = SLOTS_MAX * HOLDERS_MAX + ENTRIES_MAX;
+/// Most bytes of a sealed [`Taken`].
+const TAKEN_MAX: usize = 320;
+/// Most bytes of a happening.
+const HAPPENING_MAX: usize = 96;
+/// Most bytes of a state, 6 MiB; a usual one is some 70 KiB.
+pub(in super::super) const STATE_MAX: usize = 64
+    + GROUP_RECORD_MAX
+    + (CHANGES_MAX + SLOTS_MAX) * (CERTIFICATE_MAX + 4)
+    + ENTRIES_MAX * (CERTIFICATE_MAX + TAKEN_MAX + 8)
+    + GIVEN_MAX * (65 + 43)
+    + SUBJECTS_MAX * (33 + 42)
+    + SUBJECTS_MAX * (33 + 26 + AVOIDED_MAX * 42)
+    + LOG_MAX * HAPPENING_MAX;
+
+fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
+    match subject {
+        Subject::Slot(slot) => out.extend_from_slice(&[0, *slot]),
+        Subject::Steward(peer) => {
+            out.push(1);
+            out.extend_from_slice(peer.as_bytes());
+        }
+        Subject::Another => out.push(2),
+    }
+}
+
+fn subject(r: &mut Reader<'_>) -> Result<Subject, DecodeError> {
+    match r.byte()? {
+        0 => Ok(Subject::Slot(Slot::new(r.byte()?)?.as_u8())),
+        1 => Ok(Subject::Steward(peer(r)?)),
+        2 => Ok(Subject::Another),
+        _ => Err(r.invalid("unknown subject")),
+    }
+}
+
+fn peer(r: &mut Reader<'_>) -> Result<PeerKey, DecodeError> {
+    r.array().map(PeerKey::from_bytes)
+}
+
+fn time(r: &mut Reader<'_>) -> Result<Timestamp, DecodeError> {
+    r.u64().map(Timestamp)
+}
+
+fn put_certificate(out: &mut Vec<u8>, certificate: &Certificate) {
+    // One that was read or made here has an encoding.
+    put_bytes(out, &certificate.encode().unwrap_or_default());
+}
+
+fn certificate(r: &mut Reader<'_>) -> Result<Certificate, DecodeError> {
+    Certificate::decode(r.bytes(CERTIFICATE_MAX)?)
+}
+
+/// A map whose keys ascend, as it was written.
+fn map<K: Ord, V>(
+    r: &mut Reader<'_>,
+    most: usize,
+    each: usize,
+    mut read: impl FnMut(&mut Reader<'_>) -> Result<(K, V), DecodeError>,
+) -> Result<BTreeMap<K, V>, DecodeError> {
+    let count = r.count(most, each)?;
+    let mut map = BTreeMap::new();
+    for _ in 0..count {
+        let (key, value) = read(r)?;
+        if map.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            return Err(r.invalid("keys out of order"));
+        }
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+impl Watched {
+    pub(in super::super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_bytes(&mut out, &self.record.encode());
+        put_number(&mut out, self.changes.len() as u64);
+        self.changes.iter().for_each(|change| put_certificate(&mut out, change));
+        put_number(&mut out, self.entries.len() as u64);
+        for entry in self.entries.values() {
+            put_certificate(&mut out, &entry.certificate);
+            put_bytes(&mut out, &entry.sealed);
+        }
+        put_number(&mut out, self.lacks.len() as u64);
+        for ((slot, peer), lacks) in &self.lacks {
+            out.push(*slot);
+            out.extend_from_slice(&[*peer.as_bytes(), *lacks.as_bytes()].concat());
+        }
+        put_number(&mut out, self.promised.len() as u64);
+        for (subject, (order, until)) in &self.promised {
+            put_subject(&mut out, subject);
+            out.extend_from_slice(order);
+            put_number(&mut out, until.0);
+        }
+        put_number(&mut out, self.under_way.len() as u64);
+        self.under_way.values().for_each(|order| put_certificate(&mut out, order));
+        put_number(&mut out, self.patience.len() as u64);
+        for (subject, patience) in &self.patience {
+            put_subject(&mut out, subject);
+            put_number(&mut out, patience.since.0);
+            put_number(&mut out, patience.failures.into());
+            put_number(&mut out, patience.next.0);
+            put_number(&mut out, patience.avoid.len() as u64);
+            for (peer, until) in &patience.avoid {
+                out.extend_from_slice(peer.as_bytes());
+                put_number(&mut out, until.0);
+            }
+        }
+        put_number(&mut out, self.asked.len() as u64);
+        for ((slot, peer), at) in &self.asked {
+            out.push(*slot);
+            out.extend_from_slice(peer.as_bytes());
+            put_number(&mut out, at.0);
+        }
+        for number in [self.compared.0, self.spent.0.0, self.spent.1] {
+            put_number(&mut out, number);
+        }
+        put_number(&mut out, self.log.len() as u64);
+        self.log.iter().for_each(|entry| entry.put(&mut out));
+        out
+    }
+
+    /// Reads what [`Watched::encode`] gave.
+    pub(in super::super) fn decode(bytes: &[u8], now: Timestamp) -> Result<Self, DecodeError> {
+        at_most(WHAT, STATE_MAX, bytes.len())?;
+        let mut r = Reader::new(WHAT, bytes);
+        r.version(VERSION)?;
+        let record = GroupRecord::decode(r.bytes(GROUP_RECORD_MAX)?)?;
+        let changes = r.count(CHANGES_MAX, 1)?;
+        let changes = (0..changes).map(|_| certificate(&mut r)).collect::<Result<Vec<_>, _>>()?;
+        let mut group = Self::new(record, &changes, now)?;
+        if group.changes != changes {
+            return Err(r.invalid("changes of stewards that change nothing"));
+        }
+        group.entries = map(&mut r, ENTRIES_MAX, 2, |r| {
+            let certificate = certificate(r)?;
+            let sealed = r.bytes(TAKEN_MAX)?.to_vec();
+            let taken = Taken::open(&sealed)?;
+            let id = certificate.order.id()?;
+            let same = taken.order == id && certificate.order.action.slot() == Some(taken.slot);
+            if !same || certificate.order.action.to() != Some(taken.holder) {
+                return Err(r.invalid("an entry of another order"));
+            }
+            Ok((id, Entry { certificate, sealed, taken }))
+        })?;
+        group.lacks = map(&mut r, GIVEN_MAX, 65, |r| Ok(((r.byte()?, peer(r)?), Ordinals::from_bytes(r.array()?))))?;
+        group.promised = map(&mut r, SUBJECTS_MAX, 34, |r| Ok((subject(r)?, (r.array()?, time(r)?))))?;
+        group.under_way = map(&mut r, SUBJECTS_MAX, 1, |r| {
+            let certificate = certificate(r)?;
+            match certificate.order.action.slot() {
+                Some(_) => Ok((subject_of(&certificate.order.action), certificate)),
+                None => Err(r.invalid("a change of stewards is never under way")),
+            }
+        })?;
+        group.patience = map(&mut r, SUBJECTS_MAX, 5, |r| {
+            let (subject, since, failures, next) = (subject(r)?, time(r)?, r.u32()?, time(r)?);
+            let avoid = map(r, AVOIDED_MAX, 33, |r| Ok((peer(r)?, time(r)?)))?;
+            Ok((subject, Patience { since, failures, next, avoid }))
+        })?;
+        group.asked = map(&mut r, GIVEN_MAX, 34, |r| Ok(((r.byte()?, peer(r)?), time(r)?)))?;
+        group.compared = time(&mut r)?.min(now);
+        group.spent = (time(&mut r)?, r.u64()?);
+        let count = r.count(LOG_MAX, 2)?;
+        group.log = (0..count).map(|_| Happening::read(&mut r)).collect::<Result<_, _>>()?;
+        r.finish()?;
+        group.reckon();
+        Ok(group)
+    }
+}

@@ -1,0 +1,397 @@
+//! Round trips, bounds and frozen bytes of everything that travels between stewards, holders and owners.
+
+use std::fmt::Write as _;
+
+use cairn_proto::{
+    Action, Certificate, CodeParams, GroupId, GroupRecord, Mandate, Order, Ordinals, PeerKey, Powers, Slot, SlotSheet,
+    Taken, Timestamp,
+    order::{CHANGES_MAX, ORDER_MS_MAX},
+    wire::FRAME_PASS_MAX,
+};
+use ed25519_dalek::SigningKey;
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    part::{CREDENTIALS_MAX, PASS_MAX, Pass},
+    steward::{log::What, message::Failure},
+};
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn ticket() -> GroupTicket {
+    let code = CodeParams::new(2, 1).expect("valid");
+    GroupTicket::new(key().verifying_key().to_bytes(), [3; 32], code, 4).expect("valid")
+}
+
+fn mandate() -> Vec<u8> {
+    let mandate = Mandate {
+        ticket: ticket(),
+        generation: 1,
+        stewards: vec![PeerKey::from_bytes([1; 32])],
+        replicas: 1,
+        powers: Powers::ALL,
+        monthly_bytes: 1 << 30,
+        issued: Timestamp(10),
+        ends: Timestamp(1_000_000),
+    };
+    mandate.seal(&key()).expect("valid")
+}
+
+fn record() -> GroupRecord {
+    let sheet = |at| {
+        let slot = Slot::new(at).expect("small");
+        SlotSheet { group: ticket().id(), slot, generation: 1, holders: Vec::new(), rows: Vec::new() }
+    };
+    let sheets = (0..3).map(|at| sheet(at).seal(&key()).expect("valid")).collect();
+    GroupRecord::new(mandate(), sheets).expect("whole")
+}
+
+fn peer() -> impl Strategy<Value = PeerKey> {
+    any::<[u8; 32]>().prop_map(PeerKey::from_bytes)
+}
+
+fn slot() -> impl Strategy<Value = Slot> {
+    (0..SLOTS_MAX).prop_map(|at| Slot::new(at).expect("in range"))
+}
+
+fn ordinals() -> impl Strategy<Value = Ordinals> {
+    vec(any::<u8>(), 1..9).prop_map(Ordinals::from_iter)
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        (slot(), peer(), peer(), ordinals()).prop_map(|(slot, from, to, ordinals)| Action::Copy {
+            slot,
+            from,
+            to,
+            ordinals
+        }),
+        (1..SLOTS_MAX, any::<[u8; 31]>(), ordinals())
+            .prop_map(|(helpers, salt, ordinals)| rebuild(helpers, &salt, ordinals)),
+        (peer(), peer()).prop_map(|(old, new)| Action::Replace { old, new }),
+        peer().prop_map(|old| Action::Retire { old }),
+        peer().prop_map(|new| Action::Enlist { new }),
+    ]
+}
+
+/// Of the last slot by so many of the others.
+fn rebuild(helpers: u8, salt: &[u8; 31], ordinals: Ordinals) -> Action {
+    let peer = |at: u8| {
+        let mut key = [at; 32];
+        key[1..].copy_from_slice(salt);
+        PeerKey::from_bytes(key)
+    };
+    let slot = |at| Slot::new(at).expect("in range");
+    let helpers = (0..helpers).map(|at| (slot(at), peer(at))).collect();
+    Action::Rebuild { slot: slot(SLOTS_MAX - 1), to: peer(255), ordinals, helpers }
+}
+
+fn an_order() -> impl Strategy<Value = Order> {
+    let times = (0..1u64 << 50, 1..ORDER_MS_MAX);
+    let fields = (any::<[u8; 32]>(), any::<u64>(), any::<[u8; 16]>(), times, action());
+    let order = fields.prop_map(|(group, generation, nonce, (issued, length), action)| Order {
+        group: GroupId::from_bytes(group),
+        generation,
+        nonce,
+        issued: Timestamp(issued),
+        expires: Timestamp(issued + length),
+        action,
+    });
+    order.prop_filter("valid", |order| order.encode().is_ok())
+}
+
+fn signature() -> impl Strategy<Value = [u8; 64]> {
+    any::<([u8; 32], [u8; 32])>().prop_map(|(a, b)| {
+        let mut both = [0; 64];
+        both[..32].copy_from_slice(&a);
+        both[32..].copy_from_slice(&b);
+        both
+    })
+}
+
+fn certificate() -> impl Strategy<Value = Certificate> {
+    (an_order(), vec((peer(), signature()), 0..8)).prop_map(|(order, votes)| Certificate::new(order, votes))
+}
+
+fn change() -> impl Strategy<Value = Certificate> {
+    certificate().prop_map(|mut change| {
+        change.order.action =
+            Action::Enlist { new: PeerKey::from_bytes(change.order.nonce.repeat(2).try_into().expect("32")) };
+        change
+    })
+}
+
+fn entries() -> impl Strategy<Value = Vec<(Certificate, Vec<u8>)>> {
+    vec((certificate(), vec(any::<u8>(), 227..=236)), 0..4)
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    prop_oneof![Just(Failure::Refused), peer().prop_map(Failure::Missing), option::of(peer()).prop_map(Failure::Wrong),]
+}
+
+fn say() -> impl Strategy<Value = Say> {
+    let group = || any::<[u8; 32]>().prop_map(GroupId::from_bytes);
+    prop_oneof![
+        (an_order(), signature()).prop_map(|(order, vote)| Say::Propose { order, vote }),
+        (group(), any::<[u8; 32]>(), signature()).prop_map(|(group, order, vote)| Say::Vote { group, order, vote }),
+        certificate().prop_map(|certificate| Say::Certified { certificate }),
+        (certificate(), vec(any::<u8>(), 227..=236))
+            .prop_map(|(certificate, sealed)| Say::Taken { certificate, sealed }),
+        (group(), any::<[u8; 32]>(), failure()).prop_map(|(group, order, failure)| Say::Failed {
+            group,
+            order,
+            failure
+        }),
+        (group(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(group, generation, digest)| Say::Compare {
+            group,
+            generation,
+            digest
+        }),
+        (group(), vec(change(), 0..4), entries()).prop_map(|(group, changes, entries)| Say::Map {
+            group,
+            changes,
+            entries
+        }),
+        (vec(change(), 0..4), entries()).prop_map(|(changes, entries)| Say::Record {
+            record: Box::new(record()),
+            changes,
+            entries
+        }),
+    ]
+}
+
+fn credentials() -> impl Strategy<Value = Credentials> {
+    (vec(any::<u8>(), 0..MANDATE_MAX), vec(change(), 0..4), certificate())
+        .prop_map(|(mandate, changes, certificate)| Credentials { mandate, changes, certificate })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        4 => say().prop_map(|say| Request::Say(Box::new(say))),
+        1 => (credentials(), vec(any::<u8>(), 0..600), any::<[u8; 32]>()).prop_map(|(credentials, sheet, previous)| Request::Give {
+            credentials: Box::new(credentials),
+            sheet,
+            previous,
+        }),
+        1 => vec(any::<u8>(), 0..600).prop_map(|record| Request::Register { record }),
+        1 => vec(any::<u8>(), 0..GRANT_MAX).prop_map(|grant| Request::Ask { ticket: ticket(), grant }),
+    ]
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let at = || (0..SLOTS_MAX, peer(), any::<u16>());
+    let what = prop_oneof![
+        any::<u64>().prop_map(|generation| What::Adopted { generation }),
+        at().prop_map(|(slot, holder, shards)| What::Lacks { slot, holder, shards }),
+        (any::<[u8; 32]>(), at(), any::<bool>()).prop_map(|(order, (slot, to, shards), rebuild)| What::Ordered {
+            order,
+            slot,
+            to,
+            rebuild,
+            shards
+        }),
+        (any::<[u8; 32]>(), at()).prop_map(|(order, (slot, holder, shards))| What::Repaired {
+            order,
+            slot,
+            holder,
+            shards
+        }),
+        (any::<[u8; 32]>(), option::of(failure())).prop_map(|(order, why)| What::Failed { order, why }),
+        (option::of(peer()), option::of(peer())).prop_map(|(old, new)| What::Stewards { old, new }),
+        (0..SLOTS_MAX).prop_map(|slot| What::NoPeer { slot }),
+    ];
+    (any::<u64>(), what).prop_map(|(at, what)| Happening { at: Timestamp(at), what })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let map = (
+        vec(any::<u8>(), 0..MANDATE_MAX),
+        vec(any::<u64>(), 0..33),
+        vec(change(), 0..4),
+        entries(),
+        vec(happening(), 0..9),
+    );
+    prop_oneof![
+        1 => Just(Answer::Done),
+        1 => select(&Refusal::ALL[..]).prop_map(Answer::Refused),
+        4 => map.prop_map(|(mandate, sheets, changes, entries, log)| {
+            Answer::Map(Box::new(GroupMap { mandate, sheets, changes, entries, log }))
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_sent_is_what_is_read(request in request(), answer in answer(), entry in happening()) {
+        prop_assert_eq!(Request::decode(&request.encode().expect("within bounds")), Ok(request.clone()));
+        let bytes = answer.encode().expect("within bounds");
+        prop_assert!(matches!(answer, Answer::Map(_)) || bytes.len() <= SHORT_ANSWER_MAX);
+        prop_assert_eq!(Answer::decode(&bytes), Ok(answer));
+        prop_assert!(entry.encode().len() <= Happening::ENCODED_MAX);
+        prop_assert_eq!(Happening::decode(&entry.encode()), Ok(entry));
+        if let Request::Give { credentials, .. } = request {
+            let Credentials { mandate, changes, .. } = &*credentials;
+            let pass = Pass::decode(&Pass::encode(mandate, changes).expect("within bounds")).expect("as sent");
+            prop_assert_eq!((&pass.mandate, &pass.changes), (mandate, changes));
+            prop_assert!(Pass::decode(&credentials.encode().expect("within bounds")).is_err(), "not one for the other");
+        }
+    }
+
+    /// Whatever is read has no other bytes: what a digest or a cache says of it holds.
+    #[test]
+    fn a_changed_byte_is_refused_or_means_something_else(
+        request in request(),
+        answer in answer(),
+        at in any::<prop::sample::Index>(),
+        bit in 0..8u8,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let flip = |mut bytes: Vec<u8>| {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            bytes
+        };
+        let (question, reply) = (request.encode().expect("valid"), answer.encode().expect("valid"));
+        prop_assert!(Request::decode(&question[..cut.index(question.len())]).is_err());
+        prop_assert!(Answer::decode(&reply[..cut.index(reply.len())]).is_err());
+        let (question, reply) = (flip(question), flip(reply));
+        if let Ok(read) = Request::decode(&question) {
+            prop_assert_eq!(read.encode(), Ok(question));
+        }
+        if let Ok(read) = Answer::decode(&reply) {
+            prop_assert_eq!(read.encode(), Ok(reply));
+        }
+    }
+}
+
+fn certificate_of(issued: u64, action: Action, votes: u8) -> Certificate {
+    let (issued, expires) = (Timestamp(issued), Timestamp(issued + 1));
+    let order = Order { group: ticket().id(), generation: 1, nonce: [5; 16], issued, expires, action };
+    Certificate::new(order, (0..votes).map(|at| (PeerKey::from_bytes([at; 32]), [at; 64])))
+}
+
+fn sealed(at: u64) -> Vec<u8> {
+    let holder = PeerKey::from_bytes(key().verifying_key().to_bytes());
+    let (slot, at) = (Slot::new(1).expect("small"), Timestamp(at));
+    let (group, ordinals) = (ticket().id(), Ordinals::from_iter([3]));
+    Taken { order: [8; 32], group, slot, ordinals, previous: [0; 32], at, holder }.seal(&key())
+}
+
+#[test]
+fn of_a_map_that_is_too_large_the_newest_entries_are_sent() {
+    let all = Ordinals::from_iter(0..=255);
+    let most = crate::steward::watched::ENTRIES_MAX as u64;
+    // The largest that there are, newest in the middle.
+    let age = |at: u64| (at + most / 2) % most;
+    let entry = |at| (certificate_of(1 << 40 | age(at), rebuild(31, &[9; 31], all), 7), sealed(1));
+    let entries: Vec<_> = (0..most).map(entry).collect();
+    let map = GroupMap { mandate: mandate(), sheets: vec![1; 3], changes: Vec::new(), entries, log: Vec::new() };
+    let bytes = Answer::Map(Box::new(map.clone())).encode().expect("as much as fits");
+    assert!((MESSAGE_MAX - 4096..=MESSAGE_MAX).contains(&bytes.len()), "{} bytes", bytes.len());
+    let Ok(Answer::Map(read)) = Answer::decode(&bytes) else { panic!("a map") };
+    let oldest = read.entries.iter().map(|(certificate, _)| certificate.order.issued).min().expect("some");
+    let newer: Vec<_> = map.entries.into_iter().filter(|(c, _)| c.order.issued >= oldest).collect();
+    assert!(newer.len() > 1000);
+    assert!(read.entries == newer, "all of the newest, in their order");
+}
+
+#[test]
+fn bounds_are_those_of_the_largest_and_smallest_there_are() {
+    let new = PeerKey::from_bytes([1; 32]);
+    let mut change = certificate_of(u64::MAX - 1, Action::Replace { old: PeerKey::from_bytes([2; 32]), new }, 7);
+    change.order.generation = u64::MAX;
+    let mut longest = certificate_of(u64::MAX - 1, rebuild(31, &[9; 31], Ordinals::from_iter([1])), 7);
+    longest.order.generation = u64::MAX;
+    let full = Credentials { mandate: vec![1; MANDATE_MAX], changes: vec![change; CHANGES_MAX], certificate: longest };
+    let bytes = full.encode().expect("within bounds");
+    assert!(bytes.len() <= CREDENTIALS_MAX && Credentials::decode(&bytes) == Ok(full.clone()));
+    let pass = Pass::encode(&full.mandate, &full.changes).expect("within bounds");
+    assert!(pass.len() <= PASS_MAX && Pass::decode(&pass).is_ok());
+    assert!(PASS_MAX < CREDENTIALS_MAX && CREDENTIALS_MAX <= FRAME_PASS_MAX, "one frame carries either");
+    let more = Credentials { changes: vec![full.changes[0].clone(); CHANGES_MAX + 1], ..full };
+    assert!(more.encode().is_err());
+
+    for at in [0, u64::MAX] {
+        let entries = vec![(certificate_of(0, Action::Retire { old: new }, 0), sealed(at))];
+        let say = Request::Say(Box::new(Say::Map { group: ticket().id(), changes: Vec::new(), entries }));
+        assert_eq!(Request::decode(&say.encode().expect("valid")), Ok(say), "the shortest and the longest entry");
+    }
+}
+
+#[test]
+fn lengths_and_counts_beyond_their_limits_take_no_memory() {
+    // A map of as many entries as a number can say, and a record of as many bytes.
+    for (kind, head) in [(7u8, 33usize), (8, 0)] {
+        let mut bytes = vec![1, 1, kind];
+        bytes.extend(std::iter::repeat_n(0, head));
+        bytes.extend([0xff, 0xff, 0xff, 0xff, 0x7f]);
+        bytes.extend([0; 64]);
+        assert!(Request::decode(&bytes).is_err(), "kind {kind}");
+    }
+    assert!(Request::decode(&vec![0; MESSAGE_MAX + 1]).is_err());
+    assert!(Answer::decode(&vec![0; MESSAGE_MAX + 1]).is_err());
+}
+
+#[test]
+fn the_bytes_are_frozen() {
+    let peer = PeerKey::from_bytes([2; 32]);
+    let copy = Action::Copy {
+        slot: Slot::new(1).expect("small"),
+        from: PeerKey::from_bytes([1; 32]),
+        to: peer,
+        ordinals: Ordinals::from_iter([3]),
+    };
+    let (order, change) = (certificate_of(20, copy, 2), certificate_of(15, Action::Enlist { new: peer }, 1));
+    let (group, name) = (ticket().id(), order.order.id().expect("valid"));
+    let entries = vec![(order.clone(), sealed(30))];
+    let say = [
+        Say::Propose { order: order.order.clone(), vote: [4; 64] },
+        Say::Vote { group, order: name, vote: [4; 64] },
+        Say::Certified { certificate: order.clone() },
+        Say::Taken { certificate: order.clone(), sealed: sealed(30) },
+        Say::Failed { group, order: name, failure: Failure::Wrong(Some(peer)) },
+        Say::Compare { group, generation: 300, digest: [6; 32] },
+        Say::Map { group, changes: vec![change.clone()], entries: entries.clone() },
+        Say::Record { record: Box::new(record()), changes: vec![change.clone()], entries: entries.clone() },
+    ];
+    let credentials = Credentials { mandate: mandate(), changes: vec![change.clone()], certificate: order };
+    let pass = Pass::encode(&mandate(), std::slice::from_ref(&change)).expect("valid");
+    let others = [
+        Request::Give { credentials: Box::new(credentials), sheet: vec![1, 2], previous: [9; 32] },
+        Request::Register { record: vec![1, 2, 3] },
+        Request::Ask { ticket: ticket(), grant: vec![4; 5] },
+    ];
+    let what = [
+        What::Adopted { generation: 300 },
+        What::Lacks { slot: 1, holder: peer, shards: 256 },
+        What::Ordered { order: name, slot: 1, to: peer, rebuild: true, shards: 1 },
+        What::Repaired { order: name, slot: 1, holder: peer, shards: 1 },
+        What::Failed { order: name, why: Some(Failure::Missing(peer)) },
+        What::Failed { order: name, why: Some(Failure::Refused) },
+        What::Failed { order: name, why: None },
+        What::Stewards { old: None, new: Some(peer) },
+        What::NoPeer { slot: 2 },
+    ];
+    let log = what.map(|what| Happening { at: Timestamp(1000), what }).to_vec();
+    let map = GroupMap { mandate: mandate(), sheets: vec![1, 2, 300], changes: vec![change], entries, log };
+    let mut text = String::new();
+    let mut line = |name: &str, bytes: &[u8]| {
+        write!(text, "{name} ").expect("to memory");
+        bytes.iter().for_each(|byte| write!(text, "{byte:02x}").expect("to memory"));
+        text.push('\n');
+    };
+    for request in say.map(|say| Request::Say(Box::new(say))).iter().chain(&others) {
+        line("request", &request.encode().expect("valid"));
+    }
+    line("pass", &pass);
+    let refusals = Refusal::ALL.map(Answer::Refused);
+    for answer in [Answer::Done, Answer::Map(Box::new(map))].iter().chain(&refusals) {
+        line("answer", &answer.encode().expect("valid"));
+    }
+    crate::golden::check("steward-wire.txt", &text);
+}

@@ -1,0 +1,126 @@
+//! Opening a group under an order or a mandate: the core's checks, in an order that makes hostile input cheap.
+//!
+//! What names somebody else is refused before a signature is looked at. The rest may cost some eight hundred signatures (all changes of
+//! stewards that there may be, with seven votes each), so it runs on threads of its own, [`AT_ONCE`] at a time for all peers, and a
+//! stream waits for its own check.
+
+use std::{sync::Arc, time::Duration};
+
+use cairn_core::part::{Credentials, Pass, Unfit, may_serve};
+use cairn_proto::{
+    Action, Domain, GroupTicket, Ordinals, PeerKey, Slot, Timestamp,
+    wire::{FrameKind, RefusalCode},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::network::command::Command;
+
+/// Checks that run at once: two cores' worth of signatures at the most, whoever asks.
+const AT_ONCE: usize = 2;
+
+/// What a pass opens.
+#[derive(Clone, Debug)]
+pub(super) enum Passed {
+    /// These shards, to be read.
+    Order { ticket: GroupTicket, slot: Slot, ordinals: Ordinals, until: Timestamp },
+    /// The list of what is there.
+    Watch { ticket: GroupTicket, until: Timestamp },
+}
+
+impl Passed {
+    pub(super) const fn ticket(&self) -> &GroupTicket {
+        match self {
+            Self::Order { ticket, .. } | Self::Watch { ticket, .. } => ticket,
+        }
+    }
+}
+
+/// Who checks passes.
+pub(super) struct Checks {
+    turns: Arc<Semaphore>,
+    /// To the peer book. Weak: a stream must not keep a node alive that nobody has a handle of.
+    commands: mpsc::WeakSender<Command>,
+    wait: Duration,
+}
+
+impl Checks {
+    /// `wait`: for a turn, and then `Busy` is said.
+    pub(super) fn new(commands: mpsc::WeakSender<Command>, wait: Duration) -> Self {
+        Self { turns: Arc::new(Semaphore::new(AT_ONCE)), commands, wait }
+    }
+
+    /// What these bytes open for `bearer` at `me`.
+    pub(super) async fn open(
+        &self,
+        kind: FrameKind,
+        bytes: &[u8],
+        me: PeerKey,
+        bearer: PeerKey,
+        now: Timestamp,
+    ) -> Result<Passed, RefusalCode> {
+        if kind == FrameKind::OpenWatch {
+            let pass = Pass::decode(bytes).map_err(|_| RefusalCode::BadRequest)?;
+            return self.in_turn(move || watch(&pass, &bearer, now)).await;
+        }
+        let credentials = Credentials::decode(bytes).map_err(|_| RefusalCode::BadRequest)?;
+        let named = match &credentials.certificate.order.action {
+            Action::Copy { from, to, .. } => *from == me && *to == bearer,
+            _ => false,
+        };
+        if !named || !credentials.certificate.stands_at(now) {
+            return Err(RefusalCode::NotAuthorised);
+        }
+        let domain = self.pinned_domain(bearer).await.ok_or(RefusalCode::UnknownBearer)?;
+        self.in_turn(move || order(&credentials, &me, &bearer, &domain, now)).await
+    }
+
+    /// Runs a check when it is its turn.
+    async fn in_turn<C>(&self, check: C) -> Result<Passed, RefusalCode>
+    where
+        C: FnOnce() -> Result<Passed, RefusalCode> + Send + 'static,
+    {
+        let turn = tokio::time::timeout(self.wait, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(RefusalCode::Busy) };
+        // The turn ends with the check, not with a stream that does not wait for it.
+        let checked = tokio::task::spawn_blocking(move || {
+            let checked = check();
+            drop(turn);
+            checked
+        });
+        checked.await.unwrap_or(Err(RefusalCode::Busy))
+    }
+
+    /// As our peer book knows it; what the peer says of itself now changes nothing (BOOK-1).
+    async fn pinned_domain(&self, peer: PeerKey) -> Option<Domain> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.upgrade()?;
+        commands.send(Command::PinnedDomain { peer, reply }).await.ok()?;
+        drop(commands);
+        answer.await.ok()?
+    }
+}
+
+fn refusal(unfit: &Unfit) -> RefusalCode {
+    match unfit {
+        Unfit::WrongColour { .. } => RefusalCode::WrongColour,
+        _ => RefusalCode::NotAuthorised,
+    }
+}
+
+fn order(
+    credentials: &Credentials,
+    me: &PeerKey,
+    bearer: &PeerKey,
+    domain: &Domain,
+    now: Timestamp,
+) -> Result<Passed, RefusalCode> {
+    let (slot, ordinals) = may_serve(credentials, me, (bearer, domain), now).map_err(|unfit| refusal(&unfit))?;
+    // It was opened a moment ago, and its ticket is what names the group.
+    let ticket = cairn_proto::Mandate::open(&credentials.mandate).map_err(|_| RefusalCode::NotAuthorised)?.ticket;
+    Ok(Passed::Order { ticket, slot, ordinals, until: credentials.certificate.order.expires })
+}
+
+fn watch(pass: &Pass, bearer: &PeerKey, now: Timestamp) -> Result<Passed, RefusalCode> {
+    let mandate = pass.may_watch(bearer, now).map_err(|unfit| refusal(&unfit))?;
+    Ok(Passed::Watch { ticket: mandate.ticket, until: mandate.ends })
+}

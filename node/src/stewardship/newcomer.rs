@@ -1,0 +1,511 @@
+//! The new holder: what we do when stewards give us shards to keep.
+//!
+//! Nobody is believed: [`part::may_take`] checks mandate, signatures, our colour and our ledger before a byte is fetched, every shard
+//! is checked against the owner's sheet, and our signed word goes out only when all of it is durable. An order is on disk until the
+//! stewards have our answer, so a restart goes on where it was; a shard that the store has is not fetched again.
+//!
+//! # Invariants
+//!
+//! - **SEP-1** No shard of a slot that is not our colour, or beside another slot. Enforced by [`part::may_take`] and the store's
+//!   ledger; attacked by `tests::a_give_for_another_colour_is_refused`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_core::{
+    part::{self, Credentials, Task, Unfit},
+    steward::{
+        Failure, Say,
+        wire::{Answer, Refusal, Request},
+    },
+};
+use cairn_proto::{
+    Action, Domain, GroupId, Ordinals, PeerKey, SHARD_SIZE, ShardRoot, SheetRow, Slot, Taken, Timestamp, order::OrderId,
+};
+use ed25519_dalek::SigningKey;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    files::StateFiles,
+    order_file::Given,
+    outbox::Outbox,
+    ports::{Rebuilder, StewardNet},
+};
+use crate::{
+    overlay::TransferError,
+    store::{Clock, NewShard, Store, StoreError},
+};
+
+/// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
+const ORDERS: usize = 4;
+/// Orders that wait or are carried out; who comes then is told to come again. At two a group and a hundred KiB each this is little
+/// memory, and a stranger who makes up groups of our colour keeps nobody waiting for longer than their orders stand.
+pub(super) const OPEN_MAX: usize = 32;
+/// Shards of one order that are fetched or rebuilt at the same time.
+const FETCHES: usize = 2;
+/// Stripes that an order may have: stewards order eight at a time, and 32 MiB is what one stranger's word may make us fetch.
+const STRIPES_MAX: usize = 32;
+/// Room that is left in the store for what owners put themselves.
+const SPARE: u64 = 16 * SHARD_SIZE as u64;
+/// Times that a shard is asked for.
+const TRIES: u32 = 3;
+/// Orders that were carried out and are remembered, for stewards who give them again: a few a day for each of hundreds of groups.
+const DONE_MAX: usize = 1024;
+/// After an order is over its answer is tried to be brought for so much longer: it stays true, and stewards take it late as well.
+const TELL_MS: u64 = 7 * 24 * 3_600_000;
+
+/// Where a new holder's shards go.
+pub trait Shelf: Send + Sync + 'static {
+    /// The slot of the group that was accepted here once.
+    fn accepted_slot(&self, group: GroupId) -> Option<Slot>;
+    /// Whether this very shard is here, sound.
+    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool;
+    /// Bytes that may still be stored.
+    fn room(&self) -> u64;
+    /// Stores a shard; durable on return.
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+impl Shelf for Store {
+    fn accepted_slot(&self, group: GroupId) -> Option<Slot> {
+        Self::accepted_slot(self, group)
+    }
+
+    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
+        self.has_sound(group, slot, ordinal, root)
+    }
+
+    fn room(&self) -> u64 {
+        self.usage().free_bytes.0
+    }
+
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { Self::put(self, shard).await.map(|_| ()) }.boxed()
+    }
+}
+
+/// What the new holder works with.
+pub(super) struct Tools {
+    pub(super) key: SigningKey,
+    pub(super) domain: Domain,
+    pub(super) shelf: Arc<dyn Shelf>,
+    pub(super) net: Arc<dyn StewardNet>,
+    pub(super) rebuilder: Option<Arc<dyn Rebuilder>>,
+    pub(super) files: StateFiles,
+    pub(super) outbox: Outbox,
+    pub(super) clock: Clock,
+    /// Between two tries, doubled each time.
+    pub(super) pause: Duration,
+    pub(super) pause_max: Duration,
+    pub(super) cancel: CancellationToken,
+}
+
+/// Carries orders out.
+#[derive(Clone)]
+pub(super) struct Newcomer(Arc<Inner>);
+
+struct Inner {
+    tools: Tools,
+    me: PeerKey,
+    lanes: Semaphore,
+    orders: Mutex<Orders>,
+    tracker: TaskTracker,
+}
+
+#[derive(Default)]
+struct Orders {
+    /// Waiting or carried out now.
+    open: BTreeMap<OrderId, ()>,
+    /// Carried out, with what was said; oldest first.
+    done: VecDeque<(OrderId, Say)>,
+}
+
+/// An order's place among the open ones, given back when dropped.
+struct Place {
+    inner: Arc<Inner>,
+    order: OrderId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.orders().open.remove(&self.order);
+    }
+}
+
+impl Inner {
+    fn orders(&self) -> std::sync::MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.tools.clock)()
+    }
+
+    fn may_take(&self, given: &Given) -> Result<Task, Unfit> {
+        let group = given.credentials.certificate.order.group;
+        let held = self.tools.shelf.accepted_slot(group);
+        part::may_take(&given.credentials, &given.sheet, &self.me, &self.tools.domain, held, self.now())
+    }
+}
+
+fn file(order: &OrderId) -> String {
+    let hex: String = order.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}.order")
+}
+
+impl Newcomer {
+    pub(super) fn new(tools: Tools) -> Self {
+        let me = PeerKey::from_bytes(tools.key.verifying_key().to_bytes());
+        let lanes = Semaphore::new(ORDERS);
+        Self(Arc::new(Inner { tools, me, lanes, orders: Mutex::default(), tracker: TaskTracker::new() }))
+    }
+
+    /// Goes on with orders that a restart interrupted. Blocking.
+    pub(super) fn resume(&self) {
+        let files = &self.0.tools.files;
+        let found = match files.load("order", OPEN_MAX) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "orders under way cannot be read");
+                return;
+            }
+        };
+        for (name, body) in found.whole {
+            let name = format!("{name}.order");
+            let given = Given::decode(&body)
+                .ok()
+                .filter(|g| g.credentials.certificate.order.id().is_ok_and(|o| file(&o) == name));
+            let Some(given) = given else {
+                files.set_aside(&name, &"what it says is no order");
+                continue;
+            };
+            let order = given.credentials.certificate.order.id().unwrap_or_default();
+            let Some(place) = self.enter(order) else { continue };
+            // Over: a word that was given is still brought, nothing else is begun.
+            let task = if given.sealed.is_some() { None } else { Some(self.0.may_take(&given)) };
+            match task.transpose() {
+                Ok(task) => self.begin(place, given, task),
+                Err(why) => {
+                    tracing::info!(%why, "an order that was under way is not gone on with");
+                    let _ = files.remove(&[name]);
+                }
+            }
+        }
+    }
+
+    /// A place for an order, unless it has one or there is none.
+    fn enter(&self, order: OrderId) -> Option<Place> {
+        let mut orders = self.0.orders();
+        if orders.open.len() >= OPEN_MAX || orders.open.insert(order, ()).is_some() {
+            return None;
+        }
+        Some(Place { inner: Arc::clone(&self.0), order })
+    }
+
+    /// A steward gives us an order. Answered as soon as it is on disk; what it takes goes on behind.
+    pub(super) async fn give(&self, from: PeerKey, given: Given) -> Answer {
+        let order = &given.credentials.certificate.order;
+        let Ok(name) = order.id() else { return Answer::Refused(Refusal::Forged) };
+        // Before anything that costs something.
+        if order.action.to() != Some(self.0.me) {
+            return Answer::Refused(Refusal::Forged);
+        }
+        let said = {
+            let orders = self.0.orders();
+            if orders.open.contains_key(&name) {
+                return Answer::Done;
+            }
+            orders.done.iter().find(|(done, _)| *done == name).map(|(_, say)| say.clone())
+        };
+        if let Some(said) = said {
+            // It did not hear of it.
+            self.0.tools.outbox.say(from, said);
+            return Answer::Done;
+        }
+        let Some(place) = self.enter(name) else { return Answer::Refused(Refusal::Busy) };
+        let this = self.clone();
+        let checked = tokio::task::spawn_blocking(move || this.check(place, given)).await;
+        match checked {
+            Ok(Ok((place, given, task))) => {
+                self.begin(place, given, Some(task));
+                Answer::Done
+            }
+            Ok(Err(refusal)) => Answer::Refused(refusal),
+            Err(_) => Answer::Refused(Refusal::Busy),
+        }
+    }
+
+    /// Blocking: signatures, and the disk.
+    fn check(&self, place: Place, given: Given) -> Result<(Place, Given, Task), Refusal> {
+        let tools = &self.0.tools;
+        let task = match self.0.may_take(&given) {
+            Ok(task) => task,
+            Err(why) => {
+                tracing::info!(group = %given.credentials.certificate.order.group.short(), %why, "an order is refused");
+                // A quorum did order it, so the others are told at once that nothing will come of it.
+                if let Ok(part) = given.credentials.check(self.0.now()) {
+                    self.refuse(&given, &part.stewards);
+                }
+                return Err(Refusal::Forged);
+            }
+        };
+        let bytes = (task.rows.len() * SHARD_SIZE) as u64;
+        if task.rows.len() > STRIPES_MAX || tools.shelf.room() < bytes + SPARE || !tools.files.has_room() {
+            self.refuse(&given, &task.part.stewards);
+            return Err(Refusal::Full);
+        }
+        let body = given.encode().map_err(|_| Refusal::Forged)?;
+        match tools.files.write(&[(file(&place.order), body)]).pop() {
+            Some(Ok(())) => Ok((place, given, task)),
+            failed => {
+                tracing::warn!(?failed, "an order cannot be written down, so it is refused");
+                self.refuse(&given, &task.part.stewards);
+                Err(Refusal::Full)
+            }
+        }
+    }
+
+    fn refuse(&self, given: &Given, stewards: &[PeerKey]) {
+        self.failed(given, stewards, Failure::Refused);
+    }
+
+    fn failed(&self, given: &Given, stewards: &[PeerKey], failure: Failure) {
+        let order = &given.credentials.certificate.order;
+        let Ok(name) = order.id() else { return };
+        for steward in stewards {
+            self.0.tools.outbox.say(*steward, Say::Failed { group: order.group, order: name, failure });
+        }
+    }
+
+    /// `task`: none when it was carried out and only the word is to be brought.
+    fn begin(&self, place: Place, given: Given, task: Option<Task>) {
+        let (this, cancel) = (self.clone(), self.0.tools.cancel.clone());
+        self.0.tracker.spawn(async move {
+            // What is left when the node goes down is on disk.
+            cancel.run_until_cancelled(this.carry_out(&place, given, task)).await;
+            drop(place);
+        });
+    }
+
+    async fn carry_out(&self, place: &Place, mut given: Given, task: Option<Task>) {
+        if let Some(task) = task {
+            match self.take(&given, Arc::new(task)).await {
+                Took::Some(taken) => {
+                    given.sealed = Some(taken.seal(&self.0.tools.key));
+                    if !self.keep(place, &given).await {
+                        // Said all the same: after a crash it would be signed again with another time, and stewards take either.
+                        tracing::warn!("our word on an order could not be written down");
+                    }
+                }
+                Took::None(failure, stewards) => {
+                    self.failed(&given, &stewards, failure);
+                    return self.forget(place).await;
+                }
+                Took::GoingDown => return,
+            }
+        }
+        let Some(sealed) = given.sealed.clone() else { return };
+        let say = Say::Taken { certificate: given.credentials.certificate.clone(), sealed };
+        {
+            let mut orders = self.0.orders();
+            if orders.done.len() == DONE_MAX {
+                orders.done.pop_front();
+            }
+            orders.done.push_back((place.order, say.clone()));
+        }
+        self.tell(&given.credentials, say).await;
+        self.forget(place).await;
+    }
+
+    async fn keep(&self, place: &Place, given: &Given) -> bool {
+        let (files, name, body) = (self.0.tools.files.clone(), file(&place.order), given.encode());
+        let Ok(body) = body else { return false };
+        let written = tokio::task::spawn_blocking(move || files.write(&[(name, body)])).await;
+        written.is_ok_and(|mut written| written.pop().is_some_and(|one| one.is_ok()))
+    }
+
+    async fn forget(&self, place: &Place) {
+        let (files, name) = (self.0.tools.files.clone(), file(&place.order));
+        let removed = tokio::task::spawn_blocking(move || files.remove(&[name])).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, "an order that was answered cannot be removed; it is answered again at the next start");
+        }
+    }
+
+    /// Gets all shards that are not here yet. Some are better than none: the rest is ordered again.
+    async fn take(&self, given: &Given, task: Arc<Task>) -> Took {
+        let inner = &self.0;
+        let Ok(_lane) = inner.lanes.acquire().await else { return Took::GoingDown };
+        let order = &given.credentials.certificate.order;
+        let credentials = Arc::new(given.credentials.clone());
+        let left = Duration::from_millis(order.expires.ms_since(inner.now()));
+        let mut took = Ordinals::default();
+        let mut failure = None;
+        let mut going_down = false;
+        let rows = futures::stream::iter(task.rows.clone())
+            .map(|row| {
+                let (credentials, task) = (Arc::clone(&credentials), Arc::clone(&task));
+                async move { (row.ordinal, self.take_one(credentials, task, row).await) }
+            })
+            .buffer_unordered(FETCHES);
+        let all = async {
+            futures::pin_mut!(rows);
+            while let Some((ordinal, one)) = rows.next().await {
+                match one {
+                    Ok(()) => took.insert(ordinal),
+                    Err(Stopped::GoingDown) => going_down = true,
+                    Err(Stopped::Failed(why)) => {
+                        // Whoever does not have one or lies once is not asked for seven more.
+                        failure = Some(why);
+                        break;
+                    }
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(left, all).await.is_ok();
+        if going_down {
+            return Took::GoingDown;
+        }
+        if took.is_empty() {
+            let late = (!in_time).then_some(Failure::Missing(source(&task.part.action).unwrap_or(inner.me)));
+            let failure = failure.or(late).unwrap_or(Failure::Refused);
+            tracing::info!(group = %order.group.short(), ?failure, "an order came to nothing");
+            return Took::None(failure, task.part.stewards.clone());
+        }
+        let (slot, order_id) = (task.slot, order.id().unwrap_or_default());
+        tracing::info!(group = %order.group.short(), %slot, shards = took.len(), "took over shards of a group");
+        Took::Some(Taken {
+            order: order_id,
+            group: order.group,
+            slot,
+            ordinals: took,
+            previous: given.previous,
+            at: inner.now(),
+            holder: inner.me,
+        })
+    }
+
+    async fn take_one(&self, credentials: Arc<Credentials>, task: Arc<Task>, row: SheetRow) -> Result<(), Stopped> {
+        let tools = &self.0.tools;
+        let group = credentials.certificate.order.group;
+        if tools.shelf.has(group, task.slot, row.ordinal, &row.root) {
+            return Ok(());
+        }
+        let from = source(&task.part.action);
+        let bytes = match from {
+            Some(from) => self.copy(from, &credentials, row.ordinal).await?,
+            None => {
+                let rebuilder = tools.rebuilder.as_ref().ok_or(Stopped::Failed(Failure::Refused))?;
+                let rebuilt = rebuilder.rebuild(credentials, Arc::clone(&task), row.ordinal).await;
+                rebuilt.map_err(Stopped::Failed)?
+            }
+        };
+        let hashed = bytes.clone();
+        let root = tokio::task::spawn_blocking(move || *blake3::hash(&hashed).as_bytes()).await;
+        if bytes.len() != SHARD_SIZE || !root.is_ok_and(|root| root == *row.root.as_bytes()) {
+            return Err(Stopped::Failed(Failure::Wrong(from)));
+        }
+        let lease_until = task.part.mandate.ends;
+        let (slot, ordinal, root) = (task.slot, row.ordinal, row.root);
+        let shard = NewShard { group, slot, ordinal, root, lease_until, bytes: bytes.into() };
+        tools.shelf.put(shard).await.map_err(|error| match error {
+            StoreError::Closed => Stopped::GoingDown,
+            error => {
+                tracing::warn!(%error, "a shard that stewards gave us cannot be stored");
+                Stopped::Failed(Failure::Refused)
+            }
+        })
+    }
+
+    async fn copy(&self, from: PeerKey, credentials: &Arc<Credentials>, ordinal: u8) -> Result<Bytes, Stopped> {
+        let tools = &self.0.tools;
+        for tried in 1.. {
+            let again = match tools.net.fetch(from, Arc::clone(credentials), ordinal).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(TransferError::ShuttingDown) => return Err(Stopped::GoingDown),
+                Err(TransferError::Misbehaved(_)) => return Err(Stopped::Failed(Failure::Wrong(Some(from)))),
+                Err(TransferError::Unreachable(_) | TransferError::TimedOut) => true,
+                Err(TransferError::Refused { retry_after_ms, .. }) => retry_after_ms > 0,
+            };
+            if !again || tried == TRIES {
+                break;
+            }
+            tokio::time::sleep(tools.pause * 2u32.pow(tried - 1)).await;
+        }
+        Err(Stopped::Failed(Failure::Missing(from)))
+    }
+
+    /// Brings our word to all stewards: each a few times, and until one at least has it. They tell each other.
+    async fn tell(&self, credentials: &Credentials, say: Say) {
+        let tools = &self.0.tools;
+        let order = &credentials.certificate.order;
+        let mut waiting = self.stewards(credentials).await;
+        let (mut heard, mut round) = (false, 0u32);
+        while !waiting.is_empty() {
+            let asked = waiting.iter().map(|steward| {
+                let request = Request::Say(Box::new(say.clone()));
+                async { (*steward, tools.outbox.ask(*steward, request).await) }
+            });
+            for (steward, answer) in futures::future::join_all(asked).await {
+                let (done, over) = match answer {
+                    Ok(Answer::Done) => (true, true),
+                    Ok(Answer::Refused(Refusal::Busy)) => (false, false),
+                    Ok(_) => (false, true),
+                    Err(_) => (false, false),
+                };
+                heard |= done;
+                if over {
+                    waiting.retain(|other| *other != steward);
+                }
+            }
+            round += 1;
+            if (heard && round >= TRIES) || self.0.now() >= order.expires.plus_ms(TELL_MS) {
+                return;
+            }
+            if !waiting.is_empty() {
+                tokio::time::sleep((tools.pause * 2u32.pow(round.min(16))).min(tools.pause_max)).await;
+            }
+        }
+    }
+
+    /// The stewards of now, whatever the time: what was done under an order stays done.
+    async fn stewards(&self, credentials: &Credentials) -> Vec<PeerKey> {
+        let credentials = credentials.clone();
+        let issued = credentials.certificate.order.issued;
+        let part = tokio::task::spawn_blocking(move || credentials.check(issued)).await;
+        part.ok().and_then(Result::ok).map(|part| part.stewards).unwrap_or_default()
+    }
+
+    /// Waits for what goes on; the token ends it soon.
+    pub(super) async fn close(&self) {
+        self.0.tracker.close();
+        self.0.tracker.wait().await;
+    }
+}
+
+/// The one peer that a copy comes from; none for a rebuild.
+const fn source(action: &Action) -> Option<PeerKey> {
+    match action {
+        Action::Copy { from, .. } => Some(*from),
+        _ => None,
+    }
+}
+
+/// Why a shard did not come.
+enum Stopped {
+    Failed(Failure),
+    GoingDown,
+}
+
+/// What came of an order.
+enum Took {
+    Some(Taken),
+    None(Failure, Vec<PeerKey>),
+    GoingDown,
+}

@@ -1,0 +1,211 @@
+//! What stewardship does, for people: rows of `cairn status` and `cairn repair --dry-run`.
+
+use cairn_core::{
+    assess::GroupState,
+    liveness::Presence,
+    steward::{Failure, GroupReport, Happening, PlannedRepair, What},
+};
+use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
+use serde::{Deserialize, Serialize};
+
+/// Happenings that are shown of a group; its owner is told all of them.
+const LAST: usize = 5;
+
+/// How one group stands that this node watches for an absent owner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// The group's short id.
+    pub group: String,
+    /// `healthy`, `degraded`, `critical` or `lost`.
+    pub state: String,
+    /// Slots with a holder that is not presumed gone.
+    pub live_slots: u8,
+    /// Slots.
+    pub slots: usize,
+    /// Live slots beyond the k that it takes; negative when lost.
+    pub margin: i16,
+    /// Stewards.
+    pub stewards: usize,
+    /// Stewards that are not silent.
+    pub stewards_here: usize,
+    /// How many of them an order takes.
+    pub quorum: usize,
+    /// What was ordered and is not done.
+    pub under_way: Vec<String>,
+    /// What happened last, newest first.
+    pub last: Vec<String>,
+}
+
+/// One thing that would be ordered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRepairStatus {
+    /// The group's short id.
+    pub group: String,
+    /// `copy` or `rebuild` of shards; `replace`, `retire` or `enlist` of a steward.
+    pub action: String,
+    /// The slot, when it is about shards.
+    pub slot: Option<u8>,
+    /// Short keys of whom it comes from: the source, the helpers, the steward that is lost.
+    pub from: Vec<String>,
+    /// Short key of who gets it.
+    pub to: Option<String>,
+    /// Shards.
+    pub shards: usize,
+    /// Bytes that all lines together carry.
+    pub bytes: ByteSize,
+    /// `critical`, `high`, `normal` or `low`.
+    pub priority: String,
+    /// Chance that the group lives on as it is.
+    pub survival: f64,
+    /// What it waits for; none when it is ordered as soon as it is this steward's turn.
+    pub waits_for: Option<String>,
+}
+
+/// What goes on around this steward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weather {
+    /// It may be cut off itself.
+    pub(super) cut_off: bool,
+    /// Many fell silent at once.
+    pub(super) mass_failure: bool,
+}
+
+pub(super) fn group_status(report: &GroupReport) -> GroupStatus {
+    let assessment = &report.assessment;
+    GroupStatus {
+        group: report.group.short(),
+        state: state(assessment.state).to_owned(),
+        live_slots: assessment.live_slots,
+        slots: report.slots.len(),
+        margin: assessment.margin,
+        stewards: report.stewards.len(),
+        stewards_here: here(report),
+        quorum: report.quorum,
+        under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
+        last: report
+            .log
+            .iter()
+            .rev()
+            .take(LAST)
+            .map(|entry| format!("{} {}", time(entry.at), words(&entry.what)))
+            .collect(),
+    }
+}
+
+pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weather) -> PlannedRepairStatus {
+    let (action, from, to) = match &plan.action {
+        Action::Copy { from, to, .. } => ("copy", vec![from.short()], Some(*to)),
+        Action::Rebuild { helpers, to, .. } => {
+            ("rebuild", helpers.iter().map(|(_, helper)| helper.short()).collect(), Some(*to))
+        }
+        Action::Replace { old, new } => ("replace", vec![old.short()], Some(*new)),
+        Action::Retire { old } => ("retire", vec![old.short()], None),
+        Action::Enlist { new } => ("enlist", Vec::new(), Some(*new)),
+    };
+    let moved = plan.action.shards_moved().max(1) * SHARD_SIZE as u64;
+    PlannedRepairStatus {
+        group: report.group.short(),
+        action: action.to_owned(),
+        slot: plan.action.slot().map(cairn_proto::Slot::as_u8),
+        from,
+        to: to.map(|to: PeerKey| to.short()),
+        shards: (plan.bytes / moved) as usize,
+        bytes: ByteSize(plan.bytes),
+        priority: priority(plan.class).to_owned(),
+        survival: plan.survival,
+        waits_for: waits_for(report, plan, weather),
+    }
+}
+
+/// Why it is not ordered at the next look; budgets and turns are asked then only.
+fn waits_for(report: &GroupReport, plan: &PlannedRepair, weather: Weather) -> Option<String> {
+    let slot = plan.action.slot();
+    let ordered = |entry: &&Happening| matches!(&entry.what, What::Ordered { slot: at, .. } if Some(*at) == slot.map(cairn_proto::Slot::as_u8));
+    if weather.cut_off {
+        return Some("this node may be cut off itself".to_owned());
+    }
+    if here(report) < report.quorum {
+        return Some(format!("{} stewards, {} are here", report.quorum, here(report)));
+    }
+    if slot.is_some() && weather.mass_failure && plan.class != Priority::Critical {
+        return Some("many peers fell silent at once: only what is critical is repaired".to_owned());
+    }
+    if under_way(&report.log).iter().any(ordered) {
+        return Some("an order for this slot that is under way".to_owned());
+    }
+    None
+}
+
+fn here(report: &GroupReport) -> usize {
+    // We are one of them, and nothing is believed of ourselves.
+    report.stewards.iter().filter(|(_, presence)| *presence <= Presence::Late).count()
+}
+
+/// Orders of the log with nothing after them that ends them.
+fn under_way(log: &[Happening]) -> Vec<&Happening> {
+    let ends = |order: &OrderId| {
+        log.iter().any(|entry| match &entry.what {
+            What::Repaired { order: ended, .. } | What::Failed { order: ended, .. } => ended == order,
+            _ => false,
+        })
+    };
+    log.iter().filter(|entry| matches!(&entry.what, What::Ordered { order, .. } if !ends(order))).collect()
+}
+
+fn words(what: &What) -> String {
+    let count = |shards: &u16| if *shards == 1 { "1 shard".to_owned() } else { format!("{shards} shards") };
+    match what {
+        What::Adopted { generation } => format!("its owner's record {generation} was taken up"),
+        What::Lacks { slot, holder, shards } => format!("{} lost {} of slot {slot}", holder.short(), count(shards)),
+        What::Ordered { slot, to, rebuild, shards, .. } => {
+            let how = if *rebuild { "rebuild" } else { "copy" };
+            format!("{how} of {} of slot {slot} to {} was ordered", count(shards), to.short())
+        }
+        What::Repaired { slot, holder, shards, .. } => {
+            format!("{} has {} of slot {slot}", holder.short(), count(shards))
+        }
+        What::Failed { order, why } => {
+            let name: String = order.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            format!("order {name} came to nothing: {}", why.as_ref().map_or("nothing was heard".to_owned(), failure))
+        }
+        What::Stewards { old: Some(old), new: Some(new) } => {
+            format!("steward {} replaces {}", new.short(), old.short())
+        }
+        What::Stewards { old: Some(old), new: None } => format!("steward {} was lost", old.short()),
+        What::Stewards { old: None, new: Some(new) } => format!("steward {} joined", new.short()),
+        What::Stewards { old: None, new: None } => "stewards changed".to_owned(),
+        What::NoPeer { slot } => format!("nobody is there to take slot {slot}"),
+    }
+}
+
+fn failure(failure: &Failure) -> String {
+    match failure {
+        Failure::Refused => "the new holder cannot take it".to_owned(),
+        Failure::Missing(peer) => format!("{} could not be reached or did not have it", peer.short()),
+        Failure::Wrong(Some(peer)) => format!("{} sent wrong bytes", peer.short()),
+        Failure::Wrong(None) => "what came of it was wrong".to_owned(),
+    }
+}
+
+const fn state(state: GroupState) -> &'static str {
+    match state {
+        GroupState::Healthy => "healthy",
+        GroupState::Degraded => "degraded",
+        GroupState::Critical => "critical",
+        GroupState::Lost => "lost",
+    }
+}
+
+const fn priority(class: Priority) -> &'static str {
+    match class {
+        Priority::Critical => "critical",
+        Priority::High => "high",
+        Priority::Normal => "normal",
+        Priority::Low => "low",
+    }
+}
+
+fn time(at: Timestamp) -> String {
+    let told = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    told.map_or_else(|| "?".to_owned(), |told| told.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}

@@ -1,0 +1,368 @@
+//! One round of a steward: everything that came in meanwhile, what the time asks for, and the disk before anything goes out.
+//!
+//! Blocking, on a thread of its own: signatures are checked, maps compared, files synced. All that a round changed is written
+//! together and before the round's messages leave, so what was signed is on disk before anybody is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use cairn_core::{
+    liveness::{Outage, Presence},
+    part::Credentials,
+    peer_view::PeerView,
+    steward::{
+        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
+        wire::{Answer, Refusal, Request},
+    },
+};
+use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp};
+use rand_chacha::ChaCha20Rng;
+use tokio::sync::oneshot;
+
+use super::{files::StateFiles, ports::WatchPass, probes::Holding, report::Weather};
+
+/// What comes in.
+pub(super) enum Input {
+    /// A peer asks or says something; never [`Request::Give`].
+    Asked { from: PeerKey, request: Request, answer: oneshot::Sender<Answer> },
+    /// A sign of life.
+    Heard { peer: PeerKey, at: Timestamp },
+    /// A holder said what it has.
+    Reported { holder: PeerKey, group: GroupId, slot: Slot, has: Ordinals },
+    /// Who is watched, to plan probes by, and up to so many holders who are to be asked what they have; also the time to try again
+    /// what could not be written.
+    Survey { ask: usize },
+    /// Write down what is believed of peers.
+    Save,
+    /// How the groups stand.
+    Report(oneshot::Sender<Vec<GroupReport>>),
+    /// What would be ordered.
+    Plan(oneshot::Sender<Plans>),
+}
+
+/// What goes on around us, and each group with what would be ordered for it.
+pub(super) type Plans = (Weather, Vec<(GroupReport, Vec<PlannedRepair>)>);
+
+/// An order for a new holder, with all that it takes.
+pub(super) struct Give {
+    pub(super) to: PeerKey,
+    pub(super) credentials: Box<Credentials>,
+    pub(super) sheet: Vec<u8>,
+    pub(super) previous: [u8; 32],
+}
+
+/// Everybody who is watched, with the time of its silence and whether a group of its needs something or has something under way.
+pub(super) type Watched = BTreeMap<PeerKey, (u64, bool)>;
+
+/// What a round leads to.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) tell: Vec<(PeerKey, Say)>,
+    pub(super) give: Vec<Give>,
+    pub(super) watched: Option<Watched>,
+    /// Holders to be asked now what they have.
+    pub(super) ask: Vec<(Holding, WatchPass)>,
+    /// When there is something to do next.
+    pub(super) next: Option<Timestamp>,
+}
+
+/// The steward and what it is kept in.
+pub(super) struct Keeper {
+    pub(super) steward: Steward,
+    pub(super) files: StateFiles,
+    pub(super) rng: ChaCha20Rng,
+    /// Groups whose state on disk is older than ours: nothing is said of them until it is written.
+    pub(super) unsaved: BTreeSet<GroupId>,
+    /// Of the timers that beliefs are written down with.
+    pub(super) late_ms: u64,
+    /// Watched peers that came back, to be asked soon what they have; as few as are watched.
+    pub(super) returned: BTreeSet<PeerKey>,
+    /// Holdings that changed, or whose holder came back: asked before all others. At most [`HURRIED_MAX`].
+    pub(super) hurried: BTreeSet<Holding>,
+}
+
+/// More than all holders of all groups; and the rest is asked within the period anyway.
+const HURRIED_MAX: usize = 65_536;
+
+/// The file of a group, without the folder.
+pub(super) fn group_file(group: &GroupId) -> String {
+    format!("{group}.group")
+}
+
+/// The file of beliefs.
+pub(super) const BELIEFS: &str = "beliefs.watch";
+
+/// Which group something is said of.
+fn group_of(say: &Say) -> GroupId {
+    match say {
+        Say::Propose { order, .. } => order.group,
+        Say::Vote { group, .. } | Say::Failed { group, .. } | Say::Compare { group, .. } | Say::Map { group, .. } => {
+            *group
+        }
+        Say::Certified { certificate } | Say::Taken { certificate, .. } => certificate.order.group,
+        Say::Record { record, .. } => record.group(),
+    }
+}
+
+/// What was answered, once all is on disk; of which group, when it is a new one that must be.
+type Pending = (oneshot::Sender<Answer>, Answer, Option<GroupId>);
+
+impl Keeper {
+    /// Takes all of it in, looks at what is due, writes, and says what is to go out.
+    pub(super) fn round(&mut self, inputs: Vec<Input>, peers: &[PeerView], now: Timestamp) -> Outcome {
+        let mut out = Outcome::default();
+        let mut pending: Vec<Pending> = Vec::new();
+        let mut again = false;
+        for input in inputs {
+            match input {
+                Input::Asked { from, request, answer } => {
+                    self.note_return(from, now);
+                    let (said, group) = self.asked(from, request, peers, now);
+                    pending.push((answer, said, group));
+                }
+                Input::Heard { peer, at } => {
+                    self.note_return(peer, now);
+                    self.steward.heard(peer, at);
+                }
+                Input::Reported { holder, group, slot, has } => self.steward.reported(holder, group, slot, &has, now),
+                Input::Survey { ask } => {
+                    out.watched = Some(self.watched(now));
+                    out.ask = self.whom_to_ask(ask, now);
+                    again = true;
+                }
+                Input::Save => self.save_beliefs(),
+                // Whoever asked may have gone away.
+                Input::Report(to) => drop(to.send(self.reports(now))),
+                Input::Plan(to) => {
+                    let with_plan = |report: GroupReport| {
+                        let plan = self.steward.dry_run(&report.group, now, peers);
+                        (report, plan)
+                    };
+                    let watch = self.steward.watch();
+                    let cut_off = watch.outage(now) != Outage::None;
+                    let weather = Weather { cut_off, mass_failure: watch.mass_failure(now) };
+                    drop(to.send((weather, self.reports(now).into_iter().map(with_plan).collect())));
+                }
+            }
+        }
+        self.steward.tick(now, peers, &mut self.rng);
+        self.drain(&mut out, again);
+        for (to, answer, group) in pending {
+            let lost = group.is_some_and(|group| self.unsaved.contains(&group));
+            let _ = to.send(if lost { Answer::Refused(Refusal::Full) } else { answer });
+        }
+        out.next = self.steward.next_tick();
+        out
+    }
+
+    fn note_return(&mut self, peer: PeerKey, now: Timestamp) {
+        if self.steward.knows(&peer) && self.steward.watch().belief(&peer, now).presence >= Presence::Away {
+            self.returned.insert(peer);
+        }
+    }
+
+    fn watches(&self, group: &GroupId) -> bool {
+        self.steward.groups().any(|known| known == *group)
+    }
+
+    fn asked(
+        &mut self,
+        from: PeerKey,
+        request: Request,
+        peers: &[PeerView],
+        now: Timestamp,
+    ) -> (Answer, Option<GroupId>) {
+        match request {
+            Request::Say(say) => (self.told(from, *say, peers, now), None),
+            Request::Register { record } => match GroupRecord::decode(&record) {
+                Ok(record) => {
+                    let group = record.group();
+                    (self.register(record, now), Some(group))
+                }
+                Err(_) => (Answer::Refused(Refusal::Forged), None),
+            },
+            Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
+            // The new holder's; it never comes here.
+            Request::Give { .. } => (Answer::Refused(Refusal::NotSteward), None),
+        }
+    }
+
+    fn told(&mut self, from: PeerKey, say: Say, peers: &[PeerView], now: Timestamp) -> Answer {
+        let group = group_of(&say);
+        if !self.watches(&group) {
+            match &say {
+                Say::Record { .. } if !self.files.has_room() => return Answer::Refused(Refusal::Full),
+                // Another steward of a group of which we lost the state, or never got it; but two who both have none would ask
+                // each other for ever.
+                Say::Compare { generation, .. } if *generation > 0 => {}
+                Say::Record { .. } => {}
+                _ => return Answer::Refused(Refusal::NotSteward),
+            }
+        }
+        let taken = match &say {
+            Say::Taken { certificate, .. } => certificate.order.action.to().zip(certificate.order.action.slot()),
+            _ => None,
+        };
+        self.steward.told(from, say, now, peers);
+        if let Some((holder, slot)) = taken.filter(|(holder, _)| self.steward.knows(holder)) {
+            self.hurry((group, slot, holder));
+        }
+        Answer::Done
+    }
+
+    fn register(&mut self, record: GroupRecord, now: Timestamp) -> Answer {
+        let group = record.group();
+        if !self.watches(&group) && !self.files.has_room() {
+            tracing::warn!(group = %group.short(), "no room on the disk to watch another group");
+            return Answer::Refused(Refusal::Full);
+        }
+        let generation = record.mandate.generation;
+        let sheets: Vec<u64> = record.sheets.iter().map(|sheet| sheet.generation).collect();
+        match self.steward.adopt(record, &[], now) {
+            Ok(()) => Answer::Done,
+            // The very same once more: its owner did not hear our answer.
+            Err(Declined::Old)
+                if self.steward.map_for_owner(&group).is_some_and(|map| {
+                    map.sheets == sheets
+                        && cairn_proto::Mandate::open(&map.mandate)
+                            .is_ok_and(|mandate| mandate.generation == generation)
+                }) =>
+            {
+                Answer::Done
+            }
+            Err(why) => Answer::Refused(match why {
+                Declined::NotNamed => Refusal::NotSteward,
+                Declined::Full => Refusal::Full,
+                Declined::Old => Refusal::Old,
+                _ => Refusal::Forged,
+            }),
+        }
+    }
+
+    /// The owner's question: whoever has the group's leave to read, for us and itself.
+    fn ask(&self, from: PeerKey, ticket: &GroupTicket, grant: &[u8], now: Timestamp) -> Answer {
+        let Ok(grant) = Grant::open(grant, ticket, now) else { return Answer::Refused(Refusal::Forged) };
+        if grant.holder != self.steward.me() || grant.bearer != from || !grant.rights.allows(Rights::GET) {
+            return Answer::Refused(Refusal::Forged);
+        }
+        match self.steward.map_for_owner(&ticket.id()) {
+            Some(map) => Answer::Map(Box::new(map)),
+            None => Answer::Refused(Refusal::NotSteward),
+        }
+    }
+
+    fn reports(&self, now: Timestamp) -> Vec<GroupReport> {
+        self.steward.groups().filter_map(|group| self.steward.report(&group, now)).collect()
+    }
+
+    fn watched(&self, now: Timestamp) -> Watched {
+        let watch = self.steward.watch();
+        let silence = |(peer, often): (PeerKey, bool)| (peer, (watch.belief(&peer, now).silent_ms, often));
+        self.steward.concerned().into_iter().map(silence).collect()
+    }
+
+    fn hurry(&mut self, holding: Holding) {
+        if self.hurried.len() < HURRIED_MAX {
+            self.hurried.insert(holding);
+        }
+    }
+
+    /// Those in a hurry first, then those whose turn it is.
+    fn whom_to_ask(&mut self, most: usize, now: Timestamp) -> Vec<(Holding, WatchPass)> {
+        let returned = std::mem::take(&mut self.returned);
+        if !returned.is_empty() {
+            for report in self.reports(now) {
+                for (slot, holders) in (0u8..).zip(&report.slots) {
+                    let Ok(slot) = Slot::new(slot) else { continue };
+                    let back = holders.iter().map(|(peer, ..)| *peer).filter(|peer| returned.contains(peer));
+                    back.for_each(|peer| self.hurry((report.group, slot, peer)));
+                }
+            }
+        }
+        let mut asked: Vec<Holding> = Vec::new();
+        while asked.len() < most
+            && let Some(holding) = self.hurried.pop_first()
+        {
+            asked.push(holding);
+        }
+        let due = self.steward.inventory_due(now, most - asked.len());
+        asked.extend(due.into_iter().map(|due| (due.group, due.slot, due.holder)));
+        for (group, slot, holder) in &asked {
+            self.steward.asked(&Inventory { group: *group, slot: *slot, holder: *holder }, now);
+        }
+        let mut passes: BTreeMap<GroupId, Option<WatchPass>> = BTreeMap::new();
+        let pass = |holding: Holding| {
+            let made = passes.entry(holding.0).or_insert_with(|| {
+                let (mandate, changes) = self.steward.pass(&holding.0)?;
+                Some(WatchPass { mandate: Arc::from(mandate), changes: Arc::from(changes) })
+            });
+            Some((holding, made.clone()?))
+        };
+        asked.into_iter().filter_map(pass).collect()
+    }
+
+    /// Writes what changed, then gives out what may go out.
+    fn drain(&mut self, out: &mut Outcome, again: bool) {
+        let mut touched = if again { std::mem::take(&mut self.unsaved) } else { BTreeSet::new() };
+        while let Some(effect) = self.steward.poll() {
+            match effect {
+                Effect::Persist(group) | Effect::Forget(group) => {
+                    touched.insert(group);
+                }
+                Effect::Tell { to, say } => out.tell.push((to, *say)),
+                Effect::Give { to, credentials, sheet, previous } => {
+                    out.give.push(Give { to, credentials, sheet, previous });
+                }
+            }
+        }
+        self.write(touched);
+        // What we would say of them could be forgotten by a crash: a vote, above all.
+        out.tell.retain(|(_, say)| !self.unsaved.contains(&group_of(say)));
+        out.give.retain(|give| !self.unsaved.contains(&give.credentials.certificate.order.group));
+    }
+
+    fn write(&mut self, touched: BTreeSet<GroupId>) {
+        let (mut names, mut gone) = (Vec::new(), Vec::new());
+        let mut files = Vec::new();
+        for group in touched {
+            match self.steward.encode_group(&group) {
+                Some(state) => {
+                    names.push(group);
+                    files.push((group_file(&group), state));
+                }
+                None => gone.push(group_file(&group)),
+            }
+        }
+        for (group, written) in names.into_iter().zip(self.files.write(&files)) {
+            match written {
+                Ok(()) => {
+                    self.unsaved.remove(&group);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        group = %group.short(), %error,
+                        "the state of a group cannot be written; this steward is silent about it until it can"
+                    );
+                    self.unsaved.insert(group);
+                }
+            }
+        }
+        if let Err(error) = self.files.remove(&gone) {
+            // It is read again at the next start and dropped again at the first look: its mandate is over, or others watch.
+            tracing::warn!(%error, "the state of a group that is watched no more cannot be removed");
+        }
+        let steward = &self.steward;
+        self.unsaved.retain(|group| steward.groups().any(|known| known == *group));
+    }
+
+    /// Beliefs are written with the step of time that they are counted in, and read with the same only.
+    pub(super) fn save_beliefs(&self) {
+        let mut body = self.late_ms.to_le_bytes().to_vec();
+        body.extend_from_slice(&self.steward.watch().encode());
+        if let Some(Err(error)) = self.files.write(&[(BELIEFS.to_owned(), body)]).pop() {
+            tracing::warn!(%error, "what is believed of peers cannot be written; a restart learns it anew");
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! A network in memory: peers of every colour, a group with two holders a slot (or one), seven stewards who run, and everybody who may
+//! take slot 2 over. Time is the test's: [`Village::step`] moves it and waits until everybody took note.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cairn_core::{
+    colour::colour,
+    liveness,
+    part::{self, Credentials, Task},
+    peer_view::PeerView,
+    steward::{Failure, Rhythm, Say, wire::GroupMap},
+};
+use cairn_proto::{
+    Action, Certificate, CodeParams, Domain, Grant, GroupRecord, GroupTicket, Mandate, Order, Ordinals, Powers, Region,
+    Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp, mandate::MANDATE_MS_MAX, message::Roles,
+    wire::RefusalCode,
+};
+
+use super::super::{files::tests::TestDisk, *};
+use crate::{
+    overlay::TransferError,
+    stewardship::ports::WatchPass,
+    store::{NewShard, StoreError},
+};
+
+const HOUR: u64 = 3_600_000;
+/// Stripes of the group.
+pub(super) const STRIPES: u8 = 2;
+/// Time of one step: well within every timer below.
+const STEP_MS: u64 = 30_000;
+/// Only what is stuck for good waits so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) fn slot(at: u8) -> Slot {
+    Slot::new(at).expect("valid")
+}
+
+/// A store in memory.
+#[derive(Default)]
+pub(super) struct MemShelf {
+    pub(super) shards: Mutex<BTreeMap<(u8, u8), (ShardRoot, Bytes)>>,
+    pub(super) full: AtomicBool,
+}
+
+impl Shelf for MemShelf {
+    fn accepted_slot(&self, _group: GroupId) -> Option<Slot> {
+        self.shards.lock().expect("shelf").keys().next().map(|(at, _)| slot(*at))
+    }
+
+    fn has(&self, _group: GroupId, at: Slot, ordinal: u8, root: &ShardRoot) -> bool {
+        self.shards.lock().expect("shelf").get(&(at.as_u8(), ordinal)).is_some_and(|(known, _)| known == root)
+    }
+
+    fn room(&self) -> u64 {
+        if self.full.load(Ordering::SeqCst) { 0 } else { u64::MAX }
+    }
+
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
+        let place = (shard.slot.as_u8(), shard.ordinal);
+        self.shards.lock().expect("shelf").insert(place, (shard.root, (*shard.bytes).clone()));
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// What all peers share.
+pub(super) struct World {
+    pub(super) ticket: GroupTicket,
+    pub(super) keys: BTreeMap<PeerKey, SigningKey>,
+    pub(super) domains: BTreeMap<PeerKey, Domain>,
+    pub(super) shelves: BTreeMap<PeerKey, Arc<MemShelf>>,
+    pub(super) running: Mutex<BTreeMap<PeerKey, Stewardship>>,
+    now: AtomicU64,
+    beats: Mutex<BTreeMap<PeerKey, u64>>,
+    last_heard: Mutex<BTreeMap<PeerKey, Timestamp>>,
+    pub(super) away: Mutex<BTreeSet<PeerKey>>,
+    /// Their messages are lost.
+    pub(super) mute: Mutex<BTreeSet<PeerKey>>,
+    /// Everything that somebody tried to say.
+    pub(super) said: Mutex<Vec<(PeerKey, PeerKey, Say)>>,
+    pub(super) fetched: Mutex<Vec<(PeerKey, u8)>>,
+    /// Shards from this ordinal on do not come.
+    pub(super) stuck_from: AtomicU64,
+    /// Called with each message before it is sent.
+    pub(super) spy: Mutex<Option<Spy>>,
+}
+
+pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
+
+/// The network as one peer has it.
+struct Link {
+    world: Arc<World>,
+    me: PeerKey,
+}
+
+impl World {
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::SeqCst))
+    }
+
+    fn reach(&self, a: &PeerKey, b: &PeerKey) -> Result<(), TransferError> {
+        let away = self.away.lock().expect("away");
+        if away.contains(a) || away.contains(b) { Err(TransferError::Unreachable("away".into())) } else { Ok(()) }
+    }
+
+    fn views(&self, me: &PeerKey) -> Vec<PeerView> {
+        let mut heard = self.last_heard.lock().expect("heard");
+        let view = |(peer, domain): (&PeerKey, &Domain)| {
+            let there = self.reach(me, peer).is_ok();
+            let last = heard.entry(*peer).or_insert(Timestamp(0));
+            if there {
+                *last = self.now();
+            }
+            PeerView {
+                first_seen: Timestamp(0),
+                last_heard: *last,
+                reachable: Some(there),
+                give: cairn_proto::ByteSize(100 << 30),
+                free: cairn_proto::ByteSize(90 << 30),
+                region: Region::unknown(),
+                roles: Roles::STORAGE,
+                rtt_ms: Some(20),
+                reputation: 900,
+                ..task::own_view(*peer, domain.clone(), Timestamp(0))
+            }
+        };
+        self.domains.iter().filter(|(peer, _)| *peer != me).map(view).collect()
+    }
+}
+
+impl StewardNet for Link {
+    fn me(&self) -> PeerKey {
+        self.me
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
+        let views = self.world.views(&self.me);
+        *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
+        std::future::ready(views).boxed()
+    }
+
+    fn probe(&self, peer: PeerKey) -> BoxFuture<'_, Result<(), TransferError>> {
+        std::future::ready(self.world.reach(&self.me, &peer)).boxed()
+    }
+
+    fn request(&self, to: PeerKey, request: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
+        async move {
+            if let Some(spy) = self.world.spy.lock().expect("spy").as_mut() {
+                spy(&self.me, &to, &request);
+            }
+            if let Request::Say(say) = &request {
+                self.world.said.lock().expect("said").push((self.me, to, (**say).clone()));
+            }
+            self.world.reach(&self.me, &to)?;
+            if self.world.mute.lock().expect("mute").contains(&self.me) {
+                return Err(TransferError::TimedOut);
+            }
+            let other = self.world.running.lock().expect("running").get(&to).cloned();
+            match other {
+                Some(other) => Ok(other.handle(self.me, request).await),
+                None => Err(TransferError::Unreachable("does not run".into())),
+            }
+        }
+        .boxed()
+    }
+
+    fn holding(&self, at: PeerKey, _pass: WatchPass, of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
+        let answer = self.world.reach(&self.me, &at).map(|()| {
+            let shards = self.world.shelves[&at].shards.lock().expect("shelf");
+            shards.keys().filter(|(slot, _)| *slot == of.as_u8()).map(|(_, ordinal)| *ordinal).collect()
+        });
+        std::future::ready(answer).boxed()
+    }
+
+    fn fetch(
+        &self,
+        from: PeerKey,
+        credentials: Arc<Credentials>,
+        ordinal: u8,
+    ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
+        async move {
+            let world = &self.world;
+            world.reach(&self.me, &from)?;
+            let refused = TransferError::Refused { code: RefusalCode::NotAuthorised, retry_after_ms: 0 };
+            let bearer = (&self.me, &world.domains[&self.me]);
+            let served = part::may_serve(&credentials, &from, bearer, world.now());
+            let (at, ordinals) = served.map_err(|_| refused.clone())?;
+            if u64::from(ordinal) >= world.stuck_from.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            world.fetched.lock().expect("fetched").push((self.me, ordinal));
+            let shards = world.shelves[&from].shards.lock().expect("shelf");
+            let found = shards.get(&(at.as_u8(), ordinal)).filter(|_| ordinals.contains(ordinal));
+            found.map(|(_, bytes)| bytes.clone()).ok_or(refused)
+        }
+        .boxed()
+    }
+}
+
+/// Rebuilds by looking the shard up.
+struct Oracle(Arc<BTreeMap<(u8, u8), Bytes>>);
+
+impl Rebuilder for Oracle {
+    fn rebuild(
+        &self,
+        credentials: Arc<Credentials>,
+        task: Arc<Task>,
+        ordinal: u8,
+    ) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        let meant = matches!(&credentials.certificate.order.action, Action::Rebuild { slot, .. } if *slot == task.slot);
+        let found = self.0.get(&(task.slot.as_u8(), ordinal)).filter(|_| meant).cloned();
+        std::future::ready(found.ok_or(Failure::Refused)).boxed()
+    }
+}
+
+/// The whole of it.
+pub(super) struct Village {
+    pub(super) world: Arc<World>,
+    pub(super) stewards: Vec<PeerKey>,
+    pub(super) record: GroupRecord,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) disks: BTreeMap<PeerKey, Arc<TestDisk>>,
+    data: Arc<BTreeMap<(u8, u8), Bytes>>,
+}
+
+pub(super) fn authority() -> SigningKey {
+    SigningKey::from_bytes(&[77; 32])
+}
+
+impl Village {
+    /// With so many holders a slot; nobody runs yet.
+    pub(super) fn new(replicas: u8) -> Self {
+        let public = authority().verifying_key().to_bytes();
+        let ticket = GroupTicket::new(public, [5; 32], CodeParams::LOW_PEER, 6).expect("valid");
+        let (mut keys, mut domains, mut shelves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for i in 0..90u8 {
+            let key = SigningKey::from_bytes(&[i + 1; 32]);
+            let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
+            keys.insert(peer, key);
+            domains.insert(peer, Domain::operator(&format!("d{i}")).expect("valid"));
+            shelves.insert(peer, Arc::new(MemShelf::default()));
+        }
+        let world = Arc::new(World {
+            ticket,
+            keys,
+            domains,
+            shelves,
+            running: Mutex::default(),
+            now: AtomicU64::new(1_000 * HOUR),
+            beats: Mutex::default(),
+            last_heard: Mutex::default(),
+            away: Mutex::default(),
+            mute: Mutex::default(),
+            said: Mutex::default(),
+            fetched: Mutex::default(),
+            stuck_from: AtomicU64::new(u64::MAX),
+            spy: Mutex::default(),
+        });
+        let of_colour = |class: usize| -> Vec<PeerKey> {
+            let is = |(_, domain): &(&PeerKey, &Domain)| colour(&ticket, domain).index() == class;
+            world.domains.iter().filter(is).map(|(peer, _)| *peer).collect()
+        };
+        let stewards: Vec<PeerKey> = of_colour(5).into_iter().take(7).collect();
+        let mut data = BTreeMap::new();
+        let mut sheets = Vec::new();
+        for at in 0..5u8 {
+            let mut rows = Vec::new();
+            let holders: Vec<PeerKey> = of_colour(at.into()).into_iter().take(replicas.into()).collect();
+            for ordinal in 0..STRIPES {
+                let bytes = Bytes::from(vec![at * 16 + ordinal; SHARD_SIZE]);
+                let root = ShardRoot::from_bytes(*blake3::hash(&bytes).as_bytes());
+                rows.push(SheetRow { ordinal, used: 3, root });
+                for holder in &holders {
+                    let mut shards = world.shelves[holder].shards.lock().expect("shelf");
+                    shards.insert((at, ordinal), (root, bytes.clone()));
+                }
+                data.insert((at, ordinal), bytes);
+            }
+            let sheet = SlotSheet { group: ticket.id(), slot: slot(at), generation: 1, holders, rows };
+            sheets.push(sheet.seal(&authority()).expect("valid"));
+        }
+        let issued = Timestamp(world.now().0 - HOUR);
+        let mandate = Mandate {
+            ticket,
+            generation: 1,
+            stewards: stewards.clone(),
+            replicas,
+            powers: Powers::ALL,
+            monthly_bytes: 1 << 30,
+            issued,
+            ends: issued.plus_ms(MANDATE_MS_MAX),
+        };
+        let record = GroupRecord::new(mandate.seal(&authority()).expect("valid"), sheets).expect("whole");
+        let dir = tempfile::tempdir().expect("temp");
+        Self { world, stewards, record, dir, disks: BTreeMap::new(), data: Arc::new(data) }
+    }
+
+    /// With stewards who have the record, and everybody running who may take slot 2 over.
+    pub(super) async fn settled(replicas: u8) -> Self {
+        let mut village = Self::new(replicas);
+        let heirs: Vec<PeerKey> = village.of_colour(2).into_iter().skip(replicas.into()).collect();
+        for peer in village.stewards.clone().into_iter().chain(heirs) {
+            village.start(peer).await;
+        }
+        let record = village.record.encode();
+        for steward in village.stewards.clone() {
+            let answer = village.handle(steward, village.holder(0, 0), Request::Register { record: record.clone() });
+            assert_eq!(answer.await, Answer::Done);
+        }
+        village
+    }
+
+    pub(super) fn of_colour(&self, class: usize) -> Vec<PeerKey> {
+        let is = |(_, domain): &(&PeerKey, &Domain)| colour(&self.world.ticket, domain).index() == class;
+        self.world.domains.iter().filter(is).map(|(peer, _)| *peer).collect()
+    }
+
+    /// The first holders of a slot.
+    pub(super) fn holder(&self, at: u8, which: usize) -> PeerKey {
+        self.of_colour(at.into())[which]
+    }
+
+    pub(super) fn folder(&self, peer: &PeerKey) -> PathBuf {
+        self.dir.path().join(peer.short())
+    }
+
+    pub(super) fn timers() -> Timers {
+        const MINUTE: u64 = 60_000;
+        let real = Duration::from_millis(20);
+        Timers {
+            liveness: liveness::Timers {
+                late_ms: 2 * MINUTE,
+                away_ms: 4 * MINUTE,
+                server_gone_ms: 8 * MINUTE,
+                home_gone_ms: 10 * MINUTE,
+                own_outage_ms: 2 * MINUTE,
+                ..liveness::Timers::default()
+            },
+            rhythm: Rhythm {
+                look_ms: MINUTE / 2,
+                turn_ms: MINUTE / 2,
+                vote_ms: 4 * MINUTE,
+                pause_ms: MINUTE,
+                pause_ms_max: 2 * MINUTE,
+                compare_ms: 5 * MINUTE,
+                ..Rhythm::default()
+            },
+            // These are of the runtime's clock.
+            probe: real,
+            save: real,
+            ..Timers::default()
+        }
+    }
+
+    pub(super) async fn start(&mut self, peer: PeerKey) -> Stewardship {
+        let folder = self.folder(&peer);
+        self.start_in(peer, folder).await
+    }
+
+    pub(super) async fn start_in(&mut self, peer: PeerKey, folder: PathBuf) -> Stewardship {
+        let (world, stewardship) = (Arc::clone(&self.world), Stewardship::default());
+        let clock = Arc::clone(&world);
+        let config = StewardshipConfig {
+            folder,
+            key: world.keys[&peer].clone(),
+            domain: world.domains[&peer].clone(),
+            shelf: Arc::clone(&world.shelves[&peer]) as Arc<dyn Shelf>,
+            timers: Self::timers(),
+            upstream: 100 << 20,
+            clock: Arc::new(move || clock.now()),
+            entropy: *peer.as_bytes(),
+        };
+        let disk = Arc::clone(self.disks.entry(peer).or_default());
+        let net = Arc::new(Link { world: Arc::clone(&world), me: peer });
+        let rebuilder = Arc::new(Oracle(Arc::clone(&self.data))) as Arc<dyn Rebuilder>;
+        stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
+        world.running.lock().expect("running").insert(peer, stewardship.clone());
+        stewardship
+    }
+
+    /// Ends one as a crash does: nothing more is written or said.
+    pub(super) async fn stop(&self, peer: &PeerKey) {
+        let stopped = self.world.running.lock().expect("running").remove(peer);
+        stopped.expect("runs").close().await;
+    }
+
+    pub(super) async fn handle(&self, at: PeerKey, from: PeerKey, request: Request) -> Answer {
+        let stewardship = self.world.running.lock().expect("running")[&at].clone();
+        stewardship.handle(from, request).await
+    }
+
+    /// What a steward tells the owner.
+    pub(super) async fn map(&self, steward: PeerKey) -> Option<Box<GroupMap>> {
+        let owner = self.holder(0, 0);
+        let now = self.world.now();
+        let grant = Grant {
+            group: self.world.ticket.id(),
+            holder: steward,
+            bearer: owner,
+            rights: Rights::GET,
+            not_before: Timestamp(now.0 - HOUR),
+            expires: now.plus_ms(HOUR),
+        };
+        let grant = grant.seal(&authority()).to_vec();
+        let asked = self.handle(steward, owner, Request::Ask { ticket: self.world.ticket, grant }).await;
+        if let Answer::Map(map) = asked { Some(map) } else { None }
+    }
+
+    /// Half a minute passes, and everybody takes note of it.
+    pub(super) async fn step(&self) {
+        self.world.now.fetch_add(STEP_MS, Ordering::SeqCst);
+        self.beats().await;
+    }
+
+    /// Everybody who runs had two beats: the second began after this was called, and what the first led to has been done.
+    pub(super) async fn beats(&self) {
+        let running: Vec<PeerKey> = self.world.running.lock().expect("running").keys().copied().collect();
+        let beats = |peer: &PeerKey| self.world.beats.lock().expect("beats").get(peer).copied().unwrap_or_default();
+        let before: Vec<u64> = running.iter().map(beats).collect();
+        let all = async {
+            while !running.iter().zip(&before).all(|(peer, before)| beats(peer) >= before + 2) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("everybody goes on");
+    }
+
+    /// Steps until it is so, for at most six hours of this world.
+    pub(super) async fn until(&self, what: &str, mut so: impl AsyncFnMut(&Self) -> bool) {
+        for _ in 0..720 {
+            if so(self).await {
+                return;
+            }
+            self.step().await;
+        }
+        panic!("never: {what}");
+    }
+
+    /// Who has both shards of slot 2 and did not at first.
+    pub(super) fn heir(&self) -> Option<PeerKey> {
+        let first = self.record.sheets[2].holders.clone();
+        let has_all =
+            |peer: &PeerKey| self.world.shelves[peer].shards.lock().expect("shelf").len() == usize::from(STRIPES);
+        self.of_colour(2).into_iter().find(|peer| !first.contains(peer) && has_all(peer))
+    }
+
+    /// An order of all stewards.
+    pub(super) fn ordered(&self, nonce: u8, action: Action) -> (Certificate, Request) {
+        let now = self.world.now();
+        let order = Order {
+            group: self.world.ticket.id(),
+            generation: 1,
+            nonce: [nonce; 16],
+            issued: now,
+            expires: now.plus_ms(HOUR),
+            action,
+        };
+        let votes = self.stewards.iter().map(|peer| (*peer, order.sign(&self.world.keys[peer]).expect("valid")));
+        let certificate = Certificate::new(order.clone(), votes);
+        let at = order.action.slot().expect("about shards");
+        let credentials = Credentials {
+            mandate: self.record.sealed_mandate().to_vec(),
+            changes: Vec::new(),
+            certificate: certificate.clone(),
+        };
+        let sheet = self.record.sealed_sheet(at).expect("there").to_vec();
+        (certificate, Request::Give { credentials: Box::new(credentials), sheet, previous: [0; 32] })
+    }
+
+    /// A copy of slot 2 from its second holder.
+    pub(super) fn copy_to(&self, to: PeerKey) -> Action {
+        Action::Copy { slot: slot(2), from: self.holder(2, 1), to, ordinals: (0..STRIPES).collect() }
+    }
+
+    /// The record with a newer mandate.
+    pub(super) fn newer_record(&self) -> Vec<u8> {
+        let mandate = Mandate { generation: 2, ..self.record.mandate.clone() }.seal(&authority()).expect("valid");
+        let sheets = (0..5).map(|at| self.record.sealed_sheet(slot(at)).expect("there").to_vec()).collect();
+        GroupRecord::new(mandate, sheets).expect("whole").encode()
+    }
+
+    /// Everything that a peer tried to say so far.
+    pub(super) fn said_by(&self, who: &PeerKey) -> Vec<Say> {
+        let said = self.world.said.lock().expect("said");
+        said.iter().filter(|(from, ..)| from == who).map(|(.., say)| say.clone()).collect()
+    }
+
+    pub(super) async fn stop_all(&self) {
+        let running: Vec<PeerKey> = self.world.running.lock().expect("running").keys().copied().collect();
+        for peer in running {
+            self.stop(&peer).await;
+        }
+    }
+}

@@ -200,9 +200,9 @@ pub enum Event {
         /// One sentence.
         text: String,
     },
-    /// One row of a listing verb (snapshots, ls, find, diff, peers, debug): `kind` says which.
+    /// One row of a listing verb (snapshots, ls, find, diff, peers, debug), or of what a check was told: `kind` says which.
     Row {
-        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `this_node`.
+        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `happening`, `this_node`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.
         row: serde_json::Value,

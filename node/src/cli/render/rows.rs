@@ -18,6 +18,12 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
         "match" => vec![format!("{}  {}", short_id(row["snapshot"].as_str().unwrap_or("-")), entry(row, long))],
         "change" => vec![format!("{:<4} {}", row["modifier"].as_str().unwrap_or("?"), plain(&row["path"]))],
         "this_node" => this_node(row),
+        "happening" => vec![format!(
+            "{}  group {}: {}",
+            time(row["time"].as_str().unwrap_or("-")),
+            plain(&row["group"]),
+            plain(&row["text"])
+        )],
         _ => vec![pairs(row)],
     }
 }

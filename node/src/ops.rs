@@ -202,9 +202,9 @@ pub enum Event {
         /// One sentence.
         text: String,
     },
-    /// One row of a listing verb (snapshots, ls, find, diff, peers, debug): `kind` says which.
+    /// One row of a listing verb (snapshots, ls, find, diff, peers, debug), or of what a check was told: `kind` says which.
     Row {
-        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `this_node`, `watching`,
+        /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `happening`, `this_node`, `watching`,
         /// `watched_group`, `planned_repair`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.

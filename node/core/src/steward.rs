@@ -47,6 +47,7 @@ use crate::{
     peer_view::PeerView,
 };
 
+pub mod history;
 pub mod log;
 pub mod message;
 mod plan;

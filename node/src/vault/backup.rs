@@ -35,6 +35,7 @@ use super::{
     reader::Reader,
     session::{Session, StoreError, StripeJob},
     sources::{self, FileSource, LateFiles, Scanned, SourceError},
+    stewards::{self, Watched},
     stream_input::StreamInput,
     tree_walk,
 };
@@ -132,6 +133,10 @@ pub(super) async fn backup(
     vault.catalogue.flush().map_err(failures::catalogue)?;
 
     let done = ended?;
+    let watched = if args.dry_run { Watched::default() } else { stewards::leave(&session, now, &cancel).await };
+    if let Some(text) = watched.notice() {
+        let _ = events.send(Event::Notice { id: "FEW_STEWARDS".to_owned(), text }).await;
+    }
     for (id, text) in session.groups.relaxations() {
         let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
     }
@@ -187,6 +192,10 @@ pub(super) async fn backup(
         "stripes_unreadable": unreadable,
         "stripes_lost": stripes_lost,
         "head_kept_by": done.head_kept_by,
+        "groups": watched.groups,
+        "groups_watched": watched.watched,
+        "stewards_fewest": watched.fewest,
+        "stewards_most": watched.most,
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
     let code = match () {

@@ -21,6 +21,7 @@ mod layout;
 mod losses;
 mod rows;
 mod runs;
+pub(super) mod watch;
 
 use std::{
     path::{Path, PathBuf},

@@ -1,7 +1,7 @@
 //! Is everything there, and, with `--read-data`, is it right?
 //!
 //! Asks every holder which shards it has, counts each stripe's living slots, and names the files that a lost stripe
-//! takes with it. Changes nothing but the notes of which stripes are lost and which lack slots, for the next backup to fill, and
+//! takes with it. Tells what the stewards did while the owner was away. Changes nothing but the notes of which stripes are lost and which lack slots, for the next backup to fill, and
 //! of who is silent; and forgets lost stripes that nothing needs any more.
 
 use std::{
@@ -27,6 +27,7 @@ use super::{
     holdings::{self, Holdings},
     reader::{ReadError, Reader},
     shortfall::READ_WRONG,
+    told,
     tree_walk::{TreeStep, TreeWalk},
 };
 use crate::{
@@ -116,7 +117,7 @@ pub(super) async fn check(
         .map(|row| row.map(|row| row.no))
         .collect::<Result<_, _>>()
         .map_err(failures::catalogue)?;
-    let holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
+    let mut holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
     // What a slot was given to is known from its row; that there may be two at all, from the network as it is.
     let replicas = overlay.peers(false).await.map_or(1, |peers| PlacementPolicy::for_network(&peers).replicas.max(1));
     let gone = match holdings.answered() {
@@ -124,7 +125,20 @@ pub(super) async fn check(
         false => Ok(BTreeSet::new()),
     }
     .map_err(failures::catalogue)?;
-    let reader = Reader::new(vault.keys.clone(), overlay, Some(vault.catalogue.clone()));
+    let reader = Reader::new(vault.keys.clone(), overlay.clone(), Some(vault.catalogue.clone()));
+    let happenings = if holdings.answered() {
+        let mut short: BTreeSet<u32> =
+            rows.iter().map(|row| row.number).filter(|group| holdings.has_silent(*group)).collect();
+        for row in vault.catalogue.stripes() {
+            let row = row.map_err(failures::catalogue)?;
+            if !short.contains(&row.group) && !holdings.short(&row, replicas.into(), &gone).is_empty() {
+                short.insert(row.group);
+            }
+        }
+        told::ask(vault, reader.learner(), &overlay, &rows, &short, &mut holdings, events).await?
+    } else {
+        0
+    };
     let salt = super::now().0 / 3_600_000;
 
     let (mut stripes, mut missing, mut lost, mut damaged) = (0u64, 0u64, BTreeSet::new(), 0u64);
@@ -210,6 +224,7 @@ pub(super) async fn check(
         "index_segments_lost": unread,
         "holders_unreachable": holdings.silent.len(),
         "files_lost": files_lost,
+        "happenings": happenings,
         "bytes_fetched": reader.bytes_fetched(),
         "total_duration": started.elapsed().as_secs_f64(),
     });

@@ -32,6 +32,8 @@ use rand_core::SeedableRng as _;
 use super::catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX};
 use crate::overlay::GroupAccess;
 
+mod watchers;
+
 /// Groups that take stripes at the same time, so that throughput grows with the network.
 const OPEN_MAX: usize = 4;
 /// Stripes in flight in every open group before another group is opened.

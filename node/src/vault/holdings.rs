@@ -22,6 +22,7 @@ use super::{
     catalogue::{Catalogue, CatalogueError},
     failures,
     groups::access_of,
+    news::Answer,
 };
 use crate::{
     failure::Failure,
@@ -90,6 +91,26 @@ impl Holdings {
             }
         }
         Ok(this)
+    }
+
+    /// Takes in what further holders of a group answered.
+    pub(super) fn add(&mut self, group: u32, more: &[Answer]) {
+        for (slot, holder, has) in more {
+            let answers = self.answers.entry((group, slot.as_u8())).or_default();
+            match has {
+                Some(bits) => {
+                    answers.has.push(*bits);
+                    self.heard.insert(*holder);
+                }
+                None => answers.silent.push(*holder),
+            }
+        }
+    }
+
+    /// Whether a holder of the group left a question about it unanswered.
+    pub(super) fn has_silent(&self, group: u32) -> bool {
+        let mut slots = self.answers.range((group, 0)..=(group, u8::MAX));
+        slots.any(|(_, answers)| !answers.silent.is_empty())
     }
 
     /// Whether anybody answered at all. When nobody did, it is we who are cut off.

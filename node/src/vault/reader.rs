@@ -11,7 +11,7 @@
 //!   `tests`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,26 +23,28 @@ use cairn_core::{
     erasure::Codec,
     keys::{EpochKeys, KeyMode, VaultKeys},
     pack::read_run,
-    stripe::{HashedShard, ProvenShard, StripeError, open_proven, open_shard},
+    stripe::{ProvenShard, StripeError, open_proven, open_shard},
 };
 use cairn_proto::{
-    ChunkId, CodeParams, Slot,
+    ChunkId, CodeParams, PeerKey, Slot,
     index::{RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::GroupRow,
     wire::Priority,
 };
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::Semaphore;
 
 use super::{
     catalogue::{Catalogue, CatalogueError},
     groups::access_of,
     kept::Kept,
+    learn::Learner,
     parts::Parts,
     pieces::Piece,
     window::Window,
 };
-use crate::overlay::{GroupAccess, Overlay, ShardAddress, TransferError};
+use crate::overlay::{GroupAccess, Overlay};
+
+mod gather;
 
 /// Opened shards that are kept: 16 MiB. Pieces fetched ahead keep what they lie in themselves.
 const SHARDS_KEPT: usize = 16;
@@ -127,7 +129,7 @@ struct Known {
     /// Stripes that could not be had in this verb: not asked for again, or every chunk in them would wait anew.
     lost: BTreeMap<StripeNo, (usize, usize)>,
     /// Peers that failed or lied in this verb: asked last.
-    suspects: BTreeSet<cairn_proto::PeerKey>,
+    suspects: BTreeSet<PeerKey>,
 }
 
 type KeptRuns = Kept<(StripeNo, u32), Parts>;
@@ -154,6 +156,7 @@ pub struct Reader {
     window: Window,
     rebuilds: Semaphore,
     jobs: Arc<Semaphore>,
+    learner: Arc<Learner>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -170,10 +173,12 @@ impl Reader {
             runs: Kept::new(RUNS_KEPT),
             metadata_runs: Kept::new(METADATA_RUNS_KEPT),
         };
+        let learner = Arc::new(Learner::new(overlay.clone(), catalogue.clone()));
         Self {
             keys,
             overlay,
             catalogue,
+            learner,
             known: Mutex::default(),
             caches: Mutex::new(caches),
             fetched: AtomicU64::new(0),
@@ -183,6 +188,17 @@ impl Reader {
             rebuilds: Semaphore::new(REBUILDS),
             jobs: Arc::new(Semaphore::new(JOBS.min(1 + std::thread::available_parallelism().map_or(1, usize::from)))),
         }
+    }
+
+    /// The same, with what a run asked stewards already.
+    pub(super) fn sharing(mut self, learner: Arc<Learner>) -> Self {
+        self.learner = learner;
+        self
+    }
+
+    /// Whoever asks the stewards of this reader's groups.
+    pub(super) const fn learner(&self) -> &Arc<Learner> {
+        &self.learner
     }
 
     /// Bytes of shards fetched so far.
@@ -381,11 +397,6 @@ impl Reader {
                 .any(|slot| !self.has_trusted_holder(source, slot))
     }
 
-    fn has_trusted_holder(&self, source: &StripeSource, slot: Slot) -> bool {
-        let known = self.known();
-        source.group.0.holders.get(slot.index()).is_some_and(|h| h.iter().any(|p| !known.suspects.contains(p)))
-    }
-
     /// The plaintext of one data shard, given up when it takes longer than the line explains. Waiting for a turn does not
     /// count.
     async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<Result<Bytes, StripeError>> {
@@ -398,108 +409,6 @@ impl Reader {
             turn.came();
         }
         plain
-    }
-
-    /// What `accept` makes of a shard's bytes, from the first holder whose bytes are right; an error that is not the holder's
-    /// fault ends it.
-    async fn ask<T: Send + 'static>(
-        &self,
-        source: &StripeSource,
-        slot: Slot,
-        priority: Priority,
-        accept: Accept<T>,
-    ) -> Option<Result<T, StripeError>> {
-        let mut holders = source.group.0.holders.get(slot.index())?.clone();
-        {
-            let known = self.known();
-            holders.sort_by_key(|p| known.suspects.contains(p));
-        }
-        for holder in holders {
-            let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
-            match self.overlay.get_shard(holder, address, 0, 0, priority).await {
-                Ok(bytes) => {
-                    self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    let source = source.clone();
-                    let stripe = source.row.stripe;
-                    match self.work(move || accept(&source, slot, bytes)).await.ok()? {
-                        Err(StripeError::WrongBytes { .. }) => {}
-                        right => return Some(right),
-                    }
-                    self.wrong_shards.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(peer = %holder.short(), stripe = %stripe.short(), "a holder gave wrong bytes");
-                    self.known().suspects.insert(holder);
-                }
-                Err(TransferError::ShuttingDown) => return None,
-                Err(TransferError::Refused { .. }) => {}
-                Err(e) => {
-                    tracing::debug!(peer = %holder.short(), error = %e, "a holder did not answer");
-                    self.known().suspects.insert(holder);
-                }
-            }
-        }
-        None
-    }
-
-    /// Good shards of a stripe, checked against their roots, at least `wanted`, by slot; fewer when there are no more.
-    pub(super) async fn fetch_some(
-        &self,
-        source: &StripeSource,
-        wanted: usize,
-        priority: Priority,
-    ) -> Vec<Option<HashedShard>> {
-        let accept = |source: &StripeSource, slot: Slot, bytes: Bytes| {
-            let shard = HashedShard::new(bytes);
-            if shard.is(&source.row, slot) {
-                Ok(shard)
-            } else {
-                Err(StripeError::WrongBytes { stripe: source.row.stripe, slot })
-            }
-        };
-        let shards = self.gather_slots(source, wanted, priority, accept).await;
-        shards.into_iter().map(|shard| shard?.ok()).collect()
-    }
-
-    /// What `accept` makes of at least `wanted` shards of a stripe, by slot; of fewer when there are no more.
-    async fn gather_slots<T: Send + 'static>(
-        &self,
-        source: &StripeSource,
-        wanted: usize,
-        priority: Priority,
-        accept: Accept<T>,
-    ) -> Vec<Option<Result<T, StripeError>>> {
-        let mut slots: VecDeque<Slot> = source.row.present().map(|(slot, _)| slot).collect();
-        slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
-        let mut shards: Vec<_> = source.row.roots.iter().map(|_| None).collect();
-        let mut running = FuturesUnordered::new();
-        let ask = |slot: Slot| async move {
-            let mut turn = self.window.turn().await;
-            let shard = self.ask(source, slot, priority, accept).await;
-            if shard.is_some() {
-                turn.came();
-            }
-            (slot, shard)
-        };
-        let mut good = 0;
-        for slot in slots.drain(..wanted.min(slots.len())) {
-            running.push(ask(slot));
-        }
-        while good < wanted {
-            tokio::select! {
-                biased;
-                done = running.next() => match done {
-                    Some((slot, Some(shard))) => {
-                        shards[slot.index()] = Some(shard);
-                        good += 1;
-                    }
-                    Some((_, None)) => running.extend(slots.pop_front().map(ask)),
-                    None => break,
-                },
-                () = tokio::time::sleep(self.window.patience()), if !slots.is_empty() => {
-                    running.extend(slots.pop_front().map(ask));
-                }
-            }
-        }
-        shards
     }
 
     async fn rebuild(&self, no: StripeNo) -> Result<Arc<[Bytes]>, ReadError> {

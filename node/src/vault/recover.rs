@@ -190,16 +190,22 @@ fn look_at_local(place: &Path, keys: &VaultKeys, record: &HeadRecord) -> Result<
     }
 }
 
-/// Takes over what only the old catalogue knows, if it can be read: who had a slot and stands in no row (SEP-3).
+/// Takes over what only the old catalogue knows, if it can be read: who had a slot and stands in no row (SEP-3), and what each
+/// group's stewards confirmed.
 fn keep_formers(place: &Path, fresh: &Vault) -> Result<(), CatalogueError> {
     if !place.is_dir() {
         return Ok(());
     }
-    let Ok(formers) = Catalogue::open(place, &fresh.keys.vault_key()).and_then(|local| local.formers()) else {
+    let local = Catalogue::open(place, &fresh.keys.vault_key());
+    let Ok((formers, registrations)) = local.and_then(|local| Ok((local.formers()?, local.registrations()?))) else {
         return Ok(());
     };
     for (group, formers) in &formers {
         fresh.catalogue.set_formers(*group, formers)?;
+    }
+    // A mandate that is known need not be replaced by another one.
+    for (group, known) in &registrations {
+        fresh.catalogue.set_registration(*group, known)?;
     }
     fresh.catalogue.flush()
 }

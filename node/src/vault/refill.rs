@@ -17,7 +17,7 @@
 //! - **SEP-3** Whoever is offered a shard outside the row is remembered, durably, before; so is who leaves.
 //! - **DUR-3** A rebuilt shard is byte-identical: its root is checked by `stripe::rebuild` before it is sent.
 
-mod asked;
+pub(super) mod asked;
 mod heirs;
 
 use std::{
@@ -405,7 +405,7 @@ impl<'a> Refill<'a> {
 
 /// The ordinals that each slot is needed for, by group. Lost stripes count: they may come back. While parts of the index are
 /// unread, all ordinals that were given out do.
-fn needed(session: &Session) -> Result<BTreeMap<u32, Vec<Ordinals>>, CatalogueError> {
+pub(super) fn needed(session: &Session) -> Result<BTreeMap<u32, Vec<Ordinals>>, CatalogueError> {
     let mut needed: BTreeMap<u32, Vec<Ordinals>> = BTreeMap::new();
     for row in session.catalogue.stripes() {
         let row = row?;

@@ -30,6 +30,7 @@ use futures::future::join_all;
 use super::{
     catalogue::{Catalogue, CatalogueError, StripeRecord},
     groups::{Groups, Place, PlaceError},
+    learn::Learner,
     under_way::UnderWay,
 };
 use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
@@ -105,6 +106,8 @@ pub(super) struct Session {
     /// Held while it is written who is outside the rows.
     recording: Mutex<()>,
     sent: AtomicU64,
+    /// Asks stewards, about each group once in the run.
+    pub(super) learner: Arc<Learner>,
 }
 
 impl Session {
@@ -118,6 +121,7 @@ impl Session {
         lease_until: Timestamp,
     ) -> Self {
         let policy = groups.policy();
+        let learner = Arc::new(Learner::new(overlay.clone(), Some(catalogue.clone())));
         Self {
             keys,
             epoch,
@@ -131,6 +135,7 @@ impl Session {
             tracker: Mutex::default(),
             recording: Mutex::default(),
             sent: AtomicU64::new(0),
+            learner,
         }
     }
 

@@ -10,16 +10,20 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use cairn_proto::{PeerKey, Slot, Timestamp, index::StripeNo, manifest::GroupRow};
+use futures::StreamExt as _;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     catalogue::{CatalogueError, Meta},
     failures,
+    groups::access_of,
     holdings::{self, Holdings},
+    news,
     reader::Reader,
     refill::Refill,
     session::Session,
@@ -35,6 +39,10 @@ pub(super) const TIME: Duration = Duration::from_secs(120);
 const PASSES: usize = 4;
 /// Groups whose holders a run asks, the next ones each time: some 2,000 questions, for 320 GiB of data.
 const GROUPS_ASKED: usize = 256;
+/// Groups whose stewards a run asks, how many at once, and for how long: the rest is the next run's.
+const GROUPS_LEARNED: usize = 64;
+const GROUPS_AT_ONCE: usize = 8;
+const LEARNING: Duration = Duration::from_secs(30);
 /// In a note: the slot's bytes were read and were wrong, so that its holder's word is not enough.
 pub(super) const READ_WRONG: u8 = 0x80;
 
@@ -48,17 +56,50 @@ pub(super) async fn look(session: &Session, now: Timestamp) -> Result<usize, Fai
     let turn: Vec<GroupRow> =
         rows[first..].iter().chain(&rows[..first]).filter(|r| r.stripes_used > 0).take(GROUPS_ASKED).cloned().collect();
     let Some(last) = turn.last() else { return Ok(0) };
-    let holdings = Holdings::ask(&session.keys, &session.overlay, &turn).await?;
+    let mut holdings = Holdings::ask(&session.keys, &session.overlay, &turn).await?;
     if !holdings.answered() {
         return Ok(0);
     }
     let asked: BTreeSet<u32> = turn.iter().map(|row| row.number).collect();
     let gone = holdings::note_silence(catalogue, &holdings, &holdings::named(&rows), now);
     let gone = gone.map_err(failures::catalogue)?;
+    learn(session, &mut holdings, &turn, &gone).await.map_err(failures::catalogue)?;
     let unreadable = note(session, &holdings, &asked, &gone).map_err(failures::catalogue)?;
     let cursor = last.number.to_le_bytes().to_vec();
     catalogue.set_meta(Meta::AskedUpTo, Some(cursor)).map_err(failures::catalogue)?;
     Ok(unreadable)
+}
+
+/// Asks the stewards of groups that are short who holds what now, so that owner and stewards do not both repair them.
+async fn learn(
+    session: &Session,
+    holdings: &mut Holdings,
+    turn: &[GroupRow],
+    gone: &BTreeSet<PeerKey>,
+) -> Result<(), CatalogueError> {
+    let asked: BTreeSet<u32> = turn.iter().map(|row| row.number).collect();
+    let mut short = BTreeSet::new();
+    for row in session.catalogue.stripes() {
+        let row = row?;
+        let known = !asked.contains(&row.group) || short.contains(&row.group);
+        if !known && !holdings.short(&row, session.replicas, gone).is_empty() {
+            short.insert(row.group);
+        }
+    }
+    let turn = turn.iter().filter(|row| short.contains(&row.number)).take(GROUPS_LEARNED);
+    let questions = turn.map(|row| async move {
+        let access = Arc::new(access_of(&session.keys, row)?);
+        let learned = session.learner.learn(row.number, &access).await;
+        Ok::<_, CatalogueError>((row.clone(), access, learned))
+    });
+    let mut questions = futures::stream::iter(questions.collect::<Vec<_>>()).buffer_unordered(GROUPS_AT_ONCE);
+    let end = Instant::now() + LEARNING;
+    while let Ok(Some(learned)) = tokio::time::timeout_at(end, questions.next()).await {
+        let (mut row, access, learned) = learned?;
+        let answers = news::settle(session, &mut row, &access, &learned).await?;
+        holdings.add(row.number, &answers);
+    }
+    Ok(())
 }
 
 fn note(
@@ -99,7 +140,8 @@ pub(super) async fn complete(session: &Session, cancel: &CancellationToken, time
     if short.is_empty() {
         return 0;
     }
-    let reader = Reader::new(session.keys.clone(), session.overlay.clone(), Some(session.catalogue.clone()));
+    let reader = Reader::new(session.keys.clone(), session.overlay.clone(), Some(session.catalogue.clone()))
+        .sharing(session.learner.clone());
     let mut refill = Refill::new(session, &reader);
     let mut done = 0;
     let mut turn = in_turn(&reader, short);

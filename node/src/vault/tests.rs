@@ -6,9 +6,11 @@ mod chunk_index;
 mod damage;
 mod healing;
 mod heirs;
+mod learning;
 mod long_contents;
 mod memory_overlay;
 mod pieces;
+mod registering;
 mod replicas;
 mod round_trip;
 mod separation;
@@ -66,6 +68,11 @@ impl Ran {
 
     fn rows(&self) -> Vec<&serde_json::Value> {
         self.events.iter().filter_map(|e| if let Event::Row { row, .. } = e { Some(row) } else { None }).collect()
+    }
+
+    /// Names of what the user should know.
+    fn notices(&self) -> Vec<&str> {
+        self.events.iter().filter_map(|e| if let Event::Notice { id, .. } = e { Some(&id[..]) } else { None }).collect()
     }
 
     #[track_caller]

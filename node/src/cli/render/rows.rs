@@ -23,6 +23,12 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
             plain(&row["groups"]),
             plain(&row["healthy"])
         )],
+        "happening" => vec![format!(
+            "{}  group {}: {}",
+            time(row["time"].as_str().unwrap_or("-")),
+            plain(&row["group"]),
+            plain(&row["text"])
+        )],
         _ => vec![pairs(row)],
     }
 }

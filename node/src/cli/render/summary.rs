@@ -136,6 +136,18 @@ fn backup(f: &Figures<'_>) -> Vec<String> {
             f.count("stripes_below_target")
         ));
     }
+    if f.count("groups_watched") > 0 {
+        let (fewest, most) = (f.count("stewards_fewest"), f.count("stewards_most"));
+        let by = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+        out.push(format!(
+            "{} watched by {by} peers while this machine is away",
+            match (f.count("groups_watched"), f.count("groups")) {
+                (watched, groups) if watched < groups => format!("{watched} of {groups} groups are"),
+                (1, _) => "1 group is".to_owned(),
+                (all, _) => format!("{all} groups are"),
+            }
+        ));
+    }
     out.push(match f.id("snapshot_id") {
         _ if f.is("dry_run") => "dry run: nothing was sent".to_owned(),
         Some(id) => format!("snapshot {id} saved in {:.1} s", f.seconds("total_duration")),

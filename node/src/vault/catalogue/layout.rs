@@ -23,6 +23,7 @@ pub(super) const SEGMENT: u8 = b'i';
 pub(super) const UNREAD: u8 = b'u';
 pub(super) const FORMER: u8 = b'o';
 pub(super) const SILENT: u8 = b'w';
+pub(super) const WATCH: u8 = b'v';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 
@@ -83,6 +84,12 @@ pub(super) fn segment_key(prefix: u8, at: usize) -> Vec<u8> {
 
 pub(super) fn former_key(group: u32) -> Vec<u8> {
     let mut key = vec![FORMER];
+    key.extend_from_slice(&group.to_be_bytes());
+    key
+}
+
+pub(super) fn watch_key(group: u32) -> Vec<u8> {
+    let mut key = vec![WATCH];
     key.extend_from_slice(&group.to_be_bytes());
     key
 }

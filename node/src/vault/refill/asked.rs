@@ -5,35 +5,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_proto::{PeerKey, manifest::HOLDERS_MAX};
 
 /// The ordinals of a group that somebody has of a slot.
-pub(super) type Ordinals = [u8; 32];
+pub(in crate::vault) type Ordinals = [u8; 32];
 
-pub(super) const fn with(mut bits: Ordinals, ordinal: u8) -> Ordinals {
+pub(in crate::vault) const fn with(mut bits: Ordinals, ordinal: u8) -> Ordinals {
     bits[(ordinal / 8) as usize] |= 1 << (ordinal % 8);
     bits
 }
 
 /// What the holders of one slot say of one stripe.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
-    pub(super) holding: BTreeSet<PeerKey>,
+pub(in crate::vault) struct Asked {
+    pub(in crate::vault) holding: BTreeSet<PeerKey>,
     /// They say that they have nothing of this slot at all.
-    pub(super) empty: BTreeSet<PeerKey>,
-    pub(super) silent: BTreeSet<PeerKey>,
+    pub(in crate::vault) empty: BTreeSet<PeerKey>,
+    pub(in crate::vault) silent: BTreeSet<PeerKey>,
     /// They say that they have it, and give other bytes.
-    pub(super) wrong: BTreeSet<PeerKey>,
+    pub(in crate::vault) wrong: BTreeSet<PeerKey>,
     /// All that those have who answered.
-    pub(super) has: BTreeMap<PeerKey, Ordinals>,
+    pub(in crate::vault) has: BTreeMap<PeerKey, Ordinals>,
 }
 
 impl Asked {
     /// Who in a full row makes room without a newcomer having anything.
-    pub(super) fn useless(&self, holders: &[PeerKey]) -> Option<usize> {
+    pub(in crate::vault) fn useless(&self, holders: &[PeerKey]) -> Option<usize> {
         holders.iter().position(|peer| self.empty.contains(peer) && !self.holding.contains(peer))
     }
 
     /// Who in a full row makes room for a newcomer that has these ordinals: a liar first, then a silent one, when for all
     /// that the slot is needed for somebody else answers.
-    pub(super) fn covered(&self, holders: &[PeerKey], newcomer: &Ordinals, needed: &Ordinals) -> Option<usize> {
+    pub(in crate::vault) fn covered(
+        &self,
+        holders: &[PeerKey],
+        newcomer: &Ordinals,
+        needed: &Ordinals,
+    ) -> Option<usize> {
         let others = |leaver: &PeerKey| {
             let mut union = *newcomer;
             let answering = self.has.iter().filter(|(peer, _)| *peer != leaver && !self.wrong.contains(peer));
@@ -48,11 +53,11 @@ impl Asked {
     }
 
     /// Whether nobody enters the row before somebody else leaves it.
-    pub(super) fn is_full(&self, holders: &[PeerKey]) -> bool {
+    pub(in crate::vault) fn is_full(&self, holders: &[PeerKey]) -> bool {
         holders.len() >= HOLDERS_MAX && self.useless(holders).is_none()
     }
 
-    pub(super) fn may_leave(&self, holders: &[PeerKey]) -> bool {
+    pub(in crate::vault) fn may_leave(&self, holders: &[PeerKey]) -> bool {
         holders.iter().any(|peer| self.wrong.contains(peer) || self.silent.contains(peer))
     }
 }

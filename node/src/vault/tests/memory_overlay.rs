@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cairn_core::{
     colour,
     peer_view::{self, PeerView},
-    steward::wire::{GroupMap, Refusal},
+    steward::wire::GroupMap,
 };
 use cairn_proto::{
     ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
@@ -27,6 +27,8 @@ use futures::future::BoxFuture;
 use crate::overlay::{
     GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
 };
+
+pub(super) mod stewards;
 
 type Place = (GroupId, u8, u8);
 type Work = Box<dyn FnOnce() + Send>;
@@ -69,6 +71,12 @@ struct World {
     occupied: u64,
     /// How often each peer was offered a shard of a slot.
     offers: BTreeMap<(GroupId, u8, PeerKey), u64>,
+    /// What was left with stewards, how they behave, what they say instead of what they know, and how often they were asked.
+    left: BTreeMap<(PeerKey, GroupId), stewards::Left>,
+    stewarding: BTreeMap<PeerKey, stewards::Stewarding>,
+    lies: BTreeMap<(PeerKey, GroupId), GroupMap>,
+    registered: usize,
+    maps_asked: usize,
 }
 
 /// The network; clones are the same one.
@@ -502,12 +510,16 @@ impl Overlay for MemoryOverlay {
         })
     }
 
-    fn register_group(&self, _: PeerKey, _: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
-        Box::pin(std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))))
+    fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
+        Box::pin(self.steward_takes(steward, record))
     }
 
-    fn group_map(&self, _: PeerKey, _: Arc<GroupAccess>) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
-        Box::pin(std::future::ready(Err(StewardError::Refused(Refusal::NotSteward))))
+    fn group_map(
+        &self,
+        steward: PeerKey,
+        group: Arc<GroupAccess>,
+    ) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
+        Box::pin(self.steward_tells(steward, group.ticket.id()))
     }
 
     fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {

@@ -1,0 +1,178 @@
+//! Shards of a stripe from whoever has them: its row's holders, and those who took them from stewards since.
+//!
+//! Stewards are asked in the background when a holder fails, and waited for only when there are too few shards without them
+//! ([`learn`](crate::vault::learn)).
+
+use std::{collections::VecDeque, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use cairn_core::stripe::{HashedShard, StripeError};
+use cairn_proto::{
+    PeerKey, Slot,
+    wire::{Priority, RefusalCode},
+};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+
+use super::{Accept, Reader, StripeSource};
+use crate::{
+    overlay::{ShardAddress, TransferError},
+    vault::learn::Learned,
+};
+
+impl Reader {
+    pub(super) fn has_trusted_holder(&self, source: &StripeSource, slot: Slot) -> bool {
+        let holders = self.holders(source, slot);
+        let known = self.known();
+        holders.iter().any(|peer| !known.suspects.contains(peer))
+    }
+
+    /// Who may have a shard: those of the row, and who took it since as far as stewards were asked.
+    fn holders(&self, source: &StripeSource, slot: Slot) -> Vec<PeerKey> {
+        let mut holders = source.group.0.holders.get(slot.index()).cloned().unwrap_or_default();
+        if let Some(learned) = self.learner.at_hand(source.row.group) {
+            let more: Vec<PeerKey> =
+                learned.takers(slot, source.row.ordinal).filter(|peer| !holders.contains(peer)).collect();
+            holders.extend(more);
+        }
+        holders
+    }
+
+    /// What `accept` makes of a shard's bytes, from the first holder whose bytes are right; an error that is not the holder's
+    /// fault ends it.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        source: &StripeSource,
+        slot: Slot,
+        priority: Priority,
+        accept: Accept<T>,
+    ) -> Option<Result<T, StripeError>> {
+        let mut holders = self.holders(source, slot);
+        {
+            let known = self.known();
+            holders.sort_by_key(|p| known.suspects.contains(p));
+        }
+        for holder in holders {
+            let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
+            match self.overlay.get_shard(holder, address, 0, 0, priority).await {
+                Ok(bytes) => {
+                    self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    let source = source.clone();
+                    let stripe = source.row.stripe;
+                    match self.work(move || accept(&source, slot, bytes)).await.ok()? {
+                        Err(StripeError::WrongBytes { .. }) => {}
+                        right => return Some(right),
+                    }
+                    self.wrong_shards.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(peer = %holder.short(), stripe = %stripe.short(), "a holder gave wrong bytes");
+                    self.known().suspects.insert(holder);
+                }
+                Err(TransferError::ShuttingDown) => return None,
+                Err(TransferError::Refused { code, .. }) if code != RefusalCode::NotFound => continue,
+                Err(TransferError::Refused { .. }) => {}
+                Err(e) => {
+                    tracing::debug!(peer = %holder.short(), error = %e, "a holder did not answer");
+                    self.known().suspects.insert(holder);
+                }
+            }
+            // Somebody else may have it by now.
+            self.learner.begin(source.row.group, &source.group.1);
+        }
+        None
+    }
+
+    /// Good shards of a stripe, checked against their roots, at least `wanted`, by slot; fewer when there are no more.
+    pub(in crate::vault) async fn fetch_some(
+        &self,
+        source: &StripeSource,
+        wanted: usize,
+        priority: Priority,
+    ) -> Vec<Option<HashedShard>> {
+        let accept = |source: &StripeSource, slot: Slot, bytes: Bytes| {
+            let shard = HashedShard::new(bytes);
+            if shard.is(&source.row, slot) {
+                Ok(shard)
+            } else {
+                Err(StripeError::WrongBytes { stripe: source.row.stripe, slot })
+            }
+        };
+        let shards = self.gather_slots(source, wanted, priority, accept).await;
+        shards.into_iter().map(|shard| shard?.ok()).collect()
+    }
+
+    /// What `accept` makes of at least `wanted` shards of a stripe, by slot; of fewer when there are no more, with whom stewards
+    /// gave them to meanwhile.
+    pub(super) async fn gather_slots<T: Send + 'static>(
+        &self,
+        source: &StripeSource,
+        wanted: usize,
+        priority: Priority,
+        accept: Accept<T>,
+    ) -> Vec<Option<Result<T, StripeError>>> {
+        let slots: Vec<Slot> = source.row.present().map(|(slot, _)| slot).collect();
+        let mut shards = self.gather_from(source, slots.clone(), wanted, priority, accept).await;
+        let good = shards.iter().flatten().count();
+        if good >= wanted {
+            return shards;
+        }
+        let learned = self.learner.learn(source.row.group, &source.group.1).await;
+        let others = |slot: &Slot| self.is_news(source, *slot, &learned);
+        let lacking: Vec<Slot> =
+            slots.into_iter().filter(|slot| shards[slot.index()].is_none() && others(slot)).collect();
+        if !lacking.is_empty() {
+            let more = self.gather_from(source, lacking, wanted - good, priority, accept).await;
+            for (shard, more) in shards.iter_mut().zip(more) {
+                *shard = shard.take().or(more);
+            }
+        }
+        shards
+    }
+
+    /// Whether stewards told of somebody that the row does not name.
+    fn is_news(&self, source: &StripeSource, slot: Slot, learned: &Learned) -> bool {
+        let row = source.group.0.holders.get(slot.index());
+        learned.takers(slot, source.row.ordinal).any(|peer| row.is_none_or(|row| !row.contains(&peer)))
+    }
+
+    async fn gather_from<T: Send + 'static>(
+        &self,
+        source: &StripeSource,
+        slots: Vec<Slot>,
+        wanted: usize,
+        priority: Priority,
+        accept: Accept<T>,
+    ) -> Vec<Option<Result<T, StripeError>>> {
+        let mut slots = VecDeque::from(slots);
+        slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
+        let mut shards: Vec<_> = source.row.roots.iter().map(|_| None).collect();
+        let mut running = FuturesUnordered::new();
+        let ask = |slot: Slot| async move {
+            let mut turn = self.window.turn().await;
+            let shard = self.ask(source, slot, priority, accept).await;
+            if shard.is_some() {
+                turn.came();
+            }
+            (slot, shard)
+        };
+        let mut good = 0;
+        for slot in slots.drain(..wanted.min(slots.len())) {
+            running.push(ask(slot));
+        }
+        while good < wanted {
+            tokio::select! {
+                biased;
+                done = running.next() => match done {
+                    Some((slot, Some(shard))) => {
+                        shards[slot.index()] = Some(shard);
+                        good += 1;
+                    }
+                    Some((_, None)) => running.extend(slots.pop_front().map(ask)),
+                    None => break,
+                },
+                () = tokio::time::sleep(self.window.patience()), if !slots.is_empty() => {
+                    running.extend(slots.pop_front().map(ask));
+                }
+            }
+        }
+        shards
+    }
+}

@@ -1,0 +1,430 @@
+//! Leaves each group with stewards, who repair it while its owner is away: after a head was published, so that a snapshot is
+//! listed whether they answer or not (DUR-1).
+//!
+//! A group's stewards get the mandate and a sheet for each slot. The mandate stays the same bytes until half of its time is over,
+//! or until a steward must be replaced: one that refused, or was not heard for [`GONE_AFTER_MS`]. The sheets get a new
+//! generation when what they say changed. What was confirmed by whom stands in the catalogue; whatever is not confirmed, for a
+//! steward that was away or a run that was killed, is caught up by the next run.
+//!
+//! - **REP-1** Every group that can be watched is, or the run's report says how many are not. Attacked by `tests::registering`.
+//! - **SEP-1** A steward holds nothing of its group: it is of the colour that is no slot's, and no peer of the owner's domain.
+//! - **DUR-1** A run waits [`PATIENCE`] longer at most once a steward did not answer.
+//!
+//! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 70.
+
+mod records;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use cairn_core::steward::wire::Refusal;
+use cairn_proto::{
+    Mandate, PeerKey, Timestamp,
+    mandate::{STEWARDS_MAX, quorum},
+    manifest::GroupRow,
+};
+use futures::{StreamExt as _, future::join_all};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::records::Contents;
+use super::{
+    catalogue::{
+        CatalogueError,
+        watch::{Confirmed, Registration},
+    },
+    groups::access_of,
+    holdings::GONE_AFTER_MS,
+    learn::{self, Learned},
+    news,
+    session::Session,
+};
+use crate::overlay::{GroupAccess, StewardError, TransferError};
+
+/// How long a steward may take to make a record durable.
+const ANSWER: Duration = Duration::from_secs(4);
+/// How much longer a run goes on once a steward did not answer.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// How long a run registers in any case, when all answer: 1,000 groups are 500 MB of records.
+const TIME: Duration = Duration::from_secs(120);
+/// Groups registered at once, with up to seven stewards each.
+const GROUPS_AT_ONCE: usize = 4;
+/// Groups whose stripes are read in one go over all stripes.
+const GROUPS_READ: usize = 64;
+
+/// How the vault's groups are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Watched {
+    /// Groups with something in them.
+    pub(super) groups: usize,
+    /// Those of which a quorum of stewards confirmed everything.
+    pub(super) watched: usize,
+    /// Those for which the network has no steward.
+    pub(super) without: usize,
+    /// Stewards that confirmed, of the watched group that has the fewest, and the most.
+    pub(super) fewest: usize,
+    pub(super) most: usize,
+}
+
+impl Watched {
+    /// What the user should know, if anything.
+    pub(super) fn notice(&self) -> Option<String> {
+        let Self { groups, watched, without, .. } = *self;
+        if watched == groups {
+            return None;
+        }
+        Some(if without == groups {
+            "nobody watches over this backup while this machine is away: that takes peers that hold nothing of a group, and this \
+             network has none. Nothing is lost by it; a check or a backup now and then repairs what holders lose"
+                .to_owned()
+        } else {
+            format!(
+                "{} of {groups} groups are not watched yet: too few of the peers that should do so have confirmed. Nobody repairs \
+                 them while this machine is away; the next backup asks again",
+                groups - watched
+            )
+        })
+    }
+}
+
+struct Run<'a> {
+    session: &'a Session,
+    /// Of the newest head: generations are made of it.
+    sequence: u64,
+    now: Timestamp,
+    /// Whether any steward answered: if none did, it is rather we who are cut off.
+    heard: AtomicBool,
+    missed: Mutex<Missed>,
+}
+
+struct Missed {
+    /// Who did not answer: not asked again in this run.
+    deaf: BTreeSet<PeerKey>,
+    /// Which of the groups' stewards that left without the record: seven for each group at most.
+    more: Vec<(u32, PeerKey)>,
+    /// When the run ends, done or not.
+    end: Instant,
+}
+
+/// Leaves the vault's groups to their stewards, as far as they answer. What is listed is listed: nothing of this is the backup's
+/// failure (DUR-1).
+pub(super) async fn leave(session: &Session, now: Timestamp, cancel: &CancellationToken) -> Watched {
+    let left = match session.catalogue.counters() {
+        Ok(counters) => register(session, counters.sequence, now, cancel).await,
+        Err(e) => Err(e),
+    };
+    left.inspect_err(|e| tracing::warn!(error = %e, "the groups could not be left to their stewards"))
+        .unwrap_or_default()
+}
+
+/// Brings the stewards of all groups up to date. How things stand then.
+async fn register(
+    session: &Session,
+    sequence: u64,
+    now: Timestamp,
+    cancel: &CancellationToken,
+) -> Result<Watched, CatalogueError> {
+    let catalogue = &session.catalogue;
+    let mut rows: BTreeMap<u32, GroupRow> = BTreeMap::new();
+    for row in catalogue.groups() {
+        let row = row?;
+        rows.insert(row.number, row);
+    }
+    let contents = records::contents(catalogue).await?;
+    rows.retain(|number, _| contents.contains_key(number));
+    let run = Run {
+        session,
+        sequence,
+        now,
+        heard: AtomicBool::new(false),
+        missed: Mutex::new(Missed { deaf: BTreeSet::new(), more: Vec::new(), end: Instant::now() + TIME }),
+    };
+    let registrations = catalogue.registrations()?;
+    let mut due: Vec<(Timestamp, u32)> = rows
+        .values()
+        .filter(|row| run.is_due(row, &contents[&row.number], registrations.get(&row.number)))
+        .map(|row| {
+            let confirmed = registrations.get(&row.number).into_iter().flat_map(|known| &known.stewards);
+            (confirmed.map(|one| one.at).min().unwrap_or(Timestamp(0)), row.number)
+        })
+        .collect();
+    due.sort_unstable();
+    drop(registrations);
+    run.all(&due, &rows, cancel).await?;
+    run.note_silence()?;
+    catalogue.flush()?;
+    Ok(standing(&rows, &catalogue.registrations()?))
+}
+
+fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Registration>) -> Watched {
+    let mut all = Watched { groups: rows.len(), ..Watched::default() };
+    for number in rows.keys() {
+        let known = registrations.get(number).filter(|known| !known.stewards.is_empty());
+        let Some(known) = known else {
+            all.without += 1;
+            continue;
+        };
+        let confirmed = known.confirmed();
+        if confirmed >= quorum(known.stewards.len()) {
+            all.fewest = if all.watched == 0 { confirmed } else { all.fewest.min(confirmed) };
+            all.most = all.most.max(confirmed);
+            all.watched += 1;
+        }
+    }
+    all
+}
+
+impl Run<'_> {
+    fn is_due(&self, row: &GroupRow, contents: &Contents, known: Option<&Registration>) -> bool {
+        let Some(known) = known else { return true };
+        known.digest != contents.digest(row)
+            || known.confirmed() < known.stewards.len()
+            || self.choose(row, Some(known)).is_some()
+    }
+
+    fn is_silent(&self, one: &Confirmed) -> bool {
+        one.silent_since > Timestamp(0) && self.now.ms_since(one.silent_since) >= GONE_AFTER_MS
+    }
+
+    /// The stewards of a new mandate, when one is due; none when there is nobody.
+    fn choose(&self, row: &GroupRow, known: Option<&Registration>) -> Option<Vec<PeerKey>> {
+        let groups = &self.session.groups;
+        let mandate = known.and_then(|known| Mandate::open(&known.mandate).ok());
+        let (Some(known), Some(mandate)) = (known, mandate) else { return Some(groups.stewards(row, &[], &[])) };
+        let refused = |one: &Confirmed| known.refused.contains(&one.steward);
+        let (leaving, kept): (Vec<&Confirmed>, Vec<&Confirmed>) =
+            known.stewards.iter().partition(|one| refused(one) || self.is_silent(one));
+        let renew = mandate.ends.ms_since(self.now) < mandate.ends.ms_since(mandate.issued) / 2
+            || known.floor >= mandate.generation;
+        if leaving.is_empty() && kept.len() == STEWARDS_MAX && !renew {
+            return None;
+        }
+        let kept: Vec<PeerKey> = kept.iter().map(|one| one.steward).collect();
+        let mut not: Vec<PeerKey> = leaving.iter().map(|one| one.steward).collect();
+        not.extend(&known.refused);
+        let mut chosen = groups.stewards(row, &kept, &not);
+        // Nobody is there in the place of one that is only silent.
+        let silent = leaving.iter().filter(|one| !refused(one)).map(|one| one.steward);
+        chosen.extend(silent.take(STEWARDS_MAX.saturating_sub(chosen.len())));
+        let same = chosen.len() == mandate.stewards.len() && chosen.iter().all(|one| mandate.stewards.contains(one));
+        (renew || !same).then_some(chosen)
+    }
+
+    async fn all(
+        &self,
+        due: &[(Timestamp, u32)],
+        rows: &BTreeMap<u32, GroupRow>,
+        cancel: &CancellationToken,
+    ) -> Result<(), CatalogueError> {
+        for part in due.chunks(GROUPS_READ) {
+            let numbers: BTreeSet<u32> = part.iter().map(|(_, number)| *number).collect();
+            let mut read = records::rows(&self.session.catalogue, numbers).await?;
+            let work: Vec<_> = part
+                .iter()
+                .filter_map(|(_, number)| Some((rows.get(number)?.clone(), read.remove(number)?)))
+                .map(|(row, contents)| self.group(row, contents))
+                .collect();
+            let mut work = futures::stream::iter(work).buffer_unordered(GROUPS_AT_ONCE);
+            loop {
+                let end = self.missed().end;
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return Ok(()),
+                    () = tokio::time::sleep_until(end) => {
+                        tracing::info!("stewards take long to answer: the rest is left for the next run");
+                        return Ok(());
+                    }
+                    done = work.next() => match done {
+                        Some(Ok(())) => {}
+                        Some(Err(e)) => tracing::warn!(error = %e, "a group could not be left to its stewards"),
+                        None => break,
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the stewards of one group up to date.
+    async fn group(&self, mut row: GroupRow, contents: Contents) -> Result<(), CatalogueError> {
+        let (number, catalogue) = (row.number, &self.session.catalogue);
+        let access = Arc::new(access_of(&self.session.keys, &row)?);
+        let known = catalogue.registration(number)?;
+        let mut registration = match (self.choose(&row, known.as_ref()), known) {
+            (None, None) => return Ok(()),
+            (None, Some(known)) => known,
+            (Some(mut chosen), mut known) => {
+                if chosen.is_empty() {
+                    if let Some(known) = known.as_mut().filter(|known| !known.refused.is_empty()) {
+                        // Whoever refused may have changed its mind by the next run.
+                        known.refused.clear();
+                        catalogue.set_registration(number, known)?;
+                    }
+                    return Ok(());
+                }
+                if known.as_ref().is_some_and(|known| known.stewards.iter().any(|one| one.sheets > 0)) {
+                    // What was done under the old mandate cannot be checked by the new one.
+                    let learned = self.session.learner.learn(number, &access).await;
+                    news::settle(self.session, &mut row, &access, &learned).await?;
+                    chosen = self.of_now(&row, known.as_ref(), &learned).unwrap_or(chosen);
+                }
+                let made = self.mandate(&row, &access, known, chosen)?;
+                catalogue.set_registration(number, &made)?;
+                made
+            }
+        };
+        let digest = contents.digest(&row);
+        if registration.digest != digest {
+            registration.sheets = self.sequence.max(registration.sheets + 1);
+            registration.digest = digest;
+            catalogue.set_registration(number, &registration)?;
+        }
+        self.send(&row, &access, contents, &mut registration).await?;
+        catalogue.set_registration(number, &registration)
+    }
+
+    /// Stewards that changed themselves while the owner was away stay as they are.
+    fn of_now(&self, row: &GroupRow, known: Option<&Registration>, learned: &Learned) -> Option<Vec<PeerKey>> {
+        let (known, (generation, now)) = (known?, learned.newest.as_ref()?);
+        if Mandate::open(&known.mandate).ok()?.generation != *generation {
+            return None;
+        }
+        let silent = known.stewards.iter().filter(|one| self.is_silent(one)).map(|one| one.steward);
+        let not: Vec<PeerKey> = silent.chain(known.refused.iter().copied()).collect();
+        let kept: Vec<PeerKey> = now.iter().filter(|peer| !not.contains(peer)).copied().collect();
+        Some(self.session.groups.stewards(row, &kept, &not)).filter(|chosen| !chosen.is_empty())
+    }
+
+    /// A new mandate: a generation above all that this machine knows of.
+    fn mandate(
+        &self,
+        row: &GroupRow,
+        access: &GroupAccess,
+        known: Option<Registration>,
+        chosen: Vec<PeerKey>,
+    ) -> Result<Registration, CatalogueError> {
+        let before = known.as_ref().and_then(|known| Mandate::open(&known.mandate).ok());
+        let floor = known.as_ref().map_or(0, |known| known.floor);
+        let above = before.map_or(0, |mandate| mandate.generation).max(floor).saturating_add(1);
+        let generation = self.sequence.max(above);
+        let mandate = records::mandate(row, access, generation, chosen.clone(), self.session.replicas, self.now)?;
+        let new = |steward| Confirmed { steward, sheets: 0, at: Timestamp(0), silent_since: Timestamp(0) };
+        let silence = |steward: &PeerKey| {
+            let before = known.iter().flat_map(|known| &known.stewards).find(|one| one.steward == *steward);
+            before.map_or(Timestamp(0), |one| one.silent_since)
+        };
+        let stewards =
+            chosen.iter().map(|steward| Confirmed { silent_since: silence(steward), ..new(*steward) }).collect();
+        Ok(Registration {
+            mandate,
+            sheets: known.as_ref().map_or(0, |known| known.sheets),
+            digest: [0; 32],
+            floor,
+            stewards,
+            refused: known.map(|known| known.refused).unwrap_or_default(),
+        })
+    }
+
+    /// Sends the record to the stewards that have not confirmed it, all at once.
+    async fn send(
+        &self,
+        row: &GroupRow,
+        access: &Arc<GroupAccess>,
+        contents: Contents,
+        registration: &mut Registration,
+    ) -> Result<(), CatalogueError> {
+        let lacks = |one: &&Confirmed| one.sheets < registration.sheets && !registration.refused.contains(&one.steward);
+        let lacking = registration.stewards.iter().filter(lacks).map(|one| one.steward);
+        let (deaf, lacking): (Vec<PeerKey>, Vec<PeerKey>) = {
+            let known = self.missed();
+            lacking.partition(|peer| known.deaf.contains(peer))
+        };
+        self.missed().more.extend(deaf.into_iter().map(|peer| (row.number, peer)));
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let record = records::record(row, access, contents, registration).await?;
+        let answers = lacking.iter().map(|steward| {
+            let record = record.clone();
+            async move {
+                let asked = self.session.overlay.register_group(*steward, record);
+                (*steward, tokio::time::timeout(ANSWER, asked).await)
+            }
+        });
+        for (steward, answer) in join_all(answers).await {
+            let there = match answer {
+                Ok(Ok(())) => true,
+                Ok(Err(StewardError::Refused(Refusal::Old))) => self.is_there(steward, access, registration).await,
+                Ok(Err(StewardError::Refused(why))) => {
+                    tracing::info!(peer = %steward.short(), ?why, "a peer does not watch a group");
+                    if why != Refusal::Busy {
+                        registration.refuse(steward);
+                    }
+                    false
+                }
+                Ok(Err(StewardError::Transfer(TransferError::ShuttingDown))) => return Ok(()),
+                Ok(Err(StewardError::Transfer(_))) | Err(_) => {
+                    tracing::debug!(peer = %steward.short(), "a steward did not answer");
+                    self.miss(row.number, steward);
+                    continue;
+                }
+            };
+            self.heard.store(true, Ordering::Relaxed);
+            if let Some(one) = registration.stewards.iter_mut().find(|one| one.steward == steward) {
+                one.silent_since = Timestamp(0);
+                if there {
+                    (one.sheets, one.at) = (registration.sheets, self.now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a steward that says that it has something as new has this very mandate and these sheets: a run was killed before it
+    /// noted that. If it has a newer mandate, the next one is above it.
+    async fn is_there(&self, steward: PeerKey, access: &Arc<GroupAccess>, registration: &mut Registration) -> bool {
+        let asked = self.session.overlay.group_map(steward, access.clone());
+        let Ok(Ok(map)) = tokio::time::timeout(ANSWER, asked).await else { return false };
+        let same = map.mandate == registration.mandate && map.sheets.iter().all(|at| *at >= registration.sheets);
+        let Some(history) = learn::check(map, access.ticket).await else { return false };
+        let ours = Mandate::open(&registration.mandate).map_or(0, |mandate| mandate.generation);
+        if !same && history.mandate.generation >= ours {
+            registration.floor = registration.floor.max(history.mandate.generation);
+        }
+        same
+    }
+
+    fn missed(&self) -> MutexGuard<'_, Missed> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn miss(&self, group: u32, steward: PeerKey) {
+        let mut missed = self.missed();
+        missed.more.push((group, steward));
+        missed.deaf.insert(steward);
+        missed.end = missed.end.min(Instant::now() + PATIENCE);
+    }
+
+    /// Notes since when stewards are silent, unless all were.
+    fn note_silence(&self) -> Result<(), CatalogueError> {
+        if !self.heard.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let missed = std::mem::take(&mut self.missed().more);
+        for (group, steward) in missed {
+            let Some(mut known) = self.session.catalogue.registration(group)? else { continue };
+            let one = known.stewards.iter_mut().find(|one| one.steward == steward);
+            if let Some(one) = one.filter(|one| one.silent_since == Timestamp(0)) {
+                one.silent_since = self.now;
+                self.session.catalogue.set_registration(group, &known)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 use cairn_bootstrap::limits::{BOOTSTRAP, RELAY};
 use cairn_proto::{message::Roles, network_file::NetworkFile};
 use libp2p::{
-    StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
+    PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, identity, kad, mdns,
     memory_connection_limits, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -25,7 +25,7 @@ use super::{
     gossip,
     heads::HeadRecords,
     origins::{InboundLimits, Origins},
-    streams::Streams,
+    streams::{OpenReply, Streams, Use},
     waits::Waits,
 };
 
@@ -55,6 +55,7 @@ pub(crate) struct Protocols {
     pub(crate) kad: StreamProtocol,
     pub(crate) control: StreamProtocol,
     pub(crate) shard: StreamProtocol,
+    pub(crate) rebuild: StreamProtocol,
     pub(crate) identify: String,
     pub(crate) gossip_prefix: String,
     pub(crate) adverts: gossipsub::IdentTopic,
@@ -72,6 +73,7 @@ impl Protocols {
             kad: name("kad")?,
             control: name("control")?,
             shard: name("shard")?,
+            rebuild: name("rebuild")?,
             identify: format!("/cairn/{id}/{version}"),
             gossip_prefix: format!("/cairn/{id}/gossip"),
             adverts: gossipsub::IdentTopic::new(format!("cairn/{id}/adverts/{version}")),
@@ -92,6 +94,7 @@ pub(crate) struct NodeBehaviour {
     pub(crate) gossip: gossip::Behaviour,
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) streams: Streams,
+    pub(crate) rebuilds: Streams,
     pub(crate) relay_client: relay::client::Behaviour,
     pub(crate) dcutr: dcutr::Behaviour,
     pub(crate) relay: Toggle<relay::Behaviour>,
@@ -99,6 +102,16 @@ pub(crate) struct NodeBehaviour {
     pub(crate) autonat_server: Toggle<autonat::v2::server::Behaviour>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+}
+
+impl NodeBehaviour {
+    /// Opens a stream to a connected peer.
+    pub(crate) fn open(&mut self, peer: PeerId, purpose: Use, reply: OpenReply) {
+        match purpose {
+            Use::Shards => self.streams.open(peer, reply),
+            Use::Rebuild => self.rebuilds.open(peer, reply),
+        }
+    }
 }
 
 /// What decides on the behaviours.
@@ -163,6 +176,7 @@ impl NodeBehaviour {
             gossip: gossip::behaviour(protocols, keys, lan)?,
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
+            rebuilds: Streams::new(protocols.rebuild.clone()),
             relay_client,
             dcutr: dcutr::Behaviour::new(me),
             relay: carries.then(|| relay_server(me, lan.allow_private)).into(),

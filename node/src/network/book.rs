@@ -369,6 +369,11 @@ impl PeerBook {
         all.into_iter().take(limit).map(|k| k.advert.peer).collect()
     }
 
+    /// A peer's domain as pinned at first sight.
+    pub(crate) fn domain(&self, peer: &PeerKey) -> Option<Domain> {
+        self.peers.get(peer).map(|known| known.domain.clone())
+    }
+
     pub(crate) fn views(&self, now: Timestamp) -> Vec<PeerView> {
         self.peers.values().map(|known| known.view(self.allow_private, now)).collect()
     }

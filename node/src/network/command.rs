@@ -2,13 +2,13 @@
 
 use cairn_core::peer_view::PeerView;
 use cairn_proto::{
-    PeerKey,
+    Domain, PeerKey,
     message::{ControlAnswer, ControlRequest},
 };
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::streams::OpenReply;
+use super::streams::{InboundStream, OpenReply, Use};
 
 /// Why a control question got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +24,12 @@ pub(crate) enum AskError {
 /// A request to the owner of the Swarm. Dropped replies are fine: the asker has gone.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Connect if need be and open a shard stream.
-    OpenStream { peer: PeerKey, reply: OpenReply },
+    /// Connect if need be and open a stream.
+    OpenStream { peer: PeerKey, purpose: Use, reply: OpenReply },
+    /// From now on, streams of rebuilds that peers open go there.
+    AcceptRebuilds { streams: mpsc::Sender<InboundStream> },
+    /// A peer's domain, as it was pinned when it was first heard of.
+    PinnedDomain { peer: PeerKey, reply: oneshot::Sender<Option<Domain>> },
     /// Ask a peer on the control protocol.
     Ask {
         /// Whom.

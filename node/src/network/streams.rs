@@ -1,4 +1,5 @@
-//! Raw streams for shards: opens one to a connected peer, hands over those that peers open to us.
+//! Raw streams of one protocol: opens one to a connected peer, hands over those that peers open to us. One instance is for shards,
+//! one for rebuilds.
 //!
 //! Ours instead of libp2p-stream 0.5.0-alpha, whose accept channel drops streams, whose dialling can hang and which
 //! may choose a relayed connection where a direct one stands. Here nothing dials: the node's task does, and asks
@@ -31,8 +32,8 @@ pub(crate) enum OpenError {
     /// The dial failed, or failed a moment ago.
     #[error("{0}")]
     Dial(String),
-    /// The peer does not speak the shard protocol of this network.
-    #[error("the peer does not speak the shard protocol")]
+    /// The peer does not speak the protocol, in this network and version.
+    #[error("the peer does not speak the protocol")]
     Unsupported,
     /// The connection broke or the negotiation took too long.
     #[error("the stream could not be negotiated: {0}")]
@@ -40,6 +41,15 @@ pub(crate) enum OpenError {
     /// Too many streams wait to be opened.
     #[error("too many dials are waiting")]
     Overloaded,
+}
+
+/// What a stream is for: which protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Shards to a holder and back.
+    Shards,
+    /// A rebuild.
+    Rebuild,
 }
 
 /// Where an opened stream, or the reason why not, goes.

@@ -41,7 +41,7 @@ use super::{
     command::{AskError, Command},
     keeper::ShardKeeper,
     refusals::Refusals,
-    streams::OpenReply,
+    streams::{InboundStream, OpenReply, Use},
     transfer::server::{PeerPlaces, Server, ServerLimits},
     waits::Waits,
 };
@@ -169,7 +169,9 @@ pub(crate) struct State {
     /// The relay that is dialled, and the circuit to ask it for.
     awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
-    openers: HashMap<PeerId, Vec<OpenReply>>,
+    openers: HashMap<PeerId, Vec<(Use, OpenReply)>>,
+    /// Where streams of rebuilds go.
+    rebuilds: Option<mpsc::Sender<InboundStream>>,
     /// Questions that wait for their peer to be dialled.
     askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
     /// Our own dials that are under way; the connection limits bound them.
@@ -218,6 +220,7 @@ impl State {
             awaited: None,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
+            rebuilds: None,
             askers: HashMap::new(),
             dials: HashMap::new(),
             sought: HashMap::new(),
@@ -312,7 +315,11 @@ impl NetworkTask {
 
     fn command(&mut self, command: Command, now: Timestamp) {
         match command {
-            Command::OpenStream { peer, reply } => self.open_stream(&peer, reply),
+            Command::OpenStream { peer, purpose, reply } => self.open_stream(&peer, purpose, reply),
+            Command::AcceptRebuilds { streams } => self.state.rebuilds = Some(streams),
+            Command::PinnedDomain { peer, reply } => {
+                let _ = reply.send(self.book.domain(&peer));
+            }
             Command::Ask { peer, addresses, request, reply } => self.ask(&peer, addresses, request, Some(reply)),
             Command::Closest { target, reply } => {
                 let kad = &mut self.swarm.behaviour_mut().kad;

@@ -8,20 +8,20 @@ use super::{AskReply, NetworkTask, OPEN_MAX};
 use crate::network::{
     command::AskError,
     keys::peer_id,
-    streams::{OpenError, OpenReply},
+    streams::{OpenError, OpenReply, Use},
 };
 
-/// Requests for streams that wait for one peer to be dialled: the two lanes, a few times over.
+/// Requests for streams that wait for one peer to be dialled: the two lanes and rebuilds, a few times over.
 const OPENERS_PER_PEER: usize = 16;
 
 impl NetworkTask {
-    pub(super) fn open_stream(&mut self, peer: &PeerKey, reply: OpenReply) {
+    pub(super) fn open_stream(&mut self, peer: &PeerKey, purpose: Use, reply: OpenReply) {
         let Some(id) = peer_id(peer) else {
             let _ = reply.send(Err(OpenError::Dial("its key is not valid".into())));
             return;
         };
         if self.swarm.is_connected(&id) {
-            self.swarm.behaviour_mut().streams.open(id, reply);
+            self.swarm.behaviour_mut().open(id, purpose, reply);
             return;
         }
         if self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until) {
@@ -29,12 +29,12 @@ impl NetworkTask {
             return;
         }
         let waiting = self.state.openers.entry(id).or_default();
-        waiting.retain(|reply| !reply.is_closed());
+        waiting.retain(|(_, reply)| !reply.is_closed());
         if waiting.len() >= OPENERS_PER_PEER {
             let _ = reply.send(Err(OpenError::Overloaded));
             return;
         }
-        waiting.push(reply);
+        waiting.push((purpose, reply));
         self.dial_peer(id, peer, Vec::new());
     }
 

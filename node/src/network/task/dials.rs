@@ -166,7 +166,7 @@ impl NetworkTask {
     /// Tells all who wait for a peer, or for somebody behind it, that it cannot be reached.
     pub(super) fn give_up(&mut self, id: PeerId, verdict: Verdict, why: &str, now: Timestamp) {
         self.carrier_unreachable(&id, why);
-        for reply in self.state.openers.remove(&id).unwrap_or_default() {
+        for (_, reply) in self.state.openers.remove(&id).unwrap_or_default() {
             let _ = reply.send(Err(OpenError::Dial(why.to_owned())));
         }
         for (_, reply) in self.state.askers.remove(&id).unwrap_or_default() {

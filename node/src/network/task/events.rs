@@ -68,6 +68,7 @@ impl NetworkTask {
         match event {
             NodeBehaviourEvent::Control(event) => self.control_event(event, now),
             NodeBehaviourEvent::Streams(inbound) => self.serve(inbound),
+            NodeBehaviourEvent::Rebuilds(inbound) => self.hand_over(inbound),
             NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 result: kad::QueryResult::Bootstrap(_),
                 stats,
@@ -134,8 +135,8 @@ impl NetworkTask {
         self.state.sought.remove(&id);
         self.carrier_connected(&id);
         self.relay_connected(id);
-        for reply in self.state.openers.remove(&id).unwrap_or_default() {
-            self.swarm.behaviour_mut().streams.open(id, reply);
+        for (purpose, reply) in self.state.openers.remove(&id).unwrap_or_default() {
+            self.swarm.behaviour_mut().open(id, purpose, reply);
         }
         for (request, reply) in self.state.askers.remove(&id).unwrap_or_default() {
             self.send_question(&id, request, reply);
@@ -146,6 +147,14 @@ impl NetworkTask {
             let direct = addresses::ip(remote).is_some() && !addresses::is_relayed(remote);
             let came = if direct { Came::From(addresses::subnet(remote)) } else { Came::Relayed };
             self.book.connected(&key, came, now);
+        }
+    }
+
+    /// A stream that nobody waits for, or that comes while too many wait, is dropped: the peer comes again.
+    fn hand_over(&mut self, inbound: InboundStream) {
+        let taken = self.state.rebuilds.as_ref().is_some_and(|streams| streams.try_send(inbound).is_ok());
+        if !taken {
+            tracing::debug!("a rebuild's stream was dropped");
         }
     }
 

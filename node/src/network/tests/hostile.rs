@@ -19,7 +19,11 @@ use prost::Message as _;
 /// A raw stream to the holder, without any of the client's manners.
 async fn raw(node: &NetworkHandle, to: PeerKey) -> Stream {
     let (reply, opened) = oneshot::channel();
-    node.inner.commands.send(Command::OpenStream { peer: to, reply }).await.expect("running");
+    node.inner
+        .commands
+        .send(Command::OpenStream { peer: to, purpose: streams::Use::Shards, reply })
+        .await
+        .expect("running");
     opened.await.expect("answered").expect("opened")
 }
 

@@ -27,7 +27,11 @@ use super::{
     server::Lane,
 };
 use crate::{
-    network::{clock, command::Command, streams::OpenError},
+    network::{
+        clock,
+        command::Command,
+        streams::{OpenError, Use},
+    },
     overlay::{GroupAccess, KeptReceipt, ShardAddress, ShardPut, TransferError},
 };
 
@@ -265,7 +269,7 @@ impl ShardClient {
         {
             return Ok(link.clone());
         }
-        let stream = tokio::time::timeout(self.patience.open, self.open_stream(to))
+        let stream = tokio::time::timeout(self.patience.open, self.open_stream(to, Use::Shards))
             .await
             .unwrap_or_else(|_| Err(TransferError::Unreachable("no stream in time".into())))?;
         Ok(place.insert(Link::start(stream, self.patience)).clone())
@@ -273,11 +277,11 @@ impl ShardClient {
 
     /// Opens a stream. Two connections to one peer are soon made one, and a stream that was asked for on the other
     /// falls with it; then the one that stands is asked.
-    async fn open_stream(&self, to: PeerKey) -> Result<libp2p::swarm::Stream, TransferError> {
+    pub(crate) async fn open_stream(&self, to: PeerKey, purpose: Use) -> Result<libp2p::swarm::Stream, TransferError> {
         let mut why = String::new();
         for _ in 0..OPEN_TRIES {
             let (reply, opened) = oneshot::channel();
-            let asked = self.commands.send(Command::OpenStream { peer: to, reply }).await;
+            let asked = self.commands.send(Command::OpenStream { peer: to, purpose, reply }).await;
             asked.map_err(|_| TransferError::ShuttingDown)?;
             match opened.await {
                 Ok(Ok(stream)) => return Ok(stream),

@@ -185,10 +185,13 @@ impl Shared {
     async fn own_slice(&self, invited: &Invited, slice: usize) -> Result<Bytes, Break> {
         let at = u32::try_from(slice * SLICE_SIZE).map_err(|_| Break::Own)?;
         let read = self.keeper.get(*invited.frame.group(), invited.own, invited.frame.ordinal, at, SLICE_SIZE as u32);
-        read.await.map_err(|code| {
-            tracing::warn!(?code, "our shard could not be read for a rebuild");
-            Break::Own
-        })
+        match tokio::time::timeout(self.patience.stall, read).await {
+            Ok(Ok(own)) => Ok(own),
+            failed => {
+                tracing::warn!(?failed, "our shard could not be read for a rebuild");
+                Err(Break::Own)
+            }
+        }
     }
 
     /// After a wrong root: the fingerprint of our shard.

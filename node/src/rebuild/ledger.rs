@@ -79,6 +79,12 @@ impl Ledger {
         Ok(Self { path: Some(path), state: Arc::new(Mutex::new(state)) })
     }
 
+    /// Sessions that it remembers.
+    #[cfg(test)]
+    pub(super) async fn sessions(&self) -> usize {
+        self.state.lock().await.sessions.len()
+    }
+
     /// Lets us take part in a session, once; durable when this returns.
     pub(super) async fn admit(&self, now: Timestamp, session: Session, slot: Slot) -> Result<Admitted, NotAdmitted> {
         let mut state = self.state.clone().lock_owned().await;

@@ -80,14 +80,24 @@ async fn a_dial_at_the_peers_own_addresses_does() {
     let peer = identity(63);
     let owner = owner_that_knows(64, &peer, vec![format!("/ip4/127.0.0.1/tcp/{gone}")]).await;
     let (reply, opened) = oneshot::channel();
-    owner.inner.commands.send(Command::OpenStream { peer: peer.peer(), reply }).await.expect("running");
+    owner
+        .inner
+        .commands
+        .send(Command::OpenStream { peer: peer.peer(), purpose: streams::Use::Shards, reply })
+        .await
+        .expect("running");
     assert!(opened.await.expect("answered").is_err());
     assert_eq!(reachable(&owner).await, Some(false));
 }
 
 async fn open(owner: &NetworkHandle, peer: &Identity) -> oneshot::Receiver<Result<libp2p::Stream, OpenError>> {
     let (reply, opened) = oneshot::channel();
-    owner.inner.commands.send(Command::OpenStream { peer: peer.peer(), reply }).await.expect("running");
+    owner
+        .inner
+        .commands
+        .send(Command::OpenStream { peer: peer.peer(), purpose: streams::Use::Shards, reply })
+        .await
+        .expect("running");
     opened
 }
 

@@ -47,10 +47,11 @@ mod wrong;
 
 use self::{helper::Prints, ledger::Ledger, links::Links, places::Places};
 
-/// Sessions that a new holder runs at once: one moves slices while the next one's keys are agreed on.
-pub const IN_FLIGHT: usize = 2;
-/// Sessions that a node helps in at once: with two slices and what is read each, 2 MiB.
-const HELPED_AT_ONCE: usize = 8;
+/// Sessions that a new holder runs at once: some move slices while the keys of others are agreed on. A session spends some seven round
+/// trips beside its slices, so on a fast line far away two would leave the chain idle for half of the time.
+pub const IN_FLIGHT: usize = 4;
+/// Sessions that a node helps in at once: with two slices and what is read each, 3 MiB.
+const HELPED_AT_ONCE: usize = 16;
 /// ... for one new holder: what it has in flight, and as much again that is not yet noticed to be over.
 const HELPED_PER_PEER: usize = 2 * IN_FLIGHT;
 /// Inbound streams at once: an invitation and a link for each session, and links that come before or after their time.

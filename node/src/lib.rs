@@ -16,6 +16,7 @@ pub mod network;
 pub mod ops;
 pub mod overlay;
 pub mod plan;
+pub mod rebuild;
 pub mod stewardship;
 pub mod store;
 pub mod telemetry;

@@ -21,6 +21,7 @@ pub mod keeper;
 mod keys;
 mod origins;
 mod overlay;
+mod rebuilds;
 mod refusals;
 mod scoop;
 mod stewards;

@@ -25,15 +25,19 @@
 
 use cairn_proto::{CodeParams, SHARD_SIZE, ShardRoot, Slot};
 
+mod broken;
 mod chain;
 mod exclusion;
 mod fingerprint;
+pub mod invite;
 mod ledger;
 mod masks;
 mod session;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
+pub use broken::{Word, stopped_at};
 pub use chain::{Helper, NewHolder};
 pub use exclusion::{Blame, Run, TooFewToExclude, blame, exclusion_runs, separating_run};
 pub use fingerprint::{FINGERPRINT_SIZE, Fingerprint, Located, fingerprint, locate};

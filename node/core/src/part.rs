@@ -138,6 +138,8 @@ pub struct Task {
     pub slot: Slot,
     /// The shards, each with the root that it must have.
     pub rows: Vec<SheetRow>,
+    /// The slot's sheet, as the owner signed it: helpers of a rebuild are shown it.
+    pub sheet: Vec<u8>,
 }
 
 /// Whether `me` may take what is ordered. `held` is the slot of the group that it accepted once, by its own ledger.
@@ -165,12 +167,12 @@ pub fn may_take(
     if let Some(held) = held.filter(|held| *held != slot) {
         return Err(Unfit::OtherSlot { held });
     }
-    let sheet = SlotSheet::open(sheet, &part.mandate.ticket)?;
+    let (sealed, sheet) = (sheet.to_vec(), SlotSheet::open(sheet, &part.mandate.ticket)?);
     let rows: Vec<SheetRow> = sheet.rows.into_iter().filter(|row| ordinals.contains(row.ordinal)).collect();
     if sheet.slot != slot || rows.len() != ordinals.len() {
         return Err(Unfit::NoRoots);
     }
-    Ok(Task { part, slot, rows })
+    Ok(Task { part, slot, rows, sheet: sealed })
 }
 
 /// What `me`, a holder, hands to `bearer`, whose pinned domain this is, under a copy: nothing to a peer of another colour, whoever

@@ -52,6 +52,7 @@ pub(crate) struct Protocols {
     pub(crate) control: StreamProtocol,
     pub(crate) shard: StreamProtocol,
     pub(crate) stewards: StreamProtocol,
+    pub(crate) rebuild: StreamProtocol,
     pub(crate) identify: String,
     pub(crate) gossip_prefix: String,
     pub(crate) adverts: gossipsub::IdentTopic,
@@ -70,6 +71,7 @@ impl Protocols {
             control: name("control")?,
             shard: name("shard")?,
             stewards: name("stewards")?,
+            rebuild: name("rebuild")?,
             identify: format!("/cairn/{id}/{version}"),
             gossip_prefix: format!("/cairn/{id}/gossip"),
             adverts: gossipsub::IdentTopic::new(format!("cairn/{id}/adverts/{version}")),
@@ -91,6 +93,7 @@ pub(crate) struct NodeBehaviour {
     pub(crate) control: request_response::Behaviour<ControlCodec>,
     pub(crate) streams: Streams,
     pub(crate) stewards: Streams,
+    pub(crate) rebuilds: Streams,
     pub(crate) relay_client: relay::client::Behaviour,
     pub(crate) dcutr: dcutr::Behaviour,
     pub(crate) relay: Toggle<relay::Behaviour>,
@@ -99,6 +102,8 @@ pub(crate) struct NodeBehaviour {
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
 }
+
+impl NodeBehaviour {}
 
 /// What decides on the behaviours.
 pub(crate) struct Choices<'a> {
@@ -123,6 +128,7 @@ impl NodeBehaviour {
         match kind {
             Kind::Shard => &mut self.streams,
             Kind::Stewards => &mut self.stewards,
+            Kind::Rebuild => &mut self.rebuilds,
         }
     }
 
@@ -172,6 +178,7 @@ impl NodeBehaviour {
             control: request_response::Behaviour::new([(protocols.control.clone(), ProtocolSupport::Full)], control),
             streams: Streams::new(protocols.shard.clone()),
             stewards: Streams::new(protocols.stewards.clone()),
+            rebuilds: Streams::new(protocols.rebuild.clone()),
             relay_client,
             dcutr: dcutr::Behaviour::new(me),
             relay: carries.then(|| relay_server(me, lan.allow_private)).into(),

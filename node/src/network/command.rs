@@ -6,9 +6,9 @@ use cairn_proto::{
     message::{ControlAnswer, ControlRequest},
 };
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::streams::{Kind, OpenReply};
+use super::streams::{InboundStream, Kind, OpenReply};
 
 /// Why a control question got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,8 @@ pub(crate) enum AskError {
 pub(crate) enum Command {
     /// Connect if need be and open a stream.
     OpenStream { peer: PeerKey, kind: Kind, reply: OpenReply },
+    /// From now on, streams of rebuilds that peers open go there.
+    AcceptRebuilds { streams: mpsc::Sender<InboundStream> },
     /// The domain that is pinned for a peer. One that is connected and unknown is asked for its advert.
     PinnedDomain { peer: PeerKey, reply: oneshot::Sender<Option<Domain>> },
     /// Ask a peer on the control protocol.

@@ -1,4 +1,4 @@
-//! Raw streams, for shards and for the stewards' protocol, each a behaviour of its own: opens one to a connected peer, hands over those that peers open to us.
+//! Raw streams, for shards, for the stewards' protocol and for rebuilds, each a behaviour of its own: opens one to a connected peer, hands over those that peers open to us.
 //!
 //! Ours instead of libp2p-stream 0.5.0-alpha, whose accept channel drops streams, whose dialling can hang and which
 //! may choose a relayed connection where a direct one stands. Here nothing dials: the node's task does, and asks
@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     Shard,
     /// One question of stewardship and its answer.
     Stewards,
+    /// A rebuild.
+    Rebuild,
 }
 
 /// Opens a stream, dialling if need be. Two connections to one peer are soon made one, and a stream that was asked for on the

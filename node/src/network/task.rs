@@ -42,7 +42,7 @@ use super::{
     keeper::ShardKeeper,
     refusals::Refusals,
     stewards::Desk,
-    streams::{Kind, OpenReply},
+    streams::{InboundStream, Kind, OpenReply},
     transfer::server::{PeerPlaces, Server, ServerLimits},
     waits::Waits,
 };
@@ -173,6 +173,8 @@ pub(crate) struct State {
     awaited: Option<(PeerId, Multiaddr)>,
     unreachable: HashMap<PeerId, Instant>,
     openers: HashMap<PeerId, Vec<(Kind, OpenReply)>>,
+    /// Where streams of rebuilds go.
+    rebuilds: Option<mpsc::Sender<InboundStream>>,
     /// Questions that wait for their peer to be dialled.
     askers: HashMap<PeerId, Vec<(ControlRequest, Option<AskReply>)>>,
     /// Our own dials that are under way; the connection limits bound them.
@@ -221,6 +223,7 @@ impl State {
             awaited: None,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
+            rebuilds: None,
             askers: HashMap::new(),
             dials: HashMap::new(),
             sought: HashMap::new(),
@@ -316,6 +319,7 @@ impl NetworkTask {
     fn command(&mut self, command: Command, now: Timestamp) {
         match command {
             Command::OpenStream { peer, kind, reply } => self.open_stream(&peer, kind, reply),
+            Command::AcceptRebuilds { streams } => self.state.rebuilds = Some(streams),
             Command::PinnedDomain { peer, reply } => {
                 let _ = reply.send(self.pinned_domain(&peer));
             }

@@ -28,8 +28,9 @@ impl SessionId {
         &self.0
     }
 
-    #[cfg(test)]
-    pub(super) const fn of_test(bytes: [u8; 32]) -> Self {
+    /// As a peer named it.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 }

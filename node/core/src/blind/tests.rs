@@ -1,6 +1,6 @@
 //! What the tests of rebuilds share: stripes, sessions, and chains of parties that run a slice.
 
-use cairn_proto::{CodeParams, GroupId, ShardRoot, Slot, Timestamp};
+use cairn_proto::{CodeParams, DecodeError, GroupId, ShardRoot, Slot, Timestamp};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -14,6 +14,7 @@ mod liar;
 mod refusals;
 mod reuse;
 mod taint;
+mod wire;
 
 pub(super) fn slot(index: usize) -> Slot {
     Slot::new(index as u8).expect("a slot")

@@ -67,6 +67,7 @@ impl NetworkTask {
             NodeBehaviourEvent::Control(event) => self.control_event(event, now),
             NodeBehaviourEvent::Streams(inbound) => self.serve(inbound, now),
             NodeBehaviourEvent::Stewards(inbound) => self.asked(inbound, now),
+            NodeBehaviourEvent::Rebuilds(inbound) => self.hand_over(inbound),
             NodeBehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 result: kad::QueryResult::Bootstrap(_),
                 stats,

@@ -55,4 +55,12 @@ impl NetworkTask {
         }
         known
     }
+
+    /// A stream that nobody waits for, or that comes while too many wait, is dropped: the peer comes again.
+    pub(super) fn hand_over(&mut self, inbound: InboundStream) {
+        let taken = self.state.rebuilds.as_ref().is_some_and(|streams| streams.try_send(inbound).is_ok());
+        if !taken {
+            tracing::debug!("a rebuild's stream was dropped");
+        }
+    }
 }

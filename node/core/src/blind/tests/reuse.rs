@@ -64,7 +64,7 @@ fn the_difference_of_two_sums_is_a_shard() {
     assert_ne!(factor, 0, "else there is nothing to see");
     let mut shard = vec![0; SLICE_SIZE];
     mul_slice_xor(factor, stripe.shard(slot(0)), &mut shard);
-    let same = SessionId::of_test([1; 32]);
+    let same = SessionId::from_bytes([1; 32]);
     assert!(difference(&same, &same) == shard, "masks of one id in two sessions");
 
     assert_ne!(one.id(), other.id());

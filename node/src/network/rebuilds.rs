@@ -1,0 +1,63 @@
+//! Streams of rebuilds: what [`crate::rebuild`] needs of the network.
+
+use cairn_proto::{Domain, PeerKey};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    NetworkHandle,
+    command::Command,
+    keys::peer_key,
+    streams::{self, InboundStream, Kind},
+};
+use crate::{
+    overlay::{OverlayError, TransferError},
+    rebuild::{Arrival, Pipe, RebuildNet},
+};
+
+/// Streams that may wait for the task that answers them; it only spawns, so more mean an attack.
+const WAITING_MAX: usize = 64;
+
+impl NetworkHandle {
+    /// Streams of rebuilds that peers open to us, from now on. Whoever asks last gets them; without anybody they are dropped.
+    ///
+    /// # Errors
+    /// [`OverlayError::ShuttingDown`].
+    pub async fn rebuild_arrivals(&self) -> Result<BoxStream<'static, Arrival>, OverlayError> {
+        let (streams, arriving) = mpsc::channel(WAITING_MAX);
+        let told = self.inner.commands.send(Command::AcceptRebuilds { streams }).await;
+        told.map_err(|_| OverlayError::ShuttingDown)?;
+        let arrivals = stream::unfold(arriving, |mut arriving| async move {
+            loop {
+                let InboundStream { peer, stream } = arriving.recv().await?;
+                // Only peers with such keys are admitted.
+                if let Some(from) = peer_key(&peer) {
+                    return Some((Arrival { from, pipe: Box::new(stream) as Pipe }, arriving));
+                }
+            }
+        });
+        Ok(arrivals.boxed())
+    }
+}
+
+impl RebuildNet for NetworkHandle {
+    fn me(&self) -> PeerKey {
+        self.inner.me
+    }
+
+    fn open(&self, to: PeerKey) -> BoxFuture<'_, Result<Pipe, TransferError>> {
+        async move {
+            let stream = streams::open(&self.inner.commands, to, Kind::Rebuild, self.inner.waits.question).await?;
+            Ok(Box::new(stream) as Pipe)
+        }
+        .boxed()
+    }
+
+    fn pinned_domain(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>> {
+        async move { self.ask(|reply| Command::PinnedDomain { peer, reply }).await.ok().flatten() }.boxed()
+    }
+}

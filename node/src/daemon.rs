@@ -19,6 +19,7 @@ use crate::{
 
 pub mod assemble;
 mod keeper;
+mod repairs;
 pub mod service;
 mod upkeep;
 

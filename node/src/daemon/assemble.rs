@@ -9,7 +9,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tokio_util::sync::CancellationToken;
 
-use super::{NodeSettings, keeper::StoreKeeper};
+use super::{
+    NodeSettings,
+    keeper::StoreKeeper,
+    repairs::{self, Parts},
+};
 use crate::{
     api::{
         NodeStatus, StoreStatus,
@@ -22,7 +26,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
-    stewardship::{Stewardship, StewardshipConfig, ports::StewardService},
+    stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
 };
@@ -31,8 +35,6 @@ use crate::{
 const LISTENING: Duration = Duration::from_secs(10);
 /// Without a new address for so long a node has them all.
 const SETTLED: Duration = Duration::from_millis(50);
-/// Bytes a second that our line is taken to carry, 10 Mbit/s: nothing measures it yet.
-const UPSTREAM: u64 = 1_250_000;
 /// Most that is kept free when nobody says otherwise.
 const KEEP_FREE_MAX: u64 = 10 << 30;
 
@@ -44,6 +46,8 @@ pub struct Node {
     store: Option<Store>,
     /// Runs when this node stores.
     stewardship: Stewardship,
+    /// Ends our part in rebuilds.
+    rebuilding: CancellationToken,
 }
 
 struct Online {
@@ -100,6 +104,7 @@ impl Node {
         let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
         let all_loopback = !network.bootstrap.is_empty()
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
+        let rebuilding = CancellationToken::new();
         let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region.clone();
@@ -123,6 +128,7 @@ impl Node {
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
+        let keeper = config.store.clone();
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -132,22 +138,13 @@ impl Node {
                 return Err(Failure::new(ExitCode::Failed, "NETWORK", "the network cannot be started").caused_by(&e));
             }
         };
-        if let Some(store) = &store {
-            let config = StewardshipConfig {
-                folder: dir.stewardship(),
-                key,
-                domain: domain.clone(),
-                shelf: Arc::new(store.clone()),
-                timers: settings.timers,
-                upstream: UPSTREAM,
-                clock: Arc::new(crate::vault::now),
-                entropy: self::entropy()?,
-            };
-            if let Err(e) = stewardship.start(config, Arc::new(handle.clone()), None).await {
+        if let (Some(store), Some(keeper)) = (&store, keeper) {
+            let parts =
+                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
+            if let Err(failure) = repairs::start(parts, &stewardship, rebuilding.clone()).await {
                 handle.shutdown().await;
                 store.close().await;
-                let text = format!("cannot use {}", dir.stewardship().display());
-                return Err(Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(&e));
+                return Err(failure);
             }
         }
         listening(&handle).await;
@@ -160,7 +157,7 @@ impl Node {
             region: settings.region,
             roles: settings.roles,
         };
-        Ok(Self { dir, online: Some(online), store, stewardship })
+        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -173,7 +170,13 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default() })
+        Ok(Self {
+            dir,
+            online: None,
+            store: Some(store),
+            stewardship: Stewardship::default(),
+            rebuilding: CancellationToken::new(),
+        })
     }
 
     /// The data folder.
@@ -244,6 +247,7 @@ impl Node {
     /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
         self.stewardship.close().await;
+        self.rebuilding.cancel();
         if let Some(online) = &self.online {
             online.handle.shutdown().await;
         }
@@ -424,14 +428,14 @@ fn is_private(address: &Multiaddr) -> bool {
     ip(address).is_some_and(|ip| !ip.is_unspecified() && Domain::of_address(ip).is_none())
 }
 
-fn entropy() -> Result<[u8; 32], Failure> {
+pub(super) fn entropy() -> Result<[u8; 32], Failure> {
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed)
         .map_err(|e| Failure::new(ExitCode::Failed, "ENTROPY", "the system gives no random bytes").caused_by(&e))?;
     Ok(seed)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Failure::new(ExitCode::Failed, "WORKER", "a worker thread died").caused_by(&e))

@@ -1,0 +1,79 @@
+//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds.
+
+use std::{io, sync::Arc};
+
+use cairn_proto::Domain;
+use ed25519_dalek::SigningKey;
+use tokio_util::sync::CancellationToken;
+
+use super::assemble::entropy;
+use crate::{
+    data_dir::DataDir,
+    failure::{ExitCode, Failure},
+    network::{NetworkHandle, keeper::ShardKeeper},
+    rebuild::{Patience, Rebuild, Setup, ledger::Ledger},
+    stewardship::{Stewardship, StewardshipConfig},
+    store::Store,
+    timers::Timers,
+};
+
+/// Bytes a second that our line is taken to carry, 10 Mbit/s: nothing measures it yet.
+const UPSTREAM: u64 = 1_250_000;
+
+/// What a node's part in repairs is made from.
+pub(super) struct Parts<'a> {
+    pub(super) dir: &'a DataDir,
+    pub(super) handle: &'a NetworkHandle,
+    pub(super) store: &'a Store,
+    pub(super) keeper: Arc<dyn ShardKeeper>,
+    pub(super) key: SigningKey,
+    pub(super) domain: &'a Domain,
+    pub(super) timers: Timers,
+}
+
+/// Starts all of it. Stewardship ends with its own close, the part in rebuilds with the token.
+///
+/// # Errors
+/// What is kept of it cannot be read.
+pub(super) async fn start(
+    parts: Parts<'_>,
+    stewardship: &Stewardship,
+    rebuilding: CancellationToken,
+) -> Result<(), Failure> {
+    let unusable = |what: &std::path::Path, e: &io::Error| {
+        let text = format!("cannot use {}", what.display());
+        Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
+    };
+    let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
+    let rebuild = rebuilds(dir, handle, keeper, key.clone(), rebuilding).await.map_err(|e| unusable(dir.root(), &e))?;
+    let config = StewardshipConfig {
+        folder: dir.stewardship(),
+        key,
+        domain: domain.clone(),
+        shelf: Arc::new(store.clone()),
+        timers,
+        upstream: UPSTREAM,
+        clock: Arc::new(crate::vault::now),
+        entropy: entropy()?,
+    };
+    let started = stewardship.start(config, Arc::new(handle.clone()), Some(Arc::new(rebuild))).await;
+    started.map_err(|e| unusable(&dir.stewardship(), &e))
+}
+
+/// Our part in rebuilds, as helper from now on, as new holder when stewardship asks.
+async fn rebuilds(
+    dir: &DataDir,
+    handle: &NetworkHandle,
+    keeper: Arc<dyn ShardKeeper>,
+    key: SigningKey,
+    stop: CancellationToken,
+) -> io::Result<Rebuild> {
+    let folder = dir.root().to_owned();
+    let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, crate::vault::now())).await;
+    let ledger = ledger.map_err(io::Error::other)??;
+    let net = Arc::new(handle.clone());
+    let rebuild = Rebuild::new(Setup { net, keeper, key, ledger, patience: Patience::default() });
+    let arrivals = handle.rebuild_arrivals().await.map_err(io::Error::other)?;
+    tokio::spawn(rebuild.clone().serve(arrivals, stop));
+    Ok(rebuild)
+}

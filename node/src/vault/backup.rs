@@ -45,6 +45,8 @@ use crate::{
     overlay::Overlay,
 };
 
+mod notices;
+
 /// Stripes in flight: with 8 slots each, 48 transfers keep a dozen peers busy at any round-trip time.
 const IN_FLIGHT: usize = 6;
 /// Payloads that wait for a free place in flight.
@@ -134,36 +136,7 @@ pub(super) async fn backup(
 
     let done = ended?;
     let watched = if args.dry_run { Watched::default() } else { stewards::leave(&session, now, &cancel).await };
-    if let Some(text) = watched.notice() {
-        let _ = events.send(Event::Notice { id: "FEW_STEWARDS".to_owned(), text }).await;
-    }
-    for (id, text) in session.groups.relaxations() {
-        let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
-    }
-    if unreadable > 0 {
-        let text = format!(
-            "{unreadable} stripes cannot be read now: too few of their holders are there. `cairn check` names what lies in \
-             them; the backup after it stores anew what is still here"
-        );
-        let _ = events.send(Event::Notice { id: "STRIPES_UNREADABLE".to_owned(), text }).await;
-    }
-    let stripes_lost = match done.stripes_lost {
-        Some(count) => count,
-        None => vault.catalogue.lost().map_err(failures::catalogue)?.len(),
-    };
-    if stripes_lost > 0 {
-        let text =
-            format!("{stripes_lost} lost stripes are still needed by older snapshots; `cairn check` names the files");
-        let _ = events.send(Event::Notice { id: "STRIPES_LOST".to_owned(), text }).await;
-    }
-    let unread = vault.catalogue.unread_segments().map_err(failures::catalogue)?.len();
-    if unread > 0 {
-        let text = format!(
-            "{unread} parts of the index could not be read when this vault was recovered: older snapshots may lack files. Run \
-             `cairn recover` again when more holders are there"
-        );
-        let _ = events.send(Event::Notice { id: "INDEX_LOST".to_owned(), text }).await;
-    }
+    let stripes_lost = notices::tell(&session, &watched, unreadable, done.stripes_lost, &events).await?;
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.
     let below_target = vault.catalogue.short().map_err(failures::catalogue)?.len();

@@ -428,3 +428,42 @@ impl Run<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cairn_proto::CodeParams;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_watched_is_said_in_words_that_fit() {
+        let row = |number| GroupRow {
+            number,
+            salt: [3; 32],
+            code: CodeParams::DEFAULT,
+            colours: 9,
+            holders: vec![Vec::new(); 8],
+            stripes_used: 1,
+            sealed: false,
+        };
+        let rows: BTreeMap<u32, GroupRow> = (1..=3).map(|number| (number, row(number))).collect();
+        let left = |confirmed: u8| {
+            let one = |at: u8| Confirmed {
+                steward: PeerKey::from_bytes([at; 32]),
+                sheets: if at < confirmed { 5 } else { 4 },
+                at: Timestamp(1),
+                silent_since: Timestamp(0),
+            };
+            let stewards = (0..7).map(one).collect();
+            Registration { mandate: Vec::new(), sheets: 5, digest: [0; 32], floor: 0, stewards, refused: Vec::new() }
+        };
+        let stands = |confirmed: &[u8]| standing(&rows, &(1..).zip(confirmed.iter().map(|n| left(*n))).collect());
+        let none = stands(&[]);
+        assert_eq!((none.groups, none.watched, none.without), (3, 0, 3));
+        assert!(none.notice().is_some_and(|text| text.contains("this network has none")), "{:?}", none.notice());
+        let some = stands(&[7, 4, 5]);
+        assert_eq!((some.watched, some.without, some.fewest, some.most), (2, 0, 5, 7), "four of seven are no quorum");
+        assert!(some.notice().is_some_and(|text| text.starts_with("1 of 3 groups")), "{:?}", some.notice());
+        assert_eq!(stands(&[7, 6, 5]).notice(), None);
+    }
+}

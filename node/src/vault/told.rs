@@ -203,6 +203,7 @@ mod tests {
             at(2, ordered(1, false)),
             at(3, repaired(1)),
             at(4, repaired(1)),
+            at(4, ordered(1, false)),
             at(5, ordered(2, true)),
             at(6, What::Failed { order: [2; 32], why: None }),
             // One steward gave up what another saw done.

@@ -174,3 +174,21 @@ fn errors_beyond_a_hundred_are_counted_not_printed() {
     assert_eq!(unsaid(ERRORS_SHOWN), None);
     assert_eq!(unsaid(ERRORS_SHOWN + 3).as_deref(), Some("... and 3 more errors (--json lists all)"));
 }
+
+#[test]
+fn what_stewards_did_is_a_sentence() {
+    let row = json!({"group": 3, "time": "2026-11-20T03:12:44Z", "text": "slot 3: 12 shards copied to 1a2b3c4d"});
+    let text = rows::row("happening", &row, false).join("\n");
+    assert!(
+        text.starts_with("2026-11-20") && text.ends_with("group 3: slot 3: 12 shards copied to 1a2b3c4d"),
+        "{text}"
+    );
+    let watched = |watched: u64, groups: u64, fewest: u64| {
+        let summary =
+            json!({"groups_watched": watched, "groups": groups, "stewards_fewest": fewest, "stewards_most": 7});
+        summary::lines("backup", &summary).join("\n")
+    };
+    assert!(watched(4, 4, 5).contains("4 groups are watched by 5 to 7 peers"), "{}", watched(4, 4, 5));
+    assert!(watched(1, 4, 7).contains("1 of 4 groups are watched by 7 peers"), "{}", watched(1, 4, 7));
+    assert!(!watched(0, 4, 0).contains("watched"), "a notice says that");
+}

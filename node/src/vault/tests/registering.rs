@@ -236,9 +236,9 @@ async fn what_a_steward_has_already_is_confirmed() {
     assert_eq!((after.mandate, after.sheets, after.floor), (before.mandate, before.sheets, 0));
 }
 
-/// Whether a small network has a steward is the salt's choice; that it is said is not.
+/// How many stewards a small network has is the salt's choice; what is said of them is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_without_stewards_is_told_of() {
+async fn a_small_network_is_watched_by_whom_it_has() {
     for _ in 0..4 {
         let owner = Owner::new(12);
         owner.write("a", &noise(1, 1 << 20));

@@ -56,6 +56,39 @@ fn the_first_domain_stays_and_the_newest_advert_wins() {
     assert_eq!(book.learn(&advert(3, 2000 + AHEAD_MAX_MS, "later"), None, now), Err(NotLearned::Ahead));
 }
 
+/// A steward that starts anew is told of everybody, also of those who are long gone.
+#[test]
+fn what_others_had_in_their_books_is_no_sign_of_life_now() {
+    let mut book = book();
+    let now = Timestamp(900_000);
+    let (peer, other) = (PeerKey::from_slice(&advert(2, 1, "a").signer).expect("a key"), PeerKey::from_bytes([9; 32]));
+    let heard = |book: &PeerBook| book.views(now)[0].last_heard;
+    assert_eq!(book.learn(&advert(2, 1000, "a"), Some(&other), now), Ok(Learned::New));
+    assert_eq!(heard(&book), Timestamp(1000), "when it was written");
+    assert_eq!(book.learn(&advert(2, 2000, "a"), None, now), Ok(Learned::Newer));
+    assert_eq!(heard(&book), Timestamp(2000));
+    assert_eq!(book.learn(&advert(2, 3000, "a"), Some(&peer), now), Ok(Learned::Newer));
+    assert_eq!(heard(&book), now, "its own word");
+    assert_eq!(book.learn(&advert(2, 4000, "a"), Some(&other), now), Ok(Learned::Newer));
+    assert_eq!(heard(&book), now, "hearsay takes nothing back");
+
+    let mut book = self::book();
+    assert_eq!(book.learn_gossiped(&advert(2, 1000, "a"), Some(&other), now), Ok(Learned::New));
+    assert_eq!(heard(&book), now, "on its way now, whatever its clock says");
+    for (at, sign) in [
+        (1, PeerBook::heard as fn(&mut PeerBook, &PeerKey, Timestamp)),
+        (2, |book, peer, now| {
+            book.served(peer, true, now);
+        }),
+    ] {
+        let later = now.plus_ms(at);
+        sign(&mut book, &peer, later);
+        assert_eq!(heard(&book), later);
+    }
+    book.served(&peer, false, now.plus_ms(9));
+    assert_eq!(heard(&book), now.plus_ms(2), "a failure is none");
+}
+
 #[test]
 fn a_flood_of_adverts_is_not_forwarded() {
     let mut book = book();

@@ -312,7 +312,7 @@ fn bounds_are_those_of_the_largest_and_smallest_there_are() {
     assert!(bytes.len() <= CREDENTIALS_MAX && Credentials::decode(&bytes) == Ok(full.clone()));
     let pass = Pass::encode(&full.mandate, &full.changes).expect("within bounds");
     assert!(pass.len() <= PASS_MAX && Pass::decode(&pass).is_ok());
-    assert!(PASS_MAX < CREDENTIALS_MAX && CREDENTIALS_MAX <= FRAME_PASS_MAX, "one frame carries either");
+    const { assert!(PASS_MAX < CREDENTIALS_MAX && CREDENTIALS_MAX <= FRAME_PASS_MAX, "one frame carries either") };
     let more = Credentials { changes: vec![full.changes[0].clone(); CHANGES_MAX + 1], ..full };
     assert!(more.encode().is_err());
 

@@ -38,11 +38,12 @@ pub mod ports;
 mod probes;
 pub mod report;
 mod round;
+mod shelf;
 mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::newcomer::Shelf;
+pub use self::shelf::Shelf;
 use self::{
     files::{Disk, RealDisk, StateFiles},
     newcomer::{Newcomer, Tools},

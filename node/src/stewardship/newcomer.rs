@@ -23,11 +23,9 @@ use cairn_core::{
         wire::{Answer, Refusal, Request},
     },
 };
-use cairn_proto::{
-    Action, Domain, GroupId, Ordinals, PeerKey, SHARD_SIZE, ShardRoot, SheetRow, Slot, Taken, Timestamp, order::OrderId,
-};
+use cairn_proto::{Action, Domain, Ordinals, PeerKey, SHARD_SIZE, SheetRow, Taken, Timestamp, order::OrderId};
 use ed25519_dalek::SigningKey;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -36,10 +34,11 @@ use super::{
     order_file::Given,
     outbox::Outbox,
     ports::{Rebuilder, StewardNet},
+    shelf::Shelf,
 };
 use crate::{
     overlay::TransferError,
-    store::{Clock, NewShard, Store, StoreError},
+    store::{Clock, NewShard, StoreError},
 };
 
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
@@ -59,36 +58,6 @@ const TRIES: u32 = 3;
 const DONE_MAX: usize = 1024;
 /// After an order is over its answer is tried to be brought for so much longer: it stays true, and stewards take it late as well.
 const TELL_MS: u64 = 7 * 24 * 3_600_000;
-
-/// Where a new holder's shards go.
-pub trait Shelf: Send + Sync + 'static {
-    /// The slot of the group that was accepted here once.
-    fn accepted_slot(&self, group: GroupId) -> Option<Slot>;
-    /// Whether this very shard is here, sound.
-    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool;
-    /// Bytes that may still be stored.
-    fn room(&self) -> u64;
-    /// Stores a shard; durable on return.
-    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>>;
-}
-
-impl Shelf for Store {
-    fn accepted_slot(&self, group: GroupId) -> Option<Slot> {
-        Self::accepted_slot(self, group)
-    }
-
-    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
-        self.has_sound(group, slot, ordinal, root)
-    }
-
-    fn room(&self) -> u64 {
-        self.usage().free_bytes.0
-    }
-
-    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { Self::put(self, shard).await.map(|_| ()) }.boxed()
-    }
-}
 
 /// What the new holder works with.
 pub(super) struct Tools {

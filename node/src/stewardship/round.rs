@@ -120,6 +120,8 @@ impl Keeper {
                 Input::Asked { from, request, answer } => {
                     self.note_return(from, now);
                     let (said, group) = self.asked(from, request, peers, now);
+                    // Whoever registers once more what could not be written has it tried once more.
+                    again |= group.is_some_and(|group| self.unsaved.contains(&group));
                     pending.push((answer, said, group));
                 }
                 Input::Heard { peer, at } => {

@@ -36,7 +36,6 @@ const HOUR: u64 = 3_600_000;
 pub(super) const STRIPES: u8 = 2;
 /// Time of one step: well within every timer below.
 const STEP_MS: u64 = 30_000;
-/// Only what is stuck for good waits so long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn slot(at: u8) -> Slot {

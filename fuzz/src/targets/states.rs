@@ -9,6 +9,7 @@ use cairn_core::{
     audit::Conviction,
     blind::{
         EphemeralSecret, Helper, LEDGER_MAX, LedgerRefusal, NewHolder, Order, SESSION_SIZE_MAX, Session, SessionLedger,
+        wire::{MESSAGE_MAX, Message},
     },
     erasure::Codec,
     liveness::{Timers, WATCHED_MAX, Watch},
@@ -21,6 +22,7 @@ use super::{Target, audits};
 pub(super) fn all() -> Vec<Target> {
     vec![
         Target { name: "rebuild-session", seeds: || sessions().iter().map(Session::encode).collect(), run: session },
+        Target { name: "rebuild-message", seeds: messages, run: message },
         Target { name: "session-ledger", seeds: || vec![a_ledger().encode()], run: ledger },
         Target { name: "liveness-state", seeds: || LIVENESS.clone(), run: liveness },
         Target {
@@ -103,6 +105,20 @@ fn session(bytes: &[u8]) {
     assert!(right || holder.is_err());
     let admitted = SessionLedger::default().admit(START, session, first).expect("the first session");
     assert!(Helper::new(admitted, &codec, secret(first)).is_err() || right);
+}
+
+/// One of each, as they were frozen.
+fn messages() -> Vec<Vec<u8>> {
+    let frozen = include_str!("../../../node/core/golden/rebuild-messages.txt");
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).expect("text"), 16).expect("hex");
+    let hex = frozen.lines().filter_map(|line| line.split_once(" = "));
+    hex.map(|(_, hex)| hex.as_bytes().chunks_exact(2).map(byte).collect()).collect()
+}
+
+fn message(bytes: &[u8]) {
+    let Ok(message) = Message::decode(bytes) else { return };
+    assert!(bytes.len() <= MESSAGE_MAX);
+    assert_eq!(message.encode().expect("was read"), bytes);
 }
 
 fn a_ledger() -> SessionLedger {

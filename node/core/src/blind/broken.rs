@@ -42,26 +42,26 @@ mod tests {
         let (done, gone) = (Some(Word::Done), Some(Word::Gone));
         let (next, previous) = (Some(Word::Broken(Break::Next)), Some(Word::Broken(Break::Previous)));
         let own = Some(Word::Broken(Break::Own));
-        let cases: [(&[Option<Word>], Result<usize, usize>); 11] = [
+        let cases = [
             // The third went away: those before cannot go on, those after get nothing.
-            (&[next, next, gone, previous, previous], Ok(2)),
+            ([next, next, gone, previous, previous], Ok(2)),
             // It took everything and passed nothing on.
-            (&[done, done, gone, previous, previous], Ok(2)),
-            (&[done, done, own, previous, previous], Ok(2)),
-            (&[next, next, None, previous, previous], Err(2)),
+            ([done, done, gone, previous, previous], Ok(2)),
+            ([done, done, own, previous, previous], Ok(2)),
+            ([next, next, None, previous, previous], Err(2)),
             // Somebody later says it first.
-            (&[None, None, None, previous, previous], Err(0)),
-            (&[next, None, None, previous, previous], Err(1)),
+            ([None, None, None, previous, previous], Err(0)),
+            ([next, None, None, previous, previous], Err(1)),
             // The line between the second and the third.
-            (&[next, next, previous, previous, previous], Ok(2)),
-            (&[gone, previous, previous, previous, previous], Ok(0)),
+            ([next, next, previous, previous, previous], Ok(2)),
+            ([gone, previous, previous, previous, previous], Ok(0)),
             // The last one does not reach the new holder.
-            (&[next, next, next, next, next], Ok(4)),
-            (&[done, done, done, done, done], Ok(4)),
-            (&[next, done, done], Ok(1)),
+            ([next, next, next, next, next], Ok(4)),
+            ([done, done, done, done, done], Ok(4)),
+            ([next, done, done, done, done], Ok(1)),
         ];
         for (words, expected) in cases {
-            assert_eq!(stopped_at(words), expected, "{words:?}");
+            assert_eq!(stopped_at(&words), expected, "{words:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use futures::{
 use tokio::time::Instant;
 
 use super::{
-    super::{Arrival, Pipe, RebuildNet},
+    super::{Arrival, IN_FLIGHT, Pipe, RebuildNet},
     lines::{Kind, Lines, Slow},
     village::{Node, Plan, Village},
 };
@@ -89,9 +89,9 @@ async fn measure() {
             let all_helpers = || helpers.iter().map(|helper| fetch(&lines, helper));
             let k = best(|| async { drop(try_join_all(all_helpers()).await.expect("fetched")) }).await;
             let k_by_eight = best(|| async {
-                // Two stripes at a time, as rebuilds are.
-                for _ in 0..STRIPES / 2 {
-                    try_join_all(all_helpers().chain(all_helpers())).await.expect("fetched");
+                // As many stripes at a time as rebuilds.
+                for _ in 0..usize::from(STRIPES) / IN_FLIGHT {
+                    try_join_all((0..IN_FLIGHT).flat_map(|_| all_helpers())).await.expect("fetched");
                 }
             })
             .await;

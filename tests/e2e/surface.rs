@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 
 /// Every verb that there is.
-const VERBS: [&[&str]; 30] = [
+const VERBS: [&[&str]; 31] = [
     &["network", "new"],
     &["node", "run"],
     &["init"],
@@ -22,6 +22,7 @@ const VERBS: [&[&str]; 30] = [
     &["stats"],
     &["status"],
     &["peers"],
+    &["repair"],
     &["plan"],
     &["recover"],
     &["debug", "store"],

@@ -80,12 +80,14 @@ pub enum What {
         /// The slot.
         slot: u8,
     },
+    /// Another repair was carried out and the map has no room for it: only the owner's next backup makes some.
+    MapFull,
 }
 
 impl Happening {
     /// Appends it. Layout: when, as a number · kind · its fields: `0` generation; `1` slot, holder 32, shards; `2` order 32, slot,
     /// holder 32, rebuild (flag), shards; `3` order 32, slot, holder 32, shards; `4` order 32, why (flag, [`Failure`]); `5` old
-    /// and new (each flag, 32); `6` slot. Numbers in minimal LEB128.
+    /// and new (each flag, 32); `6` slot; `7`. Numbers in minimal LEB128.
     pub fn put(&self, out: &mut Vec<u8>) {
         let peer = |out: &mut Vec<u8>, peer: &PeerKey| out.extend_from_slice(peer.as_bytes());
         put_number(out, self.at.0);
@@ -125,6 +127,7 @@ impl Happening {
                 put_option(out, new.as_ref(), peer);
             }
             What::NoPeer { slot } => out.extend_from_slice(&[6, *slot]),
+            What::MapFull => out.push(7),
         }
     }
 
@@ -151,6 +154,7 @@ impl Happening {
             4 => What::Failed { order: r.array()?, why: r.option(Failure::read)? },
             5 => What::Stewards { old: r.option(peer)?, new: r.option(peer)? },
             6 => What::NoPeer { slot: slot(r)? },
+            7 => What::MapFull,
             _ => return Err(r.invalid("unknown happening")),
         };
         Ok(Self { at, what })

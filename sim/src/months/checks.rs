@@ -83,6 +83,19 @@ impl World<'_> {
         })
     }
 
+    /// Whether those that are left and sign are enough for an order about shards. Of a committee that shrank to five two bad ones are too many.
+    fn can_repair(&self, group: GroupId) -> bool {
+        let good = |peer: &PeerKey| {
+            let member = &self.members[self.index[peer]];
+            !member.departed && member.malice.is_none()
+        };
+        let watchers = (0..self.members.len()).filter(|at| self.watches(*at, group));
+        watchers.filter_map(|at| self.members[at].steward.report(&group, self.now)).any(|report| {
+            let signers = report.stewards.iter().filter(|(peer, _)| good(peer)).count();
+            signers >= report.quorum
+        })
+    }
+
     fn watches(&self, at: usize, group: GroupId) -> bool {
         !self.members[at].departed && self.members[at].steward.groups().any(|id| id == group)
     }
@@ -116,12 +129,13 @@ impl World<'_> {
             if stuck {
                 self.watcher.stuck.insert(group);
             }
+            let helpless = stuck || (self.settings.bad > 0 && !self.can_repair(group));
             for slot in CodeParams::DEFAULT.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
                     member.up && colour(ticket, &member.domain).index() == slot.index()
                 });
-                if !self.holders(group, slot).is_empty() || !able || stewards == 0 || stuck {
+                if !self.holders(group, slot).is_empty() || !able || stewards == 0 || helpless {
                     self.watcher.empty.remove(&(group, slot));
                     continue;
                 }

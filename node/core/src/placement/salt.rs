@@ -56,6 +56,9 @@ pub(super) struct Draw {
     pub(super) tries: u32,
 }
 
+/// The least is best: slots that a region holds alone, stewards up to enough, whether the owner's domain is of a slot, stewards.
+type Merit = (usize, Reverse<usize>, bool, Reverse<usize>);
+
 /// Why no draw fits: what the best one lacked.
 pub(super) struct NoDraw {
     pub(super) classes: Vec<u8>,
@@ -88,7 +91,7 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
     let slots = policy.code.slots();
     let possible = domains.len() >= policy.domains_needed();
     let acceptable = usize::from(policy.regions.slots_max).max(spread::floor(domains, slots, replicas));
-    let mut fitting: Option<((usize, Reverse<usize>, bool, Reverse<usize>), Draw)> = None;
+    let mut fitting: Option<(Merit, Draw)> = None;
     let mut last = TRIES_MAX;
     let mut extra = policy.regions.extra_salts;
     let mut best_miss = NoDraw { classes: Vec::new(), missing: usize::MAX };

@@ -128,11 +128,12 @@ impl Stewardship {
         let StewardshipConfig { folder, key, domain, shelf, timers, upstream, clock, entropy } = config;
         let (steward_key, late_ms, rhythm) = (key.clone(), timers.liveness.late_ms, timers.rhythm);
         let now = clock();
+        let own = domain.clone();
         let read = move || {
             let files = StateFiles::open(folder, disk)?;
             let watch = beliefs(&files, &timers);
             let budget = Budget::new(Limits::default(), upstream, now);
-            let mut steward = Steward::new(steward_key, rhythm, watch, budget);
+            let mut steward = Steward::new(steward_key, own, rhythm, watch, budget);
             let lost = resume(&mut steward, &files, now)?;
             let rng = ChaCha20Rng::from_seed(entropy);
             let keeper = Keeper {

@@ -92,8 +92,6 @@ named_timers! {
     pause_max = 12 * HOUR, at least 2 * SECOND;
     /// Between two comparisons of maps.
     compare = 6 * HOUR, at least SECOND;
-    /// How far clocks may differ; real clocks do not follow the factor.
-    skew = 10 * MINUTE, at least 10 * SECOND;
     /// Silence after which a steward's place is given to another.
     steward_lost = DAY, at least 5 * SECOND;
     /// Between two probes of a silent peer of a group that needs something.
@@ -168,7 +166,7 @@ impl Timers {
     /// From the settings and the environment's factor, which stands above theirs.
     ///
     /// Nothing gets shorter than its least value: half a second for adverts, pings and probes, two seconds of silence to be late and
-    /// five to be gone, three seconds for votes, ten for clocks, thirty for an order, a fifth of a second for a look. Late is three
+    /// five to be gone, three seconds for votes, thirty for an order, a fifth of a second for a look. Late is three
     /// adverts at least, so half an hour by default; and whoever is away was late, whoever is gone was away.
     ///
     /// # Errors
@@ -216,7 +214,6 @@ impl Timers {
                 pause_ms: t.pause,
                 pause_ms_max: t.pause_max,
                 compare_ms: t.compare,
-                skew_ms: t.skew,
                 inventory_ms: t.inventory,
                 steward_lost_ms: t.steward_lost,
             },
@@ -270,7 +267,7 @@ mod tests {
         let t = timers.liveness;
         assert!(t.late_ms >= 3 * timers.announce.as_millis() as u64 && t.late_ms >= 2000);
         assert!(t.away_ms >= t.late_ms && t.server_gone_ms >= t.away_ms && t.home_gone_ms >= t.server_gone_ms);
-        assert_eq!((timers.rhythm.skew_ms, timers.rhythm.order_ms), (10_000, 30_000));
+        assert_eq!(timers.rhythm.order_ms, 30_000);
     }
 
     #[test]

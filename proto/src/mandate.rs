@@ -265,11 +265,16 @@ impl SlotSheet {
     }
 }
 
+/// Whether a stripe with so many data shards has a shard in this slot: the others of the first k are zero and were never sent.
+#[must_use]
+pub fn is_real(code: CodeParams, used: u8, slot: Slot) -> bool {
+    slot.index() < usize::from(used) || (code.data()..code.slots()).contains(&slot.index())
+}
+
 /// Whether slot and rows are possible under this code: a virtual slot has no shard.
 fn fits(sheet: &SlotSheet, code: CodeParams) -> bool {
-    let (slot, data) = (sheet.slot.index(), code.data());
-    let real = |used: u8| (1..=data).contains(&usize::from(used)) && (slot < usize::from(used) || slot >= data);
-    slot < code.slots() && sheet.rows.iter().all(|row| real(row.used))
+    let real = |used: u8| (1..=code.data()).contains(&usize::from(used)) && is_real(code, used, sheet.slot);
+    sheet.slot.index() < code.slots() && sheet.rows.iter().all(|row| real(row.used))
 }
 
 /// What a steward keeps of a group: the mandate and every slot's sheet, as they were signed.
@@ -313,6 +318,14 @@ impl GroupRecord {
                 return Err(DecodeError::Invalid { what, why: "sheets that contradict each other" });
             }
             *known = row.used;
+        }
+        // ... and a shard in each slot that is real for it: a steward could not tell a lost one from one that never was.
+        let has = |sheet: &SlotSheet, ordinal: u8| sheet.rows.binary_search_by_key(&ordinal, |row| row.ordinal).is_ok();
+        for (ordinal, used) in (0..=u8::MAX).zip(used).filter(|(_, used)| *used != 0) {
+            let real = |sheet: &&SlotSheet| is_real(opened.ticket.code(), used, sheet.slot);
+            if !open.iter().filter(real).all(|sheet| has(sheet, ordinal)) {
+                return Err(DecodeError::Invalid { what, why: "a stripe without one of its shards" });
+            }
         }
         Ok(Self { mandate: opened, sheets: open, sealed_mandate: mandate, sealed_sheets: sheets })
     }

@@ -2,7 +2,8 @@
 //! was done.
 //!
 //! A certificate can be checked by anybody who has the mandate: it names the steward that each signature is of. Stewards change
-//! by orders too, so a [`Committee`] is the mandate's list with the changes since, each signed by a quorum of those before.
+//! by orders too, so a [`Committee`] is the mandate's list with the changes since, each signed by half of those before. Every
+//! order names the committee that gives it ([`Committee::id`], a chain over the changes).
 //!
 //! - **SEP-1** An order gives one slot to one peer, which checks its own colour before it takes a byte; no order can name two.
 
@@ -133,7 +134,7 @@ pub enum Action {
         to: PeerKey,
         /// Which stripes.
         ordinals: Ordinals,
-        /// k holders of k other slots, the first begins.
+        /// As many holders of other slots as each of these stripes has data shards, the first begins.
         helpers: Vec<(Slot, PeerKey)>,
     },
     /// `new` takes the place of `old` among the stewards.
@@ -207,9 +208,12 @@ impl Action {
     }
 }
 
+/// Names a [`Committee`]: its mandate and every change since. BLAKE3.
+pub type CommitteeId = [u8; 32];
+
 /// One order of a group's stewards.
 ///
-/// Layout: version `1` · group 32 · mandate's generation · nonce 16 · issued · expires · action (`1` copy: slot, from 32, to 32,
+/// Layout: version `1` · group 32 · mandate's generation · committee 32 · nonce 16 · issued · expires · action (`1` copy: slot, from 32, to 32,
 /// ordinals 32; `2` rebuild: slot, to 32, ordinals 32, helpers (count; slot, peer 32); `3` replace: old 32, new 32;
 /// `4` retire: old 32; `5` enlist: new 32).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,6 +222,9 @@ pub struct Order {
     pub group: GroupId,
     /// Which of the owner's mandates it rests on.
     pub generation: u64,
+    /// Which committee orders it: a certificate is worth nothing to any other, so one that changes stewards and was kept back is void
+    /// once they have changed.
+    pub committee: CommitteeId,
     /// By lot: no two orders are the same, though they say the same.
     pub nonce: [u8; 16],
     /// When it was proposed.
@@ -241,6 +248,7 @@ impl Order {
         let mut out = vec![VERSION];
         out.extend_from_slice(self.group.as_bytes());
         put_number(&mut out, self.generation);
+        out.extend_from_slice(&self.committee);
         out.extend_from_slice(&self.nonce);
         put_number(&mut out, self.issued.0);
         put_number(&mut out, self.expires.0);
@@ -288,7 +296,8 @@ impl Order {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         r.version(VERSION)?;
-        let (group, generation, nonce) = (GroupId::from_bytes(r.array()?), r.u64()?, r.array()?);
+        let (group, generation) = (GroupId::from_bytes(r.array()?), r.u64()?);
+        let (committee, nonce) = (r.array()?, r.array()?);
         let (issued, expires) = (Timestamp(r.u64()?), Timestamp(r.u64()?));
         let peer = |r: &mut Reader<'_>| r.array().map(PeerKey::from_bytes);
         let action = match r.byte()? {
@@ -307,7 +316,7 @@ impl Order {
             5 => Action::Enlist { new: peer(r)? },
             _ => return Err(r.invalid("unknown action")),
         };
-        let order = Self { group, generation, nonce, issued, expires, action };
+        let order = Self { group, generation, committee, nonce, issued, expires, action };
         order.check()?;
         Ok(order)
     }
@@ -362,19 +371,47 @@ fn order_id(bytes: &[u8]) -> OrderId {
     blake3::derive_key("cairn 2026-11 order id v1", bytes)
 }
 
-/// Who are the stewards now.
+/// Who are the stewards now, or were once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committee {
     mandate: Mandate,
     stewards: Vec<PeerKey>,
     changes: usize,
+    id: CommitteeId,
 }
 
 impl Committee {
     /// Those of the mandate.
     #[must_use]
     pub fn of(mandate: &Mandate) -> Self {
-        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), changes: 0 }
+        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 committee v1");
+        hasher.update(mandate.ticket.id().as_bytes());
+        for number in [mandate.generation, mandate.issued.0, mandate.ends.0] {
+            hasher.update(&number.to_le_bytes());
+        }
+        for steward in &mandate.stewards {
+            hasher.update(steward.as_bytes());
+        }
+        let id = *hasher.finalize().as_bytes();
+        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), changes: 0, id }
+    }
+
+    /// Its name: equal for equal mandates and equal changes, in this order.
+    #[must_use]
+    pub const fn id(&self) -> &CommitteeId {
+        &self.id
+    }
+
+    /// The name of the committee that an order would make of this one.
+    #[must_use]
+    pub fn id_after(&self, order: &OrderId) -> CommitteeId {
+        blake3::derive_key("cairn 2026-11 committee change v1", &[self.id, *order].concat())
+    }
+
+    /// How often it changed since the mandate.
+    #[must_use]
+    pub const fn changes(&self) -> usize {
+        self.changes
     }
 
     /// The mandate that they have.
@@ -401,10 +438,10 @@ impl Committee {
         if action.slot().is_some() { self.quorum() } else { half(self.stewards.len()) }
     }
 
-    /// Lets stewards go and come as ordered. What is so already changes nothing.
+    /// Lets stewards go and come as ordered.
     ///
     /// # Errors
-    /// A certificate that does not hold, or orders something else, or would leave nobody or too many.
+    /// A certificate that does not hold, is of another committee, orders something else, or would leave nobody or too many.
     pub fn change(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
         let bad = |why| Err(DecodeError::Invalid { what: "change of stewards", why });
         let (old, new) = certificate.order.action.stewards();
@@ -412,9 +449,6 @@ impl Committee {
             return bad("is another order");
         }
         let has = |peer: Option<PeerKey>| peer.is_some_and(|peer| self.stewards.contains(&peer));
-        if !has(old) && new.is_none_or(|_| has(new)) {
-            return Ok(());
-        }
         certificate.check(self)?;
         if has(new) || (old.is_some() && !has(old)) {
             return bad("names the wrong peers");
@@ -432,6 +466,7 @@ impl Committee {
         if stewards.is_empty() || stewards.len() > STEWARDS_MAX {
             return bad("leaves nobody, or too many");
         }
+        self.id = self.id_after(&certificate.order.id()?);
         self.stewards = stewards;
         self.changes += 1;
         Ok(())
@@ -466,6 +501,9 @@ impl Certificate {
         let mandate = committee.mandate();
         if self.order.group != mandate.ticket.id() || self.order.generation != mandate.generation {
             return bad("rests on another mandate");
+        }
+        if self.order.committee != *committee.id() {
+            return bad("is of another committee");
         }
         if !mandate.powers.allows(self.order.action.power()) {
             return bad("is more than the mandate allows");

@@ -4,9 +4,9 @@
 use std::{env, fs, path::PathBuf};
 
 use cairn_proto::{
-    Action, ByteSize, Certificate, ChunkId, CodeParams, DecodeError, Domain, Grant, GroupId, GroupRecord, GroupTicket,
-    Mandate, NetworkId, Order, PeerKey, Powers, Region, Rights, ShardRoot, SheetRow, Slot, SlotSheet, SnapshotId,
-    StatementId, StripeId, Taken, Timestamp, VaultKey,
+    Action, ByteSize, Certificate, ChunkId, CodeParams, Committee, DecodeError, Domain, Grant, GroupId, GroupRecord,
+    GroupTicket, Mandate, NetworkId, Order, PeerKey, Powers, Region, Rights, ShardRoot, SheetRow, Slot, SlotSheet,
+    SnapshotId, StatementId, StripeId, Taken, Timestamp, VaultKey,
     audit::{
         Answer, Challenge, Evidence, Found, Loss, Matter, SLICE_SIZE, SilenceReport, Verdict, VerdictKind, Vote, Way,
     },
@@ -290,6 +290,7 @@ fn mandates_and_orders() {
     let order = |action| Order {
         group: ticket.id(),
         generation: 2,
+        committee: *Committee::of(&mandate).id(),
         nonce: [6; 16],
         issued: Timestamp(2_000),
         expires: Timestamp(90_000),

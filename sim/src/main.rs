@@ -30,6 +30,9 @@ struct Args {
     /// Of months: the owner's groups
     #[arg(long, default_value_t = 2)]
     groups: u32,
+    /// Of months: bad stewards of each group
+    #[arg(long, default_value_t = 0)]
+    bad: u32,
     /// Printed with the result, for logs
     #[arg(long, env = "CAIRN_COMMIT", default_value = "unknown")]
     commit: String,
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
             World::Months => {
                 let usual = Months::new(seed, args.churn);
                 let (peers, days) = (args.nodes.unwrap_or(usual.peers), args.days.unwrap_or(usual.days));
-                let settings = Months { peers, days, groups: args.groups, ..usual };
+                let settings = Months { peers, days, groups: args.groups, bad: args.bad, ..usual };
                 let head = format!("scenario=months nodes={peers} days={days} churn={}%", args.churn);
                 (head, settings.command(), months::run_twice(&settings).map(|report| format!("{report:?}")))
             }

@@ -1,6 +1,6 @@
 //! Months without the owner: stewards, their orders and those who carry them out, on the daemon's own decisions.
 //!
-//! An owner puts a few groups of small stripes among the peers, leaves record and mandate with the stewards, and is gone. Peers
+//! An owner puts a few groups of small stripes, of one to five data shards each, among the peers, leaves record and mandate with the stewards, and is gone. Peers
 //! come and go by the hour, for good, or rot a little; they crash, also between what they wrote down and what they were about to say,
 //! and know then what they wrote ([`cairn_core::steward::Effect::Persist`]); messages are late and get lost; the network is cut in two for a day. What decides is
 //! [`cairn_core::steward::Steward`] and [`cairn_core::part`], with real signatures; a shard is [`SHARD`] real bytes, coded, copied,
@@ -10,13 +10,16 @@
 //!
 //! - How a rebuild travels: here the new holder is handed the sum that the blinded chain ends in, which
 //!   `cairn_core::blind` shows to reveal nothing else.
-//! - Anybody who lies: stewards and holders do as told, or are away. Audits.
-//! - Clocks that differ, an owner who comes back in between. Groups have three stripes, none of them short.
+//! - Holders that lie: they do as told, or are away. Audits. Stewards that lie are as bad as `hostile` makes them, two of seven at most.
+//! - Clocks that differ, an owner who comes back in between.
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
 
 mod checks;
+mod hostile;
+mod owner;
 mod peers;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -25,19 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_core::{
     erasure::Codec,
     liveness::Timers,
-    part,
     peer_view::PeerView,
-    placement::{self, GroupRequest, Owner, PlacementPolicy},
-    steward::{Effect, Failure, Say},
+    steward::{Effect, Say},
 };
-use cairn_proto::{
-    Action, CodeParams, GroupId, GroupRecord, GroupTicket, Mandate, Ordinals, PeerKey, Powers, ShardRoot, SheetRow,
-    Slot, SlotSheet, Taken, Timestamp,
-    mandate::{MANDATE_MS_MAX, STEWARDS_MAX},
-    manifest::HOLDERS_MAX,
-};
-use ed25519_dalek::SigningKey;
-use rand_core::Rng as _;
+use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp};
 
 use self::{checks::Watcher, peers::Member};
 use crate::{
@@ -49,7 +43,7 @@ use crate::{
 /// Bytes of a shard here.
 pub const SHARD: usize = 64;
 /// Stripes of a group here.
-const STRIPES: u8 = 3;
+const STRIPES: u8 = 5;
 /// What an order takes to be carried out, from and to.
 pub const TRANSFER_MS: (u64, u64) = (60_000, 30 * 60_000);
 /// Late after four hours, because signs of life come every two.
@@ -98,6 +92,8 @@ pub struct Months {
     pub lost_per_mille: u32,
     /// The day on which the network is cut in two for 30 hours.
     pub cut_on_day: Option<u32>,
+    /// Stewards of each group that are bad.
+    pub bad: u32,
     /// Whether stewards do nothing, to show that something is needed of them.
     pub asleep: bool,
     /// Whether new holders take the slot behind the one that they are given, to show that the checks would see it.
@@ -110,15 +106,16 @@ impl Months {
     pub const fn new(seed: u64, churn_percent: u32) -> Self {
         let cut_on_day = Some(60);
         let (asleep, greedy) = (false, false);
-        Self { seed, peers: 48, days: 180, churn_percent, groups: 2, lost_per_mille: 10, cut_on_day, asleep, greedy }
+        let (peers, days, groups, lost_per_mille, bad) = (48, 180, 2, 10, 0);
+        Self { seed, peers, days, churn_percent, groups, lost_per_mille, cut_on_day, bad, asleep, greedy }
     }
 
     /// The command that repeats this run.
     #[must_use]
     pub fn command(&self) -> String {
         format!(
-            "cargo run -p cairn-sim -- --scenario months --seed {:#x} --nodes {} --days {} --churn {} --groups {}",
-            self.seed, self.peers, self.days, self.churn_percent, self.groups
+            "cargo run -p cairn-sim -- --scenario months --seed {:#x} --nodes {} --days {} --churn {} --groups {} --bad {}",
+            self.seed, self.peers, self.days, self.churn_percent, self.groups, self.bad
         )
     }
 }
@@ -148,6 +145,10 @@ pub struct MonthsReport {
     pub crashes: u32,
     /// Shards that rotted and were healed.
     pub healed: u32,
+    /// Proposals that bad stewards made of their own,
+    pub forged: u32,
+    /// ... of these such as got their signatures.
+    pub forged_orders: u32,
     /// Most orders certified within a day, in a group.
     pub most_a_day: u32,
     /// Orders certified while the network was cut.
@@ -186,7 +187,10 @@ struct World<'a> {
     members: Vec<Member>,
     index: BTreeMap<PeerKey, usize>,
     groups: Vec<GroupId>,
+    /// The data shards of each stripe, as many as it has.
     data: BTreeMap<(GroupId, u8), Vec<Vec<u8>>>,
+    /// Each slot's sheet, as the owner sealed it; bad stewards keep copies.
+    sheets: BTreeMap<(GroupId, Option<Slot>), Vec<u8>>,
     codec: Codec,
     watcher: Watcher,
     trace: Trace,
@@ -238,6 +242,7 @@ impl<'a> World<'a> {
             index: BTreeMap::new(),
             groups: Vec::new(),
             data: BTreeMap::new(),
+            sheets: BTreeMap::new(),
             codec: Codec::new(CodeParams::DEFAULT),
             watcher: Watcher::default(),
             trace: Trace::new(),
@@ -271,84 +276,6 @@ impl<'a> World<'a> {
         self.after(rot, Event::Rot(at));
         let crash = self.dice.around_hours(CRASH_HOURS);
         self.after(crash, Event::Crash(at));
-    }
-
-    /// The owner makes a group, puts stripes into it and leaves record and mandate with its stewards.
-    fn place(&mut self, number: u32) -> Result<(), Violation> {
-        let bad = |what: String| Violation { invariant: "REP-1", at: Timestamp(0), what };
-        let views = self.views(None);
-        let policy = PlacementPolicy::new(CodeParams::DEFAULT, 2);
-        let mut secret = crate::world::key("authority", number);
-        secret[..8].copy_from_slice(&self.settings.seed.to_le_bytes());
-        let authority = SigningKey::from_bytes(&secret);
-        let owner = Owner { peer: PeerKey::from_bytes([255; 32]), domain: crate::world::operator("the-owner") };
-        let avoid = BTreeSet::new();
-        let request = GroupRequest {
-            owner,
-            authority: authority.verifying_key().to_bytes(),
-            policy: &policy,
-            avoid: &avoid,
-            now: self.now,
-            owner_key: Some([number as u8; 32]),
-        };
-        let plan = placement::plan_group(&views, &request, self.dice.rng());
-        let plan = plan.map_err(|e| bad(format!("no group: {e}")))?;
-        let mut stewards = placement::stewards(&views, &request, &plan.ticket);
-        stewards.truncate(STEWARDS_MAX);
-        let group = plan.ticket.id();
-        let mut rows: Vec<Vec<SheetRow>> = plan.slots.iter().map(|_| Vec::new()).collect();
-        for ordinal in 0..STRIPES {
-            let shards = self.stripe(group, ordinal);
-            for slot in CodeParams::DEFAULT.each_slot() {
-                let bytes = &shards[slot.index()];
-                let root = ShardRoot::from_bytes(*blake3::hash(bytes).as_bytes());
-                rows[slot.index()].push(SheetRow { ordinal, used: 5, root });
-                for holder in plan.chosen(slot) {
-                    self.store(self.index[holder], &plan.ticket, slot, ordinal, bytes.clone())?;
-                }
-            }
-        }
-        let mandate = Mandate {
-            ticket: plan.ticket,
-            generation: 1,
-            stewards: stewards.clone(),
-            replicas: 2,
-            powers: Powers::ALL,
-            monthly_bytes: 64 << 30,
-            issued: self.now,
-            ends: self.now.plus_ms(MANDATE_MS_MAX),
-        };
-        let sheet = |slot: Slot| {
-            let holders = plan.chosen(slot).iter().take(HOLDERS_MAX).copied().collect();
-            let rows = rows[slot.index()].clone();
-            SlotSheet { group, slot, generation: 1, holders, rows }.seal(&authority)
-        };
-        let sheets = CodeParams::DEFAULT.each_slot().map(sheet).collect::<Result<Vec<_>, _>>();
-        let record = sheets.and_then(|sheets| GroupRecord::new(mandate.seal(&authority)?, sheets));
-        let record = record.map_err(|e| bad(e.to_string()))?;
-        self.trace.line(self.now, format_args!("group {} with {} stewards", group.short(), stewards.len()));
-        for steward in stewards {
-            let at = self.index[&steward];
-            let now = self.now;
-            self.members[at].steward.adopt(record.clone(), &[], now).map_err(|e| bad(e.to_string()))?;
-            self.effects(at)?;
-        }
-        self.watcher.group(group, plan.ticket);
-        self.groups.push(group);
-        Ok(())
-    }
-
-    fn stripe(&mut self, group: GroupId, ordinal: u8) -> Vec<Vec<u8>> {
-        let mut data: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..self.codec.params().data() {
-            let mut bytes = vec![0; SHARD];
-            self.dice.rng().fill_bytes(&mut bytes);
-            data.push(bytes);
-        }
-        let parity = self.codec.parity(&data).unwrap_or_default();
-        self.data.insert((group, ordinal), data.clone());
-        data.extend(parity);
-        data
     }
 
     /// A peer keeps a shard; the watcher sees it.
@@ -456,6 +383,7 @@ impl<'a> World<'a> {
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
+            self.mischief(at);
             // Now and then what is believed of peers is written too; a crash loses what was learned since.
             if self.dice.per_mille(50) {
                 self.members[at].watched = self.members[at].steward.watch().encode();
@@ -468,6 +396,7 @@ impl<'a> World<'a> {
         let views = self.views(Some(to % 2));
         let from = self.members[from].key;
         let now = self.now;
+        self.overheard(to, from, &say);
         self.members[to].steward.told(from, say, now, &views);
         self.effects(to)
     }
@@ -476,6 +405,7 @@ impl<'a> World<'a> {
     fn effects(&mut self, at: usize) -> Result<(), Violation> {
         while let Some(effect) = self.members[at].steward.poll() {
             match effect {
+                _ if self.members[at].withholds(&effect) => {}
                 Effect::Persist(group) => {
                     self.members[at].write(group);
                     // Written, and nobody was told.
@@ -488,20 +418,22 @@ impl<'a> World<'a> {
                     let to = self.index[&to];
                     self.say(at, to, *say);
                 }
-                Effect::Give { to, ref credentials, .. } => {
-                    let to = self.index[&to];
-                    let action = &credentials.certificate.order.action;
-                    self.trace.line(self.now, format_args!("{at} orders {}", peers::told(action)));
-                    self.report.orders += 1;
-                    self.report.orders_while_cut += u32::from(self.is_cut());
-                    let most = self.watcher.ordered(credentials.certificate.order.group, self.now);
-                    self.report.most_a_day = self.report.most_a_day.max(most);
-                    let wait = 50 + u64::from(self.dice.below(2000));
-                    self.after(wait, Event::Given { to, from: at, effect: Box::new(effect) });
-                }
+                Effect::Give { .. } => self.give(at, effect),
             }
         }
         Ok(())
+    }
+
+    fn give(&mut self, at: usize, effect: Effect) {
+        let Effect::Give { to, credentials, .. } = &effect else { return };
+        let (to, order) = (self.index[to], &credentials.certificate.order);
+        self.trace.line(self.now, format_args!("{at} orders {}", peers::told(&order.action)));
+        self.report.orders += 1;
+        self.report.orders_while_cut += u32::from(self.is_cut());
+        let most = self.watcher.ordered(order.group, self.now);
+        self.report.most_a_day = self.report.most_a_day.max(most);
+        let wait = 50 + u64::from(self.dice.below(2000));
+        self.after(wait, Event::Given { to, from: at, effect: Box::new(effect) });
     }
 
     /// A steward is started again from what it wrote.
@@ -519,138 +451,6 @@ impl<'a> World<'a> {
         if !self.dice.per_mille(self.settings.lost_per_mille) {
             let wait = 50 + u64::from(self.dice.below(2000));
             self.after(wait, Event::Deliver { to, from, say: Box::new(say) });
-        }
-    }
-
-    /// A new holder does what it was given, as far as it finds it good.
-    fn carry_out(&mut self, to: usize, from: usize, effect: Effect) -> Result<(), Violation> {
-        let Effect::Give { credentials, sheet, previous, .. } = effect else { return Ok(()) };
-        if !self.members[to].up {
-            return Ok(());
-        }
-        let order = &credentials.certificate.order;
-        let (group, name) = (order.group, order.id().unwrap_or_default());
-        let member = &self.members[to];
-        let held = member.ledger.get(&group).copied();
-        let task = part::may_take(&credentials, &sheet, &member.key, &member.domain, held, self.now);
-        let task = match task {
-            Ok(task) => task,
-            Err(why) => {
-                self.trace.line(self.now, format_args!("{to} refuses: {why}"));
-                self.say(to, from, Say::Failed { group, order: name, failure: Failure::Refused });
-                return Ok(());
-            }
-        };
-        let mut task = task;
-        if self.settings.greedy {
-            task.slot = Slot::new((task.slot.as_u8() + 1) % 8).unwrap_or(task.slot);
-        }
-        let stewards: Vec<usize> = task.part.stewards.iter().map(|peer| self.index[peer]).collect();
-        let mut took = Ordinals::default();
-        let mut failure = None;
-        for row in &task.rows {
-            match self.fetch(to, &credentials, task.slot, row.ordinal, &task.part.action) {
-                Ok(bytes) if self.settings.greedy || blake3::hash(&bytes).as_bytes() == row.root.as_bytes() => {
-                    self.store(to, &task.part.mandate.ticket, task.slot, row.ordinal, bytes)?;
-                    took.insert(row.ordinal);
-                }
-                Ok(_) => failure = Some(Failure::Wrong(None)),
-                Err(missing) => failure = Some(Failure::Missing(missing)),
-            }
-        }
-        let say = if took.is_empty() {
-            self.report.failures += 1;
-            Say::Failed { group, order: name, failure: failure.unwrap_or(Failure::Refused) }
-        } else {
-            let heals = held.is_some();
-            match &task.part.action {
-                _ if heals => self.report.healed += took.len() as u32,
-                Action::Copy { .. } => self.report.copies += 1,
-                _ => self.report.rebuilds += 1,
-            }
-            let (slot, holder) = (task.slot, self.members[to].key);
-            let taken = Taken { order: name, group, slot, ordinals: took, previous, at: self.now, holder };
-            let sealed = taken.seal(&self.members[to].identity);
-            Say::Taken { certificate: credentials.certificate.clone(), sealed }
-        };
-        self.trace.line(self.now, format_args!("{to} has {} of slot {}", took.len(), task.slot));
-        for steward in stewards {
-            self.say(to, steward, say.clone());
-        }
-        Ok(())
-    }
-
-    /// A shard's bytes by an order: from the peer that has it, or as the sum of what helpers have. Who was missing otherwise.
-    fn fetch(
-        &self,
-        to: usize,
-        credentials: &part::Credentials,
-        slot: Slot,
-        ordinal: u8,
-        action: &Action,
-    ) -> Result<Vec<u8>, PeerKey> {
-        let group = credentials.certificate.order.group;
-        let asked = |peer: &PeerKey, of: Slot| -> Result<Vec<u8>, PeerKey> {
-            let at = self.index[peer];
-            let bytes = self.members[at].shards.get(&(group, of, ordinal)).filter(|_| self.reach(at, to));
-            bytes.cloned().ok_or(*peer)
-        };
-        match action {
-            Action::Copy { from, to: me, .. } => {
-                let served = part::may_serve(credentials, from, (me, &self.members[to].domain), self.now);
-                let fine = served.is_ok_and(|(of, ordinals)| of == slot && ordinals.contains(ordinal));
-                if fine { asked(from, slot) } else { Err(*from) }
-            }
-            Action::Rebuild { helpers, .. } => {
-                let mut shards: Vec<Option<Vec<u8>>> = vec![None; self.codec.params().slots()];
-                for (of, helper) in helpers {
-                    let held = self.members[self.index[helper]].ledger.get(&group).copied();
-                    let domain = &self.members[to].domain;
-                    let own = part::may_help(credentials, helper, held, domain, self.now).map(|(_, own)| own);
-                    if own != Ok(*of) {
-                        return Err(*helper);
-                    }
-                    shards[of.index()] = Some(asked(helper, *of)?);
-                }
-                let known: Vec<Option<&[u8]>> = shards.iter().map(Option::as_deref).collect();
-                let made = self.codec.missing(self.codec.params().data(), &known, true, |length| vec![0; length]);
-                let found = made.ok().and_then(|made| made.into_iter().find(|(at, _)| *at == slot.index()));
-                found.map(|(_, bytes)| bytes).ok_or(self.members[to].key)
-            }
-            _ => Err(self.members[to].key),
-        }
-    }
-
-    /// A peer's disk loses a shard; its scrub finds that, and it says so to the stewards.
-    fn rot(&mut self, at: usize) {
-        let wait = self.dice.around_hours(120 * 24);
-        self.after(wait, Event::Rot(at));
-        let held: Vec<(GroupId, Slot, u8)> = self.members[at].shards.keys().copied().collect();
-        if !self.members[at].up || held.is_empty() {
-            return;
-        }
-        let (group, slot, ordinal) = held[self.dice.below(held.len() as u32) as usize];
-        self.members[at].shards.remove(&(group, slot, ordinal));
-        self.members[at].rotten.insert((group, slot));
-        self.trace.line(self.now, format_args!("{at} lost stripe {ordinal} of slot {slot}"));
-        self.confess(at);
-    }
-
-    /// A peer that lost something tells the stewards that it can reach, until it has all again.
-    fn confess(&mut self, at: usize) {
-        let rotten: Vec<(GroupId, Slot)> = self.members[at].rotten.iter().copied().collect();
-        for (group, slot) in rotten {
-            let mine = self.members[at].shards.keys().filter(|(g, s, _)| *g == group && *s == slot);
-            let has: Ordinals = mine.map(|(_, _, ordinal)| *ordinal).collect();
-            if has.len() == usize::from(STRIPES) {
-                self.members[at].rotten.remove(&(group, slot));
-            }
-            let (key, now) = (self.members[at].key, self.now);
-            for to in 0..self.members.len() {
-                if self.reach(at, to) && self.members[to].steward.groups().any(|id| id == group) {
-                    self.members[to].steward.reported(key, group, slot, &has, now);
-                }
-            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use cairn_core::{
     budget::{Budget, Limits},
+    colour::colour,
     liveness::{Timers, Watch},
     part::{CREDENTIALS_MAX, Credentials, Pass},
     steward::{
@@ -12,8 +13,8 @@ use cairn_core::{
     },
 };
 use cairn_proto::{
-    Action, Certificate, CodeParams, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers, ShardRoot, SheetRow,
-    Slot, SlotSheet, Taken, Timestamp, mandate, order,
+    Action, Certificate, CodeParams, Committee, Domain, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers,
+    ShardRoot, SheetRow, Slot, SlotSheet, Taken, Timestamp, mandate, order,
 };
 use ed25519_dalek::SigningKey;
 use rand_core::SeedableRng as _;
@@ -76,7 +77,8 @@ fn record() -> Vec<u8> {
 
 fn an_order(action: Action) -> Order {
     let (issued, expires) = (Timestamp(20), Timestamp(1_000));
-    Order { group: ticket().id(), generation: 1, nonce: [5; 16], issued, expires, action }
+    let committee = *Committee::of(&Mandate::open(&sealed_mandate()).expect("ours")).id();
+    Order { group: ticket().id(), generation: 1, committee, nonce: [5; 16], issued, expires, action }
 }
 
 fn copy() -> Order {
@@ -142,7 +144,7 @@ fn read_order(bytes: &[u8]) {
 fn read_certificate(bytes: &[u8]) {
     if let Ok(read) = Certificate::decode(bytes) {
         assert_eq!(read.encode().expect("was read"), bytes);
-        let committee = cairn_proto::Committee::of(&Mandate::open(&sealed_mandate()).expect("ours"));
+        let committee = Committee::of(&Mandate::open(&sealed_mandate()).expect("ours"));
         assert!(read.check(&committee).is_err() || read.order == copy());
     }
 }
@@ -246,16 +248,23 @@ fn read_pass(bytes: &[u8]) {
 
 const NOW: Timestamp = Timestamp(500);
 
+/// One of the stewards' colour.
+fn own_domain() -> Domain {
+    let all = (0..100).map(|at| Domain::operator(&format!("d{at}")).expect("valid"));
+    let mut fit = all.filter(|domain| colour(&ticket(), domain).index() == ticket().code().slots());
+    fit.next().expect("one of a hundred")
+}
+
 fn a_steward() -> Steward {
     let (watch, budget) = (Watch::new(Timers::default()), Budget::new(Limits::default(), 10 << 20, NOW));
-    Steward::new(key(), Rhythm::default(), watch, budget)
+    Steward::new(key(), own_domain(), Rhythm::default(), watch, budget)
 }
 
 /// A group that was just taken up; and one that was repaired and has an order under way.
 static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut steward = a_steward();
     let group = ticket().id();
-    steward.adopt(GroupRecord::decode(&record()).expect("ours"), &[], NOW).expect("named");
+    steward.adopt(GroupRecord::decode(&record()).expect("ours"), &[], peer(&key()), NOW).expect("named");
     let fresh = steward.encode_group(&group).expect("watched");
     let holder = PeerKey::from_bytes([1; 32]);
     steward.reported(holder, group, slot(0), &cairn_proto::Ordinals::default(), NOW);

@@ -16,7 +16,7 @@ pub use codec::{CREDENTIALS_MAX, PASS_MAX};
 
 use cairn_proto::{
     Action, Certificate, Committee, DecodeError, Domain, Mandate, Ordinals, PeerKey, SheetRow, Slot, SlotSheet,
-    Timestamp,
+    Timestamp, mandate::is_real,
 };
 
 use crate::colour::may_hold;
@@ -96,6 +96,9 @@ pub enum Unfit {
         /// Which.
         held: Slot,
     },
+    /// The helpers are not those of which these stripes are made: as many as a stripe has data shards, in slots that it has.
+    #[error("these stripes are not rebuilt from so many helpers, or not from these slots")]
+    WrongHelpers,
     /// The sheet does not say what these stripes must be.
     #[error("the sheet has no root for what is ordered")]
     NoRoots,
@@ -171,6 +174,14 @@ pub fn may_take(
     let rows: Vec<SheetRow> = sheet.rows.into_iter().filter(|row| ordinals.contains(row.ordinal)).collect();
     if sheet.slot != slot || rows.len() != ordinals.len() {
         return Err(Unfit::NoRoots);
+    }
+    if let Action::Rebuild { helpers, .. } = &part.action {
+        let code = part.mandate.ticket.code();
+        let used = |row: &SheetRow| usize::from(row.used) == helpers.len();
+        let real = |(helper, _): &(Slot, PeerKey)| is_real(code, helpers.len() as u8, *helper);
+        if !rows.iter().all(used) || !helpers.iter().all(real) {
+            return Err(Unfit::WrongHelpers);
+        }
     }
     Ok(Task { part, slot, rows, sheet: sealed })
 }

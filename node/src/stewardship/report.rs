@@ -175,6 +175,7 @@ fn words(what: &What) -> String {
         What::Stewards { old: None, new: Some(new) } => format!("steward {} joined", new.short()),
         What::Stewards { old: None, new: None } => "stewards changed".to_owned(),
         What::NoPeer { slot } => format!("nobody is there to take slot {slot}"),
+        What::MapFull => "no more repairs can be noted until its owner's next backup".to_owned(),
     }
 }
 

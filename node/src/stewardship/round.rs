@@ -181,7 +181,7 @@ impl Keeper {
             Request::Register { record } => match GroupRecord::decode(&record) {
                 Ok(record) => {
                     let group = record.group();
-                    (self.register(record, now), Some(group))
+                    (self.register(from, record, now), Some(group))
                 }
                 Err(_) => (Answer::Refused(Refusal::Forged), None),
             },
@@ -214,7 +214,7 @@ impl Keeper {
         Answer::Done
     }
 
-    fn register(&mut self, record: GroupRecord, now: Timestamp) -> Answer {
+    fn register(&mut self, from: PeerKey, record: GroupRecord, now: Timestamp) -> Answer {
         let group = record.group();
         if !self.watches(&group) && !self.files.has_room() {
             tracing::warn!(group = %group.short(), "no room on the disk to watch another group");
@@ -222,7 +222,7 @@ impl Keeper {
         }
         let generation = record.mandate.generation;
         let sheets: Vec<u64> = record.sheets.iter().map(|sheet| sheet.generation).collect();
-        match self.steward.adopt(record, &[], now) {
+        match self.steward.adopt(record, &[], from, now) {
             Ok(()) => Answer::Done,
             // The very same once more: its owner did not hear our answer.
             Err(Declined::Old)
@@ -235,7 +235,7 @@ impl Keeper {
                 Answer::Done
             }
             Err(why) => Answer::Refused(match why {
-                Declined::NotNamed => Refusal::NotSteward,
+                Declined::NotNamed | Declined::WrongColour => Refusal::NotSteward,
                 Declined::Full => Refusal::Full,
                 Declined::Old => Refusal::Old,
                 _ => Refusal::Forged,

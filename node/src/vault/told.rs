@@ -135,6 +135,10 @@ fn happenings(group: u32, log: &[Happening]) -> Vec<Value> {
             What::NoPeer { slot, .. } => {
                 other(at, "no_peer", Some(*slot), None, format!("slot {slot}: there is nobody who may hold it"));
             }
+            What::MapFull => {
+                let text = "its stewards can note no more repairs: the next backup makes room".to_owned();
+                other(at, "full", None, None, text);
+            }
             // That we left it to them is no news.
             _ => {}
         }

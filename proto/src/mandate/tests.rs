@@ -104,6 +104,10 @@ fn a_record_is_whole_or_refused() {
     virtual_shard.rows.push(SheetRow { ordinal: 1, used: 2, root: ShardRoot::from_bytes([0; 32]) });
     let sealed_virtual = virtual_shard.seal(&authority()).expect("encodes");
     assert!(SlotSheet::open(&sealed_virtual, &ticket()).is_err(), "a shard where there is none");
+    let mut lacking = sheet(4);
+    lacking.rows.remove(1);
+    let lacking = [sealed[..4].to_vec(), vec![lacking.seal(&authority()).expect("valid")]].concat();
+    assert!(of(lacking).is_err(), "a stripe without its last shard");
     let mut newer = sheet(0);
     newer.generation += 1;
     let newer = of([vec![newer.seal(&authority()).expect("valid")], sealed[1..].to_vec()].concat()).expect("whole");

@@ -13,9 +13,13 @@ fn slot(at: u8) -> Slot {
     Slot::new(at).expect("valid")
 }
 
+fn order_of(committee: &Committee, action: Action) -> Order {
+    let (group, committee) = (ticket().id(), *committee.id());
+    Order { group, generation: 3, committee, nonce: [4; 16], issued: NOW, expires: NOW.plus_ms(60_000), action }
+}
+
 fn order(action: Action) -> Order {
-    let group = ticket().id();
-    Order { group, generation: 3, nonce: [4; 16], issued: NOW, expires: NOW.plus_ms(60_000), action }
+    order_of(&Committee::of(&mandate(7)), action)
 }
 
 fn copy() -> Order {
@@ -106,22 +110,29 @@ fn nobody_has_two_parts_in_an_order() {
     assert!(long.encode().is_err());
 }
 
+/// Has it changed by those signers, with an order of its own.
+fn changed(committee: &mut Committee, action: Action, signers: &[u8]) -> Result<(), DecodeError> {
+    committee.change(&certificate(&order_of(committee, action), signers.iter().copied()))
+}
+
+fn replace(old: u8, new: u8) -> Action {
+    Action::Replace { old: key_of(&steward(old)), new: key_of(&steward(new)) }
+}
+
 #[test]
 fn stewards_are_replaced_by_those_who_are_there() {
     let mut committee = Committee::of(&mandate(7));
-    let replace = |old: u8, new: u8| order(Action::Replace { old: key_of(&steward(old)), new: key_of(&steward(new)) });
-    committee.change(&certificate(&replace(0, 10), 1..6)).expect("five of seven");
+    changed(&mut committee, replace(0, 10), &[1, 2, 3, 4, 5]).expect("five of seven");
     assert!(
         committee.stewards().contains(&key_of(&steward(10))) && !committee.stewards().contains(&key_of(&steward(0)))
     );
-    committee.change(&certificate(&replace(0, 10), 1..6)).expect("the same again changes nothing");
-    assert!(committee.change(&certificate(&replace(1, 11), [0, 2, 3, 4])).is_err(), "the replaced one has no vote");
-    assert!(committee.change(&certificate(&replace(1, 2), 2..7)).is_err(), "is one already");
-    committee.change(&certificate(&replace(1, 11), [10, 2, 3, 4, 5])).expect("the new one has");
-    assert!(committee.change(&certificate(&copy(), 2..7)).is_err(), "no replacement");
+    assert!(changed(&mut committee, replace(1, 11), &[0, 2, 3, 4]).is_err() && committee.changes() == 1, "no vote");
+    assert!(changed(&mut committee, replace(1, 2), &[2, 3, 4, 5, 6]).is_err(), "is one already");
+    changed(&mut committee, replace(1, 11), &[10, 2, 3, 4, 5]).expect("the new one has");
+    assert!(changed(&mut committee, copy().action, &[2, 3, 4, 5, 6]).is_err(), "no replacement");
     for at in 0..CHANGES_MAX {
         let (old, new) = if at % 2 == 0 { (11, 12) } else { (12, 11) };
-        let done = committee.change(&certificate(&replace(old, new), [10, 2, 3, 4, 5]));
+        let done = changed(&mut committee, replace(old, new), &[10, 2, 3, 4, 5]);
         assert_eq!(done.is_ok(), at + 2 < CHANGES_MAX, "{at}");
         if done.is_err() {
             break;
@@ -130,24 +141,46 @@ fn stewards_are_replaced_by_those_who_are_there() {
     assert_eq!(committee.stewards().len(), 7);
 }
 
+/// Whoever collects signatures and keeps the certificate back has nothing once the committee changed, and nothing twice.
+#[test]
+fn a_certificate_is_good_for_the_committee_that_signed_it_and_no_other() {
+    let first = Committee::of(&mandate(7));
+    let kept = certificate(&order_of(&first, replace(3, 20)), 0..7);
+    let shards = certificate(&copy(), 0..7);
+    let mut now = first.clone();
+    changed(&mut now, replace(0, 10), &[1, 2, 3, 4]).expect("four of seven");
+    assert_ne!(now.id(), first.id());
+    assert!(now.clone().change(&kept).is_err() && first.clone().change(&kept).is_ok());
+    assert!(shards.check(&now).is_err() && shards.check(&first).is_ok());
+    // There and back is not the same again, or old certificates would hold again.
+    let there = first.clone();
+    let mut back = there;
+    changed(&mut back, replace(0, 10), &[1, 2, 3, 4]).expect("four");
+    changed(&mut back, replace(10, 0), &[1, 2, 3, 4]).expect("four");
+    assert_eq!(back.stewards(), first.stewards());
+    assert!(shards.check(&back).is_err());
+    let id = now.id_after(&kept.order.id().expect("valid"));
+    assert_ne!(id, first.id_after(&kept.order.id().expect("valid")), "a chain");
+}
+
 #[test]
 fn stewards_that_nobody_can_replace_retire_one_by_one_and_others_enlist() {
     let mut committee = Committee::of(&mandate(5));
-    let retire = |old: u8| order(Action::Retire { old: key_of(&steward(old)) });
-    let enlist = |new: u8| order(Action::Enlist { new: key_of(&steward(new)) });
-    assert!(committee.change(&certificate(&retire(0), [1, 2])).is_err(), "two of five");
-    committee.change(&certificate(&retire(0), 2..5)).expect("three of five, though two are lost");
-    committee.change(&certificate(&retire(0), 2..5)).expect("nothing more");
-    committee.change(&certificate(&retire(1), 2..5)).expect("three of four");
-    committee.change(&certificate(&retire(2), 3..5)).expect("two of three");
-    committee.change(&certificate(&retire(3), [4])).expect("one of two");
-    assert!(committee.change(&certificate(&retire(4), [4])).is_err(), "the last one stays");
+    let retire = |old: u8| Action::Retire { old: key_of(&steward(old)) };
+    let enlist = |new: u8| Action::Enlist { new: key_of(&steward(new)) };
+    assert!(changed(&mut committee, retire(0), &[1, 2]).is_err(), "two of five");
+    changed(&mut committee, retire(0), &[2, 3, 4]).expect("three of five, though two are lost");
+    assert!(changed(&mut committee, retire(0), &[2, 3, 4]).is_err(), "is none any more");
+    changed(&mut committee, retire(1), &[2, 3, 4]).expect("three of four");
+    changed(&mut committee, retire(2), &[3, 4]).expect("two of three");
+    changed(&mut committee, retire(3), &[4]).expect("one of two");
+    assert!(changed(&mut committee, retire(4), &[4]).is_err(), "the last one stays");
     assert_eq!((committee.stewards().len(), committee.quorum()), (1, 1));
     for new in 10..16 {
-        let signers = [4].into_iter().chain(10..new);
-        committee.change(&certificate(&enlist(new), signers)).expect("all of them");
+        let signers: Vec<u8> = [4].into_iter().chain(10..new).collect();
+        changed(&mut committee, enlist(new), &signers).expect("all of them");
     }
-    assert!(committee.change(&certificate(&enlist(16), [4].into_iter().chain(10..16))).is_err(), "an eighth");
+    assert!(changed(&mut committee, enlist(16), &[4, 10, 11, 12, 13, 14, 15]).is_err(), "an eighth");
     assert_eq!((committee.stewards().len(), committee.quorum()), (7, 5));
 }
 

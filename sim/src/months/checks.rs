@@ -16,6 +16,8 @@ use crate::{checkers::Violation, world::HOUR};
 /// A home machine is presumed gone after seven days; then an order, its failure, another; and a week for a steward that was
 /// replaced meanwhile, whose successor has its own doubts first.
 pub(super) const GAP_MS_MAX: u64 = 16 * 24 * HOUR;
+/// As long as two of seven stewards sign nothing an order takes all the five others at once, of whom homes are asleep for a third of the day.
+pub(super) const GAP_MS_MAX_WITH_TWO_BAD: u64 = 60 * 24 * HOUR;
 /// Who has been there for so long could have become a steward: a day as a newcomer, and the look for another every twelve hours.
 const HEIR_MS: u64 = 72 * HOUR;
 /// Sixteen places of a group, all of them renewed in a day, would be a storm.
@@ -81,13 +83,27 @@ impl World<'_> {
         })
     }
 
+    /// Whether those that are left and sign are enough for an order about shards. Of a committee that shrank to five two bad ones are too many.
+    fn can_repair(&self, group: GroupId) -> bool {
+        let good = |peer: &PeerKey| {
+            let member = &self.members[self.index[peer]];
+            !member.departed && member.malice.is_none()
+        };
+        let watchers = (0..self.members.len()).filter(|at| self.watches(*at, group));
+        watchers.filter_map(|at| self.members[at].steward.report(&group, self.now)).any(|report| {
+            let signers = report.stewards.iter().filter(|(peer, _)| good(peer)).count();
+            signers >= report.quorum
+        })
+    }
+
     fn watches(&self, at: usize, group: GroupId) -> bool {
         !self.members[at].departed && self.members[at].steward.groups().any(|id| id == group)
     }
 
     /// Who really has a slot: all of its shards, and not gone for good.
     fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
-        let has = |member: &Member| (0..STRIPES).all(|stripe| member.shards.contains_key(&(group, slot, stripe)));
+        let stripes = self.stripes_of(group, slot);
+        let has = |member: &Member| stripes.iter().all(|stripe| member.shards.contains_key(&(group, slot, *stripe)));
         (0..self.members.len()).filter(|at| has(&self.members[*at])).collect()
     }
 
@@ -99,7 +115,7 @@ impl World<'_> {
                     self.members.iter().any(|member| member.shards.contains_key(&(group, *slot, stripe)))
                 });
                 let alive = alive.count();
-                if alive < self.codec.params().data() && !self.settings.asleep {
+                if alive < usize::from(self.used(group, stripe)) && !self.settings.asleep {
                     let what = format!("stripe {stripe} of group {} has {alive} slots left", group.short());
                     return bad("REP-1", self.now, what);
                 }
@@ -113,19 +129,21 @@ impl World<'_> {
             if stuck {
                 self.watcher.stuck.insert(group);
             }
+            let helpless = stuck || (self.settings.bad > 0 && !self.can_repair(group));
             for slot in CodeParams::DEFAULT.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
                     member.up && colour(ticket, &member.domain).index() == slot.index()
                 });
-                if !self.holders(group, slot).is_empty() || !able || stewards == 0 || stuck {
+                if !self.holders(group, slot).is_empty() || !able || stewards == 0 || helpless {
                     self.watcher.empty.remove(&(group, slot));
                     continue;
                 }
                 let since = *self.watcher.empty.entry((group, slot)).or_insert(self.now);
                 let gap = self.now.ms_since(since);
                 self.report.longest_gap_hours = self.report.longest_gap_hours.max(gap / HOUR);
-                if gap > GAP_MS_MAX && !self.settings.asleep {
+                let most = if self.settings.bad > 1 { GAP_MS_MAX_WITH_TWO_BAD } else { GAP_MS_MAX };
+                if gap > most && !self.settings.asleep {
                     return bad("REP-1", self.now, format!("slot {slot} of group {} has no holder", group.short()));
                 }
             }
@@ -146,9 +164,9 @@ impl World<'_> {
                     self.members.iter().find_map(|member| member.shards.get(&(group, slot, stripe)).cloned())
                 };
                 let mut shards: Vec<Option<Vec<u8>>> = CodeParams::DEFAULT.each_slot().map(shard).collect();
-                let k = self.codec.params().data();
-                let restored = self.codec.reconstruct(k, &mut shards, false).is_ok();
-                let same = restored && shards.iter().take(k).flatten().eq(self.data[&(group, stripe)].iter());
+                let used = usize::from(self.used(group, stripe));
+                let restored = self.codec.reconstruct(used, &mut shards, false).is_ok();
+                let same = restored && shards.iter().take(used).flatten().eq(self.data[&(group, stripe)].iter());
                 if !same && !self.settings.asleep {
                     return bad("DUR-2", self.now, format!("stripe {stripe} of group {} is lost", group.short()));
                 }

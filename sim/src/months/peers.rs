@@ -13,7 +13,7 @@ use cairn_proto::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::{ROUND_MS, TIMERS, UPSTREAM};
+use super::{ROUND_MS, TIMERS, UPSTREAM, hostile::Malice};
 use crate::world::{Dice, HOUR, key, operator};
 
 /// One peer, its steward's half included.
@@ -28,6 +28,8 @@ pub(super) struct Member {
     pub(super) departed: bool,
     last_up: Timestamp,
     pub(super) steward: Steward,
+    /// What it is up to, when it is a bad steward.
+    pub(super) malice: Option<Box<Malice>>,
     /// What it wrote of its groups, and of liveness.
     pub(super) disk: BTreeMap<GroupId, Vec<u8>>,
     pub(super) watched: Vec<u8>,
@@ -43,16 +45,18 @@ impl Member {
     pub(super) fn draw(i: u32, since: Timestamp, dice: &mut Dice, now: Timestamp) -> Self {
         let identity = SigningKey::from_bytes(&key("member", i));
         let region = ["EU/DE", "EU/FR", "NA/US", "AS/JP"][dice.below(4) as usize];
+        let domain = operator(&format!("h{i}"));
         Self {
             key: PeerKey::from_bytes(identity.verifying_key().to_bytes()),
-            domain: operator(&format!("h{i}")),
+            steward: steward(&identity, &domain, Watch::new(TIMERS), now),
+            domain,
             region: Region::new(region).unwrap_or_else(|_| Region::unknown()),
             server: dice.per_mille(500),
             joined: since,
             up: true,
             departed: false,
             last_up: since,
-            steward: steward(&identity, Watch::new(TIMERS), now),
+            malice: None,
             disk: BTreeMap::new(),
             watched: Vec::new(),
             identity,
@@ -93,7 +97,7 @@ impl Member {
             [] => Watch::new(TIMERS),
             bytes => Watch::decode(bytes, TIMERS)?,
         };
-        self.steward = steward(&self.identity, watch, now);
+        self.steward = steward(&self.identity, &self.domain, watch, now);
         self.disk.values().try_for_each(|bytes| self.steward.resume(bytes, now).map(drop))
     }
 
@@ -119,9 +123,9 @@ impl Member {
     }
 }
 
-fn steward(identity: &SigningKey, watch: Watch, now: Timestamp) -> Steward {
+fn steward(identity: &SigningKey, domain: &Domain, watch: Watch, now: Timestamp) -> Steward {
     let rhythm = Rhythm { look_ms: ROUND_MS, turn_ms: ROUND_MS, ..Rhythm::default() };
-    Steward::new(identity.clone(), rhythm, watch, Budget::new(Limits::default(), UPSTREAM, now))
+    Steward::new(identity.clone(), domain.clone(), rhythm, watch, Budget::new(Limits::default(), UPSTREAM, now))
 }
 
 /// For the log.

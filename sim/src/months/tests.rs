@@ -4,9 +4,14 @@ use super::*;
 
 /// Runs seeds and adds up what they did; every branch must have been taken by some.
 fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
+    seeds_with(seeds, churn_percent, 0)
+}
+
+fn seeds_with(seeds: std::ops::Range<u64>, churn_percent: u32, bad: u32) -> MonthsReport {
     let mut sum = MonthsReport::default();
+    let groups = (seeds.end - seeds.start) as u32;
     for seed in seeds {
-        let settings = Months { groups: 1, ..Months::new(seed, churn_percent) };
+        let settings = Months { groups: 1, bad, ..Months::new(seed, churn_percent) };
         let outcome = run_twice(&settings);
         assert!(outcome.is_ok(), "FAIL {outcome:?}\nreproduce: {}", settings.command());
         let Ok(report) = outcome else { continue };
@@ -19,6 +24,8 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         sum.changes += report.changes;
         sum.healed += report.healed;
         sum.crashes += report.crashes;
+        sum.forged += report.forged;
+        sum.forged_orders += report.forged_orders;
         sum.lost += report.lost;
         sum.below_target += report.below_target;
         sum.unwatched += report.unwatched;
@@ -26,7 +33,7 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
         sum.most_a_day = sum.most_a_day.max(report.most_a_day);
         sum.longest_gap_hours = sum.longest_gap_hours.max(report.longest_gap_hours);
     }
-    println!("{churn_percent} % a month: {sum:?}");
+    println!("{churn_percent} % a month, {bad} bad: {sum:?}");
     for (what, count) in [
         ("peers left", sum.departed),
         ("holders were lost", sum.holders_lost),
@@ -44,7 +51,9 @@ fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
     // No storm: hardly more orders than there was to do, with what failed, and some for those who came back.
     assert!(sum.orders <= 2 * (sum.holders_lost + sum.healed + sum.failures), "{sum:?}");
     // Hardly any place is empty in the end: what was lost within the last week, or has nobody of its colour.
-    assert!(sum.below_target * 20 <= 16 * 50, "{sum:?}");
+    // Where bad stewards are too many for the few that are left, nothing is made anew.
+    let share = if bad > 0 { 5 } else { 20 };
+    assert!(sum.below_target * share <= 16 * groups, "{sum:?}");
     sum
 }
 
@@ -67,6 +76,20 @@ fn fifty_half_years_at_twenty_percent() {
 fn fifty_more_half_years_at_twenty_percent() {
     let sum = seeds(150..200, 20);
     assert!(sum.rebuilds > 0, "no slot was ever without a copy: {sum:?}");
+}
+
+/// One of seven stewards lies, and lets everything fail.
+#[test]
+fn ten_half_years_with_a_bad_steward() {
+    let sum = seeds_with(200..210, 5, 1);
+    assert!(sum.forged > 1000 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
+}
+
+/// Two of seven do, as many as a quorum of five bears.
+#[test]
+fn five_half_years_with_two_bad_stewards() {
+    let sum = seeds_with(210..215, 5, 2);
+    assert!(sum.forged > 2000 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
 }
 
 /// What is kept is kept by the stewards: without them most of it is gone.

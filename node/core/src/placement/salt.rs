@@ -22,8 +22,14 @@ use crate::{colour::colour, peer_view::PeerView};
 /// domains for 8 x 2 once in 23,000, so a group that can stand is found with a probability above 94 % in the tightest
 /// case that a policy asks for; 65,536 draws over 16 domains take about 0.2 s.
 pub const TRIES_MAX: u32 = 1 << 16;
+/// Draws after the first that fits, for better ones. The owner's own domain is of no slot's colour in one of nine, so 64 that fit have one
+/// with all but certainty, and in a network so small that few fit it is left at 0.03 s and the best that was found.
+const BETTER_TRIES_MAX: u32 = 1 << 13;
 /// Draws made only to tell which classes stay empty when there are too few domains anyway.
 const TRIES_TO_EXPLAIN: u32 = 4096;
+
+/// With so many a group has its quorum though one is away.
+const STEWARDS_ENOUGH: usize = 5;
 
 /// The salt of the deterministic strategy's given try: anyone who sees the ticket can recompute it.
 #[must_use]
@@ -50,6 +56,9 @@ pub(super) struct Draw {
     pub(super) tries: u32,
 }
 
+/// The least is best: slots that a region holds alone, stewards up to enough, whether the owner's domain is of a slot, stewards.
+type Merit = (usize, Reverse<usize>, bool, Reverse<usize>);
+
 /// Why no draw fits: what the best one lacked.
 pub(super) struct NoDraw {
     pub(super) classes: Vec<u8>,
@@ -68,7 +77,9 @@ pub(super) fn continents<'a>(eligible: &[&'a PeerView]) -> Continents<'a> {
 }
 
 /// Draws until every slot's class has a domain for each replica, then a little longer if regions can be spread
-/// better than the draw does, or the stewards' class is short of domains.
+/// better than the draw does, the stewards' class is short of domains, or the owner's own domain is of a slot's colour:
+/// stewards do not know whose group it is, and could give that slot to another peer of the owner's domain (SEP-1, second sentence;
+/// best effort, for a domain's colour cannot be chosen).
 pub(super) fn draw<R: CryptoRng + ?Sized>(
     domains: &Continents<'_>,
     request: &GroupRequest<'_>,
@@ -80,10 +91,14 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
     let slots = policy.code.slots();
     let possible = domains.len() >= policy.domains_needed();
     let acceptable = usize::from(policy.regions.slots_max).max(spread::floor(domains, slots, replicas));
-    let mut fitting: Option<((usize, Reverse<usize>), Draw)> = None;
+    let mut fitting: Option<(Merit, Draw)> = None;
+    let mut last = TRIES_MAX;
     let mut extra = policy.regions.extra_salts;
     let mut best_miss = NoDraw { classes: Vec::new(), missing: usize::MAX };
     for attempt in 0..if possible { TRIES_MAX } else { TRIES_TO_EXPLAIN } {
+        if attempt > last {
+            break;
+        }
         let mut salt = [0u8; 32];
         match strategy {
             Strategy::Deterministic => salt = deterministic_salt(&request.authority, policy, attempt),
@@ -111,15 +126,17 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
         }
         let held = spread::least_cap(&regions, replicas);
         let draw = Draw { ticket, tries: attempt + 1 };
-        // Regions come first: who watches can be replaced.
+        // Regions come first: who watches can be replaced. Five stewards are worth more than the owner's colour, seven less.
         let stewards = counts[slots].min(STEWARDS_MAX);
-        if held <= acceptable && stewards == STEWARDS_MAX {
+        let own_slot = colour(&ticket, &request.owner.domain).index() < slots;
+        if held <= acceptable && stewards == STEWARDS_MAX && !own_slot {
             return Ok(Ok(draw));
         }
-        let merit = (held.max(acceptable), Reverse(stewards));
+        let merit = (held.max(acceptable), Reverse(stewards.min(STEWARDS_ENOUGH)), own_slot, Reverse(stewards));
         if fitting.as_ref().is_none_or(|(other, _)| merit < *other) {
             fitting = Some((merit, draw));
         }
+        last = last.min(attempt.saturating_add(BETTER_TRIES_MAX));
         if extra == 0 {
             break;
         }

@@ -400,7 +400,7 @@ fn a_plan_is_frozen() {
         });
         hasher.update(&[0xff]);
     }
-    assert_eq!((found.tries, &hasher.finalize().to_hex()[..16]), (12, "f55bd16d25a5b2ab"));
+    assert_eq!((found.tries, &hasher.finalize().to_hex()[..16]), (78, "7d5d82aca02622e8"));
 }
 
 mod crowds;

@@ -1,7 +1,7 @@
 //! What an owner believes of a steward's word about a group: what is signed, and nothing else.
 //!
-//! The mandate must be the owner's own, changes of stewards must follow from it one by one, and each new holder must have been
-//! ordered by enough of those who were stewards about then, and say itself that it took the shards. What a lying steward can do is
+//! The mandates must be the owner's own, changes of stewards must follow from them one by one, and each new holder must have been
+//! ordered by enough of the committee that its order names, and say itself that it took the shards. What a lying steward can do is
 //! to leave things out; to make things up it takes a quorum, and then the shards are still checked against the owner's roots.
 //!
 //! The log is no more than the steward's word: it is shown, and nothing is decided by it.
@@ -15,15 +15,13 @@ use cairn_proto::{
 
 use super::{
     log::{Happening, LOG_MAX},
+    message::PAST_MAX,
     watched::ENTRIES_MAX,
     wire::GroupMap,
 };
 
 /// Entries that do not hold, after which the rest is not looked at: a false one costs up to 56 signatures, so 0.2 s in all.
 const FALSE_MAX: usize = 64;
-/// Committees that a certificate may be of: the one in office when it was issued, and those next to it, because not every
-/// steward hears of a change at once.
-const COMMITTEES_TRIED: usize = 8;
 
 /// A holder that came while the owner was away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,26 +61,31 @@ impl History {
     /// A mandate that is not the owner's for this group, changes that do not follow from it, or more than a steward keeps.
     pub fn check(map: &GroupMap, ticket: &GroupTicket) -> Result<Self, DecodeError> {
         let bad = |why| DecodeError::Invalid { what: "group map", why };
-        if map.changes.len() > CHANGES_MAX || map.entries.len() > ENTRIES_MAX || map.log.len() > LOG_MAX {
+        let lists = map.past.iter().map(|past| past.changes.len()).chain([map.changes.len()]);
+        let long = map.past.len() > PAST_MAX || lists.max().unwrap_or(0) > CHANGES_MAX;
+        if long || map.entries.len() > ENTRIES_MAX || map.log.len() > LOG_MAX {
             return Err(bad("is longer than a steward's"));
         }
         let mandate = Mandate::open(&map.mandate)?;
         if mandate.ticket != *ticket {
             return Err(bad("is of another group"));
         }
-        let mut committee = Committee::of(&mandate);
-        let mut committees = vec![(mandate.issued, committee.clone())];
-        for change in &map.changes {
-            committee.change(change)?;
-            committees.push((change.order.issued, committee.clone()));
+        let mut committees = follow(&mandate, &map.changes)?;
+        let stewards = committees.last().map_or(&[][..], Committee::stewards).to_vec();
+        for past in &map.past {
+            let older = Mandate::open(&past.mandate)?;
+            if older.ticket != *ticket || older.generation >= mandate.generation {
+                return Err(bad("has an older mandate that is none"));
+            }
+            committees.extend(follow(&older, &past.changes)?);
         }
         let (mut arrivals, mut unfounded, mut seen) = (Vec::new(), 0, BTreeSet::new());
         for (certificate, sealed) in &map.entries {
-            // From under an older mandate, which the owner knew the end of when it made this one.
-            if certificate.order.generation < mandate.generation {
+            // Of a committee of which the steward shows nothing: nobody could tell, and nothing is looked at.
+            let Some(committee) = committees.iter().find(|known| *known.id() == certificate.order.committee) else {
                 continue;
-            }
-            match arrival(certificate, sealed, ticket, &committees) {
+            };
+            match arrival(certificate, sealed, ticket, committee) {
                 Some(arrival) if seen.insert(arrival.order) => arrivals.push(arrival),
                 Some(_) => {}
                 None => unfounded += 1,
@@ -92,17 +95,23 @@ impl History {
             }
         }
         arrivals.sort_by_key(|arrival| (arrival.at, arrival.order));
-        Ok(Self { mandate, stewards: committee.stewards().to_vec(), arrivals, log: map.log.clone(), unfounded })
+        Ok(Self { mandate, stewards, arrivals, log: map.log.clone(), unfounded })
     }
 }
 
+/// The mandate's committee and one after each change.
+fn follow(mandate: &Mandate, changes: &[Certificate]) -> Result<Vec<Committee>, DecodeError> {
+    let mut committee = Committee::of(mandate);
+    let mut line = vec![committee.clone()];
+    for change in changes {
+        committee.change(change)?;
+        line.push(committee.clone());
+    }
+    Ok(line)
+}
+
 /// What an entry says, if it holds.
-fn arrival(
-    certificate: &Certificate,
-    sealed: &[u8],
-    ticket: &GroupTicket,
-    committees: &[(Timestamp, Committee)],
-) -> Option<Arrival> {
+fn arrival(certificate: &Certificate, sealed: &[u8], ticket: &GroupTicket, committee: &Committee) -> Option<Arrival> {
     let (Action::Copy { slot, to, ordinals: ordered, .. } | Action::Rebuild { slot, to, ordinals: ordered, .. }) =
         &certificate.order.action
     else {
@@ -114,10 +123,7 @@ fn arrival(
     if !same || taken.ordinals.is_empty() || !taken.ordinals.without(ordered).is_empty() {
         return None;
     }
-    let in_office = committees.partition_point(|(since, _)| *since <= certificate.order.issued).saturating_sub(1);
-    let mut near: Vec<usize> = (0..committees.len()).collect();
-    near.sort_by_key(|at| at.abs_diff(in_office));
-    let good = near.iter().take(COMMITTEES_TRIED).any(|at| certificate.check(&committees[*at].1).is_ok());
+    let good = certificate.check(committee).is_ok();
     good.then_some(Arrival { order, slot: *slot, holder: *to, ordinals: taken.ordinals, at: taken.at })
 }
 

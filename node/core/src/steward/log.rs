@@ -85,6 +85,8 @@ pub enum What {
         /// The slot.
         slot: u8,
     },
+    /// Another repair was carried out and the map has no room for it: only the owner's next backup makes some.
+    MapFull,
 }
 
 const WHAT: &str = "log entry";
@@ -154,6 +156,7 @@ impl Happening {
                 put_option(out, *new, peer);
             }
             What::NoPeer { slot } => out.extend_from_slice(&[7, *slot]),
+            What::MapFull => out.push(8),
         }
     }
 
@@ -177,6 +180,7 @@ impl Happening {
             5 => What::Failed { order: r.array()?, why: r.option(Failure::read)? },
             6 => What::Stewards { old: r.option(peer)?, new: r.option(peer)? },
             7 => What::NoPeer { slot: slot(r)? },
+            8 => What::MapFull,
             _ => return Err(r.invalid("unknown kind")),
         };
         Ok(Self { at, what })

@@ -2,7 +2,7 @@
 
 mod codec;
 
-pub(super) use codec::{put_changes, put_entries, read_changes, read_entries};
+pub(super) use codec::{put_changes, put_entries, put_past, read_changes, read_entries, read_past};
 
 use cairn_proto::{Certificate, GroupId, GroupRecord, Order, PeerKey, order::OrderId};
 
@@ -61,6 +61,8 @@ pub enum Say {
         group: GroupId,
         /// Stewards that were replaced, in that order.
         changes: Vec<Certificate>,
+        /// Older mandates that some of the entries rest on.
+        past: Vec<Past>,
         /// Orders that were carried out, with the holders' word.
         entries: Vec<(Certificate, Vec<u8>)>,
     },
@@ -71,9 +73,23 @@ pub enum Say {
         /// As in [`Say::Map`].
         changes: Vec<Certificate>,
         /// As in [`Say::Map`].
+        past: Vec<Past>,
+        /// As in [`Say::Map`].
         entries: Vec<(Certificate, Vec<u8>)>,
     },
 }
+
+/// A mandate that the owner has replaced since, with its changes of stewards: what older entries of a map are checked by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Past {
+    /// As it was signed.
+    pub mandate: Vec<u8>,
+    /// Under it, in order.
+    pub changes: Vec<Certificate>,
+}
+
+/// Most older mandates that are kept of a group: an owner who renews every three months has entries of a year.
+pub const PAST_MAX: usize = 4;
 
 /// Why an order could not be carried out, by the new holder's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use cairn_proto::{Action, Ordinals, PeerKey, Slot, mandate::STEWARDS_MAX, wire::Priority};
+use cairn_proto::{
+    Action, Domain, Ordinals, PeerKey, Slot, Timestamp,
+    mandate::{STEWARDS_MAX, is_real},
+    wire::Priority,
+};
 
 use super::{
     AT_ONCE, Rhythm,
@@ -25,7 +29,8 @@ pub(super) const BATCH: usize = 8;
 /// What a steward looks at.
 pub(super) struct Scene<'a> {
     pub(super) me: PeerKey,
-    pub(super) now: cairn_proto::Timestamp,
+    domain: &'a Domain,
+    pub(super) now: Timestamp,
     /// Everybody known.
     pub(super) peers: &'a [PeerView],
     pub(super) watch: &'a Watch,
@@ -59,6 +64,18 @@ pub(super) enum Wanted {
     Later(Subject),
 }
 
+impl<'a> Scene<'a> {
+    pub(super) fn new(
+        (me, domain): (PeerKey, &'a Domain),
+        now: Timestamp,
+        peers: &'a [PeerView],
+        watch: &'a Watch,
+        rhythm: &'a Rhythm,
+    ) -> Self {
+        Self { me, domain, now, peers, watch, rhythm, critical_only: watch.mass_failure(now) }
+    }
+}
+
 impl Scene<'_> {
     fn presence(&self, peer: &PeerKey) -> Presence {
         if *peer == self.me { Presence::Here } else { self.watch.belief(peer, self.now).presence }
@@ -87,19 +104,18 @@ impl Scene<'_> {
         group: &Watched,
         policy: &'a PlacementPolicy,
         avoid: &'a BTreeSet<PeerKey>,
-    ) -> Option<GroupRequest<'a>> {
+    ) -> GroupRequest<'a> {
         // Who the owner is, a steward does not know; its own domain is of a colour that holds nothing.
-        let domain = self.peers.iter().find(|view| view.peer == self.me)?.domain.clone();
-        let owner = Owner { peer: self.me, domain };
+        let owner = Owner { peer: self.me, domain: self.domain.clone() };
         let authority = *group.record.mandate.ticket.authority();
-        Some(GroupRequest { owner, authority, policy, avoid, now: self.now, owner_key: None })
+        GroupRequest { owner, authority, policy, avoid, now: self.now, owner_key: None }
     }
 
     /// Peers that may take the slot over, best first (SEP-1: of its colour, and somebody else than everybody who ever had another
     /// slot).
     pub(super) fn new_holders(&self, group: &Watched, slot: Slot, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let policy = self.policy(group);
-        let Some(request) = self.request(group, &policy, avoid) else { return Vec::new() };
+        let request = self.request(group, &policy, avoid);
         let ticket = &group.record.mandate.ticket;
         let ranked = placement::candidates(self.peers, &request, ticket, Strategy::Deterministic);
         let Some(ranked) = ranked.get(slot.index()) else { return Vec::new() };
@@ -113,10 +129,10 @@ impl Scene<'_> {
     /// Peers that may become stewards, best first.
     pub(super) fn new_stewards(&self, group: &Watched, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let policy = self.policy(group);
-        let Some(request) = self.request(group, &policy, avoid) else { return Vec::new() };
+        let request = self.request(group, &policy, avoid);
         // The request leaves out our own domain, where we are the steward already.
         let ranked = placement::stewards(self.peers, &request, &group.record.mandate.ticket);
-        ranked.into_iter().filter(|peer| !group.committee.stewards().contains(peer)).collect()
+        ranked.into_iter().filter(|peer| !group.committee().stewards().contains(peer)).collect()
     }
 }
 
@@ -165,7 +181,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             all.push(done(Subject::Slot(slot.as_u8()), &|| repair(group, scene, slot, None, may_rebuild)));
         }
     }
-    for old in group.committee.stewards() {
+    for old in group.committee().stewards() {
         let belief = scene.watch.belief(old, scene.now);
         let lost = belief.presence >= Presence::Gone || belief.silent_ms >= scene.rhythm.steward_lost_ms;
         if *old != scene.me && lost {
@@ -177,7 +193,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             all.push(done(subject, &change));
         }
     }
-    if group.committee.stewards().len() < STEWARDS_MAX {
+    if group.committee().stewards().len() < STEWARDS_MAX {
         let enlist = || scene.new_stewards(group, &BTreeSet::new()).first().map(|new| Action::Enlist { new: *new });
         all.push(done(Subject::Another, &enlist));
     }
@@ -217,8 +233,9 @@ fn repair(
     }
 }
 
-/// k holders of other slots that have all that is needed, for as many stripes as k have.
-fn rebuild(
+/// Stripes with equally many data shards, and as many holders of other slots as these have, each of which has all of them. When there are such
+/// holders for any stripe, this finds some.
+pub(super) fn rebuild(
     group: &Watched,
     scene: &Scene<'_>,
     slot: Slot,
@@ -226,24 +243,33 @@ fn rebuild(
     ordinals: &Ordinals,
     avoid: &BTreeSet<PeerKey>,
 ) -> Option<Action> {
-    let code = group.record.mandate.ticket.code();
-    let mut helpers: Vec<(Slot, PeerKey, Ordinals)> = Vec::new();
-    for other in code.each_slot().filter(|other| *other != slot) {
-        // A virtual slot of a stripe is zero: whoever has the others has that.
-        let absent = ordinals.without(&group.wanted(other));
-        let able = |peer: &PeerKey| group.has(other, peer).or(&absent).and(ordinals);
-        let here = scene.here(group.holders(other).into_iter().filter(|peer| !avoid.contains(peer)));
-        let best = here.into_iter().map(|peer| (able(&peer), peer)).max_by_key(|(able, _)| able.len());
-        helpers.extend(best.map(|(able, peer)| (other, peer, able)));
-    }
-    helpers.sort_by_key(|(slot, _, able)| (std::cmp::Reverse(able.len()), *slot));
-    helpers.truncate(code.data());
-    let common = helpers.iter().fold(*ordinals, |all, (_, _, able)| all.and(able));
-    if helpers.len() < code.data() || common.is_empty() {
-        return None;
-    }
-    let helpers = helpers.into_iter().map(|(slot, peer, _)| (slot, peer)).collect();
-    Some(Action::Rebuild { slot, to, ordinals: common.first(BATCH), helpers })
+    let others: Vec<(Slot, PeerKey, Ordinals)> = group
+        .code()
+        .each_slot()
+        .filter(|other| *other != slot)
+        .flat_map(|other| {
+            let here = scene.here(group.holders(other).into_iter().filter(|peer| *peer != to && !avoid.contains(peer)));
+            here.into_iter().map(move |peer| (other, peer))
+        })
+        .map(|(other, peer)| (other, peer, group.has(other, &peer).and(ordinals)))
+        .collect();
+    ordinals.iter().find_map(|first| {
+        let used = group.used(first);
+        let mut common = group.with_used(ordinals, used);
+        let mut helpers: Vec<(Slot, PeerKey)> = Vec::new();
+        while helpers.len() < usize::from(used) {
+            let free = others.iter().filter(|(other, _, has)| {
+                let apart = helpers.iter().all(|(slot, _)| slot != other);
+                apart && has.contains(first) && is_real(group.code(), used, *other)
+            });
+            // Whoever keeps most stripes in common; of equals the first, which is the likeliest to stay.
+            let best = free.rev().max_by_key(|(_, _, has)| has.and(&common).len())?;
+            common = common.and(&best.2);
+            helpers.push((best.0, best.1));
+        }
+        // A stripe without data shards is none.
+        (used > 0).then(|| Action::Rebuild { slot, to, ordinals: common.first(BATCH), helpers })
+    })
 }
 
 /// What is proposed now: wanted, free, our turn, and within the budgets.
@@ -281,7 +307,7 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
         };
         let is_slot = planned.action.slot().is_some();
         let room = !is_slot || group.busy() + orders.len() < AT_ONCE;
-        if !room || !group.affords(planned.bytes) {
+        if !room || !group.affords(&me, planned.bytes) {
             continue;
         }
         let weather = Weather::of(&Outage::None, scene.critical_only);

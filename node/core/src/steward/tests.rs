@@ -2,18 +2,23 @@
 
 use cairn_proto::{
     CodeParams, Domain, GroupTicket, Mandate, Powers, Region, ShardRoot, SheetRow, SlotSheet, Taken,
-    mandate::MANDATE_MS_MAX, message::Roles,
+    mandate::{MANDATE_MS_MAX, is_real},
+    message::Roles,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
+mod forks;
+mod hostile;
 mod restart;
+mod small;
+mod turns;
 
 use super::*;
 use crate::{
     budget::Limits,
     colour::colour,
-    liveness::Timers,
+    liveness::{Presence, Timers},
     part::{self, Unfit},
 };
 
@@ -32,10 +37,17 @@ struct Village {
     given: Vec<Effect>,
     /// Peers that nobody hears, and that hear nothing.
     away: BTreeSet<PeerKey>,
+    /// Data shards of each stripe.
+    used: u8,
 }
 
 fn authority() -> SigningKey {
     SigningKey::from_bytes(&[77; 32])
+}
+
+/// Who brings records in.
+fn owner() -> PeerKey {
+    PeerKey::from_bytes([250; 32])
 }
 
 fn slot(at: u8) -> Slot {
@@ -45,6 +57,10 @@ fn slot(at: u8) -> Slot {
 impl Village {
     /// Of so many stewards, with the code RS(3,2).
     fn new(stewards: usize) -> Self {
+        Self::with_stripes(stewards, 3)
+    }
+
+    fn with_stripes(stewards: usize, used: u8) -> Self {
         let now = Timestamp(1_000 * HOUR);
         let public = authority().verifying_key().to_bytes();
         let ticket = GroupTicket::new(public, [5; 32], CodeParams::LOW_PEER, 6).expect("valid");
@@ -57,8 +73,9 @@ impl Village {
             rng: ChaCha8Rng::seed_from_u64(7),
             given: Vec::new(),
             away: BTreeSet::new(),
+            used,
         };
-        for i in 0..90u8 {
+        for i in 0..140u8 {
             village.settle(i);
         }
         let chosen: Vec<PeerKey> = village.of_colour(5).into_iter().take(stewards).collect();
@@ -66,8 +83,9 @@ impl Village {
         for peer in chosen {
             let budget = Budget::new(Limits::default(), 10 << 20, now);
             let key = village.keys[&peer].clone();
-            let mut steward = Steward::new(key, Rhythm::default(), Watch::new(Timers::default()), budget);
-            steward.adopt(record.clone(), &[], now).expect("named");
+            let watch = Watch::new(Timers::default());
+            let mut steward = Steward::new(key, village.domain(&peer), Rhythm::default(), watch, budget);
+            steward.adopt(record.clone(), &[], owner(), now).expect("named");
             village.stewards.insert(peer, steward);
         }
         village.hear();
@@ -102,6 +120,62 @@ impl Village {
         self.views.iter().filter(|v| colour(&self.ticket, &v.domain).index() == class).map(|v| v.peer).collect()
     }
 
+    fn domain(&self, peer: &PeerKey) -> Domain {
+        self.views.iter().find(|view| view.peer == *peer).expect("known").domain.clone()
+    }
+
+    /// An order of the stewards of the first mandate.
+    fn order(&self, nonce: u8, action: Action) -> Order {
+        let (_, steward) = self.stewards.iter().next().expect("one");
+        let map = steward.map_for_owner(&self.ticket.id()).expect("watched");
+        let mut committee = cairn_proto::Committee::of(&Mandate::open(&map.mandate).expect("signed"));
+        map.changes.iter().for_each(|change| committee.change(change).expect("holds"));
+        Order {
+            group: self.ticket.id(),
+            generation: committee.mandate().generation,
+            committee: *committee.id(),
+            nonce: [nonce; 16],
+            issued: self.now,
+            expires: self.now.plus_ms(HOUR),
+            action,
+        }
+    }
+
+    /// Whether a steward signs what another one proposes.
+    fn signs(&mut self, voter: PeerKey, from: PeerKey, order: &Order) -> bool {
+        let vote = order.sign(&self.keys[&from]).expect("valid");
+        let (views, now) = (self.views.clone(), self.now);
+        let steward = self.stewards.get_mut(&voter).expect("there");
+        steward.told(from, Say::Propose { order: order.clone(), vote }, now, &views);
+        let mut signed = false;
+        while let Some(effect) = steward.poll() {
+            signed |= matches!(&effect, Effect::Tell { say, .. } if matches!(**say, Say::Vote { .. }));
+        }
+        signed
+    }
+
+    fn certificate(&self, order: &Order, voters: impl IntoIterator<Item = PeerKey>) -> Certificate {
+        let vote = |peer: PeerKey| (peer, order.sign(&self.keys[&peer]).expect("valid"));
+        Certificate::new(order.clone(), voters.into_iter().map(vote))
+    }
+
+    /// A rebuild of slot 2, which `to` gets.
+    fn rebuild(&self, to: PeerKey, ordinals: &[u8]) -> Action {
+        let helpers = [0, 1, 3].map(|at| (slot(at), self.holder(at))).to_vec();
+        Action::Rebuild { slot: slot(2), to, ordinals: ordinals.iter().copied().collect(), helpers }
+    }
+
+    /// Whom a repair of the slot chooses, best first, by one of the stewards.
+    fn ranked(&self, at: u8) -> Vec<PeerKey> {
+        let mut avoided = BTreeSet::new();
+        let (me, steward) = self.stewards.iter().next().expect("one");
+        let group = &steward.groups[&self.ticket.id()];
+        let domain = self.domain(me);
+        let scene = plan::Scene::new((*me, &domain), self.now, &self.views, &steward.watch, &steward.rhythm);
+        avoided.extend(group.holders(slot(at)));
+        scene.new_holders(group, slot(at), &avoided)
+    }
+
     fn holder(&self, at: u8) -> PeerKey {
         self.of_colour(at.into())[0]
     }
@@ -119,7 +193,9 @@ impl Village {
         };
         let sheet = |at: u8| {
             let root = |ordinal: u8| ShardRoot::from_bytes([at * 32 + ordinal; 32]);
-            let rows = (0..STRIPES).map(|ordinal| SheetRow { ordinal, used: 3, root: root(ordinal) }).collect();
+            let real = |_: &u8| is_real(CodeParams::LOW_PEER, self.used, slot(at));
+            let rows = (0..STRIPES).filter(real);
+            let rows = rows.map(|ordinal| SheetRow { ordinal, used: self.used, root: root(ordinal) }).collect();
             let holders = vec![self.holder(at)];
             SlotSheet { group: self.ticket.id(), slot: slot(at), generation: 1, holders, rows }
                 .seal(&authority())
@@ -150,7 +226,9 @@ impl Village {
         self.hear();
         let peers: Vec<PeerKey> = self.stewards.keys().copied().filter(|peer| !self.away.contains(peer)).collect();
         for peer in peers {
-            let (now, views) = (self.now, self.views.clone());
+            // Nobody is told of itself.
+            let (now, mut views) = (self.now, self.views.clone());
+            views.retain(|view| view.peer != peer);
             if let Some(steward) = self.stewards.get_mut(&peer) {
                 steward.tick(now, &views, &mut self.rng);
             }
@@ -199,7 +277,7 @@ impl Village {
     /// The new holder of the oldest order does as told and says so to everybody.
     fn carry_out(&mut self) -> Action {
         let Effect::Give { to, credentials, sheet, previous } = self.given.remove(0) else { panic!("only these") };
-        let domain = self.views.iter().find(|view| view.peer == to).expect("known").domain.clone();
+        let domain = self.domain(&to);
         let task = part::may_take(&credentials, &sheet, &to, &domain, None, self.now).expect("fine");
         let taken = Taken {
             order: credentials.certificate.order.id().expect("valid"),
@@ -309,27 +387,8 @@ fn no_vote_for_a_peer_of_another_colour() {
     let (liar, victim) =
         (*village.stewards.keys().next().expect("one"), *village.stewards.keys().last().expect("four"));
     let ask = |village: &mut Village, nonce: u8, to: PeerKey| {
-        let helpers = [0, 1, 3].map(|at| (slot(at), village.holder(at))).to_vec();
-        let ordinals = [0].into_iter().collect();
-        let order = Order {
-            group: village.ticket.id(),
-            generation: 1,
-            nonce: [nonce; 16],
-            issued: village.now,
-            expires: village.now.plus_ms(HOUR),
-            action: Action::Rebuild { slot: slot(2), to, ordinals, helpers },
-        };
-        let vote = order.sign(&village.keys[&liar]).expect("valid");
-        let views = village.views.clone();
-        let now = village.now;
-        // What was signed or is under way there is over.
-        let steward = village.stewards.get_mut(&victim).expect("there");
-        steward.told(liar, Say::Propose { order, vote }, now, &views);
-        let mut signed = false;
-        while let Some(effect) = steward.poll() {
-            signed |= matches!(&effect, Effect::Tell { say, .. } if matches!(**say, Say::Vote { .. }));
-        }
-        signed
+        let order = village.order(nonce, village.rebuild(to, &[0]));
+        village.signs(victim, liar, &order)
     };
     let other_colour = village.of_colour(4)[1];
     let of_stewards = village.of_colour(5)[7];
@@ -337,7 +396,7 @@ fn no_vote_for_a_peer_of_another_colour() {
     assert!(!ask(&mut village, 1, other_colour));
     assert!(!ask(&mut village, 2, of_stewards));
     assert!(!ask(&mut village, 3, holder));
-    let right = village.of_colour(2)[1];
+    let right = village.ranked(2)[0];
     assert!(ask(&mut village, 4, right), "and for the right one it signs");
     assert!(!ask(&mut village, 5, right), "once");
 }
@@ -347,25 +406,18 @@ fn no_vote_for_a_peer_of_another_colour() {
 fn a_quorum_of_liars_gets_nobody_to_take_another_slot() {
     let village = Village::new(7);
     let to = village.of_colour(4)[1];
-    let order = Order {
-        group: village.ticket.id(),
-        generation: 1,
-        nonce: [9; 16],
-        issued: village.now,
-        expires: village.now.plus_ms(HOUR),
-        action: Action::Copy { slot: slot(2), from: village.holder(2), to, ordinals: [0].into_iter().collect() },
-    };
+    let copy = Action::Copy { slot: slot(2), from: village.holder(2), to, ordinals: [0].into_iter().collect() };
+    let order = village.order(9, copy);
     let votes = village.stewards.keys().map(|peer| (*peer, order.sign(&village.keys[peer]).expect("valid")));
     let certificate = Certificate::new(order.clone(), votes);
-    let stewards: Vec<PeerKey> = village.stewards.keys().copied().collect();
-    let record = village.record(&stewards, 1);
+    let record = village.stewards.values().next().expect("seven").groups[&village.ticket.id()].record.clone();
     let credentials = Credentials {
         mandate: record.sealed_mandate().to_vec(),
         changes: Vec::new(),
         certificate: certificate.clone(),
     };
     let sheet = record.sealed_sheet(slot(2)).expect("there");
-    let domain = |peer: PeerKey| village.views.iter().find(|view| view.peer == peer).expect("known").domain.clone();
+    let domain = |peer: PeerKey| village.domain(&peer);
     let take = |held, now| part::may_take(&credentials, sheet, &to, &domain(to), held, now);
     assert_eq!(take(None, village.now), Err(Unfit::WrongColour { slot: slot(2) }));
     // One of the right colour takes it, unless it once had another slot, or the time is over, or it is not named.
@@ -431,12 +483,12 @@ fn records_are_taken_up_by_those_whom_they_name() {
     let newer = village.record(&stewards, 2);
     let others = village.record(&[village.of_colour(5)[7]], 3);
     let steward = village.stewards.get_mut(&stewards[0]).expect("there");
-    assert_eq!(steward.adopt(old, &[], now), Err(Declined::Old));
-    assert_eq!(steward.adopt(newer.clone(), &[], now), Ok(()));
-    assert_eq!(steward.adopt(others.clone(), &[], now), Err(Declined::NotNamed));
+    assert_eq!(steward.adopt(old, &[], owner(), now), Err(Declined::Old));
+    assert_eq!(steward.adopt(newer.clone(), &[], owner(), now), Ok(()));
+    assert_eq!(steward.adopt(others.clone(), &[], owner(), now), Err(Declined::NotNamed));
     assert_eq!(steward.groups().count(), 0, "the owner chose others");
-    assert_eq!(steward.adopt(newer.clone(), &[], now), Ok(()));
-    assert_eq!(steward.adopt(newer.clone(), &[], newer.mandate.ends), Err(Declined::Expired));
+    assert_eq!(steward.adopt(newer.clone(), &[], owner(), now), Ok(()));
+    assert_eq!(steward.adopt(newer.clone(), &[], owner(), newer.mandate.ends), Err(Declined::Expired));
     // At the end of the mandate it lets go.
     let views = village.views.clone();
     steward.tick(newer.mandate.ends, &views, &mut village.rng);

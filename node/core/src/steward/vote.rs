@@ -1,19 +1,27 @@
 //! Whether to sign what another steward proposes: only what we would find needed ourselves, and whose every name checks out.
 
-use cairn_proto::{Action, Order, Ordinals, PeerKey, wire::Priority};
+use cairn_proto::{Action, Order, Ordinals, PeerKey, mandate::is_real, order::SKEW_MS, wire::Priority};
 
 use super::{
     plan::{BATCH, Scene, Wanted, wanted},
     subject_of,
-    watched::Watched,
+    watched::{Subject, Watched},
 };
 use crate::liveness::{Outage, Presence};
+
+/// A new holder or steward must be among so many first of our own ranking, and one more for each time that it came to nothing: the proposer's may differ
+/// a little from ours, but not choose freely.
+const FIRST: usize = 3;
 
 /// Why we do not sign. Nobody is told: the proposer counts signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Objection {
     /// Not a steward's, not signed by it, or of another mandate.
     Stranger,
+    /// Of another committee than the one we know.
+    OtherCommittee,
+    /// Not the proposer's turn.
+    Turn,
     /// Issued at another time, or stands for too long.
     Time,
     /// We may be cut off, or many fell silent and the group is not critical.
@@ -36,12 +44,15 @@ pub(super) fn check(
     scene: &Scene<'_>,
 ) -> Result<(), Objection> {
     let (now, rhythm, mandate) = (scene.now, scene.rhythm, &group.record.mandate);
-    let stewards = group.committee.stewards();
-    let ours = stewards.contains(from) && stewards.contains(&scene.me) && order.generation == mandate.generation;
+    let stewards = group.committee().stewards();
+    let ours = group.is_steward(from) && stewards.contains(&scene.me) && order.generation == mandate.generation;
     if !ours || !mandate.powers.allows(order.action.power()) || !order.is_signed(from, vote) {
         return Err(Objection::Stranger);
     }
-    let near = order.issued.ms_since(now) <= rhythm.skew_ms && now.ms_since(order.issued) <= rhythm.skew_ms;
+    if order.committee != *group.committee().id() || !stewards.contains(from) {
+        return Err(Objection::OtherCommittee);
+    }
+    let near = order.issued.ms_since(now) <= SKEW_MS && now.ms_since(order.issued) <= SKEW_MS;
     let short = order.expires.ms_since(order.issued) <= rhythm.order_ms && order.expires <= mandate.ends;
     if !near || !short || order.expires <= now || !mandate.holds_at(now) {
         return Err(Objection::Time);
@@ -50,8 +61,11 @@ pub(super) fn check(
         return Err(Objection::Calm);
     }
     let subject = subject_of(&order.action);
-    if !group.is_free(&subject, now) {
+    if !group.is_free(&subject, now) && !group.gives_way(&scene.me, from, &subject) {
         return Err(Objection::Busy);
+    }
+    if !group.may_be_turn_of(from, &scene.me, &subject, scene.watch, now, rhythm) {
+        return Err(Objection::Turn);
     }
     let mine = wanted(group, scene, &|asked| *asked == subject).into_iter().find_map(|wanted| match wanted {
         Wanted::Repair(found, planned) if found == subject => Some(planned),
@@ -64,16 +78,16 @@ pub(super) fn check(
     if !names_check_out(group, &order.action, scene) {
         return Err(Objection::WrongPeer);
     }
-    if group.affords(group.cost(&order.action)) { Ok(()) } else { Err(Objection::Budget) }
+    if group.affords(from, group.cost(&order.action)) { Ok(()) } else { Err(Objection::Budget) }
 }
 
 /// By our own map: sources and helpers have what they are to give, and the new holder may hold it (SEP-1).
 fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool {
-    let none = std::collections::BTreeSet::new();
+    let subject = subject_of(action);
     let may_take = |slot, to: &PeerKey, ordinals: &Ordinals| {
-        // One that holds it already and lacks this, or anybody who may: which of them is the proposer's choice.
+        // One that holds it already and lacks this, or one of the first who may.
         let lacks = ordinals.and(&group.has(slot, to)).is_empty() && ordinals.len() <= BATCH;
-        let known = group.holders(slot).contains(to) || scene.new_holders(group, slot, &none).contains(to);
+        let known = group.holders(slot).contains(to) || is_among_first(group, &subject, scene, to);
         known && lacks && scene.watch.belief(to, scene.now).presence <= Presence::Late
     };
     match action {
@@ -81,17 +95,30 @@ fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool 
             may_take(*slot, to, ordinals) && ordinals.without(&group.has(*slot, from)).is_empty()
         }
         Action::Rebuild { slot, to, ordinals, helpers } => {
+            let (used, code) = (helpers.len() as u8, group.code());
             let gives = |(helper, peer): &(cairn_proto::Slot, PeerKey)| {
-                let absent = ordinals.without(&group.wanted(*helper));
-                let holds = group.holders(*helper).contains(peer);
-                holds && ordinals.without(&group.has(*helper, peer).or(&absent)).is_empty()
+                is_real(code, used, *helper) && ordinals.without(&group.has(*helper, peer)).is_empty()
             };
             let all = ordinals.without(&group.wanted(*slot)).is_empty();
-            let enough = helpers.len() == group.record.mandate.ticket.code().data();
+            let enough = group.with_used(ordinals, used) == *ordinals;
             all && enough && helpers.iter().all(gives) && may_take(*slot, to, ordinals)
         }
-        Action::Replace { new, .. } | Action::Enlist { new } => scene.new_stewards(group, &none).contains(new),
+        Action::Replace { new, .. } | Action::Enlist { new } => is_among_first(group, &subject, scene, new),
         // Only when we know nobody either who could take the place.
-        Action::Retire { .. } => scene.new_stewards(group, &none).is_empty(),
+        Action::Retire { .. } => scene.new_stewards(group, &std::collections::BTreeSet::new()).is_empty(),
     }
+}
+
+/// Whether we would put this peer there, or nearly; with whom we leave alone, or without.
+fn is_among_first(group: &Watched, subject: &Subject, scene: &Scene<'_>, peer: &PeerKey) -> bool {
+    let most = FIRST + group.failures(subject);
+    [group.avoided(subject, scene.now), std::collections::BTreeSet::new()].iter().any(|avoid| {
+        let ranked = match subject {
+            Subject::Slot(slot) => {
+                cairn_proto::Slot::new(*slot).map_or(Vec::new(), |slot| scene.new_holders(group, slot, avoid))
+            }
+            Subject::Steward(_) | Subject::Another => scene.new_stewards(group, avoid),
+        };
+        ranked.iter().take(most).any(|first| first == peer)
+    })
 }

@@ -6,7 +6,10 @@ pub use codec::{MESSAGE_MAX, SHORT_ANSWER_MAX};
 
 use cairn_proto::{Certificate, GroupTicket};
 
-use super::{log::Happening, message::Say};
+use super::{
+    log::Happening,
+    message::{Past, Say},
+};
 use crate::part::Credentials;
 
 /// A question or an order. Its sender is whom the transport authenticated.
@@ -72,6 +75,8 @@ pub struct GroupMap {
     pub sheets: Vec<u64>,
     /// Changes of stewards, in order.
     pub changes: Vec<Certificate>,
+    /// Older mandates that some of the entries rest on.
+    pub past: Vec<Past>,
     /// Repairs that were carried out: the order and the new holder's sealed word.
     pub entries: Vec<(Certificate, Vec<u8>)>,
     /// What happened, in the order in which this steward learned of it.

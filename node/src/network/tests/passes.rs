@@ -6,7 +6,7 @@ use cairn_core::{
     part::{Credentials, Pass},
 };
 use cairn_proto::{
-    Action, Certificate, CodeParams, GroupTicket, Mandate, Order, Ordinals, PeerKey, Powers, Slot,
+    Action, Certificate, CodeParams, Committee, GroupTicket, Mandate, Order, Ordinals, PeerKey, Powers, Slot,
     wire::{DeleteShard, FrameKind, GetShard, HasShards, Priority, RefusalCode},
 };
 use ed25519_dalek::SigningKey;
@@ -34,6 +34,8 @@ struct Scene {
     stewards: Vec<SigningKey>,
     /// Who else may watch.
     also: Vec<PeerKey>,
+    /// When it began: one mandate for all orders.
+    since: Timestamp,
 }
 
 fn peer_of(key: &SigningKey) -> PeerKey {
@@ -80,11 +82,11 @@ impl Scene {
         }
         bearer.wait_ready(1, DEADLINE).await.expect("is in");
         let stewards = (1..=3).map(|seed| SigningKey::from_bytes(&[seed; 32])).collect();
-        Self { source, owner, bearer, group, slot, stewards, also: Vec::new() }
+        Self { source, owner, bearer, group, slot, stewards, also: Vec::new(), since: clock() }
     }
 
     fn mandate(&self) -> Mandate {
-        let now = clock();
+        let now = self.since;
         Mandate {
             ticket: self.group.ticket,
             generation: 1,
@@ -110,7 +112,8 @@ impl Scene {
     fn order(&self, action: Action) -> Order {
         let now = clock();
         let group = self.group.ticket.id();
-        Order { group, generation: 1, nonce: [5; 16], issued: now, expires: now.plus_ms(HOUR), action }
+        let committee = *Committee::of(&self.mandate()).id();
+        Order { group, generation: 1, committee, nonce: [5; 16], issued: now, expires: now.plus_ms(HOUR), action }
     }
 
     fn signed(&self, order: Order, by: &[SigningKey]) -> Certificate {

@@ -75,7 +75,8 @@ fn record(bytes: usize) -> Request {
 }
 
 fn map() -> GroupMap {
-    GroupMap { mandate: vec![1; 300], sheets: vec![1; 8], changes: Vec::new(), entries: Vec::new(), log: Vec::new() }
+    let (changes, past, entries) = (Vec::new(), Vec::new(), Vec::new());
+    GroupMap { mandate: vec![1; 300], sheets: vec![1; 8], changes, past, entries, log: Vec::new() }
 }
 
 async fn raw(node: &NetworkHandle, to: PeerKey) -> Stream {

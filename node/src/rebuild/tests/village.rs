@@ -10,8 +10,8 @@ use cairn_core::{
     stripe::root_of,
 };
 use cairn_proto::{
-    Action, Certificate, CodeParams, Domain, GroupTicket, Mandate, Order, Ordinals, PeerKey, Powers, SHARD_SIZE,
-    SheetRow, Slot, SlotSheet, Timestamp, message::Roles, network_file::NetworkFile,
+    Action, Certificate, CodeParams, Committee, Domain, GroupTicket, Mandate, Order, Ordinals, PeerKey, Powers,
+    SHARD_SIZE, SheetRow, Slot, SlotSheet, Timestamp, message::Roles, network_file::NetworkFile,
 };
 use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
@@ -246,6 +246,7 @@ impl Village {
         let order = Order {
             group: self.ticket.id(),
             generation: 1,
+            committee: *Committee::of(&mandate).id(),
             nonce: [6; 16],
             issued,
             expires: issued.plus_ms(hour),

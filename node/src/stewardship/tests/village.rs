@@ -19,9 +19,9 @@ use cairn_core::{
     steward::{Failure, Rhythm, Say, wire::GroupMap},
 };
 use cairn_proto::{
-    Action, Certificate, CodeParams, Domain, Grant, GroupRecord, GroupTicket, Mandate, Order, Ordinals, Powers, Region,
-    Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp, mandate::MANDATE_MS_MAX, message::Roles,
-    wire::RefusalCode,
+    Action, Certificate, CodeParams, Committee, Domain, Grant, GroupRecord, GroupTicket, Mandate, Order, Ordinals,
+    Powers, Region, Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp, mandate::MANDATE_MS_MAX,
+    message::Roles, wire::RefusalCode,
 };
 
 use super::super::{files::tests::TestDisk, *};
@@ -456,6 +456,7 @@ impl Village {
         let order = Order {
             group: self.world.ticket.id(),
             generation: 1,
+            committee: *Committee::of(&self.record.mandate).id(),
             nonce: [nonce; 16],
             issued: now,
             expires: now.plus_ms(HOUR),

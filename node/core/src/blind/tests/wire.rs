@@ -44,6 +44,7 @@ fn invite(asked: Asked) -> (Invite, Frame) {
     let order = cairn_proto::Order {
         group: ticket.id(),
         generation: 3,
+        committee: [6; 32],
         nonce: [5; 16],
         issued: Timestamp(2_000),
         expires: Timestamp(3_000_000),

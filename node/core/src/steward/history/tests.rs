@@ -7,7 +7,7 @@ use cairn_proto::{
 use ed25519_dalek::SigningKey;
 
 use super::*;
-use crate::steward::log::What;
+use crate::steward::{log::What, message::Past};
 
 const HOUR: u64 = 3_600_000;
 const BEGIN: u64 = 1_000 * HOUR;
@@ -52,6 +52,7 @@ fn order(action: Action, hour: u64) -> Order {
     Order {
         group: ticket().id(),
         generation: 1,
+        committee: *Committee::of(&Mandate::open(&mandate(&key(200), 1)).expect("valid")).id(),
         nonce: [hour as u8; 16],
         issued,
         expires: issued.plus_ms(6 * HOUR),
@@ -90,7 +91,14 @@ fn repair() -> (Certificate, Vec<u8>) {
 }
 
 fn map(entries: Vec<(Certificate, Vec<u8>)>) -> GroupMap {
-    GroupMap { mandate: mandate(&key(200), 1), sheets: vec![1; 8], changes: Vec::new(), entries, log: Vec::new() }
+    GroupMap {
+        mandate: mandate(&key(200), 1),
+        sheets: vec![1; 8],
+        changes: Vec::new(),
+        past: Vec::new(),
+        entries,
+        log: Vec::new(),
+    }
 }
 
 fn arrived(map: &GroupMap) -> Vec<PeerKey> {
@@ -158,7 +166,9 @@ fn a_map_of_another_owner_or_group_is_none() {
 #[test]
 fn stewards_that_came_later_count_once_their_coming_is_proved() {
     let replaces = signed(order(Action::Replace { old: peer(1), new: peer(8) }, 5), 2..=6);
-    let later = signed(copy_to(60, 10), [2, 3, 4, 5, 8]);
+    let mut committee = Committee::of(&Mandate::open(&mandate(&key(200), 1)).expect("valid"));
+    committee.change(&replaces).expect("holds");
+    let later = signed(Order { committee: *committee.id(), ..copy_to(60, 10) }, [2, 3, 4, 5, 8]);
     let entry = (later.clone(), taken(&later, |_| {}, 60));
     let mut known = map(vec![entry]);
     assert!(arrived(&known).is_empty(), "8 is nobody yet");
@@ -175,11 +185,15 @@ fn stewards_that_came_later_count_once_their_coming_is_proved() {
 }
 
 #[test]
-fn entries_from_under_an_older_mandate_are_passed_over() {
+fn entries_from_under_an_older_mandate_count_when_that_is_shown() {
     let mut renewed = map(vec![repair()]);
     renewed.mandate = mandate(&key(200), 2);
     let history = History::check(&renewed, &ticket()).expect("a map");
     assert_eq!((history.arrivals.len(), history.unfounded), (0, 0));
+    renewed.past = vec![Past { mandate: mandate(&key(200), 1), changes: Vec::new() }];
+    assert_eq!(arrived(&renewed), [peer(60)]);
+    renewed.past[0].mandate = mandate(&key(201), 1);
+    assert!(History::check(&renewed, &ticket()).is_err(), "another owner's");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! Layout: kind · fields, numbers in minimal LEB128, `bytes` with their length before them. Kinds: `1` propose: bytes order,
 //! vote 64; `2` vote: group 32, order 32, vote 64; `3` certified: bytes certificate; `4` taken: bytes certificate, bytes sealed;
-//! `5` failed: group 32, order 32, failure; `6` compare: group 32, generation, digest 32; `7` map: group 32, changes, entries;
-//! `8` record: bytes record, changes, entries. Failure: `1` refused, `2` missing: peer 32, `3` wrong: option of peer 32. Changes:
-//! list of bytes certificate. Entries: list of (bytes certificate, bytes sealed).
+//! `5` failed: group 32, order 32, failure; `6` compare: group 32, generation, digest 32; `7` map: group 32, changes, past, entries;
+//! `8` record: bytes record, changes, past, entries. Failure: `1` refused, `2` missing: peer 32, `3` wrong: option of peer 32. Changes:
+//! list of bytes certificate. Past: list of (bytes mandate, changes). Entries: list of (bytes certificate, bytes sealed).
 //!
 //! Bounded: certificates, sealed words and counts have their own limits, each checked before memory is taken. Entries that do
 //! not fit into a message are left out by the sender, the oldest first.
@@ -14,11 +14,11 @@ use std::cmp::Reverse;
 use cairn_proto::{
     Certificate, DecodeError, GroupId, GroupRecord, Order, PeerKey,
     layout::{Reader, at_most, put_bytes, put_number, put_option},
-    mandate::GROUP_RECORD_MAX,
+    mandate::{GROUP_RECORD_MAX, MANDATE_MAX},
     order::{CERTIFICATE_MAX, CHANGES_MAX, ORDER_MAX},
 };
 
-use super::{Failure, Say};
+use super::{Failure, PAST_MAX, Past, Say};
 use crate::steward::watched::ENTRIES_MAX;
 
 /// Bytes of a new holder's sealed word: its fixed fields and the shortest and longest time.
@@ -91,16 +91,18 @@ impl Say {
                 put_number(out, *generation);
                 out.extend_from_slice(digest);
             }
-            Self::Map { group, changes, entries } => {
+            Self::Map { group, changes, past, entries } => {
                 out.push(7);
                 out.extend_from_slice(group.as_bytes());
                 put_changes(out, changes)?;
+                put_past(out, past)?;
                 put_entries(out, entries, limit)?;
             }
-            Self::Record { record, changes, entries } => {
+            Self::Record { record, changes, past, entries } => {
                 out.push(8);
                 put_bytes(out, &record.encode());
                 put_changes(out, changes)?;
+                put_past(out, past)?;
                 put_entries(out, entries, limit)?;
             }
         }
@@ -116,10 +118,16 @@ impl Say {
             4 => Self::Taken { certificate: read_certificate(r)?, sealed: read_sealed(r)? },
             5 => Self::Failed { group: group(r)?, order: r.array()?, failure: Failure::read(r)? },
             6 => Self::Compare { group: group(r)?, generation: r.u64()?, digest: r.array()? },
-            7 => Self::Map { group: group(r)?, changes: read_changes(r)?, entries: read_entries(r)? },
+            7 => Self::Map {
+                group: group(r)?,
+                changes: read_changes(r)?,
+                past: read_past(r)?,
+                entries: read_entries(r)?,
+            },
             8 => Self::Record {
                 record: Box::new(GroupRecord::decode(r.bytes(GROUP_RECORD_MAX)?)?),
                 changes: read_changes(r)?,
+                past: read_past(r)?,
                 entries: read_entries(r)?,
             },
             _ => return Err(r.invalid("unknown kind of saying")),
@@ -152,6 +160,23 @@ pub(in crate::steward) fn put_changes(out: &mut Vec<u8>, changes: &[Certificate]
 pub(in crate::steward) fn read_changes(r: &mut Reader<'_>) -> Result<Vec<Certificate>, DecodeError> {
     let count = r.count(CHANGES_MAX, CERTIFICATE_MIN)?;
     (0..count).map(|_| read_certificate(r)).collect()
+}
+
+/// Appends older mandates, each with all of its changes.
+pub(in crate::steward) fn put_past(out: &mut Vec<u8>, past: &[Past]) -> Result<(), DecodeError> {
+    at_most("older mandates", PAST_MAX, past.len())?;
+    put_number(out, past.len() as u64);
+    for past in past {
+        put_bytes(out, &past.mandate);
+        put_changes(out, &past.changes)?;
+    }
+    Ok(())
+}
+
+pub(in crate::steward) fn read_past(r: &mut Reader<'_>) -> Result<Vec<Past>, DecodeError> {
+    // A length and a count: the shortest.
+    let count = r.count(PAST_MAX, 2)?;
+    (0..count).map(|_| Ok(Past { mandate: r.bytes(MANDATE_MAX)?.to_vec(), changes: read_changes(r)? })).collect()
 }
 
 /// Appends as many as leave `out` within `limit`, the newest, in the order in which they come.

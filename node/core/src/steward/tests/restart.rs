@@ -6,7 +6,8 @@ use super::*;
 
 fn fresh(village: &Village, peer: &PeerKey) -> Steward {
     let budget = Budget::new(Limits::default(), 10 << 20, village.now);
-    Steward::new(village.keys[peer].clone(), Rhythm::default(), Watch::new(Timers::default()), budget)
+    let watch = Watch::new(Timers::default());
+    Steward::new(village.keys[peer].clone(), village.domain(peer), Rhythm::default(), watch, budget)
 }
 
 /// One order carried out, one under way, something promised, something lacking, a steward replaced.
@@ -84,11 +85,8 @@ fn what_was_signed_binds_after_a_crash() {
         }
     }
     // Another proposes the same repair, in the very moment.
-    let (from, to) = (*village.stewards.keys().last().expect("seven"), village.of_colour(2)[1]);
-    let helpers = [0, 1, 3].map(|at| (slot(at), village.holder(at))).to_vec();
-    let action = Action::Rebuild { slot: slot(2), to, ordinals: [0].into_iter().collect(), helpers };
-    let (issued, expires) = (now, now.plus_ms(HOUR));
-    let order = Order { group, generation: 1, nonce: [1; 16], issued, expires, action };
+    let from = *village.stewards.keys().last().expect("seven");
+    let order = village.order(1, village.rebuild(village.ranked(2)[0], &[0]));
     let vote = order.sign(&village.keys[&from]).expect("valid");
     steward.told(from, Say::Propose { order, vote }, now, &views);
     assert!(std::iter::from_fn(|| steward.poll()).all(|effect| !matches!(effect, Effect::Tell { .. })));

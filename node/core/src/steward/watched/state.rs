@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! version u8 = 1
-//! record (length, bytes)
+//! record (length, bytes), introducer 32
 //! changes (count; length, certificate)
+//! past (count; mandate (length, bytes), changes (count; length, certificate))
 //! entries (count; length, certificate; length, taken)
 //! lacks (count; slot, peer 32, ordinals 32)
-//! promised (count; subject, order 32, until)
-//! under way (count; length, certificate)
-//! patience (count; subject, since, failures, next, avoid (count; peer 32, until))
+//! promised (count; subject, order 32, until, proposer 32)
+//! under way (count; length, certificate; proposer 32)
+//! patience (count; subject, since, failures, next, avoid (count; peer 32, until), proposers (count; peer 32, failures, last))
 //! inventory (count; slot, peer 32, asked)
-//! compared, month began, bytes ordered in it
+//! compared, month began, bytes ordered in it, bytes signed for (count; peer 32, bytes)
 //! log (count; each as in `steward::log`)
 //! ```
 //!
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 use cairn_proto::{
     Certificate, DecodeError, GroupRecord, Ordinals, PeerKey, Slot, Taken, Timestamp,
     layout::{Reader, at_most, put_bytes, put_number},
-    mandate::{GROUP_RECORD_MAX, STEWARDS_MAX},
+    mandate::{GROUP_RECORD_MAX, MANDATE_MAX, STEWARDS_MAX},
     manifest::HOLDERS_MAX,
     order::{CERTIFICATE_MAX, CHANGES_MAX},
 };
@@ -35,9 +36,11 @@ use cairn_proto::{
 use super::{
     super::{
         log::{Happening, LOG_MAX},
+        message::{PAST_MAX, Past},
         subject_of,
     },
-    AVOIDED_MAX, ENTRIES_MAX, Entry, Patience, Subject, Watched,
+    ENTRIES_MAX, Entry, Patience, Promise, Subject, UnderWay, Watched,
+    turns::{AVOIDED_MAX, PROPOSERS_MAX},
 };
 
 const WHAT: &str = "steward's group";
@@ -51,14 +54,18 @@ const GIVEN_MAX: usize = SLOTS_MAX * HOLDERS_MAX + ENTRIES_MAX;
 const TAKEN_MAX: usize = 320;
 /// Most bytes of a happening.
 const HAPPENING_MAX: usize = 96;
-/// Most bytes of a state, 6 MiB; a usual one is some 70 KiB.
+/// Stewards for whom something was signed in a month.
+const SPENDERS_MAX: usize = STEWARDS_MAX + CHANGES_MAX;
+/// Most bytes of a state, 8 MiB; a usual one is some 70 KiB.
 pub(in super::super) const STATE_MAX: usize = 64
     + GROUP_RECORD_MAX
     + (CHANGES_MAX + SLOTS_MAX) * (CERTIFICATE_MAX + 4)
     + ENTRIES_MAX * (CERTIFICATE_MAX + TAKEN_MAX + 8)
     + GIVEN_MAX * (65 + 43)
-    + SUBJECTS_MAX * (33 + 42)
-    + SUBJECTS_MAX * (33 + 26 + AVOIDED_MAX * 42)
+    + PAST_MAX * (MANDATE_MAX + CHANGES_MAX * (CERTIFICATE_MAX + 4))
+    + SUBJECTS_MAX * (33 + 74)
+    + SUBJECTS_MAX * (33 + 26 + (AVOIDED_MAX + PROPOSERS_MAX) * 47)
+    + SPENDERS_MAX * 42
     + LOG_MAX * HAPPENING_MAX;
 
 fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
@@ -98,6 +105,16 @@ fn certificate(r: &mut Reader<'_>) -> Result<Certificate, DecodeError> {
     Certificate::decode(r.bytes(CERTIFICATE_MAX)?)
 }
 
+fn put_changes(out: &mut Vec<u8>, changes: &[Certificate]) {
+    put_number(out, changes.len() as u64);
+    changes.iter().for_each(|change| put_certificate(out, change));
+}
+
+fn changes(r: &mut Reader<'_>) -> Result<Vec<Certificate>, DecodeError> {
+    let count = r.count(CHANGES_MAX, 1)?;
+    (0..count).map(|_| certificate(r)).collect()
+}
+
 /// A map whose keys ascend, as it was written.
 fn map<K: Ord, V>(
     r: &mut Reader<'_>,
@@ -121,8 +138,14 @@ impl Watched {
     pub(in super::super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         put_bytes(&mut out, &self.record.encode());
-        put_number(&mut out, self.changes.len() as u64);
-        self.changes.iter().for_each(|change| put_certificate(&mut out, change));
+        out.extend_from_slice(self.introducer.as_bytes());
+        put_changes(&mut out, self.chain.changes());
+        let past = self.chain.past();
+        put_number(&mut out, past.len() as u64);
+        for past in &past {
+            put_bytes(&mut out, &past.mandate);
+            put_changes(&mut out, &past.changes);
+        }
         put_number(&mut out, self.entries.len() as u64);
         for entry in self.entries.values() {
             put_certificate(&mut out, &entry.certificate);
@@ -134,13 +157,17 @@ impl Watched {
             out.extend_from_slice(&[*peer.as_bytes(), *lacks.as_bytes()].concat());
         }
         put_number(&mut out, self.promised.len() as u64);
-        for (subject, (order, until)) in &self.promised {
+        for (subject, promise) in &self.promised {
             put_subject(&mut out, subject);
-            out.extend_from_slice(order);
-            put_number(&mut out, until.0);
+            out.extend_from_slice(&promise.order);
+            put_number(&mut out, promise.until.0);
+            out.extend_from_slice(promise.by.as_bytes());
         }
         put_number(&mut out, self.under_way.len() as u64);
-        self.under_way.values().for_each(|order| put_certificate(&mut out, order));
+        for given in self.under_way.values() {
+            put_certificate(&mut out, &given.certificate);
+            out.extend_from_slice(given.by.as_bytes());
+        }
         put_number(&mut out, self.patience.len() as u64);
         for (subject, patience) in &self.patience {
             put_subject(&mut out, subject);
@@ -152,6 +179,12 @@ impl Watched {
                 out.extend_from_slice(peer.as_bytes());
                 put_number(&mut out, until.0);
             }
+            put_number(&mut out, patience.proposers.len() as u64);
+            for (peer, (failures, last)) in &patience.proposers {
+                out.extend_from_slice(peer.as_bytes());
+                put_number(&mut out, (*failures).into());
+                put_number(&mut out, last.0);
+            }
         }
         put_number(&mut out, self.asked.len() as u64);
         for ((slot, peer), at) in &self.asked {
@@ -159,8 +192,13 @@ impl Watched {
             out.extend_from_slice(peer.as_bytes());
             put_number(&mut out, at.0);
         }
-        for number in [self.compared.0, self.spent.0.0, self.spent.1] {
+        for number in [self.compared.0, self.spent.began.0, self.spent.bytes] {
             put_number(&mut out, number);
+        }
+        put_number(&mut out, self.spent.by.len() as u64);
+        for (peer, bytes) in &self.spent.by {
+            out.extend_from_slice(peer.as_bytes());
+            put_number(&mut out, *bytes);
         }
         put_number(&mut out, self.log.len() as u64);
         self.log.iter().for_each(|entry| entry.put(&mut out));
@@ -173,11 +211,14 @@ impl Watched {
         let mut r = Reader::new(WHAT, bytes);
         r.version(VERSION)?;
         let record = GroupRecord::decode(r.bytes(GROUP_RECORD_MAX)?)?;
-        let changes = r.count(CHANGES_MAX, 1)?;
-        let changes = (0..changes).map(|_| certificate(&mut r)).collect::<Result<Vec<_>, _>>()?;
-        let mut group = Self::new(record, &changes, now)?;
-        if group.changes != changes {
-            return Err(r.invalid("changes of stewards that change nothing"));
+        let introducer = peer(&mut r)?;
+        let mut group = Self::new(record, introducer, &changes(&mut r)?, now)?;
+        let count = r.count(PAST_MAX, 2)?;
+        let past = |r: &mut Reader<'_>| Ok(Past { mandate: r.bytes(MANDATE_MAX)?.to_vec(), changes: changes(r)? });
+        let past = (0..count).map(|_| past(&mut r)).collect::<Result<Vec<_>, DecodeError>>()?;
+        group.chain.offer_past(&past);
+        if group.chain.past() != past {
+            return Err(r.invalid("mandates that are not older ones of the group"));
         }
         group.entries = map(&mut r, ENTRIES_MAX, 2, |r| {
             let certificate = certificate(r)?;
@@ -191,22 +232,26 @@ impl Watched {
             Ok((id, Entry { certificate, sealed, taken }))
         })?;
         group.lacks = map(&mut r, GIVEN_MAX, 65, |r| Ok(((r.byte()?, peer(r)?), Ordinals::from_bytes(r.array()?))))?;
-        group.promised = map(&mut r, SUBJECTS_MAX, 34, |r| Ok((subject(r)?, (r.array()?, time(r)?))))?;
+        group.promised = map(&mut r, SUBJECTS_MAX, 34, |r| {
+            Ok((subject(r)?, Promise { order: r.array()?, until: time(r)?, by: peer(r)? }))
+        })?;
         group.under_way = map(&mut r, SUBJECTS_MAX, 1, |r| {
             let certificate = certificate(r)?;
             match certificate.order.action.slot() {
-                Some(_) => Ok((subject_of(&certificate.order.action), certificate)),
+                Some(_) => Ok((subject_of(&certificate.order.action), UnderWay { certificate, by: peer(r)? })),
                 None => Err(r.invalid("a change of stewards is never under way")),
             }
         })?;
         group.patience = map(&mut r, SUBJECTS_MAX, 5, |r| {
             let (subject, since, failures, next) = (subject(r)?, time(r)?, r.u32()?, time(r)?);
             let avoid = map(r, AVOIDED_MAX, 33, |r| Ok((peer(r)?, time(r)?)))?;
-            Ok((subject, Patience { since, failures, next, avoid }))
+            let proposers = map(r, PROPOSERS_MAX, 34, |r| Ok((peer(r)?, (r.u32()?, time(r)?))))?;
+            Ok((subject, Patience { since, failures, next, avoid, proposers }))
         })?;
         group.asked = map(&mut r, GIVEN_MAX, 34, |r| Ok(((r.byte()?, peer(r)?), time(r)?)))?;
         group.compared = time(&mut r)?.min(now);
-        group.spent = (time(&mut r)?, r.u64()?);
+        (group.spent.began, group.spent.bytes) = (time(&mut r)?, r.u64()?);
+        group.spent.by = map(&mut r, SPENDERS_MAX, 33, |r| Ok((peer(r)?, r.u64()?)))?;
         let count = r.count(LOG_MAX, 2)?;
         group.log = (0..count).map(|_| Happening::read(&mut r)).collect::<Result<_, _>>()?;
         r.finish()?;

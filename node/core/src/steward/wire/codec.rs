@@ -2,7 +2,7 @@
 //!
 //! Request: version `1` · kind · fields. Kinds: `1` say: [`Say`]; `2` give: bytes credentials, bytes sheet, previous 32; `3`
 //! register: bytes record; `4` ask: ticket 68, bytes grant. Answer: version `1` · kind · fields: `1` done; `2` map: bytes mandate,
-//! list of generations, changes, list of log entries, entries; `3` refused: `1` busy, `2` not a steward, `3` old, `4` forged, `5` full.
+//! list of generations, changes, past, list of log entries, entries; `3` refused: `1` busy, `2` not a steward, `3` old, `4` forged, `5` full.
 //! Numbers in minimal LEB128; [`Say`], changes, entries and log entries as in [`super::super::message`] and [`super::super::log`].
 
 use cairn_proto::{
@@ -18,7 +18,7 @@ use crate::{
     part::{CREDENTIALS_MAX, Credentials},
     steward::{
         log::{Happening, LOG_MAX},
-        message::{Say, put_changes, put_entries, read_changes, read_entries},
+        message::{Say, put_changes, put_entries, put_past, read_changes, read_entries, read_past},
     },
 };
 
@@ -162,6 +162,7 @@ impl GroupMap {
         put_number(out, self.sheets.len() as u64);
         self.sheets.iter().for_each(|generation| put_number(out, *generation));
         put_changes(out, &self.changes)?;
+        put_past(out, &self.past)?;
         // The newest, before the entries, which take what room is left.
         let log = &self.log[self.log.len().saturating_sub(LOG_MAX)..];
         put_number(out, log.len() as u64);
@@ -174,11 +175,12 @@ impl GroupMap {
         let count = r.count(SLOTS_MAX.into(), 1)?;
         let sheets = (0..count).map(|_| r.u64()).collect::<Result<_, _>>()?;
         let changes = read_changes(r)?;
+        let past = read_past(r)?;
         // At, kind, slot: the shortest.
         let count = r.count(LOG_MAX, 3)?;
         let log = (0..count).map(|_| Happening::read(r)).collect::<Result<_, _>>()?;
         let entries = read_entries(r)?;
-        Ok(Self { mandate, sheets, changes, entries, log })
+        Ok(Self { mandate, sheets, changes, past, entries, log })
     }
 }
 

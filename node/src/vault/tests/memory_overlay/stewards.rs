@@ -9,7 +9,9 @@ use cairn_core::{
         wire::{GroupMap, Refusal},
     },
 };
-use cairn_proto::{Action, Certificate, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Taken, mandate::quorum};
+use cairn_proto::{
+    Action, Certificate, Committee, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Taken, mandate::quorum,
+};
 
 use super::{Manner, MemoryOverlay, now};
 use crate::overlay::{StewardError, TransferError};
@@ -91,6 +93,7 @@ impl MemoryOverlay {
             mandate: left.record.sealed_mandate().to_vec(),
             sheets: left.record.sheets.iter().map(|sheet| sheet.generation).collect(),
             changes: left.changes.clone(),
+            past: Vec::new(),
             entries: left.entries.clone(),
             log: left.log.clone(),
         }
@@ -125,6 +128,7 @@ impl MemoryOverlay {
         let order = Order {
             group: if lie == Lie::OtherGroup { GroupId::from_bytes([3; 32]) } else { group },
             generation: mandate.generation,
+            committee: *Committee::of(&mandate).id(),
             nonce: [slot.as_u8(); 16],
             issued,
             expires: issued.plus_ms(3_600_000),

@@ -14,7 +14,10 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::*;
 use crate::{
     part::{CREDENTIALS_MAX, PASS_MAX, Pass},
-    steward::{log::What, message::Failure},
+    steward::{
+        log::What,
+        message::{Failure, Past},
+    },
 };
 
 fn key() -> SigningKey {
@@ -91,10 +94,11 @@ fn rebuild(helpers: u8, salt: &[u8; 31], ordinals: Ordinals) -> Action {
 
 fn an_order() -> impl Strategy<Value = Order> {
     let times = (0..1u64 << 50, 1..ORDER_MS_MAX);
-    let fields = (any::<[u8; 32]>(), any::<u64>(), any::<[u8; 16]>(), times, action());
-    let order = fields.prop_map(|(group, generation, nonce, (issued, length), action)| Order {
+    let fields = (any::<[u8; 32]>(), any::<u64>(), any::<([u8; 32], [u8; 16])>(), times, action());
+    let order = fields.prop_map(|(group, generation, (committee, nonce), (issued, length), action)| Order {
         group: GroupId::from_bytes(group),
         generation,
+        committee,
         nonce,
         issued: Timestamp(issued),
         expires: Timestamp(issued + length),
@@ -124,6 +128,11 @@ fn change() -> impl Strategy<Value = Certificate> {
     })
 }
 
+fn past() -> impl Strategy<Value = Vec<Past>> {
+    let one = (vec(any::<u8>(), 0..MANDATE_MAX), vec(change(), 0..3));
+    vec(one.prop_map(|(mandate, changes)| Past { mandate, changes }), 0..3)
+}
+
 fn entries() -> impl Strategy<Value = Vec<(Certificate, Vec<u8>)>> {
     vec((certificate(), vec(any::<u8>(), 227..=236)), 0..4)
 }
@@ -150,14 +159,16 @@ fn say() -> impl Strategy<Value = Say> {
             generation,
             digest
         }),
-        (group(), vec(change(), 0..4), entries()).prop_map(|(group, changes, entries)| Say::Map {
+        (group(), vec(change(), 0..4), past(), entries()).prop_map(|(group, changes, past, entries)| Say::Map {
             group,
             changes,
+            past,
             entries
         }),
-        (vec(change(), 0..4), entries()).prop_map(|(changes, entries)| Say::Record {
+        (vec(change(), 0..4), past(), entries()).prop_map(|(changes, past, entries)| Say::Record {
             record: Box::new(record()),
             changes,
+            past,
             entries
         }),
     ]
@@ -202,6 +213,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (any::<[u8; 32]>(), option::of(failure())).prop_map(|(order, why)| What::Failed { order, why }),
         (option::of(peer()), option::of(peer())).prop_map(|(old, new)| What::Stewards { old, new }),
         (0..SLOTS_MAX).prop_map(|slot| What::NoPeer { slot }),
+        Just(What::MapFull),
     ];
     (any::<u64>(), what).prop_map(|(at, what)| Happening { at: Timestamp(at), what })
 }
@@ -211,14 +223,15 @@ fn answer() -> impl Strategy<Value = Answer> {
         vec(any::<u8>(), 0..MANDATE_MAX),
         vec(any::<u64>(), 0..33),
         vec(change(), 0..4),
+        past(),
         entries(),
         vec(happening(), 0..9),
     );
     prop_oneof![
         1 => Just(Answer::Done),
         1 => select(&Refusal::ALL[..]).prop_map(Answer::Refused),
-        4 => map.prop_map(|(mandate, sheets, changes, entries, log)| {
-            Answer::Map(Box::new(GroupMap { mandate, sheets, changes, entries, log }))
+        4 => map.prop_map(|(mandate, sheets, changes, past, entries, log)| {
+            Answer::Map(Box::new(GroupMap { mandate, sheets, changes, past, entries, log }))
         }),
     ]
 }
@@ -271,7 +284,8 @@ proptest! {
 
 fn certificate_of(issued: u64, action: Action, votes: u8) -> Certificate {
     let (issued, expires) = (Timestamp(issued), Timestamp(issued + 1));
-    let order = Order { group: ticket().id(), generation: 1, nonce: [5; 16], issued, expires, action };
+    let order =
+        Order { group: ticket().id(), generation: 1, committee: [4; 32], nonce: [5; 16], issued, expires, action };
     Certificate::new(order, (0..votes).map(|at| (PeerKey::from_bytes([at; 32]), [at; 64])))
 }
 
@@ -290,7 +304,14 @@ fn of_a_map_that_is_too_large_the_newest_entries_are_sent() {
     let age = |at: u64| (at + most / 2) % most;
     let entry = |at| (certificate_of(1 << 40 | age(at), rebuild(31, &[9; 31], all), 7), sealed(1));
     let entries: Vec<_> = (0..most).map(entry).collect();
-    let map = GroupMap { mandate: mandate(), sheets: vec![1; 3], changes: Vec::new(), entries, log: Vec::new() };
+    let map = GroupMap {
+        mandate: mandate(),
+        sheets: vec![1; 3],
+        changes: Vec::new(),
+        past: Vec::new(),
+        entries,
+        log: Vec::new(),
+    };
     let bytes = Answer::Map(Box::new(map.clone())).encode().expect("as much as fits");
     assert!((MESSAGE_MAX - 4096..=MESSAGE_MAX).contains(&bytes.len()), "{} bytes", bytes.len());
     let Ok(Answer::Map(read)) = Answer::decode(&bytes) else { panic!("a map") };
@@ -318,7 +339,8 @@ fn bounds_are_those_of_the_largest_and_smallest_there_are() {
 
     for at in [0, u64::MAX] {
         let entries = vec![(certificate_of(0, Action::Retire { old: new }, 0), sealed(at))];
-        let say = Request::Say(Box::new(Say::Map { group: ticket().id(), changes: Vec::new(), entries }));
+        let say =
+            Request::Say(Box::new(Say::Map { group: ticket().id(), changes: Vec::new(), past: Vec::new(), entries }));
         assert_eq!(Request::decode(&say.encode().expect("valid")), Ok(say), "the shortest and the longest entry");
     }
 }
@@ -349,6 +371,7 @@ fn the_bytes_are_frozen() {
     let (order, change) = (certificate_of(20, copy, 2), certificate_of(15, Action::Enlist { new: peer }, 1));
     let (group, name) = (ticket().id(), order.order.id().expect("valid"));
     let entries = vec![(order.clone(), sealed(30))];
+    let past = vec![Past { mandate: vec![1, 2], changes: vec![change.clone()] }];
     let say = [
         Say::Propose { order: order.order.clone(), vote: [4; 64] },
         Say::Vote { group, order: name, vote: [4; 64] },
@@ -356,8 +379,13 @@ fn the_bytes_are_frozen() {
         Say::Taken { certificate: order.clone(), sealed: sealed(30) },
         Say::Failed { group, order: name, failure: Failure::Wrong(Some(peer)) },
         Say::Compare { group, generation: 300, digest: [6; 32] },
-        Say::Map { group, changes: vec![change.clone()], entries: entries.clone() },
-        Say::Record { record: Box::new(record()), changes: vec![change.clone()], entries: entries.clone() },
+        Say::Map { group, changes: vec![change.clone()], past: past.clone(), entries: entries.clone() },
+        Say::Record {
+            record: Box::new(record()),
+            changes: vec![change.clone()],
+            past: past.clone(),
+            entries: entries.clone(),
+        },
     ];
     let credentials = Credentials { mandate: mandate(), changes: vec![change.clone()], certificate: order };
     let pass = Pass::encode(&mandate(), std::slice::from_ref(&change)).expect("valid");
@@ -376,9 +404,10 @@ fn the_bytes_are_frozen() {
         What::Failed { order: name, why: None },
         What::Stewards { old: None, new: Some(peer) },
         What::NoPeer { slot: 2 },
+        What::MapFull,
     ];
     let log = what.map(|what| Happening { at: Timestamp(1000), what }).to_vec();
-    let map = GroupMap { mandate: mandate(), sheets: vec![1, 2, 300], changes: vec![change], entries, log };
+    let map = GroupMap { mandate: mandate(), sheets: vec![1, 2, 300], changes: vec![change], past, entries, log };
     let mut text = String::new();
     let mut line = |name: &str, bytes: &[u8]| {
         write!(text, "{name} ").expect("to memory");

@@ -1,0 +1,98 @@
+//! What is kept of a group across a crash, what its owner is told, whom to probe and whom to ask.
+
+use std::collections::BTreeMap;
+
+use cairn_proto::{Certificate, DecodeError, GroupId, PeerKey, Slot, Timestamp};
+
+use super::{
+    GROUPS_MAX, Steward,
+    watched::{self, Watched},
+    wire,
+};
+use crate::liveness::Presence;
+
+/// A holder that is to be asked what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// The group.
+    pub group: GroupId,
+    /// The slot that it holds.
+    pub slot: Slot,
+    /// Whom.
+    pub holder: PeerKey,
+}
+
+impl Steward {
+    /// Most bytes of a group's state, 8 MiB: one whose holders were all replaced many times. A usual one has 70 KiB.
+    pub const STATE_MAX: usize = watched::state::STATE_MAX;
+
+    /// What must survive a crash of what is known of a group; for [`Steward::resume`]. At most [`Steward::STATE_MAX`] bytes.
+    #[must_use]
+    pub fn encode_group(&self, group: &GroupId) -> Option<Vec<u8>> {
+        self.groups.get(group).map(Watched::encode)
+    }
+
+    /// Watches a group again, from what [`Steward::encode_group`] gave. The caller made sure that the bytes are those that it wrote: the
+    /// votes of orders in it are not checked again. A mandate that is over meanwhile is found by the next [`Steward::tick`].
+    ///
+    /// # Errors
+    /// Bytes that no group has; no room.
+    pub fn resume(&mut self, bytes: &[u8], now: Timestamp) -> Result<GroupId, DecodeError> {
+        let what = "steward's group";
+        let group = Watched::decode(bytes, now)?;
+        let id = group.record.group();
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&id) {
+            return Err(DecodeError::TooLarge { what, limit: GROUPS_MAX, found: GROUPS_MAX + 1 });
+        }
+        self.groups.insert(id, group);
+        // Whom the saved state of liveness has is watched already, and not anew.
+        self.count_people(&id, false, now);
+        Ok(id)
+    }
+
+    /// What this steward knows of a group, for the owner who asks.
+    #[must_use]
+    pub fn map_for_owner(&self, group: &GroupId) -> Option<wire::GroupMap> {
+        self.groups.get(group).map(Watched::map_for_owner)
+    }
+
+    /// Everybody whose signs of life matter. With `true` those of groups that need something now or have an order under way, who are
+    /// to be probed often.
+    #[must_use]
+    pub fn concerned(&self) -> Vec<(PeerKey, bool)> {
+        let mut all = BTreeMap::new();
+        for group in self.groups.values() {
+            let busy = group.is_busy();
+            for peer in group.everybody().filter(|peer| *peer != self.me) {
+                *all.entry(peer).or_insert(false) |= busy;
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Up to so many holders that are here and are to be asked now what they have of a slot; the answer goes to [`Steward::reported`].
+    /// Each is named once in [`super::Rhythm::inventory_ms`] when [`Steward::asked`] is called for it.
+    #[must_use]
+    pub fn inventory_due(&self, now: Timestamp, most: usize) -> Vec<Inventory> {
+        let of = |(group, watched): (&GroupId, &Watched)| {
+            let group = *group;
+            let due = watched.to_ask(&self.me, now, self.rhythm.inventory_ms);
+            due.into_iter().map(move |(slot, holder)| Inventory { group, slot, holder })
+        };
+        let here = |due: &Inventory| self.watch.belief(&due.holder, now).presence == Presence::Here;
+        self.groups.iter().flat_map(of).filter(here).take(most).collect()
+    }
+
+    /// A holder is being asked what it has: whether it answers or not, it is not named again in this period.
+    pub fn asked(&mut self, due: &Inventory, now: Timestamp) {
+        if let Some(group) = self.groups.get_mut(&due.group) {
+            group.asked(due.slot, due.holder, now);
+        }
+    }
+
+    /// The mandate and the changes of stewards since, as a holder wants to see them before it says what it has.
+    #[must_use]
+    pub fn pass(&self, group: &GroupId) -> Option<(&[u8], &[Certificate])> {
+        self.groups.get(group).map(|group| (group.record.sealed_mandate(), group.chain.changes()))
+    }
+}

@@ -1,0 +1,200 @@
+//! What a steward makes of what others say.
+
+use std::collections::BTreeSet;
+
+use cairn_proto::{
+    Certificate, GroupId, Order, PeerKey, Timestamp,
+    order::{CHANGES_MAX, OrderId},
+};
+
+use super::{
+    Effect, Say, Steward,
+    message::{PAST_MAX, Past},
+    plan,
+    vote::{self, Objection},
+    watched::ENTRIES_MAX,
+};
+use crate::peer_view::PeerView;
+
+impl Steward {
+    /// Another peer said something. `peers` as in [`Steward::tick`].
+    pub fn told(&mut self, from: PeerKey, say: Say, now: Timestamp, peers: &[PeerView]) {
+        self.heard(from, now);
+        if !self.listens(&from, &say) {
+            return;
+        }
+        match say {
+            Say::Propose { order, vote } => self.on_proposal(from, &order, vote, now, peers),
+            Say::Vote { group, order, vote } => self.on_vote(from, group, order, vote, now),
+            Say::Certified { certificate } => drop(self.on_certified(from, certificate, now)),
+            Say::Taken { certificate, sealed } => self.on_taken(&certificate, sealed, now),
+            Say::Failed { group, order, failure } => {
+                let rhythm = self.rhythm;
+                if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, now, &rhythm)) {
+                    self.effects.push(Effect::Persist(group));
+                }
+            }
+            Say::Compare { group, generation, digest } => self.on_compare(from, group, generation, &digest),
+            Say::Map { group, changes, past, entries } => self.on_map(from, group, &changes, &past, entries, now),
+            Say::Record { record, changes, past, entries } => {
+                let group = record.group();
+                if self.adopt(*record, &changes, from, now).is_ok() {
+                    self.on_map(from, group, &changes, &past, entries, now);
+                }
+            }
+        }
+    }
+
+    /// Whether somebody is listened to: certificates are dear to check, so only those whom they concern may bring them.
+    fn listens(&self, from: &PeerKey, say: &Say) -> bool {
+        let is_steward = |group: &GroupId| self.groups.get(group).is_some_and(|group| group.is_steward(from));
+        let few = |changes: &[Certificate], past: &[Past], entries: usize| {
+            let past = past.len() <= PAST_MAX && past.iter().all(|past| past.changes.len() <= CHANGES_MAX);
+            past && changes.len() <= CHANGES_MAX && entries <= ENTRIES_MAX
+        };
+        match say {
+            Say::Certified { certificate } => is_steward(&certificate.order.group),
+            Say::Taken { certificate, .. } => {
+                certificate.order.action.to() == Some(*from) || is_steward(&certificate.order.group)
+            }
+            Say::Map { group, changes, past, entries } => is_steward(group) && few(changes, past, entries.len()),
+            // Of a group that is not known, from its owner or another steward: everything in it is checked.
+            Say::Record { record, changes, past, entries } => {
+                let group = record.group();
+                few(changes, past, entries.len()) && (is_steward(&group) || !self.groups.contains_key(&group))
+            }
+            Say::Propose { .. } | Say::Vote { .. } | Say::Failed { .. } | Say::Compare { .. } => true,
+        }
+    }
+
+    fn on_proposal(&mut self, from: PeerKey, order: &Order, vote: [u8; 64], now: Timestamp, peers: &[PeerView]) {
+        let id = order.group;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        match vote::check(group, &from, order, &vote, &scene) {
+            Ok(()) => {
+                let (Ok(name), Ok(mine)) = (order.id(), order.sign(&self.key)) else { return };
+                group.promise(order, name, from, now.plus_ms(2 * self.rhythm.vote_ms));
+                self.effects.push(Effect::Persist(id));
+                self.tell(from, Say::Vote { group: id, order: name, vote: mine });
+            }
+            Err(Objection::OtherCommittee) => {
+                let generation = group.record.mandate.generation;
+                if let Some(digest) = group.compare_soon(from, now, &self.rhythm) {
+                    self.tell(from, Say::Compare { group: id, generation, digest });
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn on_vote(&mut self, from: PeerKey, id: GroupId, order: OrderId, vote: [u8; 64], now: Timestamp) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.vote(&from, &order, vote) {
+            self.count(id, &order, now);
+        }
+    }
+
+    /// Makes an order of a proposal that enough have signed.
+    pub(super) fn count(&mut self, id: GroupId, name: &OrderId, now: Timestamp) {
+        let Some(certificate) = self.groups.get_mut(&id).and_then(|group| group.certify(name)) else { return };
+        // It may have come too late: another one is under way, or the committee is another.
+        if !self.on_certified(self.me, certificate.clone(), now) {
+            return;
+        }
+        let Some(group) = self.groups.get(&id) else { return };
+        let others = group.committee().stewards().iter().filter(|to| **to != self.me);
+        let mut effects: Vec<Effect> = others
+            .map(|to| Effect::Tell { to: *to, say: Box::new(Say::Certified { certificate: certificate.clone() }) })
+            .collect();
+        if let (Some(to), Some(slot)) = (certificate.order.action.to(), certificate.order.action.slot())
+            && let Some(credentials) = group.credentials(certificate.clone())
+        {
+            let sheet = group.record.sealed_sheet(slot).unwrap_or_default().to_vec();
+            let previous = group.newest_entry(slot);
+            effects.push(Effect::Give { to, credentials: Box::new(credentials), sheet, previous });
+        }
+        if let (_, Some(new)) = certificate.order.action.stewards() {
+            effects.push(Effect::Tell { to: new, say: Box::new(group.whole()) });
+        }
+        effects.into_iter().for_each(|effect| self.effects.push(effect));
+    }
+
+    /// Whether it was news.
+    fn on_certified(&mut self, from: PeerKey, certificate: Certificate, now: Timestamp) -> bool {
+        let id = certificate.order.group;
+        let Some(group) = self.groups.get_mut(&id) else { return false };
+        let change = certificate.order.action.slot().is_none();
+        let news = group.certified(certificate, from, now);
+        if news {
+            if change {
+                self.count_people(&id, true, now);
+            }
+            self.effects.push(Effect::Persist(id));
+        }
+        news
+    }
+
+    fn on_taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) {
+        let id = certificate.order.group;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.taken(certificate, sealed, now) {
+            self.count_people(&id, true, now);
+            self.effects.push(Effect::Persist(id));
+        }
+    }
+
+    fn on_compare(&mut self, from: PeerKey, id: GroupId, generation: u64, digest: &[u8; 32]) {
+        let Some(group) = self.groups.get(&id) else {
+            // We were made a steward and never got the record. Who asks like this has it no more than we.
+            if generation > 0 {
+                self.tell(from, Say::Compare { group: id, generation: 0, digest: [0; 32] });
+            }
+            return;
+        };
+        if !group.is_steward(&from) {
+            return;
+        }
+        let ours = group.record.mandate.generation;
+        let say = match generation.cmp(&ours) {
+            std::cmp::Ordering::Greater => Say::Compare { group: id, generation: ours, digest: group.digest() },
+            std::cmp::Ordering::Less => group.whole(),
+            std::cmp::Ordering::Equal if group.digest() == *digest => return,
+            std::cmp::Ordering::Equal => group.map_message(),
+        };
+        self.tell(from, say);
+    }
+
+    fn on_map(
+        &mut self,
+        from: PeerKey,
+        id: GroupId,
+        changes: &[Certificate],
+        past: &[Past],
+        entries: Vec<(Certificate, Vec<u8>)>,
+        now: Timestamp,
+    ) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.learn_changes(changes, past, now) {
+            self.count_people(&id, true, now);
+            self.effects.push(Effect::Persist(id));
+        }
+        let theirs: BTreeSet<OrderId> = entries.iter().filter_map(|(order, _)| order.order.id().ok()).collect();
+        for (certificate, sealed) in entries {
+            if certificate.order.group == id {
+                self.on_taken(&certificate, sealed, now);
+            }
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.let_go_of_old();
+        // Once, and only to whom we asked: two who cannot agree do not go on for ever.
+        if group.answer_to(&from, changes.len(), &theirs) {
+            let map = group.map_message();
+            self.tell(from, map);
+        }
+    }
+
+    pub(super) fn tell(&mut self, to: PeerKey, say: Say) {
+        self.effects.push(Effect::Tell { to, say: Box::new(say) });
+    }
+}

@@ -1,0 +1,98 @@
+//! Whose turn it is by another's reckoning, and what becomes of those who let the others wait.
+
+use super::*;
+
+const SUBJECT: Subject = Subject::Slot(2);
+
+/// The stewards that somebody would sign for now.
+fn may_propose(village: &Village, me: &PeerKey, now: Timestamp) -> Vec<PeerKey> {
+    let steward = &village.stewards[me];
+    let group = &steward.groups[&village.ticket.id()];
+    let rhythm = Rhythm::default();
+    let may = |from: &&PeerKey| group.may_be_turn_of(from, me, &SUBJECT, &steward.watch, now, &rhythm);
+    village.stewards.keys().filter(may).copied().collect()
+}
+
+#[test]
+fn out_of_turn_nobody_signs_and_after_a_while_for_anybody() {
+    let mut village = Village::new(7);
+    let me = *village.stewards.keys().next().expect("one");
+    let start = village.now;
+    let group = village.ticket.id();
+    let steward = village.stewards.get_mut(&me).expect("there");
+    // It is wanted from now on.
+    let watched = steward.groups.get_mut(&group).expect("watched");
+    watched.is_our_turn(&me, SUBJECT, &steward.watch, start, 600_000);
+    assert_eq!(may_propose(&village, &me, start).len(), 2, "the first, and the next by a clock that is ahead");
+    let later = |turns: u64| start.plus_ms(turns * 600_000);
+    assert_eq!(may_propose(&village, &me, later(2)).len(), 4);
+    assert_eq!(may_propose(&village, &me, later(6)).len(), 7);
+}
+
+#[test]
+fn who_lets_a_proposal_fail_comes_last_and_waits_longer_each_time() {
+    let mut village = Village::new(7);
+    village.away.insert(village.holder(2));
+    let me = *village.stewards.keys().next().expect("one");
+    let mut now = village.now;
+    let group = village.ticket.id();
+    let first = may_propose(&village, &me, now);
+    let bad = *first.iter().find(|peer| **peer != me).expect("two of them");
+    let rhythm = Rhythm::default();
+    let mut waits = Vec::new();
+    for round in 0..5u8 {
+        let order = village.order(round, village.rebuild(village.ranked(2)[0], &[0]));
+        let steward = village.stewards.get_mut(&me).expect("there");
+        let watched = steward.groups.get_mut(&group).expect("watched");
+        let until = now.plus_ms(240_000);
+        watched.promise(&order, order.id().expect("valid"), bad, until);
+        assert!(!watched.is_free(&SUBJECT, now) && watched.is_free(&SUBJECT, until));
+        watched.clear_up(&me, until, &rhythm);
+        now = until;
+        let failed = now;
+        assert!(!may_propose(&village, &me, now).contains(&bad) && !may_propose(&village, &me, now).is_empty());
+        while !may_propose(&village, &me, now).contains(&bad) {
+            now = now.plus_ms(60_000);
+        }
+        waits.push(now.ms_since(failed));
+    }
+    // The first wait is for the turns of all others.
+    assert!(waits[1..].is_sorted() && waits[4] > 4 * waits[1] && waits[4] > 4 * HOUR, "{waits:?}");
+}
+
+#[test]
+fn a_months_bytes_are_not_one_stewards_to_use_up() {
+    let mut village = Village::new(7);
+    let group = village.ticket.id();
+    let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let order = village.order(1, village.rebuild(village.ranked(2)[0], &[0, 1, 2, 3, 4, 5, 6, 7]));
+    let now = village.now;
+    let watched = village.stewards.get_mut(&peers[0]).expect("there").groups.get_mut(&group).expect("watched");
+    let bytes = watched.cost(&order.action);
+    let mut signed = 0;
+    while watched.affords(&peers[1], bytes) {
+        watched.promise(&order, order.id().expect("valid"), peers[1], now);
+        signed += bytes;
+    }
+    assert!(signed <= (1 << 30) / 4 && signed > (1 << 30) / 5);
+    assert!(watched.affords(&peers[2], bytes));
+    // What became of an order and then came to nothing is not spent, and blames who proposed it.
+    let certificate = village.certificate(&order, peers.iter().copied().take(5));
+    let to = order.action.to().expect("of shards");
+    let watched = village.stewards.get_mut(&peers[0]).expect("there").groups.get_mut(&group).expect("watched");
+    let count = |watched: &watched::Watched| {
+        let mut most = 0;
+        let mut copy = watched.clone();
+        while copy.affords(&peers[3], bytes) && most < 100 {
+            copy.promise(&order, [9; 32], peers[3], now);
+            most += 1;
+        }
+        most
+    };
+    let before = count(watched);
+    assert!(watched.certified(certificate, peers[1], now));
+    assert!(watched.failed(&to, &order.id().expect("valid"), Failure::Refused, now, &Rhythm::default()));
+    assert_eq!((count(watched), watched.busy()), (before, 0));
+    let report = village.stewards[&peers[0]].report(&group, now).expect("watched");
+    assert!(matches!(report.log.last().expect("some").what, What::Failed { why: Some(Failure::Refused), .. }));
+}

@@ -1,0 +1,190 @@
+//! A group's committee: the owner's mandate with every change of stewards since, and which of two such chains counts.
+//!
+//! Two changes may be made of one committee at the same time, where a network is cut or two propose at once. Of two chains from the same
+//! mandate the longer one counts, of equally long ones that with the lower order id where they part: whoever has seen both ends
+//! at the same. The other's committees are remembered, so that what they ordered about shards stays good.
+//!
+//! A certificate that was kept back changes nothing once the committee that signed it has changed twice; before that it may replace the one change
+//! that was made instead of it, once.
+
+use std::collections::VecDeque;
+
+use cairn_proto::{Certificate, Committee, DecodeError, Mandate, PeerKey, order::CommitteeId};
+
+use super::super::message::{PAST_MAX, Past};
+
+/// Committees of chains that do not count, newest last: those that a network which falls apart for days makes.
+const FORKS_MAX: usize = 32;
+
+/// An older mandate and its committees.
+#[derive(Clone, Debug)]
+struct Older {
+    past: Past,
+    generation: u64,
+    line: Vec<Committee>,
+}
+
+#[derive(Clone, Debug)]
+pub(in super::super) struct Chain {
+    /// The mandate's committee, then one after each change; never empty.
+    line: Vec<Committee>,
+    changes: Vec<Certificate>,
+    forks: VecDeque<Committee>,
+    older: Vec<Older>,
+}
+
+/// The committees that these changes make, as far as they hold.
+fn follow(from: &Committee, changes: &[Certificate]) -> Vec<Committee> {
+    let mut line: Vec<Committee> = Vec::new();
+    for change in changes {
+        let mut next = line.last().unwrap_or(from).clone();
+        if next.change(change).is_err() {
+            break;
+        }
+        line.push(next);
+    }
+    line
+}
+
+impl Chain {
+    pub(super) fn new(mandate: &Mandate, changes: &[Certificate]) -> Result<Self, DecodeError> {
+        let first = Committee::of(mandate);
+        let mut line = follow(&first, changes);
+        if line.len() != changes.len() {
+            return Err(DecodeError::Invalid { what: "changes of stewards", why: "do not hold" });
+        }
+        line.insert(0, first);
+        Ok(Self { line, changes: changes.to_vec(), forks: VecDeque::new(), older: Vec::new() })
+    }
+
+    /// Who they are now.
+    pub(in super::super) fn now(&self) -> &Committee {
+        // `line` begins with the mandate's own.
+        &self.line[self.line.len() - 1]
+    }
+
+    pub(in super::super) fn changes(&self) -> &[Certificate] {
+        &self.changes
+    }
+
+    /// The committee of this name, of now or once.
+    pub(super) fn find(&self, id: &CommitteeId) -> Option<&Committee> {
+        let older = self.older.iter().flat_map(|older| &older.line);
+        self.line.iter().rev().chain(&self.forks).chain(older).find(|committee| committee.id() == id)
+    }
+
+    /// Whether this peer is a steward, or was one under this mandate.
+    pub(super) fn knows(&self, peer: &PeerKey) -> bool {
+        self.line.iter().chain(&self.forks).any(|committee| committee.stewards().contains(peer))
+    }
+
+    /// The mandate (`None`: the one of now) and the changes that lead to a committee.
+    pub(super) fn leading_to(&self, id: &CommitteeId) -> Option<(Option<&[u8]>, &[Certificate])> {
+        let at = |line: &[Committee]| line.iter().position(|committee| committee.id() == id);
+        if let Some(at) = at(&self.line) {
+            return Some((None, &self.changes[..at]));
+        }
+        let older = self.older.iter().find_map(|older| at(&older.line).map(|at| (older, at)))?;
+        Some((Some(&older.0.past.mandate), &older.0.past.changes[..older.1]))
+    }
+
+    /// One more change, of the committee of now or of one before. Whether it counts now.
+    pub(super) fn offer_one(&mut self, change: &Certificate) -> bool {
+        let Some(at) = self.line.iter().position(|committee| *committee.id() == change.order.committee) else {
+            return false;
+        };
+        let chain: Vec<Certificate> = self.changes[..at].iter().chain([change]).cloned().collect();
+        self.offer(&chain)
+    }
+
+    /// Another steward's chain from the same mandate, as far as it holds. Whether it counts now.
+    pub(super) fn offer(&mut self, chain: &[Certificate]) -> bool {
+        let same = chain.iter().zip(&self.changes).take_while(|(theirs, ours)| theirs.order == ours.order).count();
+        let fresh = follow(&self.line[same], &chain[same..]);
+        let length = same + fresh.len();
+        let id = |change: Option<&Certificate>| change.and_then(|change| change.order.id().ok());
+        let counts = match length.cmp(&self.changes.len()) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal => length > same && id(chain.get(same)) < id(self.changes.get(same)),
+            std::cmp::Ordering::Less => false,
+        };
+        if !counts {
+            fresh.into_iter().for_each(|committee| self.remember(committee));
+            return false;
+        }
+        let lost = self.line.split_off(same + 1);
+        lost.into_iter().for_each(|committee| self.remember(committee));
+        self.line.extend(fresh);
+        // Signatures that were looked at stay ours where the orders are the same.
+        self.changes.truncate(same);
+        self.changes.extend_from_slice(&chain[same..length]);
+        true
+    }
+
+    fn remember(&mut self, fork: Committee) {
+        if self.forks.contains(&fork) {
+            return;
+        }
+        if self.forks.len() == FORKS_MAX {
+            self.forks.pop_front();
+        }
+        self.forks.push_back(fork);
+    }
+
+    /// Keeps the mandate before this one, and those before it, for what rests on them.
+    pub(super) fn after(mut self, old: Self, mandate: &[u8]) -> Self {
+        if old.line[0] == self.line[0] {
+            self.offer(&old.changes);
+            (self.forks, self.older) = (old.forks, old.older);
+            return self;
+        }
+        self.older = old.older;
+        let generation = old.line[0].mandate().generation;
+        let past = Past { mandate: mandate.to_vec(), changes: old.changes };
+        // An owner that left two mandates of one generation has what rests on the first be forgotten.
+        if generation < self.line[0].mandate().generation {
+            self.older.push(Older { past, generation, line: old.line });
+        }
+        self.forks = old.forks;
+        self
+    }
+
+    /// Takes up older mandates of the same group that are not known.
+    pub(super) fn offer_past(&mut self, past: &[Past]) {
+        let ours = self.line[0].mandate().clone();
+        for past in past.iter().take(PAST_MAX) {
+            let Ok(mandate) = Mandate::open(&past.mandate) else { continue };
+            let first = Committee::of(&mandate);
+            let older = mandate.ticket == ours.ticket && mandate.generation < ours.generation;
+            if !older || self.older.len() >= 2 * PAST_MAX {
+                continue;
+            }
+            match self.older.iter_mut().find(|known| known.line[0] == first) {
+                Some(known) if known.past.changes.len() >= past.changes.len() => {}
+                known => {
+                    let mut line = follow(&first, &past.changes);
+                    let changes = past.changes[..line.len()].to_vec();
+                    line.insert(0, first);
+                    let past = Past { mandate: past.mandate.clone(), changes };
+                    let new = Older { past, generation: mandate.generation, line };
+                    match known {
+                        Some(known) => *known = new,
+                        None => self.older.push(new),
+                    }
+                }
+            }
+        }
+        self.older.sort_by_key(|older| older.generation);
+    }
+
+    /// Lets go of older mandates that nothing rests on, and of the oldest beyond [`PAST_MAX`].
+    pub(super) fn keep_past(&mut self, needed: &dyn Fn(u64) -> bool) {
+        self.older.retain(|older| needed(older.generation));
+        let over = self.older.len().saturating_sub(PAST_MAX);
+        self.older.drain(..over);
+    }
+
+    pub(super) fn past(&self) -> Vec<Past> {
+        self.older.iter().map(|older| older.past.clone()).collect()
+    }
+}

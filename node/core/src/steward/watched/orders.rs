@@ -1,0 +1,267 @@
+//! What was ordered, and what came of it: the entries of the group's map.
+
+use cairn_proto::{Action, Certificate, Ordinals, PeerKey, Slot, Taken, Timestamp, order::OrderId};
+
+use super::{
+    super::{
+        Rhythm,
+        log::What,
+        message::{Failure, Past},
+        subject_of,
+    },
+    ENTRIES_MAX, Subject, Watched,
+    turns::{AVOIDED_MAX, Promise},
+};
+use crate::part::Credentials;
+
+pub(super) const MONTH_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// An order that was carried out.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) certificate: Certificate,
+    pub(super) sealed: Vec<u8>,
+    pub(super) taken: Taken,
+}
+
+/// An order that was given.
+#[derive(Clone, Debug)]
+pub(super) struct UnderWay {
+    pub(super) certificate: Certificate,
+    /// Who proposed it, or first told us of it.
+    pub(super) by: PeerKey,
+}
+
+impl Watched {
+    /// Whether a quorum of the stewards that it names signed it, who are or were those of the group.
+    fn is_good(&self, certificate: &Certificate) -> bool {
+        let committee = self.chain.find(&certificate.order.committee);
+        committee.is_some_and(|committee| certificate.check(committee).is_ok())
+    }
+
+    /// Takes note of an order. Whether it was news.
+    pub(in super::super) fn certified(&mut self, certificate: Certificate, from: PeerKey, now: Timestamp) -> bool {
+        let subject = subject_of(&certificate.order.action);
+        if certificate.order.action.slot().is_none() {
+            // One that is over is believed with a whole chain only: the committee may have gone on without it.
+            let done = certificate.stands_at(now) && self.chain.offer_one(&certificate);
+            if done {
+                self.note_change(&certificate, now);
+            }
+            return done;
+        }
+        let (Ok(order), Some(slot), Some(to)) =
+            (certificate.order.id(), certificate.order.action.slot(), certificate.order.action.to())
+        else {
+            return false;
+        };
+        let known = self.entries.contains_key(&order) || self.under_way.contains_key(&subject);
+        if known || !certificate.stands_at(now) || !self.is_good(&certificate) {
+            return false;
+        }
+        let (rebuild, shards) = match &certificate.order.action {
+            Action::Rebuild { ordinals, .. } => (true, ordinals.len() as u16),
+            Action::Copy { ordinals, .. } => (false, ordinals.len() as u16),
+            _ => return false,
+        };
+        let by =
+            self.promised.get(&subject).filter(|promise| promise.order == order).map_or(from, |promise| promise.by);
+        self.promised.insert(subject, Promise { order, until: certificate.order.expires, by });
+        self.spent.bytes = self.spent.bytes.saturating_add(self.cost(&certificate.order.action));
+        self.under_way.insert(subject, UnderWay { certificate, by });
+        self.note(now, What::Ordered { order, slot: slot.as_u8(), to, rebuild, shards });
+        true
+    }
+
+    fn note_change(&mut self, change: &Certificate, now: Timestamp) {
+        let subject = subject_of(&change.order.action);
+        let (old, new) = change.order.action.stewards();
+        self.promised.remove(&subject);
+        self.patience.remove(&subject);
+        // Votes of another committee are worth nothing any more.
+        let id = *self.committee().id();
+        self.proposals.retain(|_, proposal| proposal.order.committee == id);
+        self.note(now, What::Stewards { old, new });
+    }
+
+    /// Another steward's changes and older mandates. Whether they were news.
+    pub(in super::super) fn learn_changes(&mut self, changes: &[Certificate], past: &[Past], now: Timestamp) -> bool {
+        self.chain.offer_past(past);
+        let before = self.chain.changes().to_vec();
+        if !self.chain.offer(changes) {
+            return false;
+        }
+        let fresh: Vec<Certificate> =
+            self.chain.changes().iter().filter(|change| !before.contains(change)).cloned().collect();
+        fresh.iter().for_each(|change| self.note_change(change, now));
+        true
+    }
+
+    /// Lets go of orders that nobody may begin with any more.
+    pub(super) fn lapse(&mut self, now: Timestamp, rhythm: &Rhythm) {
+        let over = |order: &UnderWay| !order.certificate.stands_at(now);
+        let over: Vec<Subject> = self.under_way.iter().filter(|(_, o)| over(o)).map(|(s, _)| *s).collect();
+        for subject in over {
+            if let Some(order) = self.under_way.remove(&subject) {
+                self.came_to_nothing(subject, &order, None, now, rhythm);
+            }
+        }
+    }
+
+    fn came_to_nothing(
+        &mut self,
+        subject: Subject,
+        order: &UnderWay,
+        why: Option<Failure>,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) {
+        let action = &order.certificate.order.action;
+        // What was not moved was not spent; the proposer's own share stays charged with it.
+        self.spent.bytes = self.spent.bytes.saturating_sub(self.cost(action));
+        if let Ok(order) = order.certificate.order.id() {
+            self.note(now, What::Failed { order, why });
+        }
+        self.disappointed(subject, action.to(), Some(order.by), now, rhythm);
+    }
+
+    /// Whether the owner's newer sheets say what an entry of an older mandate says.
+    fn is_covered(&self, certificate: &Certificate, slot: Slot, holder: &PeerKey) -> bool {
+        let sheet = self.record.sheets.get(slot.index());
+        certificate.order.generation < self.record.mandate.generation
+            && sheet.is_some_and(|sheet| sheet.holders.contains(holder))
+    }
+
+    /// What the owner's newer word made superfluous: entries that its sheets have, mandates that nothing rests on.
+    pub(in super::super) fn let_go_of_old(&mut self) {
+        let covered: Vec<OrderId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| self.is_covered(&entry.certificate, entry.taken.slot, &entry.taken.holder))
+            .map(|(order, _)| *order)
+            .collect();
+        covered.iter().for_each(|order| drop(self.entries.remove(order)));
+        let entries = self.entries.values().map(|entry| entry.certificate.order.generation);
+        let needed: std::collections::BTreeSet<u64> =
+            entries.chain(self.under_way.values().map(|order| order.certificate.order.generation)).collect();
+        self.chain.keep_past(&|generation| needed.contains(&generation));
+    }
+
+    /// A new holder's word. Whether it was news.
+    pub(in super::super) fn taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) -> bool {
+        let Ok(order) = certificate.order.id() else { return false };
+        if self.entries.contains_key(&order) {
+            return false;
+        }
+        let Ok(taken) = Taken::open(&sealed) else { return false };
+        let (Action::Copy { slot, to, ordinals, .. } | Action::Rebuild { slot, to, ordinals, .. }) =
+            &certificate.order.action
+        else {
+            return false;
+        };
+        let same = taken.order == order && taken.group == self.group() && taken.slot == *slot && taken.holder == *to;
+        let part = !taken.ordinals.is_empty() && taken.ordinals.without(ordinals).is_empty();
+        let subject = Subject::Slot(slot.as_u8());
+        // One that is under way was found good when it began.
+        let given = self.under_way.get(&subject).filter(|given| given.certificate.order == certificate.order);
+        let given = given.map(|given| given.certificate.clone());
+        let covered = self.is_covered(certificate, *slot, to) && given.is_none();
+        if !same || !part || covered || !(given.is_some() || self.is_good(certificate)) {
+            return false;
+        }
+        if given.is_some() {
+            self.under_way.remove(&subject);
+        } else if now.ms_since(certificate.order.issued) < MONTH_MS {
+            // Nobody told us of it before.
+            self.spent.bytes = self.spent.bytes.saturating_add(self.cost(&certificate.order.action));
+        }
+        if self.promised.get(&subject).is_some_and(|promise| promise.order == order) {
+            self.promised.remove(&subject);
+        }
+        let holder = taken.holder;
+        let key = (slot.as_u8(), holder);
+        if let Some(lacks) = self.lacks.remove(&key).map(|lacks| lacks.without(&taken.ordinals))
+            && !lacks.is_empty()
+        {
+            self.lacks.insert(key, lacks);
+        }
+        let shards = taken.ordinals.len() as u16;
+        self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
+        self.patience.remove(&subject);
+        self.looked = None;
+        if self.entries.len() >= ENTRIES_MAX {
+            if !self.log.iter().any(|entry| entry.what == What::MapFull) {
+                self.note(now, What::MapFull);
+            }
+            return true;
+        }
+        // It was told of an entry that we have not: somebody has more of the map than we.
+        let of_slot = self.entries.values().filter(|entry| entry.taken.slot == taken.slot);
+        let known = taken.previous == [0; 32] || of_slot.into_iter().any(|e| Taken::hash(&e.sealed) == taken.previous);
+        if !known {
+            self.compared = Timestamp(0);
+        }
+        // The signatures that were looked at are kept, whoever's came with the word.
+        let certificate = given.unwrap_or_else(|| certificate.clone());
+        self.entries.insert(order, Entry { certificate, sealed, taken });
+        self.reckon();
+        self.asked.insert(key, now);
+        true
+    }
+
+    /// A new holder's word that it came to nothing. Whether that was so.
+    pub(in super::super) fn failed(
+        &mut self,
+        from: &PeerKey,
+        order: &OrderId,
+        why: Failure,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) -> bool {
+        let is_this = |given: &UnderWay| given.certificate.order.id().as_ref() == Ok(order);
+        let found = self.under_way.iter().find(|(_, given)| is_this(given)).map(|(subject, _)| *subject);
+        let Some(subject) = found else { return false };
+        if self.under_way.get(&subject).and_then(|given| given.certificate.order.action.to()) != Some(*from) {
+            return false;
+        }
+        let Some(given) = self.under_way.remove(&subject) else { return false };
+        self.promised.remove(&subject);
+        let action = given.certificate.order.action.clone();
+        // The new holder may be the one to blame itself.
+        self.came_to_nothing(subject, &given, Some(why), now, rhythm);
+        // It may only speak ill of those whom the order names.
+        let named = |peer: &PeerKey| match &action {
+            Action::Copy { from, .. } => from == peer,
+            Action::Rebuild { helpers, .. } => helpers.iter().any(|(_, helper)| helper == peer),
+            _ => false,
+        };
+        let blamed = match why {
+            Failure::Refused | Failure::Wrong(None) => Some(*from),
+            Failure::Missing(peer) | Failure::Wrong(Some(peer)) => Some(peer).filter(named),
+        };
+        if let Some(patience) = self.patience.get_mut(&subject)
+            && let Some(peer) = blamed.filter(|_| patience.avoid.len() < AVOIDED_MAX)
+        {
+            patience.avoid.insert(peer, now.plus_ms(rhythm.pause_ms_max));
+        }
+        true
+    }
+
+    /// The hash of the slot's newest entry, zero when there is none.
+    pub(in super::super) fn newest_entry(&self, slot: Slot) -> [u8; 32] {
+        let of = self.entries.values().filter(|entry| entry.taken.slot == slot);
+        of.max_by_key(|entry| (entry.taken.at, entry.taken.order)).map_or([0; 32], |entry| Taken::hash(&entry.sealed))
+    }
+
+    /// What a holder needs to check an order of this group, alone.
+    pub(in super::super) fn credentials(&self, certificate: Certificate) -> Option<Credentials> {
+        let (mandate, changes) = self.chain.leading_to(&certificate.order.committee)?;
+        let mandate = mandate.unwrap_or(self.record.sealed_mandate()).to_vec();
+        Some(Credentials { mandate, changes: changes.to_vec(), certificate })
+    }
+
+    /// Of these stripes, those with so many data shards.
+    pub(in super::super) fn with_used(&self, ordinals: &Ordinals, used: u8) -> Ordinals {
+        ordinals.iter().filter(|ordinal| self.used(*ordinal) == used).collect()
+    }
+}

@@ -1,0 +1,286 @@
+//! Whose turn it is, what we signed, and who lets proposals fail.
+//!
+//! Turns are by lot among those who are there, for each subject anew; whose proposals for it came to nothing comes after
+//! all the others, and waits, twice as long with every time. Whoever is asked to sign looks whether it was the proposer's
+//! turn by its own reckoning, which may differ by a look and half a turn: so a bad steward keeps the others from a subject for the time of one vote, and then
+//! less and less often.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_proto::{Action, Certificate, Order, PeerKey, SHARD_SIZE, Timestamp, order::OrderId};
+
+use super::{
+    super::{Rhythm, subject_of},
+    Subject, Watched,
+};
+use crate::liveness::{Presence, Watch};
+
+/// Peers that failed lately and are left alone, for one subject.
+pub(super) const AVOIDED_MAX: usize = 32;
+/// Stewards whose failures are remembered for a subject: more than a committee has, since it changes meanwhile.
+pub(super) const PROPOSERS_MAX: usize = 16;
+/// Share of a month's bytes that is signed for one proposer, where there are as many stewards or more. Five honest of seven, of whom an
+/// order takes three, then sign less than half a month's bytes for one bad one, and less than all of it for two.
+const PROPOSER_SHARE: u64 = 4;
+
+/// What we signed last about a subject.
+#[derive(Clone, Debug)]
+pub(super) struct Promise {
+    pub(super) order: OrderId,
+    /// It binds us until then.
+    pub(super) until: Timestamp,
+    /// Who proposed it.
+    pub(super) by: PeerKey,
+}
+
+/// A proposal of our own that waits for votes.
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub(super) order: Order,
+    votes: BTreeMap<PeerKey, [u8; 64]>,
+    until: Timestamp,
+}
+
+/// How long to wait with a subject, and whom to leave alone.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    /// Since when it is wanted.
+    pub(super) since: Timestamp,
+    pub(super) failures: u32,
+    /// We propose nothing before.
+    pub(super) next: Timestamp,
+    pub(super) avoid: BTreeMap<PeerKey, Timestamp>,
+    /// Stewards whose proposals came to nothing: how often, and when last.
+    pub(super) proposers: BTreeMap<PeerKey, (u32, Timestamp)>,
+}
+
+impl Patience {
+    const fn new(now: Timestamp) -> Self {
+        Self { since: now, failures: 0, next: now, avoid: BTreeMap::new(), proposers: BTreeMap::new() }
+    }
+
+    fn of(&self, steward: &PeerKey) -> (u32, Timestamp) {
+        self.proposers.get(steward).copied().unwrap_or((0, Timestamp(0)))
+    }
+}
+
+impl Watched {
+    /// Lets go of what is over. Whether anything was.
+    pub(in super::super) fn clear_up(&mut self, me: &PeerKey, now: Timestamp, rhythm: &Rhythm) -> bool {
+        let unsigned: Vec<Subject> =
+            self.proposals.values().filter(|p| p.until <= now).map(|p| subject_of(&p.order.action)).collect();
+        self.proposals.retain(|_, proposal| proposal.until > now);
+        for subject in unsigned {
+            self.disappointed(subject, None, Some(*me), now, rhythm);
+        }
+        let before = self.promised.len() + self.under_way.len();
+        let over: Vec<(Subject, Promise)> =
+            self.promised.iter().filter(|(_, p)| p.until <= now).map(|(s, p)| (*s, p.clone())).collect();
+        for (subject, promise) in over {
+            self.promised.remove(&subject);
+            // Signed, and nothing was heard of it: an order that became one is looked after below.
+            if promise.by != *me && !self.under_way.contains_key(&subject) {
+                self.blame(subject, promise.by, now);
+            }
+        }
+        self.lapse(now, rhythm);
+        if now.ms_since(self.spent.began) >= super::orders::MONTH_MS {
+            self.spent = super::Spent { began: now, bytes: 0, by: BTreeMap::new() };
+        }
+        before != self.promised.len() + self.under_way.len()
+    }
+
+    /// Nobody is there for it: not looked for again for a while.
+    pub(in super::super) fn in_vain(&mut self, subject: Subject, now: Timestamp, rhythm: &Rhythm) {
+        let pause = if subject == Subject::Another { rhythm.pause_ms_max } else { rhythm.pause_ms };
+        self.patience_with(subject, now).next = now.plus_ms(pause);
+    }
+
+    /// A proposal or an order came to nothing, perhaps by the doing of a holder.
+    pub(super) fn disappointed(
+        &mut self,
+        subject: Subject,
+        holder: Option<PeerKey>,
+        proposer: Option<PeerKey>,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) {
+        let patience = self.patience_with(subject, now);
+        patience.failures = patience.failures.saturating_add(1);
+        patience.next = now.plus_ms(rhythm.pause_after(patience.failures));
+        patience.avoid.retain(|_, until| *until > now);
+        if let Some(peer) = holder
+            && patience.avoid.len() < AVOIDED_MAX
+        {
+            patience.avoid.insert(peer, now.plus_ms(2 * rhythm.pause_ms_max));
+        }
+        if let Some(proposer) = proposer {
+            self.blame(subject, proposer, now);
+        }
+    }
+
+    fn blame(&mut self, subject: Subject, proposer: PeerKey, now: Timestamp) {
+        let patience = self.patience_with(subject, now);
+        if patience.proposers.len() < PROPOSERS_MAX || patience.proposers.contains_key(&proposer) {
+            let times = patience.of(&proposer).0.saturating_add(1);
+            patience.proposers.insert(proposer, (times, now));
+        }
+    }
+
+    /// The patience with a subject that is wanted.
+    pub(super) fn patience_with(&mut self, subject: Subject, now: Timestamp) -> &mut Patience {
+        self.patience.entry(subject).or_insert_with(|| Patience::new(now))
+    }
+
+    /// Whether it is our turn to propose something about a subject that is wanted.
+    pub(in super::super) fn is_our_turn(
+        &mut self,
+        me: &PeerKey,
+        subject: Subject,
+        watch: &Watch,
+        now: Timestamp,
+        turn_ms: u64,
+    ) -> bool {
+        let place = self.place(me, me, &subject, watch, now);
+        let patience = self.patience_with(subject, now);
+        // Counted anew after each failure, or all would try again at the same time.
+        let turn = patience.since.max(patience.next).plus_ms(place * turn_ms) <= now;
+        turn && self.is_free(&subject, now)
+    }
+
+    /// Whether it may be another steward's turn, by clocks and beliefs that differ a little from ours.
+    pub(in super::super) fn may_be_turn_of(
+        &self,
+        from: &PeerKey,
+        me: &PeerKey,
+        subject: &Subject,
+        watch: &Watch,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) -> bool {
+        let place = self.place(from, me, subject, watch, now);
+        let (since, (failures, last)) =
+            self.patience.get(subject).map_or((now, (0, Timestamp(0))), |patience| (patience.since, patience.of(from)));
+        let by_then = now.plus_ms(rhythm.look_ms).plus_ms(rhythm.turn_ms / 2);
+        let held = failures > 0 && last.plus_ms(rhythm.pause_after(failures)) > by_then;
+        !held && since.max(last).plus_ms(place * rhythm.turn_ms) <= by_then
+    }
+
+    /// Forgets the patience with what is not wanted any more.
+    pub(in super::super) fn wanted_now(&mut self, subjects: &BTreeSet<Subject>) {
+        self.patience.retain(|subject, _| subjects.contains(subject));
+    }
+
+    pub(in super::super) fn avoided(&self, subject: &Subject, now: Timestamp) -> BTreeSet<PeerKey> {
+        let patience = self.patience.get(subject);
+        let avoid = patience.into_iter().flat_map(|patience| &patience.avoid);
+        avoid.filter(|(_, until)| **until > now).map(|(peer, _)| *peer).collect()
+    }
+
+    /// How often something about it came to nothing.
+    pub(in super::super) fn failures(&self, subject: &Subject) -> usize {
+        self.patience.get(subject).map_or(0, |patience| patience.failures as usize)
+    }
+
+    /// Whether nothing about this subject is under way, and nothing that we signed.
+    pub(in super::super) fn is_free(&self, subject: &Subject, now: Timestamp) -> bool {
+        !self.under_way.contains_key(subject) && self.promised.get(subject).is_none_or(|promise| promise.until <= now)
+    }
+
+    /// Whether it is free but for a proposal of our own, and this steward comes before us: two who proposed at once would wait for
+    /// each other.
+    pub(in super::super) fn gives_way(&self, me: &PeerKey, from: &PeerKey, subject: &Subject) -> bool {
+        let ours = self.proposals.values().any(|proposal| subject_of(&proposal.order.action) == *subject);
+        let signed = self.promised.get(subject).is_none_or(|promise| promise.by == *me);
+        ours && signed
+            && !self.under_way.contains_key(subject)
+            && self.standing(from, subject) < self.standing(me, subject)
+    }
+
+    /// Orders of slots under way.
+    pub(in super::super) fn busy(&self) -> usize {
+        let slots = |subject: &&Subject| matches!(subject, Subject::Slot(_));
+        let proposed = self.proposals.values().filter(|p| p.order.action.slot().is_some()).count();
+        self.under_way.keys().filter(slots).count() + proposed
+    }
+
+    /// How often a steward let this subject down, and its lot for it; the lowest of those who are there is first.
+    fn standing(&self, steward: &PeerKey, subject: &Subject) -> (u32, [u8; 32]) {
+        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 steward's turn v1");
+        hasher.update(self.group().as_bytes()).update(steward.as_bytes());
+        match subject {
+            Subject::Slot(slot) => hasher.update(&[*slot]),
+            Subject::Steward(peer) => hasher.update(peer.as_bytes()),
+            Subject::Another => hasher.update(b"another"),
+        };
+        let failures = self.patience.get(subject).map_or(0, |patience| patience.of(steward).0);
+        (failures, *hasher.finalize().as_bytes())
+    }
+
+    /// Which place a steward has among those that are there, for this subject.
+    fn place(&self, of: &PeerKey, me: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> u64 {
+        let standing = self.standing(of, subject);
+        let there = |peer: &&PeerKey| **peer == *me || watch.belief(peer, now).presence <= Presence::Late;
+        let before = |peer: &&PeerKey| **peer != *of && self.standing(peer, subject) < standing;
+        self.committee().stewards().iter().filter(there).filter(before).count() as u64
+    }
+
+    pub(in super::super) fn propose(
+        &mut self,
+        name: OrderId,
+        order: Order,
+        me: PeerKey,
+        vote: [u8; 64],
+        until: Timestamp,
+    ) {
+        self.promise(&order, name, me, until);
+        self.proposals.insert(name, Proposal { order, votes: [(me, vote)].into(), until });
+    }
+
+    /// Notes what we signed, in the place of what we proposed ourselves. It binds us until then, or longer once it is an order.
+    pub(in super::super) fn promise(&mut self, order: &Order, name: OrderId, by: PeerKey, until: Timestamp) {
+        let subject = subject_of(&order.action);
+        self.proposals.retain(|_, proposal| subject_of(&proposal.order.action) != subject);
+        self.promised.insert(subject, Promise { order: name, until, by });
+        let bytes = self.cost(&order.action);
+        let spent = self.spent.by.entry(by).or_insert(0);
+        *spent = spent.saturating_add(bytes);
+    }
+
+    /// Takes a vote for a proposal of ours; whether it is one.
+    pub(in super::super) fn vote(&mut self, from: &PeerKey, order: &OrderId, vote: [u8; 64]) -> bool {
+        let known = self.committee().stewards().contains(from);
+        let Some(proposal) = self.proposals.get_mut(order).filter(|_| known) else { return false };
+        if proposal.votes.contains_key(from) || !proposal.order.is_signed(from, &vote) {
+            return false;
+        }
+        proposal.votes.insert(*from, vote);
+        true
+    }
+
+    /// The certificate of a proposal that has enough votes, which is none from then on.
+    pub(in super::super) fn certify(&mut self, name: &OrderId) -> Option<Certificate> {
+        let proposal = self.proposals.get(name)?;
+        let enough = proposal.votes.len() >= self.committee().needed(&proposal.order.action);
+        let proposal = if enough { self.proposals.remove(name)? } else { return None };
+        Some(Certificate::new(proposal.order, proposal.votes))
+    }
+
+    /// Bytes that an action moves in all.
+    pub(in super::super) fn cost(&self, action: &Action) -> u64 {
+        let shard = SHARD_SIZE as u64;
+        match action {
+            Action::Copy { ordinals, .. } => ordinals.len() as u64 * shard,
+            Action::Rebuild { ordinals, helpers, .. } => (ordinals.len() * helpers.len()) as u64 * shard,
+            _ => 0,
+        }
+    }
+
+    /// Whether the mandate still allows so many bytes this month, and the proposer has not had its share of them.
+    pub(in super::super) fn affords(&self, proposer: &PeerKey, bytes: u64) -> bool {
+        let month = self.record.mandate.monthly_bytes;
+        let share = month / PROPOSER_SHARE.min(self.committee().stewards().len() as u64).max(1);
+        let signed = self.spent.by.get(proposer).copied().unwrap_or(0);
+        self.spent.bytes.saturating_add(bytes) <= month && signed.saturating_add(bytes) <= share
+    }
+}

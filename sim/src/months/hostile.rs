@@ -1,0 +1,169 @@
+//! Bad stewards: they answer as if nothing were wrong, so nobody replaces them, and do what harm they can.
+//!
+//! One is silent when it is asked to sign and gives no order that it was to give. Four times a day it proposes, whosever turn it is, something
+//! of its own: a repair for a friend, of the right colour or not, or to put the friend in the place of another steward; with the votes that it
+//! gets it does as an honest one would, or keeps the certificate and uses it a month later. What others told it, it says again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cairn_core::{
+    colour::colour,
+    part::Credentials,
+    steward::{Effect, Say},
+};
+use cairn_proto::{Action, Certificate, Committee, GroupId, Mandate, Order, PeerKey, Slot, order::OrderId};
+
+use super::{World, peers::Member};
+use crate::world::HOUR;
+
+/// What it remembers of what others said.
+const HEARD_MAX: usize = 20;
+/// Proposals whose votes it waits for.
+const OPEN_MAX: usize = 50;
+/// How long it keeps a certificate back.
+const KEPT_MS: u64 = 30 * 24 * HOUR;
+
+type Votes = BTreeMap<PeerKey, [u8; 64]>;
+
+/// What a bad steward is up to.
+#[derive(Default)]
+pub(super) struct Malice {
+    open: BTreeMap<OrderId, (Order, Votes)>,
+    heard: VecDeque<Say>,
+    kept: VecDeque<Certificate>,
+}
+
+impl Member {
+    /// What a bad steward does not do though its part would be to.
+    pub(super) fn withholds(&self, effect: &Effect) -> bool {
+        let silent = match effect {
+            Effect::Give { .. } => true,
+            Effect::Tell { say, .. } => matches!(**say, Say::Vote { .. }),
+            Effect::Persist(_) | Effect::Forget(_) => false,
+        };
+        silent && self.malice.is_some()
+    }
+}
+
+impl World<'_> {
+    /// The harm of one round.
+    pub(super) fn mischief(&mut self, at: usize) {
+        if self.members[at].malice.is_none() {
+            return;
+        }
+        for group in self.members[at].steward.groups().collect::<Vec<_>>() {
+            if self.dice.per_mille(300) {
+                self.propose_for_a_friend(at, group);
+            }
+        }
+        let others: Vec<usize> = (0..self.members.len()).filter(|to| *to != at && self.members[*to].up).collect();
+        let Some(to) = others.get(self.dice.below(others.len() as u32) as usize).copied() else { return };
+        let now = self.now;
+        let malice = self.members[at].malice.get_or_insert_default();
+        let mut said: Vec<Say> = malice.heard.pop_front().into_iter().collect();
+        if malice.kept.front().is_some_and(|kept| now.ms_since(kept.order.issued) > KEPT_MS) {
+            said.extend(malice.kept.pop_front().map(|certificate| Say::Certified { certificate }));
+        }
+        said.into_iter().for_each(|say| self.say(at, to, say));
+    }
+
+    fn propose_for_a_friend(&mut self, at: usize, group: GroupId) {
+        let Some(map) = self.members[at].steward.map_for_owner(&group) else { return };
+        let Ok(mandate) = Mandate::open(&map.mandate) else { return };
+        let mut committee = Committee::of(&mandate);
+        if map.changes.iter().any(|change| committee.change(change).is_err()) {
+            return;
+        }
+        let Some(action) = self.harmful(at, group, &mandate, &committee) else { return };
+        let order = Order {
+            group,
+            generation: mandate.generation,
+            committee: *committee.id(),
+            nonce: u128::from(self.dice.below(u32::MAX)).to_le_bytes(),
+            issued: self.now,
+            expires: self.now.plus_ms(6 * HOUR),
+            action,
+        };
+        let member = &mut self.members[at];
+        let (Ok(name), Ok(vote)) = (order.id(), order.sign(&member.identity)) else { return };
+        let (me, malice) = (member.key, member.malice.get_or_insert_default());
+        if malice.open.len() == OPEN_MAX {
+            malice.open.pop_first();
+        }
+        malice.open.insert(name, (order.clone(), [(me, vote)].into()));
+        self.report.forged += 1;
+        for to in committee.stewards().iter().filter(|to| **to != me) {
+            self.say(at, self.index[to], Say::Propose { order: order.clone(), vote });
+        }
+    }
+
+    fn harmful(&mut self, at: usize, group: GroupId, mandate: &Mandate, committee: &Committee) -> Option<Action> {
+        let report = self.members[at].steward.report(&group, self.now)?;
+        let slot = Slot::new(self.dice.below(8) as u8).ok()?;
+        let right = self.dice.per_mille(750);
+        let replaces = self.dice.per_mille(300);
+        let class = if replaces { mandate.ticket.code().slots() } else { slot.index() };
+        let friends: Vec<PeerKey> = self
+            .members
+            .iter()
+            .filter(|member| member.up && (colour(&mandate.ticket, &member.domain).index() == class) == right)
+            .map(|member| member.key)
+            .collect();
+        let friend = *friends.get(self.dice.below(friends.len() as u32) as usize)?;
+        if replaces {
+            let stewards = committee.stewards();
+            let old = stewards[self.dice.below(stewards.len() as u32) as usize];
+            return Some(Action::Replace { old, new: friend }).filter(|_| old != friend);
+        }
+        let ordinals = self.stripes_of(group, slot).into_iter().take(1).collect();
+        let from = report.slots.get(slot.index())?.iter().map(|(peer, ..)| *peer).find(|from| *from != friend)?;
+        Some(Action::Copy { slot, from, to: friend, ordinals })
+    }
+
+    /// A bad steward hears something; perhaps the vote that was missing.
+    pub(super) fn overheard(&mut self, at: usize, from: PeerKey, say: &Say) {
+        let key = self.members[at].key;
+        let Some(malice) = &mut self.members[at].malice else { return };
+        if malice.heard.len() == HEARD_MAX {
+            malice.heard.pop_front();
+        }
+        malice.heard.push_back(say.clone());
+        let Say::Vote { group, order, vote } = say else { return };
+        let Some((proposed, votes)) = malice.open.get_mut(order) else { return };
+        votes.insert(from, *vote);
+        let (proposed, votes) = (proposed.clone(), votes.clone());
+        let certificate = Certificate::new(proposed, votes);
+        let steward = &self.members[at].steward;
+        let Some(map) = steward.map_for_owner(group) else { return };
+        let Ok(mandate) = Mandate::open(&map.mandate) else { return };
+        let mut committee = Committee::of(&mandate);
+        let fine = map.changes.iter().all(|change| committee.change(change).is_ok());
+        if !fine || certificate.check(&committee).is_err() {
+            return;
+        }
+        self.report.forged_orders += 1;
+        self.trace.line(self.now, format_args!("{at} has signatures for its friend"));
+        if let Some(malice) = &mut self.members[at].malice {
+            malice.open.remove(order);
+        }
+        match certificate.order.action.to() {
+            Some(to) => {
+                let sheet = self.sheets.get(&(*group, certificate.order.action.slot())).cloned().unwrap_or_default();
+                let credentials = Credentials { mandate: map.mandate, changes: map.changes, certificate };
+                let credentials = Box::new(credentials);
+                self.give(at, Effect::Give { to, credentials, sheet, previous: [7; 32] });
+            }
+            None if self.dice.per_mille(500) => {
+                for to in committee.stewards().iter().filter(|to| **to != key) {
+                    self.say(at, self.index[to], Say::Certified { certificate: certificate.clone() });
+                }
+            }
+            None => {
+                if let Some(malice) = &mut self.members[at].malice {
+                    malice.kept.push_back(certificate);
+                    malice.kept.truncate(HEARD_MAX);
+                }
+            }
+        }
+    }
+}

@@ -65,7 +65,7 @@ use self::{
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
-use crate::{identity::Identity, overlay::OverlayError, store::HEADS_MAX};
+use crate::{geoip::GeoIp, identity::Identity, overlay::OverlayError, store::HEADS_MAX};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
@@ -94,8 +94,10 @@ pub struct NetworkConfig {
     pub identity: Identity,
     /// Our own domain, pinned by the caller.
     pub domain: Domain,
-    /// Declared region.
+    /// Declared region; where the addresses lie when it is unknown.
     pub region: Region,
+    /// What tells where addresses lie.
+    pub geoip: Arc<GeoIp>,
     /// What we do for others.
     pub roles: Roles,
     /// Space pledged; a keeper's own figure goes before it.
@@ -133,6 +135,7 @@ impl NetworkConfig {
             identity,
             domain,
             region: Region::unknown(),
+            geoip: Arc::default(),
             roles: Roles::NONE,
             give: ByteSize(0),
             listen: Vec::new(),
@@ -258,6 +261,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
     let server = Server::new(identity.clone(), config.domain.clone(), config.store.clone(), config.limits, workers);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy);
+    book.place(config.geoip.clone(), config.region.clone());
     restore(&mut book, config.data_dir.as_ref());
 
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
@@ -279,6 +283,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             identity,
             domain: config.domain.clone(),
             region: config.region,
+            geoip: config.geoip,
             roles: config.roles,
             give: config.give,
             lan: config.lan,

@@ -25,6 +25,7 @@ mod kept;
 pub mod keyring;
 mod parts;
 mod pieces;
+mod placing;
 pub mod reader;
 mod recover;
 mod refill;

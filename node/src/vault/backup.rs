@@ -187,6 +187,7 @@ pub(super) async fn backup(
         "stripes_unreadable": unreadable,
         "stripes_lost": stripes_lost,
         "head_kept_by": done.head_kept_by,
+        "placement": { "first_attempt": session.groups.first_attempt() },
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
     let code = match () {

@@ -231,10 +231,10 @@ mod tests {
 
     /// One choice out of a number; `nested`: each network on one continent.
     fn hold(n: u8, nested: bool) -> Hold<'static> {
-        let network = (n % 8 != 0).then_some(u32::from(n % 8));
+        let network = Some(u32::from(n % 8)).filter(|network| *network > 0);
         let continent = match (nested, network) {
             (true, Some(network)) => Some(CONTINENTS[network as usize % 3]),
-            _ => (n / 8 % 4 != 0).then(|| CONTINENTS[n as usize / 8 % 4 - 1]),
+            _ => (n as usize / 8 % 4).checked_sub(1).map(|at| CONTINENTS[at]),
         };
         Hold { continent, network }
     }

@@ -37,6 +37,10 @@ fn the_address_it_was_seen_at_decides() {
     book.learn(&signed, None, now).expect("taken");
     let declared = ("SA/BR".to_owned(), Basis::Declared, None);
     assert_eq!(placed(&book, now), declared, "the address that it tells is its own word too");
+    let bytes = book.take_unwritten().expect("changed");
+    let mut again = with_files("");
+    again.restore(&bytes, now).expect("valid");
+    assert_eq!(placed(&again, now), declared, "nor after a restart");
     book.connected(&peer, Came::Relayed, now);
     assert_eq!(placed(&book, now), declared, "through a relay nobody is seen");
 

@@ -4,12 +4,13 @@
 
 use std::{path::PathBuf, process::ExitCode as ProcessExit};
 
-use cairn_proto::Domain;
+use cairn_proto::{Domain, Region};
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::FileConfig,
+    daemon,
     failure::{ExitCode, Failure},
     telemetry::{self, Verbosity},
 };
@@ -189,6 +190,22 @@ impl Context {
             .map(|name| Domain::operator(&name))
             .transpose()
             .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot use this domain").caused_by(&e))
+    }
+
+    /// What an owner's short-lived node is told. Where it is matters to it alone: it tells nobody.
+    fn client(&self) -> Result<daemon::NodeSettings, Failure> {
+        let file = &self.config.node;
+        let named = |name: &str, file: Option<&PathBuf>| std::env::var_os(name).map(PathBuf::from).or(file.cloned());
+        let region = std::env::var("CAIRN_REGION").ok().or_else(|| file.region.clone());
+        let region = region.map_or(Ok(Region::unknown()), Region::new);
+        Ok(daemon::NodeSettings {
+            domain: self.domain()?,
+            region: region
+                .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot use this region").caused_by(&e))?,
+            geoip: named("CAIRN_GEOIP", file.geoip.as_ref()),
+            geoip_asn: named("CAIRN_GEOIP_ASN", file.geoip_asn.as_ref()),
+            ..daemon::NodeSettings::client()
+        })
     }
 
     fn passphrase_file(&self) -> Option<&std::path::Path> {

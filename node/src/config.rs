@@ -48,6 +48,10 @@ pub struct NodeSection {
     pub external: Option<Vec<String>>,
     /// `CONTINENT/COUNTRY/ZONE`.
     pub region: Option<String>,
+    /// File that tells which country an address is in (MaxMind's format).
+    pub geoip: Option<PathBuf>,
+    /// File that tells which autonomous system it is of.
+    pub geoip_asn: Option<PathBuf>,
     /// Operator name; pinned at first start.
     pub domain: Option<String>,
     /// Space given to others.
@@ -72,13 +76,15 @@ pub struct OwnerSection {
     pub host: Option<String>,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "version",
     "network",
     "node.roles",
     "node.listen",
     "node.external",
     "node.region",
+    "node.geoip",
+    "node.geoip_asn",
     "node.domain",
     "node.give",
     "node.keep_free",

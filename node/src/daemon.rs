@@ -3,7 +3,11 @@
 //! - [`run`] is `cairn node run`.
 //! - [`LocalNode`] is the short-lived client behind a verb when no daemon runs.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use cairn_proto::{ByteSize, Domain, Region, message::Roles, network_file::NetworkFile};
 use libp2p::Multiaddr;
@@ -38,6 +42,10 @@ pub struct NodeSettings {
     pub listen: Vec<Multiaddr>,
     /// Where it says it is.
     pub region: Region,
+    /// File that tells which country an address is in.
+    pub geoip: Option<PathBuf>,
+    /// File that tells which autonomous system it is of.
+    pub geoip_asn: Option<PathBuf>,
     /// Its domain, when named; pinned at first start.
     pub domain: Option<Domain>,
     /// Space given; a share of the disk when not named.
@@ -62,6 +70,8 @@ impl NodeSettings {
             roles: Roles::NONE,
             listen: Vec::new(),
             region: Region::unknown(),
+            geoip: None,
+            geoip_asn: None,
             domain: None,
             give: None,
             keep_free: None,
@@ -137,14 +147,14 @@ pub struct LocalNode {
 }
 
 impl LocalNode {
-    /// Takes the lock and starts what the verb needs.
+    /// Takes the lock and starts what the verb needs; the settings are those of a [client](NodeSettings::client).
     ///
     /// # Errors
     /// The folder is in use, there is no network file, or the network does not start.
     pub async fn start(
         dir: DataDir,
         network: Option<&Path>,
-        domain: Option<Domain>,
+        settings: NodeSettings,
         verb: &Verb,
     ) -> Result<Self, Failure> {
         let lock = dir.lock(purpose(verb))?;
@@ -153,7 +163,7 @@ impl LocalNode {
         } else {
             let network = dir.network(network)?;
             // An owner's own nodes never hold the owner's groups, wherever a verb runs.
-            Node::start(dir, network, NodeSettings { domain, ..NodeSettings::client() }).await?
+            Node::start(dir, network, settings).await?
         };
         if uses_peers(verb) {
             node.meet(MEET).await;

@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod demo;
 pub mod failure;
 pub mod files;
+pub mod geoip;
 pub mod identity;
 pub mod lab;
 pub mod network;

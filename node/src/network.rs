@@ -69,7 +69,9 @@ use self::{
     task::{NetworkTask, SelfPortrait, State},
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
-use crate::{identity::Identity, overlay::OverlayError, stewardship::ports::StewardService, store::HEADS_MAX};
+use crate::{
+    geoip::GeoIp, identity::Identity, overlay::OverlayError, stewardship::ports::StewardService, store::HEADS_MAX,
+};
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
 const COMMANDS_MAX: usize = 256;
@@ -105,8 +107,10 @@ pub struct NetworkConfig {
     pub identity: Identity,
     /// Our own domain, pinned by the caller.
     pub domain: Domain,
-    /// Declared region.
+    /// Declared region; where the addresses lie when it is unknown.
     pub region: Region,
+    /// What tells where addresses lie.
+    pub geoip: Arc<GeoIp>,
     /// What we do for others.
     pub roles: Roles,
     /// Space pledged; a keeper's own figure goes before it.
@@ -151,6 +155,7 @@ impl NetworkConfig {
             identity,
             domain,
             region: Region::unknown(),
+            geoip: Arc::default(),
             roles: Roles::NONE,
             give: ByteSize(0),
             listen: Vec::new(),
@@ -290,6 +295,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
         .with_gossip_apart(gossip_apart);
+    book.place(config.geoip.clone(), config.region.clone());
     restore(&mut book, config.data_dir.as_ref());
 
     let (ready, readiness) = watch::channel(Readiness::default());
@@ -310,6 +316,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             identity,
             domain: config.domain.clone(),
             region: config.region,
+            geoip: config.geoip,
             roles: config.roles,
             give: config.give,
             lan: config.lan,

@@ -3,7 +3,7 @@
 use cairn_core::{
     durability::{
         self, Infeasible, Measured, Missing, Question, Shape, Sla, Solution, classic,
-        measured::{Observed, churn_of_departures, departures_of_churn},
+        measured::{Observed, PEERS_ENOUGH, churn_of_departures, departures_of_churn},
     },
     peer_view::PeerView,
     placement,
@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::failure::ExitCode;
-
-/// Fewer peers than this say nothing of how many holders are online.
-const PEERS_ENOUGH: u32 = 20;
 
 /// Arguments of [`crate::ops::Verb::Plan`]. Shares are 0..=1.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -27,6 +27,7 @@ mod learn;
 mod news;
 mod parts;
 mod pieces;
+mod placing;
 pub mod reader;
 mod recover;
 mod refill;

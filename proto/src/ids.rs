@@ -195,6 +195,16 @@ impl Domain {
         }
     }
 
+    /// The first address of the subnet that it names; `None` when it names none.
+    #[must_use]
+    pub fn first_address(&self) -> Option<std::net::IpAddr> {
+        if let Some(v4) = self.0.strip_prefix("v4:") {
+            return format!("{v4}.0").parse::<std::net::Ipv4Addr>().ok().map(Into::into);
+        }
+        let v6 = self.0.strip_prefix("v6:")?;
+        format!("{v6}::").parse::<std::net::Ipv6Addr>().ok().map(Into::into)
+    }
+
     /// The canonical text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -306,6 +316,13 @@ mod tests {
         }
         let public: std::net::IpAddr = "203.0.114.7".parse().expect("address");
         assert_eq!(Domain::of_address(public).map(|d| d.to_string()), Some("v4:203.0.114".into()));
+        for (inside, first) in [("203.0.114.7", "203.0.114.0"), ("2a01:4f8:c2c:9::1", "2a01:4f8:c2c::")] {
+            let domain = Domain::of_address(inside.parse().expect("address")).expect("public");
+            assert_eq!(domain.first_address(), Some(first.parse().expect("address")));
+        }
+        for other in ["op:v4", "id:00", "v4:1.2", "v6:1:2:3:4:5:6:7:8:9", "v4:1.2.3.4"] {
+            assert_eq!(Domain::new(other).expect("valid").first_address(), None, "{other}");
+        }
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub fn view(peer: &Peer, now: Timestamp) -> PeerView {
         subnet: None,
         subnet_seen: false,
         region: peer.region.clone(),
+        region_basis: cairn_core::region::Basis::Declared,
+        network: None,
         roles: Roles::STORAGE,
         protocol: PROTOCOL_VERSION,
         give: peer.give,

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 pub mod chain;
 pub mod classic;
+pub mod follow;
 pub mod measured;
 pub mod survival;
 

@@ -22,6 +22,7 @@ pub mod pack;
 pub mod part;
 pub mod peer_view;
 pub mod placement;
+pub mod region;
 pub mod reputation;
 pub mod seal;
 pub mod shard_buffer;

@@ -3,6 +3,8 @@
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles};
 use serde::Serialize;
 
+use crate::region::Basis;
+
 /// A ratio in thousandths, 0..=1000: reputation, loss, load. Decisions use integers, never floats.
 pub type PerMille = u16;
 
@@ -17,8 +19,12 @@ pub struct PeerView {
     pub subnet: Option<Domain>,
     /// Whether it was seen there: a direct connection stood to an address of that subnet.
     pub subnet_seen: bool,
-    /// Declared region.
+    /// Where it is taken to be; unknown when what it says cannot be.
     pub region: Region,
+    /// Why it is taken to be there.
+    pub region_basis: Basis,
+    /// The autonomous system of the address that it was seen at, when the operator gave a file that tells.
+    pub network: Option<u32>,
     /// What it does.
     pub roles: Roles,
     /// Protocol version.

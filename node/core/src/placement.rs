@@ -7,17 +7,19 @@
 //!
 //! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
 //! `independent` (who counts as somebody else), [`rank`] (who first), `newcomers` (how much they may hold), `spread`
-//! (region caps), [`replace`](mod@replace) (who takes over), [`stewards`](stewards()) (who watches), [`explain`](mod@explain) (the same, told).
+//! (caps of regions and networks, by `assign`), [`replace`](mod@replace) (who takes over), [`stewards`](stewards()) (who watches), [`explain`](mod@explain) (the same, told).
 //!
 //! # Invariants
 //!
 //! - **SEP-1** A plan offers a domain at most one slot, the one of its colour, and nothing to the owner's domain.
 //!   Enforced by [`plan_group`] through [`crate::colour::colour`] and [`eligible::eligible`]; attacked by
 //!   `tests::no_domain_ever_gets_two_slots` and by `cairn-sim`'s `separation` scenario.
-//! - **SEP-2** Candidates of one slot are of different domains; no continent holds more than m slots alone when the
-//!   network can do better, and what cannot is in [`GroupPlan::relaxations`].
-//!   Enforced by `spread`; attacked by `tests::regions_are_capped_when_brute_force_finds_a_way`.
+//! - **SEP-2** Candidates of one slot are of different domains; no continent holds more than m slots alone, and no
+//!   known autonomous system more than m - 1, when the network can do better, and what cannot is in
+//!   [`GroupPlan::relaxations`]. Enforced by `spread`; attacked by
+//!   `tests::regions_are_capped_when_brute_force_finds_a_way` and `tests::networks::both_caps_against_brute_force`.
 
+mod assign;
 pub mod eligible;
 pub mod explain;
 mod independent;
@@ -36,9 +38,11 @@ use rand_core::CryptoRng;
 use serde::Serialize;
 
 pub use eligible::{Owner, Rejection, eligible};
-pub use explain::{Candidate, Verdict, explain, set_aside};
+pub use explain::{Candidate, Latency, Verdict, explain, set_aside};
 pub use independent::count as count_independent;
-pub use policy::{PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, Thresholds, domains_that_fit};
+pub use policy::{
+    PlacementPolicy, PolicyNotice, RegionCaps, Strategy, StrategyChoice, StrategyReason, Thresholds, domains_that_fit,
+};
 pub use replace::{Replacement, Vacancy, replacements};
 pub use stewards::stewards;
 
@@ -111,6 +115,15 @@ pub enum Relaxation {
     Newcomers {
         /// Places that newcomers hold.
         places: u8,
+        /// What was allowed.
+        limit: u8,
+    },
+    /// A network holds more slots alone than it may.
+    NetworkCap {
+        /// The autonomous system.
+        network: u32,
+        /// Slots that stand or fall with it.
+        slots: u8,
         /// What was allowed.
         limit: u8,
     },
@@ -208,12 +221,11 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
         rejected,
     })?;
     let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
-    let mut ranked = rank_classes(&fit, policy, &draw.ticket, &ranking);
+    let mut ranked = rank_classes(&fit, request, &draw.ticket, &ranking);
     let replicas = usize::from(policy.replicas.max(1));
     let held_back =
         quota.map(|places| newcomers::hold_back(&mut ranked, replicas, places, draw.ticket.id().as_bytes()[0]));
-    let mut relaxations =
-        spread::choose(&mut ranked, replicas, usize::from(policy.regions.slots_max), policy.regions.regions_wanted);
+    let mut relaxations = spread::choose(&mut ranked, replicas, &policy.regions);
     relaxations.extend(newcomers::relaxation(&ranked, replicas, policy));
     for (list, rest) in ranked.iter_mut().zip(held_back.unwrap_or_default()) {
         list.extend(rest);
@@ -234,7 +246,7 @@ pub fn candidates(
     let (fit, _) = sift(peers, request);
     let (fit, _) = independent::best_of_domains(&fit);
     let ranking = RankKey::new(strategy, ticket, request.owner_key.as_ref());
-    let ranked = rank_classes(&fit, request.policy, ticket, &ranking);
+    let ranked = rank_classes(&fit, request, ticket, &ranking);
     ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()
 }
 
@@ -260,13 +272,13 @@ fn verdict(view: &PeerView, request: &GroupRequest<'_>) -> Result<(), Rejection>
 /// Per slot, the fit peers of its colour, best first, one per domain.
 fn rank_classes<'a>(
     fit: &[&'a PeerView],
-    policy: &PlacementPolicy,
+    request: &GroupRequest<'_>,
     ticket: &GroupTicket,
     ranking: &RankKey,
 ) -> Vec<Vec<&'a PeerView>> {
     let mut seen = BTreeSet::new();
     let mut slots = vec![Vec::new(); ticket.code().slots()];
-    for (class, list) in rank_all(fit, policy, ticket, ranking) {
+    for (class, list) in rank_all(fit, request, ticket, ranking) {
         if let Some(slot) = slots.get_mut(class) {
             slot.extend(list.into_iter().filter(|v| seen.insert(&v.domain)));
         }
@@ -277,11 +289,11 @@ fn rank_classes<'a>(
 /// Every class that has fit peers, ranked; several peers of a domain included.
 fn rank_all<'a>(
     fit: &[&'a PeerView],
-    policy: &PlacementPolicy,
+    request: &GroupRequest<'_>,
     ticket: &GroupTicket,
     ranking: &RankKey,
 ) -> BTreeMap<usize, Vec<&'a PeerView>> {
-    let weights = Weights::new(fit, policy);
+    let weights = Weights::new(fit, request.policy, request.now);
     let mut classes: BTreeMap<usize, Vec<(Score, &PeerView)>> = BTreeMap::new();
     for view in fit.iter().copied() {
         let score = ranking.score(&view.peer, weights.capped(view));

@@ -48,7 +48,7 @@ impl Place {
         if needs_vault(verb) && !dir.has_vault() {
             return Err(no_vault(dir.root()));
         }
-        let node = daemon::LocalNode::start(dir, context.network(), context.domain()?, verb).await?;
+        let node = daemon::LocalNode::start(dir, context.network(), context.client()?, verb).await?;
         Ok(Self::Here(Box::new(node)))
     }
 

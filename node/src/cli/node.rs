@@ -1,5 +1,7 @@
 //! `cairn node run`
 
+use std::path::PathBuf;
+
 use cairn_proto::{ByteSize, Domain, Region, message::Roles};
 use clap::{Args, Subcommand};
 use libp2p::Multiaddr;
@@ -38,6 +40,12 @@ pub(super) struct Run {
     /// Where the node is: CONTINENT/COUNTRY/ZONE
     #[arg(long, env = "CAIRN_REGION")]
     region: Option<String>,
+    /// File that tells which country an address is in (MaxMind's format): for the node's own region, and other peers'
+    #[arg(long, env = "CAIRN_GEOIP", value_name = "FILE")]
+    geoip: Option<PathBuf>,
+    /// The same for autonomous systems
+    #[arg(long, env = "CAIRN_GEOIP_ASN", value_name = "FILE")]
+    geoip_asn: Option<PathBuf>,
     /// Who runs it; all nodes of one operator say the same. Pinned at first start
     #[arg(long, env = "CAIRN_DOMAIN", value_name = "NAME")]
     domain: Option<String>,
@@ -74,6 +82,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         listen: listen.or_default(daemon::default_listen()),
         external: external.or_default(Vec::new()),
         region: region.map_or(Ok(Region::unknown()), Region::new).map_err(|e| usage("region", &e))?,
+        geoip: Setting::flag(run.geoip).or(file.geoip.clone()).get(),
+        geoip_asn: Setting::flag(run.geoip_asn).or(file.geoip_asn.clone()).get(),
         domain: domain.map(|name| Domain::operator(&name)).transpose().map_err(|e| usage("domain", &e))?,
         give: Setting::flag(run.give).or(file.give).get(),
         keep_free: Setting::flag(run.keep_free).or(file.keep_free).get(),

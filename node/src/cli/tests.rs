@@ -47,6 +47,7 @@ fn command_lines_of_the_contract_parse() {
         "status",
         "peers",
         "repair --dry-run --json",
+        "node run --region EU/DE --geoip city.mmdb --geoip-asn asn.mmdb",
         "plan --sla gold --size 500GB --churn 20% --repair-time 36h --online 95% --shock 10% --domains 64",
         "recover",
         "debug store --json",

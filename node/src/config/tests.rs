@@ -4,13 +4,15 @@ use super::*;
 fn a_full_file_is_read() {
     let config = FileConfig::parse(
         "version = 1\nnetwork = \"n.toml\"\n[node]\nroles = [\"storage\"]\ngive = \"500GB\"\nkeep_free = 10\n\
-         inbound_per_subnet = 7\n\
+         inbound_per_subnet = 7\ngeoip = \"city.mmdb\"\ngeoip_asn = \"asn.mmdb\"\n\
          [owner]\nexclude = [\"*.o\"]\n",
     )
     .expect("valid");
     assert_eq!(config.node.give, Some(ByteSize(500_000_000_000)));
     assert_eq!(config.node.keep_free, Some(ByteSize(10)));
     assert_eq!(config.node.inbound_per_subnet, Some(7));
+    let files = [config.node.geoip, config.node.geoip_asn].map(|path| path.map(|p| p.display().to_string()));
+    assert_eq!(files, [Some("city.mmdb".to_owned()), Some("asn.mmdb".to_owned())]);
     assert_eq!(config.owner.exclude, Some(vec!["*.o".to_owned()]));
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
-use cairn_core::peer_view::PeerView;
+use cairn_core::{peer_view::PeerView, region::agree};
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use rand_chacha::ChaCha20Rng;
@@ -22,6 +22,7 @@ use crate::{
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     files::command::CommandStream,
+    geoip::GeoIp,
     identity::Identity,
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
@@ -86,6 +87,18 @@ impl Node {
         let told: Vec<_> = settings.external.iter().chain(&settings.listen).cloned().collect();
         let public = public_domain(&told);
         let at_public = public.is_some();
+        let geoip = {
+            let files = (settings.geoip.clone(), settings.geoip_asn.clone());
+            blocking(move || GeoIp::open(files.0.as_deref(), files.1.as_deref()))
+                .await?
+                .map_err(|e| Failure::new(ExitCode::Usage, "GEOIP", "the GeoIP file cannot be used").caused_by(&e))?
+        };
+        let located = public.as_ref().and_then(|subnet| geoip.region(subnet));
+        if let Some(located) = located.as_ref().filter(|l| !settings.region.is_unknown() && !agree(&settings.region, l))
+        {
+            tracing::warn!(declared = %settings.region, %located, "peers with a GeoIP file will not take us to be where we say");
+        }
+        let region = Some(settings.region.clone()).filter(|r| !r.is_unknown()).or(located).unwrap_or(Region::unknown());
         let stores = settings.roles.has(Roles::STORAGE);
         let fallback = || public.unwrap_or_else(|| Domain::of_peer(&peer));
         let domain =
@@ -107,7 +120,8 @@ impl Node {
         let rebuilding = CancellationToken::new();
         let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
-        config.region = settings.region.clone();
+        config.region = settings.region;
+        config.geoip = Arc::new(geoip);
         config.roles = settings.roles;
         config.give = settings.give.unwrap_or(ByteSize(0));
         config.listen = settings.listen.clone();
@@ -148,15 +162,8 @@ impl Node {
             }
         }
         listening(&handle).await;
-        let online = Online {
-            overlay: Arc::new(handle.clone()),
-            handle,
-            network,
-            peer,
-            domain,
-            region: settings.region,
-            roles: settings.roles,
-        };
+        let online =
+            Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
         Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
     }
 

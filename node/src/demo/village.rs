@@ -143,6 +143,8 @@ impl Resident {
             roles,
             listen: listen.iter().filter_map(|a| a.parse().ok()).collect(),
             region: region.clone(),
+            geoip: None,
+            geoip_asn: None,
             domain: Some(domain.clone()),
             give: Some(ByteSize(64 << 30)),
             keep_free: Some(ByteSize(64 << 20)),

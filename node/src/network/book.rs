@@ -12,14 +12,15 @@ mod file;
 mod outcomes;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cairn_core::{
     crowd::{self, Admission, Member, Proof, Shares, Source},
     peer_view::{self, PeerView},
+    region::{self, Clues},
 };
 use cairn_proto::{
-    DecodeError, Domain, PeerKey, Timestamp,
+    DecodeError, Domain, PeerKey, Region, Timestamp,
     message::{Advert, Roles},
     network_file::{NetworkFile, solves_puzzle},
     signed::SignedBytes,
@@ -32,6 +33,7 @@ pub(crate) use self::{
     writer::BookWriter,
 };
 use super::addresses;
+use crate::geoip::GeoIp;
 
 /// Most peers in the book: a kilobyte or two each, and more than one owner spreads over.
 pub(crate) const PEERS_MAX: usize = 4096;
@@ -104,11 +106,16 @@ struct Known {
     /// The /24 or /48 that it was last directly connected from, and the one it tells.
     subnet_seen: Option<Domain>,
     subnet_told: Option<Domain>,
+    /// Region and autonomous system of the one that it was seen at, as far as the operator's files tell.
+    located: Option<Region>,
+    network: Option<u32>,
     met: Option<Timestamp>,
     served: Option<Timestamp>,
     connected: bool,
     contact: Option<(bool, Timestamp)>,
     rtt_ms: Option<u32>,
+    /// The shortest since it said where it is and was seen there.
+    least_rtt_ms: Option<u32>,
     outcomes: Outcomes,
     /// When a failed dial last counted.
     missed: Option<Timestamp>,
@@ -129,6 +136,9 @@ pub(crate) struct PeerBook {
     key: [u8; 32],
     /// Who is connected, known or not yet. Bounded by the connection limits.
     present: BTreeMap<PeerKey, Came>,
+    geoip: Arc<GeoIp>,
+    /// Where we are ourselves.
+    here: Region,
     network: NetworkFile,
     me: PeerKey,
     allow_private: bool,
@@ -146,6 +156,8 @@ impl PeerBook {
         Self {
             key,
             present: BTreeMap::new(),
+            geoip: Arc::default(),
+            here: Region::unknown(),
             network,
             me,
             allow_private,
@@ -160,6 +172,19 @@ impl PeerBook {
     pub(crate) fn with_gossip_apart(mut self, ms: u64) -> Self {
         self.gossip_apart_ms = ms;
         self
+    }
+
+    /// What tells where addresses lie, and where we are. Before anything is learned or restored.
+    pub(crate) fn place(&mut self, geoip: Arc<GeoIp>, here: Region) {
+        (self.geoip, self.here) = (geoip, here);
+    }
+
+    /// Where we are now. What was measured from elsewhere rules nothing out.
+    pub(crate) fn stand_in(&mut self, here: Region) {
+        if self.here.continent() != here.continent() {
+            self.peers.values_mut().for_each(|known| known.least_rtt_ms = None);
+        }
+        self.here = here;
     }
 
     /// Takes an advert that we asked `from` for, or says why not.
@@ -231,6 +256,9 @@ impl PeerBook {
             known.gossiped = gossiped.or(known.gossiped);
             known.subnet_told = told_subnet(&advert);
             self.storing -= usize::from(known.stores());
+            if known.advert.region.continent() != advert.region.continent() {
+                known.least_rtt_ms = None;
+            }
             known.advert = advert;
             self.storing += usize::from(known.stores());
             known.signed = signed.clone();
@@ -271,11 +299,14 @@ impl PeerBook {
             gossiped: None,
             source: None,
             subnet_seen: None,
+            located: None,
+            network: None,
             met: None,
             served: None,
             connected: false,
             contact: None,
             rtt_ms: None,
+            least_rtt_ms: None,
             outcomes: Outcomes::default(),
             missed: None,
         }
@@ -296,7 +327,11 @@ impl PeerBook {
         known.contact = Some((true, now));
         known.last_heard = now;
         if let Came::From(subnet) = came {
+            if known.subnet_seen != *subnet {
+                known.least_rtt_ms = None;
+            }
             known.subnet_seen.clone_from(subnet);
+            known.locate(&self.geoip);
             let others = self.peers.values().filter(|k| k.advert.peer != known.advert.peer).map(Known::member);
             if known.met.is_some() || crowd::may_prove(others, subnet.as_ref(), &SHARES, now) {
                 known.met = Some(now);
@@ -340,6 +375,7 @@ impl PeerBook {
     pub(crate) fn pinged(&mut self, peer: &PeerKey, rtt_ms: Option<u32>, now: Timestamp) {
         if let Some(known) = self.peers.get_mut(peer) {
             known.rtt_ms = rtt_ms.or(known.rtt_ms);
+            known.least_rtt_ms = known.least_rtt_ms.into_iter().chain(rtt_ms).min();
             known.outcomes.note(rtt_ms.is_some(), now);
             if rtt_ms.is_some() {
                 known.last_heard = now;
@@ -395,7 +431,7 @@ impl PeerBook {
     }
 
     pub(crate) fn views(&self, now: Timestamp) -> Vec<PeerView> {
-        self.peers.values().map(|known| known.view(self.allow_private, now)).collect()
+        self.peers.values().map(|known| known.view(self, now)).collect()
     }
 }
 
@@ -428,10 +464,22 @@ impl Known {
         }
     }
 
-    /// `allow_private`: an address need not be public to count as known.
-    fn view(&self, allow_private: bool, now: Timestamp) -> PeerView {
+    /// Looks up where it was seen. What it tells of its addresses counts for nothing here.
+    fn locate(&mut self, geoip: &GeoIp) {
+        self.located = self.subnet_seen.as_ref().and_then(|subnet| geoip.region(subnet));
+        self.network = self.subnet_seen.as_ref().and_then(|subnet| geoip.network(subnet));
+    }
+
+    fn view(&self, book: &PeerBook, now: Timestamp) -> PeerView {
         let subnet = self.subnet().cloned();
-        let placed = allow_private || subnet.is_some();
+        // Where private addresses are allowed, one need not be public to count as known.
+        let placed = book.allow_private || subnet.is_some();
+        let (region, region_basis) = region::judge(Clues {
+            declared: &self.advert.region,
+            located: self.located.as_ref(),
+            least_rtt_ms: self.least_rtt_ms,
+            here: &book.here,
+        });
         let (reputation, newcomer) =
             peer_view::standing(self.first_seen, now, placed, self.outcomes.all_and_failed(now));
         let lately = self.contact.filter(|(_, at)| now.ms_since(*at) < CONTACT_MS).map(|(ok, _)| ok);
@@ -440,7 +488,9 @@ impl Known {
             domain: self.domain.clone(),
             subnet_seen: self.subnet_seen.is_some(),
             subnet,
-            region: self.advert.region.clone(),
+            region,
+            region_basis,
+            network: self.network,
             roles: self.advert.roles,
             protocol: self.advert.protocol,
             give: self.advert.give,

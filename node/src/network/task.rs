@@ -46,7 +46,7 @@ use super::{
     transfer::server::{PeerPlaces, Server, ServerLimits},
     waits::Waits,
 };
-use crate::identity::Identity;
+use crate::{geoip::GeoIp, identity::Identity};
 
 /// The peer book goes to disk at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
@@ -74,6 +74,7 @@ pub(crate) struct SelfPortrait {
     pub(crate) identity: Arc<Identity>,
     pub(crate) domain: Domain,
     pub(crate) region: Region,
+    pub(crate) geoip: Arc<GeoIp>,
     pub(crate) roles: Roles,
     pub(crate) give: ByteSize,
     pub(crate) lan: LanMode,

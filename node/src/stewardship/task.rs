@@ -62,6 +62,8 @@ pub(super) fn own_view(me: PeerKey, domain: Domain, now: Timestamp) -> PeerView 
         subnet: None,
         subnet_seen: false,
         region: cairn_proto::Region::unknown(),
+        region_basis: cairn_core::region::Basis::Unsaid,
+        network: None,
         roles: cairn_proto::message::Roles::STORAGE,
         protocol: cairn_proto::PROTOCOL_VERSION,
         give: cairn_proto::ByteSize(0),

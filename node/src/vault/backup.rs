@@ -169,6 +169,7 @@ pub(super) async fn backup(
         "groups_watched": watched.watched,
         "stewards_fewest": watched.fewest,
         "stewards_most": watched.most,
+        "placement": { "first_attempt": session.groups.first_attempt() },
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
     let code = match () {

@@ -21,7 +21,7 @@ use std::{
 use cairn_core::{
     keys::VaultKeys,
     peer_view::PeerView,
-    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Relaxation, Strategy, Vacancy},
+    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Strategy, Vacancy},
 };
 use cairn_proto::{
     DecodeError, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
@@ -29,7 +29,10 @@ use cairn_proto::{
 };
 use rand_core::SeedableRng as _;
 
-use super::catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX};
+use super::{
+    catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX},
+    placing::{FirstAttempt, FirstAttempts, Relaxed, relaxed, strategy_before},
+};
 use crate::overlay::GroupAccess;
 
 mod watchers;
@@ -81,6 +84,7 @@ struct Book {
     groups: BTreeMap<u32, Open>,
     next_number: u32,
     relaxations: BTreeSet<Relaxed>,
+    first: FirstAttempts,
     /// Groups opened since somebody asked.
     opened: Vec<u32>,
     /// Who has, had or may have something of a group outside its row.
@@ -140,7 +144,8 @@ impl Groups {
         left: Vec<GroupRow>,
         next_number: u32,
     ) -> Self {
-        let policy = PlacementPolicy::for_network(&peers);
+        let mut policy = PlacementPolicy::for_network(&peers);
+        policy.strategy_before = strategy_before(&keys, &left);
         let this = Self {
             keys,
             owner,
@@ -152,6 +157,7 @@ impl Groups {
                 groups: BTreeMap::new(),
                 next_number,
                 relaxations: BTreeSet::new(),
+                first: FirstAttempts::default(),
                 opened: Vec::new(),
                 formers: BTreeMap::new(),
                 grown: BTreeSet::new(),
@@ -173,9 +179,15 @@ impl Groups {
         self.book().policy.clone()
     }
 
-    /// What had to be relaxed so far.
+    /// What had to be relaxed so far, and whether the first choice held too rarely.
     pub(super) fn relaxations(&self) -> Vec<Relaxed> {
-        self.book().relaxations.iter().cloned().collect()
+        let book = self.book();
+        book.relaxations.iter().cloned().chain(book.first.notice()).collect()
+    }
+
+    /// How the first choices of this run did.
+    pub(super) fn first_attempt(&self) -> FirstAttempt {
+        self.book().first.report()
     }
 
     /// The next group number, for the counters.
@@ -258,6 +270,8 @@ impl Groups {
             stripes_used: 0,
             sealed: false,
         };
+        book.policy.strategy_before = Some(plan.strategy);
+        book.first.chose(&row);
         book.next_number = number.checked_add(1).ok_or(PlaceError::NoNumber)?;
         let access = Arc::new(GroupAccess { ticket: plan.ticket, authority });
         let kept = BTreeSet::new();
@@ -319,6 +333,7 @@ impl Groups {
     /// A holder took a shard. False when it was taken out of a full row meanwhile: nobody would find it there.
     pub(super) fn took(&self, group: u32, slot: usize, peer: PeerKey) -> bool {
         let mut book = self.book();
+        book.first.took(group, slot, peer);
         let Some(open) = book.groups.get_mut(&group) else { return false };
         let there = open.row.holders.get(slot).is_some_and(|holders| holders.contains(&peer));
         if there {
@@ -374,6 +389,7 @@ impl Groups {
     pub(super) fn peer_failed(&self, peer: PeerKey) {
         let mut book = self.book();
         book.avoid.insert(peer);
+        book.first.failed(peer);
         for open in book.groups.values_mut().filter(|g| g.row.holders.iter().flatten().any(|p| *p == peer)) {
             open.row.sealed = true;
         }
@@ -458,29 +474,6 @@ fn usable(book: &Book) -> Option<u32> {
         .filter(|g| g.row.code == book.policy.code && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX)
         .find(|g| g.ranked.iter().filter(|s| lives(s)).count() >= (g.row.code.data() + 2).min(g.row.code.slots()))
         .map(|g| g.row.number)
-}
-
-/// Something that was wanted and could not be had: the notice's id and its sentence.
-pub(super) type Relaxed = (&'static str, String);
-
-fn relaxed(relaxation: &Relaxation) -> Relaxed {
-    match relaxation {
-        Relaxation::RegionCap { region, slots, limit } => {
-            let region = if region.is_empty() { "an unnamed region" } else { region };
-            let text = format!("{region} holds {slots} slots of a group alone, more than the {limit} that may be lost");
-            ("REGIONS_RELAXED", text)
-        }
-        Relaxation::FewRegions { found, wanted } => {
-            ("REGIONS_RELAXED", format!("shards are spread over {found} regions, {wanted} are wanted"))
-        }
-        Relaxation::Newcomers { places, limit } => {
-            let text = format!(
-                "{places} holders of a group have been known for less than a day; they are taken because there are too \
-                 few older peers, else they would hold {limit} places at most"
-            );
-            ("NEWCOMERS", text)
-        }
-    }
 }
 
 /// Ticket and authority of a group that we own, made again from its row.

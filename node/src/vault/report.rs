@@ -126,6 +126,7 @@ pub(super) async fn peers(overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
     let now = super::now();
     let mut fit = Vec::new();
+    let mut misplaced = 0;
     for view in &peers {
         let verdict = eligible(view, &owner, &policy, now);
         if verdict.is_ok() {
@@ -134,12 +135,20 @@ pub(super) async fn peers(overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event
         let mut listed = json!(view);
         listed["eligible"] = json!(verdict.is_ok());
         listed["why_not"] = json!(verdict.err().map(|r| r.to_string()));
+        let contradicted = view.region_basis.is_contradicted();
+        misplaced += usize::from(contradicted);
+        listed["note"] = json!(if contradicted { view.region_basis.to_string() } else { String::new() });
         row(events, "peer", listed).await;
     }
     done(
         events,
         "peers",
-        json!({ "peers": peers.len(), "eligible": fit.len(), "eligible_domains": count_independent(&fit) }),
+        json!({
+            "peers": peers.len(),
+            "eligible": fit.len(),
+            "eligible_domains": count_independent(&fit),
+            "regions_contradicted": misplaced,
+        }),
     )
     .await
 }
@@ -188,6 +197,7 @@ pub(super) async fn placement(
             for candidate in explain(&peers, &request, &plan) {
                 let mut listed = json!(candidate);
                 listed["why"] = json!(candidate.verdict.to_string());
+                listed["latency_text"] = json!(candidate.latency.to_string());
                 row(events, "candidate", listed).await;
             }
             let summary = json!({
@@ -196,6 +206,7 @@ pub(super) async fn placement(
                 "colours": plan.ticket.colours(),
                 "replicas": plan.replicas,
                 "strategy": plan.strategy,
+                "strategy_reason": policy.strategy_of(&peers),
                 "relaxations": plan.relaxations,
                 "tries": plan.tries,
                 "group": plan.ticket.id().to_string(),

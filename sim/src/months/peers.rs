@@ -108,6 +108,8 @@ impl Member {
             subnet: None,
             subnet_seen: false,
             region: self.region.clone(),
+            region_basis: cairn_core::region::Basis::Declared,
+            network: None,
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,
             give: ByteSize(100 << 30),

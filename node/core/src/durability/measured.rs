@@ -12,6 +12,8 @@ pub const GONE_AFTER_DAYS: f64 = 7.0;
 /// although nobody left.
 const DEPARTURES_ENOUGH: u32 = 3;
 const PEER_DAYS_ENOUGH: f64 = 600.0;
+/// Fewer peers than this say nothing of how many holders are online.
+pub const PEERS_ENOUGH: u32 = 20;
 const DAY_MS: f64 = 24.0 * 3600.0 * 1000.0;
 
 /// What the solver reckons with. Rates are upper bounds where they were measured, so that little evidence makes it careful.
@@ -49,6 +51,19 @@ impl Measured {
             domains,
             shocks_a_year: 0.1,
             shock_share: 0.1,
+        }
+    }
+}
+
+impl Measured {
+    /// What was seen, and what is assumed where too little was.
+    #[must_use]
+    pub fn of(observed: &Observed, domains: u32) -> Self {
+        let assumed = Self::assumed(domains);
+        Self {
+            departures_a_day: observed.departures_at_most().unwrap_or(assumed.departures_a_day),
+            online_within: observed.online_within_a_day(PEERS_ENOUGH).unwrap_or(assumed.online_within),
+            ..assumed
         }
     }
 }

@@ -266,6 +266,8 @@ fn what_was_seen_of_peers() {
         subnet: None,
         subnet_seen: false,
         region: Region::unknown(),
+        region_basis: crate::region::Basis::Declared,
+        network: None,
         roles: Roles::STORAGE,
         protocol: PROTOCOL_VERSION,
         give: ByteSize(1 << 30),

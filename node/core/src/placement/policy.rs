@@ -30,7 +30,8 @@ pub enum Strategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StrategyChoice {
-    /// Deterministic while more than [`PlacementPolicy::deterministic_above`] of the known peers answer.
+    /// Deterministic while more than [`PlacementPolicy::deterministic_above`] of the known peers answer; once it is,
+    /// until no more than [`PlacementPolicy::deterministic_until`] do.
     ByReachability,
     /// Always this one.
     Always(Strategy),
@@ -54,6 +55,8 @@ pub struct Thresholds {
     pub newcomer_reputation_min: PerMille,
     /// Longest silence, in milliseconds, of a peer that no connection vouches for.
     pub silence_ms_max: u64,
+    /// Silence of such a peer, in milliseconds, that its adverts do not explain: it is asked when there is nobody better.
+    pub silence_ms_doubtful: u64,
 }
 
 impl Default for Thresholds {
@@ -68,6 +71,8 @@ impl Default for Thresholds {
             // Six times the 300 s after which silence counts as late: adverts travel by gossip, and one that was lost
             // must not empty the candidate list.
             silence_ms_max: 30 * 60 * 1000,
+            // An advert goes out every ten minutes; half as long again for gossip that takes its time.
+            silence_ms_doubtful: 15 * 60 * 1000,
         }
     }
 }
@@ -77,6 +82,9 @@ impl Default for Thresholds {
 pub struct RegionCaps {
     /// Slots that one continent may hold alone; m by default, so that losing it leaves k.
     pub slots_max: u8,
+    /// Slots that one network (autonomous system), where it is known, may hold alone; m - 1 by default, so that losing it
+    /// together with one more peer leaves k.
+    pub network_slots_max: u8,
     /// Continents that a group should touch where the network has them.
     pub regions_wanted: u8,
     /// Further salts to look at when the first fitting one breaks `slots_max` although the network could do better.
@@ -97,6 +105,10 @@ pub struct PlacementPolicy {
     pub strategy: StrategyChoice,
     /// Share of known peers that must be reachable for the deterministic strategy: more than this.
     pub deterministic_above: PerMille,
+    /// ... and below which it is given up again, so that a few peers that come and go do not change it with every group.
+    pub deterministic_until: PerMille,
+    /// The strategy of the group before; `None` when nobody remembers.
+    pub strategy_before: Option<Strategy>,
     /// Hard eligibility.
     pub thresholds: Thresholds,
     /// Region caps.
@@ -160,9 +172,12 @@ impl PlacementPolicy {
             replicas: replicas.max(1),
             strategy: StrategyChoice::ByReachability,
             deterministic_above: 800,
+            deterministic_until: 750,
+            strategy_before: None,
             thresholds: Thresholds::default(),
             regions: RegionCaps {
                 slots_max: u8::try_from(code.parity()).unwrap_or(u8::MAX),
+                network_slots_max: u8::try_from(code.parity().saturating_sub(1).max(1)).unwrap_or(u8::MAX),
                 regions_wanted: 3,
                 extra_salts: 64,
             },
@@ -219,18 +234,37 @@ impl PlacementPolicy {
     /// The strategy that the state of the network asks for.
     #[must_use]
     pub fn strategy_for(&self, peers: &[PeerView]) -> Strategy {
-        match self.strategy {
-            StrategyChoice::Always(strategy) => strategy,
-            StrategyChoice::ByReachability => {
-                let known = peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count();
-                let reachable =
-                    peers.iter().filter(|p| p.roles.has(Roles::STORAGE) && p.reachable == Some(true)).count();
-                if reachable * 1000 > known * usize::from(self.deterministic_above) {
-                    Strategy::Deterministic
-                } else {
-                    Strategy::Randomised
-                }
-            }
-        }
+        self.strategy_of(peers).strategy
     }
+
+    /// The same with the figures that it rests on.
+    #[must_use]
+    pub fn strategy_of(&self, peers: &[PeerView]) -> StrategyReason {
+        let stores = |p: &&PeerView| p.roles.has(Roles::STORAGE);
+        let known = peers.iter().filter(stores).count();
+        let answering = peers.iter().filter(stores).filter(|p| p.reachable == Some(true)).count();
+        let limit = match self.strategy_before {
+            Some(Strategy::Deterministic) => self.deterministic_until.min(self.deterministic_above),
+            Some(Strategy::Randomised) | None => self.deterministic_above,
+        };
+        let strategy = match self.strategy {
+            StrategyChoice::Always(strategy) => strategy,
+            StrategyChoice::ByReachability if answering * 1000 > known * usize::from(limit) => Strategy::Deterministic,
+            StrategyChoice::ByReachability => Strategy::Randomised,
+        };
+        StrategyReason { strategy, known, answering, limit }
+    }
+}
+
+/// Why a strategy is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StrategyReason {
+    /// Which.
+    pub strategy: Strategy,
+    /// Storage peers that are known ...
+    pub known: usize,
+    /// ... and those of them that answer.
+    pub answering: usize,
+    /// Share of these, in thousandths, above which it is the deterministic one.
+    pub limit: PerMille,
 }

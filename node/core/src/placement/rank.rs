@@ -7,10 +7,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use cairn_proto::{Domain, GroupTicket, PeerKey};
+use cairn_proto::{Domain, GroupTicket, PeerKey, Timestamp};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::policy::{PlacementPolicy, Strategy};
+use super::{
+    explain::Latency,
+    policy::{PlacementPolicy, Strategy},
+};
 use crate::peer_view::PeerView;
 
 /// Free space that counts once in a weight.
@@ -92,17 +95,21 @@ fn negative_log2(h: u64) -> u64 {
 
 /// A peer's own weight, before caps: reputation x capacity factor x stability, halved beyond the preferred
 /// round-trip time and reduced by a quarter when it was never measured. At least 1, below 2^29.
+///
+/// Stability is the share of requests that were answered, halved without a connection, and a sixteenth after a silence
+/// that adverts do not explain: then it is probably gone, and asking it first costs a replacement
+/// (`tests::first_attempts`).
 #[must_use]
-pub fn weight(view: &PeerView, policy: &PlacementPolicy) -> u64 {
+pub fn weight(view: &PeerView, policy: &PlacementPolicy, now: Timestamp) -> u64 {
     let reputation = u64::from(view.reputation.min(1000));
     let capacity = (view.free.0 / CAPACITY_UNIT).clamp(1, CAPACITY_UNITS_MAX);
     let delivered = u64::from(1000 - view.loss.min(1000)) / 10;
-    let stability = if view.reachable == Some(true) { delivered } else { delivered / 2 };
-    let nearness = match view.rtt_ms {
-        Some(rtt) if rtt < policy.rtt_preferred_ms => 4,
-        Some(_) => 2,
-        None => 3,
+    let stability = match view.reachable {
+        Some(true) => delivered,
+        _ if now.ms_since(view.last_heard) <= policy.thresholds.silence_ms_doubtful => delivered / 2,
+        _ => delivered / 16,
     };
+    let nearness = Latency::of(view, policy).quarters();
     (reputation * capacity * stability * nearness).max(1)
 }
 
@@ -117,11 +124,11 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(super) fn new(eligible: &[&'a PeerView], policy: &PlacementPolicy) -> Self {
+    pub(super) fn new(eligible: &[&'a PeerView], policy: &PlacementPolicy, now: Timestamp) -> Self {
         let mut own = BTreeMap::new();
         let mut domains: BTreeMap<&Domain, u64> = BTreeMap::new();
         for view in eligible {
-            let w = weight(view, policy);
+            let w = weight(view, policy, now);
             own.insert(view.peer, w);
             let sum = domains.entry(&view.domain).or_insert(0);
             *sum = sum.saturating_add(w);
@@ -171,6 +178,32 @@ mod tests {
         assert_eq!(public.score(&peer, 1000).as_u64(), 52_080_203_643_486);
         assert_eq!(secret.score(&peer, 1000).as_u64(), 66_782_611_908_853);
         assert_eq!(public, RankKey::new(Strategy::Deterministic, &ticket, Some(&[4; 32])));
+    }
+
+    /// A preference: half the weight, never a refusal; and it says so.
+    #[test]
+    fn near_peers_are_preferred() {
+        let policy = PlacementPolicy::new(CodeParams::DEFAULT, 1);
+        let now = Timestamp(1_800_000_000_000);
+        let at = |rtt_ms| PeerView { rtt_ms, ..crate::placement::tests::peer(1, "d", "EU") };
+        let weighs = |rtt| weight(&at(rtt), &policy, now);
+        assert_eq!((weighs(Some(99)), weighs(Some(0))), (2 * weighs(Some(100)), weighs(Some(99))));
+        assert_eq!((weighs(Some(100)), weighs(None) * 2), (weighs(Some(5000)), weighs(Some(5)) + weighs(Some(500))));
+        let text = Latency::of(&at(Some(120)), &policy).to_string();
+        assert_eq!(text, "120 ms away, half the weight (below 100 ms is preferred)");
+    }
+
+    #[test]
+    fn silence_weighs() {
+        let policy = PlacementPolicy::new(CodeParams::DEFAULT, 1);
+        let now = Timestamp(1_800_000_000_000);
+        let connected = crate::placement::tests::peer(1, "d", "EU");
+        let silent = |minutes: u64| {
+            let last_heard = Timestamp(now.0 - minutes * 60_000);
+            weight(&PeerView { reachable: None, last_heard, ..connected.clone() }, &policy, now)
+        };
+        assert_eq!(silent(15) * 2, weight(&connected, &policy, now));
+        assert!(silent(16) > 1 && silent(16) * 16 <= weight(&connected, &policy, now));
     }
 
     #[test]

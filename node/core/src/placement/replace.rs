@@ -4,8 +4,8 @@
 //! included (SEP-1, SEP-3). Caps are an order: whoever breaks none comes first, by rank; then the least break, because
 //! a shard in a full region is better than no shard, and it is reported.
 //!
-//! - **SEP-5** A replacement breaks the region cap or the newcomers' quota only when every candidate would, and then
-//!   as little as one can; what it breaks is said. Enforced by [`replacements`]; attacked by
+//! - **SEP-5** A replacement breaks the newcomers' quota, the region cap or the network cap only when every candidate
+//!   would, and then as little as one can, in this order; what it breaks is said. Enforced by [`replacements`]; attacked by
 //!   `tests::crowds::a_replacement_keeps_the_caps_when_one_can`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ pub fn replacements(
         .collect();
     let beside: Vec<PeerKey> = vacancy.beside.iter().copied().collect();
     let group = Spread::of(vacancy, &views);
-    let mut found: Vec<((bool, usize, usize), Replacement)> = ranked
+    let mut found: Vec<((bool, Excess), Replacement)> = ranked
         .iter()
         .filter_map(|peer| views.get(peer))
         .map(|view| (mine.contains(&view.peer), *view))
@@ -65,18 +65,23 @@ pub fn replacements(
         .filter(|(known, view)| *known || independent::is_another(view, &others, &views))
         .filter(|(_, view)| independent::is_another(view, &beside, &views))
         .map(|(known, view)| {
-            let (over, excess, relaxations) = if known { (0, 0, Vec::new()) } else { group.with(view, policy) };
-            ((!known, over, excess), Replacement { peer: view.peer, relaxations })
+            let (excess, relaxations) = if known { Default::default() } else { group.with(view, policy) };
+            ((!known, excess), Replacement { peer: view.peer, relaxations })
         })
         .collect();
     found.sort_by_key(|(key, _)| *key);
     found.into_iter().map(|(_, replacement)| replacement).collect()
 }
 
+/// By how much a group is over newcomers' quota, region cap and network cap; less is better, the first counts most.
+type Excess = (usize, usize, usize);
+
 /// How the living holders of a group are spread without the vacancy.
 struct Spread<'a> {
     held: BTreeMap<&'a str, usize>,
+    networks: BTreeMap<u32, usize>,
     beside: BTreeSet<&'a str>,
+    beside_networks: BTreeSet<Option<u32>>,
     newcomers: usize,
 }
 
@@ -87,6 +92,7 @@ impl<'a> Spread<'a> {
             here.filter(|v| v.reachable != Some(false)).collect()
         };
         let mut held = BTreeMap::new();
+        let mut networks = BTreeMap::new();
         let mut newcomers = 0;
         for (slot, holders) in vacancy.holders.iter().enumerate() {
             let here = living(holders);
@@ -95,19 +101,28 @@ impl<'a> Spread<'a> {
             if let (1, Some(only), true) = (continents.len(), continents.first(), slot != vacancy.slot) {
                 *held.entry(*only).or_insert(0) += 1;
             }
+            let shared: BTreeSet<Option<u32>> = here.iter().map(|v| v.network).collect();
+            if let (1, Some(Some(only)), true) = (shared.len(), shared.first(), slot != vacancy.slot) {
+                *networks.entry(*only).or_insert(0) += 1;
+            }
         }
         let beside: Vec<PeerKey> = vacancy.beside.iter().copied().collect();
-        let beside = living(&beside).iter().map(|v| v.region.continent()).collect();
-        Self { held, beside, newcomers }
+        let beside = living(&beside);
+        let beside_networks = beside.iter().map(|v| v.network).collect();
+        let beside = beside.iter().map(|v| v.region.continent()).collect();
+        Self { held, networks, beside, beside_networks, newcomers }
     }
 
     /// By how much the group would be over its quota and its caps with this holder, and how to say it.
-    fn with(&self, view: &PeerView, policy: &PlacementPolicy) -> (usize, usize, Vec<Relaxation>) {
+    fn with(&self, view: &PeerView, policy: &PlacementPolicy) -> (Excess, Vec<Relaxation>) {
         let small = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let continent = view.region.continent();
         let alone = self.beside.iter().all(|other| *other == continent);
         let slots = if alone { self.held.get(continent).copied().unwrap_or(0) + 1 } else { 0 };
         let excess = slots.saturating_sub(usize::from(policy.regions.slots_max));
+        let network = view.network.filter(|n| self.beside_networks.iter().all(|other| *other == Some(*n)));
+        let here = network.map_or(0, |n| self.networks.get(&n).copied().unwrap_or(0) + 1);
+        let crowded = here.saturating_sub(usize::from(policy.regions.network_slots_max));
         let (places, quota) = (self.newcomers + 1, policy.newcomer_places());
         let over = if view.newcomer { places.saturating_sub(quota) } else { 0 };
         let mut said = Vec::new();
@@ -115,9 +130,13 @@ impl<'a> Spread<'a> {
             let (slots, limit) = (small(slots), policy.regions.slots_max);
             said.push(Relaxation::RegionCap { region: continent.to_owned(), slots, limit });
         }
+        if let (Some(network), true) = (network, crowded > 0) {
+            let (slots, limit) = (small(here), policy.regions.network_slots_max);
+            said.push(Relaxation::NetworkCap { network, slots, limit });
+        }
         if over > 0 {
             said.push(Relaxation::Newcomers { places: small(places), limit: small(quota) });
         }
-        (over, excess, said)
+        ((over, excess, crowded), said)
     }
 }

@@ -1,8 +1,11 @@
-//! Spreads a group over continents.
+//! Spreads a group over continents and networks.
 //!
 //! A continent *holds* a slot when every chosen replica of it stands there: what goes with the continent. With one
 //! replica that is a matching of slots to continents with capacities, solved by augmenting paths (greedy by rank
 //! first); with more, a slot is held only when its class has peers of no second continent.
+//!
+//! Where networks (autonomous systems) are known they have a cap too, and the two may cross: [`assign`](super::assign)
+//! decides both at once, the continents' cap first. Where none is known everything is as it was without.
 //!
 //! - **SEP-2** No continent holds more than m slots when the network can do better.
 //!   Enforced by [`choose`] and by the salts that `salt::draw` passes over; attacked by
@@ -12,7 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_proto::Domain;
 
-use super::Relaxation;
+use super::{
+    Relaxation,
+    assign::{self, Caps, Hold},
+    policy::RegionCaps,
+};
 use crate::peer_view::PeerView;
 
 /// The fewest slots that some continent must hold, whatever the salt: a lower bound that tells when drawing on
@@ -98,13 +105,11 @@ fn augment<'a>(
 
 /// Moves the choice of each slot to the front of its ranked list, keeping the caps as well as the lists allow, and
 /// says what could not be kept.
-pub(super) fn choose(
-    ranked: &mut [Vec<&PeerView>],
-    replicas: usize,
-    slots_max: usize,
-    regions_wanted: u8,
-) -> Vec<Relaxation> {
-    if replicas == 1 {
+pub(super) fn choose(ranked: &mut [Vec<&PeerView>], replicas: usize, caps: &RegionCaps) -> Vec<Relaxation> {
+    let slots_max = usize::from(caps.slots_max);
+    if ranked.iter().flatten().any(|v| v.network.is_some()) {
+        choose_across(ranked, replicas, caps);
+    } else if replicas == 1 {
         let wishes: Vec<Vec<&str>> = ranked.iter().map(|list| by_first_seen(list)).collect();
         let found = (slots_max.max(1)..=ranked.len()).find_map(|cap| assign(&wishes, cap));
         for (list, continent) in ranked.iter_mut().zip(found.unwrap_or_default()) {
@@ -123,7 +128,102 @@ pub(super) fn choose(
             }
         }
     }
-    relaxations(ranked, replicas, slots_max, regions_wanted)
+    relaxations(ranked, replicas, caps)
+}
+
+/// With both caps at once: of the choices that break the continents' cap least, one that breaks the networks' least.
+fn choose_across(ranked: &mut [Vec<&PeerView>], replicas: usize, caps: &RegionCaps) {
+    let slots = ranked.len();
+    let offers: Vec<Vec<(Hold<'_>, Vec<usize>)>> = ranked.iter().map(|list| offers(list, replicas)).collect();
+    let holds: Vec<Vec<Hold<'_>>> = offers.iter().map(|of| of.iter().map(|(hold, _)| *hold).collect()).collect();
+    let solve = |continent, network| assign::assign(&holds, Caps { continent, network });
+    let from = |cap: u8| usize::from(cap).clamp(1, slots.max(1))..=slots;
+    // No network has more slots than there are: with that cap the continents' alone is decided.
+    let continent = from(caps.slots_max).find(|cap| solve(*cap, slots).is_some()).unwrap_or(slots);
+    let found = from(caps.network_slots_max).find_map(|cap| solve(continent, cap)).unwrap_or_default();
+    for ((list, of), choice) in ranked.iter_mut().zip(&offers).zip(found) {
+        let Some((_, places)) = of.get(choice) else { continue };
+        for (front, at) in places.iter().enumerate() {
+            // In the order of rank, so that those before it have moved on by one already where they stood behind it.
+            list[front..=*at].rotate_right(1);
+        }
+    }
+}
+
+/// What a slot may be made to depend on, most wished first, each with the places in the list that make it so (ascending).
+/// With replicas that is what depends on least, since such a slot takes no room from another; else what ranks first.
+fn offers<'a>(list: &[&'a PeerView], replicas: usize) -> Vec<(Hold<'a>, Vec<usize>)> {
+    let mut found: Vec<(Hold<'a>, Vec<usize>)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut note = |places: Vec<usize>| {
+        let hold = held_by(places.iter().filter_map(|at| list.get(*at).copied()));
+        let free = hold == Hold { continent: None, network: None };
+        if seen.insert(hold) {
+            found.push((hold, places));
+        }
+        free
+    };
+    if replicas == 1 {
+        (0..list.len()).for_each(|at| {
+            note(vec![at]);
+        });
+        return found;
+    }
+    // Of peers that stand alike the first ones say it all.
+    let mut alike: BTreeMap<(&str, Option<u32>), usize> = BTreeMap::new();
+    let telling: Vec<usize> = list
+        .iter()
+        .enumerate()
+        .filter(|(_, v)| {
+            let count = alike.entry((v.region.continent(), v.network)).or_insert(0);
+            *count += 1;
+            *count <= replicas
+        })
+        .map(|(at, _)| at)
+        .collect();
+    for (i, first) in telling.iter().enumerate() {
+        for second in &telling[i + 1..] {
+            if note(filled(list, *first, *second, replicas)) {
+                // Nothing is better.
+                return found.split_off(found.len() - 1);
+            }
+        }
+    }
+    if telling.len() < 2 {
+        note((0..replicas.min(list.len())).collect());
+    }
+    found.sort_by_key(|(hold, _)| usize::from(hold.continent.is_some()) + usize::from(hold.network.is_some()));
+    found
+}
+
+/// Two places and as many more as there are replicas: first whoever ends what the slot depends on, then by rank.
+fn filled(list: &[&PeerView], first: usize, second: usize, replicas: usize) -> Vec<usize> {
+    let mut places = vec![first, second];
+    while places.len() < replicas.min(list.len()) {
+        let hold = held_by(places.iter().map(|at| list[*at]));
+        let free = || (0..list.len()).filter(|at| !places.contains(at));
+        let ends = |at: &usize| held_by([list[*at]].into_iter().chain(places.iter().map(|p| list[*p]))) != hold;
+        let Some(next) = free().find(ends).or_else(|| free().next()) else { break };
+        places.push(next);
+    }
+    places.sort_unstable();
+    places
+}
+
+/// What all of these share.
+fn held_by<'a>(holders: impl Iterator<Item = &'a PeerView>) -> Hold<'a> {
+    let mut shared: Option<Hold<'a>> = None;
+    for view in holders {
+        let own = Hold { continent: Some(view.region.continent()), network: view.network };
+        shared = Some(match shared {
+            None => own,
+            Some(hold) => Hold {
+                continent: hold.continent.filter(|c| Some(*c) == own.continent),
+                network: hold.network.filter(|n| Some(*n) == own.network),
+            },
+        });
+    }
+    shared.unwrap_or(Hold { continent: None, network: None })
 }
 
 fn by_first_seen<'a>(list: &[&'a PeerView]) -> Vec<&'a str> {
@@ -131,28 +231,36 @@ fn by_first_seen<'a>(list: &[&'a PeerView]) -> Vec<&'a str> {
     list.iter().map(|v| v.region.continent()).filter(|c| seen.insert(*c)).collect()
 }
 
-fn relaxations(ranked: &[Vec<&PeerView>], replicas: usize, slots_max: usize, wanted: u8) -> Vec<Relaxation> {
+/// What each slot of a choice depends on.
+pub(super) fn holds<'a>(ranked: &[Vec<&'a PeerView>], replicas: usize) -> Vec<Hold<'a>> {
+    ranked.iter().map(|list| held_by(list.iter().take(replicas).copied())).collect()
+}
+
+fn relaxations(ranked: &[Vec<&PeerView>], replicas: usize, caps: &RegionCaps) -> Vec<Relaxation> {
     let mut held: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut touched = BTreeSet::new();
-    for list in ranked {
-        let here: BTreeSet<&str> = list.iter().take(replicas).map(|v| v.region.continent()).collect();
-        if let (1, Some(only)) = (here.len(), here.first()) {
-            *held.entry(only).or_insert(0) += 1;
+    let mut networks: BTreeMap<u32, usize> = BTreeMap::new();
+    for hold in holds(ranked, replicas) {
+        if let Some(continent) = hold.continent {
+            *held.entry(continent).or_insert(0) += 1;
         }
-        touched.extend(here);
+        if let Some(network) = hold.network {
+            *networks.entry(network).or_insert(0) += 1;
+        }
     }
+    let touched: BTreeSet<&str> =
+        ranked.iter().flat_map(|list| list.iter().take(replicas)).map(|v| v.region.continent()).collect();
     let small = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    let limit = caps.slots_max;
     let mut out: Vec<Relaxation> = held
         .into_iter()
-        .filter(|(_, slots)| *slots > slots_max)
-        .map(|(region, slots)| Relaxation::RegionCap {
-            region: region.to_owned(),
-            slots: small(slots),
-            limit: small(slots_max),
-        })
+        .filter(|(_, slots)| *slots > usize::from(limit))
+        .map(|(region, slots)| Relaxation::RegionCap { region: region.to_owned(), slots: small(slots), limit })
         .collect();
-    if touched.len() < usize::from(wanted) {
-        out.push(Relaxation::FewRegions { found: small(touched.len()), wanted });
+    let limit = caps.network_slots_max;
+    let over = networks.into_iter().filter(|(_, slots)| *slots > usize::from(limit));
+    out.extend(over.map(|(network, slots)| Relaxation::NetworkCap { network, slots: small(slots), limit }));
+    if touched.len() < usize::from(caps.regions_wanted) {
+        out.push(Relaxation::FewRegions { found: small(touched.len()), wanted: caps.regions_wanted });
     }
     out
 }

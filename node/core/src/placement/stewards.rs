@@ -17,7 +17,7 @@ pub fn stewards(peers: &[PeerView], request: &GroupRequest<'_>, ticket: &GroupTi
     let (fit, _) = sift(peers, request);
     let (fit, _) = independent::thin(&fit, &request.authority);
     let ranking = RankKey::new(Strategy::Deterministic, ticket, None);
-    let mut classes = rank_all(&fit, request.policy, ticket, &ranking);
+    let mut classes = rank_all(&fit, request, ticket, &ranking);
     let mut ranked = classes.remove(&ticket.code().slots()).unwrap_or_default();
     ranked.sort_by_key(|view| view.newcomer);
     let mut seen = BTreeSet::new();

@@ -13,13 +13,15 @@ fn key(i: u32) -> PeerKey {
     PeerKey::from_bytes(*blake3::hash(&i.to_le_bytes()).as_bytes())
 }
 
-fn peer(i: u32, domain: &str, region: &str) -> PeerView {
+pub(super) fn peer(i: u32, domain: &str, region: &str) -> PeerView {
     PeerView {
         peer: key(i),
         domain: Domain::operator(domain).expect("valid"),
         subnet: None,
         subnet_seen: false,
         region: Region::new(region).expect("valid"),
+        region_basis: crate::region::Basis::Declared,
+        network: None,
         roles: Roles::STORAGE,
         protocol: cairn_proto::PROTOCOL_VERSION,
         give: ByteSize(100 << 30),
@@ -342,6 +344,15 @@ fn the_strategy_follows_reachability() {
 
     peers.iter_mut().take(4).for_each(|p| p.reachable = None);
     assert_eq!(policy.strategy_for(&peers), Strategy::Randomised, "80 % is not more than 80 %");
+    let mut going_on = policy.clone();
+    going_on.strategy_before = Some(Strategy::Deterministic);
+    let reason = StrategyReason { strategy: Strategy::Deterministic, known: 20, answering: 16, limit: 750 };
+    assert_eq!(going_on.strategy_of(&peers), reason, "it is not given up for one peer");
+    peers[4].reachable = Some(false);
+    assert_eq!(going_on.strategy_for(&peers), Strategy::Randomised, "75 % is not more than 75 %");
+    going_on.strategy_before = Some(Strategy::Randomised);
+    peers[4].reachable = Some(true);
+    assert_eq!(going_on.strategy_for(&peers), Strategy::Randomised, "nor taken up again for one");
     let a = plan(&peers, &policy, 1).expect("plenty");
     let b = plan(&peers, &policy, 2).expect("plenty");
     assert_ne!(a.ticket, b.ticket);
@@ -404,3 +415,5 @@ fn a_plan_is_frozen() {
 }
 
 mod crowds;
+mod first_attempts;
+mod networks;

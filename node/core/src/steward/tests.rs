@@ -102,6 +102,8 @@ impl Village {
             subnet: None,
             subnet_seen: false,
             region: Region::unknown(),
+            region_basis: crate::region::Basis::Declared,
+            network: None,
             roles: Roles::STORAGE,
             protocol: cairn_proto::PROTOCOL_VERSION,
             give: cairn_proto::ByteSize(100 << 30),

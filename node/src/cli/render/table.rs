@@ -56,7 +56,8 @@ const PEERS: &[Column] = &[
     REGION,
     column("FREE", "free", 10, Form::Bytes),
     column("RTT", "rtt_ms", 7, Form::Reach),
-    column("ROLES", "roles", 0, Form::List),
+    column("ROLES", "roles", 7, Form::List),
+    column("NOTE", "note", 0, Form::Text),
 ];
 const CANDIDATES: &[Column] = &[
     PEER,

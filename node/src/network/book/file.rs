@@ -75,7 +75,7 @@ impl PeerBook {
                 continue;
             }
             let time = |ms: u64| (ms > 0).then_some(Timestamp(ms));
-            let known = Known {
+            let mut known = Known {
                 domain,
                 first_seen: Timestamp(entry.first_seen),
                 last_heard: Timestamp(entry.last_heard),
@@ -84,6 +84,7 @@ impl PeerBook {
                 subnet_seen: Domain::new(entry.subnet).ok(),
                 ..self.known(advert, signed, now)
             };
+            known.locate(&self.geoip);
             self.storing += usize::from(known.stores());
             self.peers.insert(known.advert.peer, known);
         }

@@ -298,3 +298,5 @@ fn a_day_makes_a_peer_known() {
     let view = views.iter().find(|v| v.peer == hidden).expect("known");
     assert!(!view.newcomer && view.subnet_seen, "once seen, it stands somewhere");
 }
+
+mod places;

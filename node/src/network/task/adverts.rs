@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cairn_proto::{
-    ByteSize, PROTOCOL_VERSION, PeerKey, Timestamp,
+    ByteSize, PROTOCOL_VERSION, PeerKey, Region, Timestamp,
     message::{ADVERTS_PER_ANSWER_MAX, Advert, CONTROL_MAX, ControlRequest, Roles, control_request::Ask},
     signed::SignedBytes,
 };
@@ -38,10 +38,22 @@ impl NetworkTask {
         addresses::choose(all, self.portrait.lan.allow_private)
     }
 
+    /// Where we are: what the operator says, else where our public addresses lie.
+    fn own_region(&self) -> Region {
+        let me = &self.portrait;
+        if !me.region.is_unknown() {
+            return me.region.clone();
+        }
+        let located = |address: &Multiaddr| me.geoip.region(&addresses::subnet(address)?);
+        self.own_addresses().iter().find_map(located).unwrap_or_else(Region::unknown)
+    }
+
     /// Gossips our advert; owners, who offer nothing, stay silent.
     pub(super) fn announce(&mut self, now: Timestamp) {
         self.state.announce_at = Instant::now() + self.announce_every;
         let me = &self.portrait;
+        let region = self.own_region();
+        self.book.stand_in(region.clone());
         if me.roles == Roles::NONE {
             return;
         }
@@ -53,7 +65,7 @@ impl NetworkTask {
             sequence,
             protocol: PROTOCOL_VERSION,
             domain: me.domain.clone(),
-            region: me.region.clone(),
+            region,
             roles: me.roles,
             give: space.map_or(me.give, |s| s.give),
             free: space.map_or(ByteSize(0), |s| s.free),

@@ -328,6 +328,8 @@ impl MemoryOverlay {
             subnet: Some(peer.subnet.clone()),
             subnet_seen: true,
             region: Region::new(REGIONS[at % REGIONS.len()]).expect("valid"),
+            region_basis: cairn_core::region::Basis::Declared,
+            network: None,
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,
             give: ByteSize(1 << 40),

@@ -31,6 +31,8 @@ async fn a_mixed_tree_comes_back() {
     mixed(&owner);
     let ran = owner.backup().await.expect(ExitCode::Success);
     assert!(ran.errors().is_empty());
+    let first = &ran.summary()["placement"]["first_attempt"];
+    assert!(first["asked"].as_u64().is_some_and(|asked| asked >= 8) && first["share"] == 1.0, "{first}");
     owner.restore("out").await.expect(ExitCode::Success);
     owner.assert_same("out");
     owner.check(true).await.expect(ExitCode::Success);

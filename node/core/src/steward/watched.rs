@@ -219,11 +219,6 @@ impl Watched {
         self.weight = bytes;
     }
 
-    #[cfg(test)]
-    pub(super) fn debug(&self, now: Timestamp) -> String {
-        format!("{:?} {:?} {:?} {:?}", self.patience, self.promised, self.under_way.keys(), self.spent)
-    }
-
     /// How far ahead it is bound, and waits.
     #[cfg(test)]
     pub(super) fn latest(&self) -> (Timestamp, Timestamp) {

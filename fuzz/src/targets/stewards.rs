@@ -184,8 +184,8 @@ fn request_seeds() -> Vec<Vec<u8>> {
         Say::Taken { certificate: certified(), sealed: taken() },
         Say::Failed { group, order, failure: Failure::Wrong(Some(PeerKey::from_bytes([2; 32]))) },
         Say::Compare { group, generation: 300, digest: [6; 32] },
-        Say::Map { group, changes: changes.clone(), entries: entries.clone() },
-        Say::Record { record: Box::new(whole), changes, entries },
+        Say::Map { group, changes: changes.clone(), past: Vec::new(), entries: entries.clone() },
+        Say::Record { record: Box::new(whole), changes, past: Vec::new(), entries },
     ];
     let others = [
         Request::Give { credentials: Box::new(credentials()), sheet: sheet(0), previous: [9; 32] },
@@ -209,7 +209,7 @@ fn answer_seeds() -> Vec<Vec<u8>> {
     ];
     let log = log.map(|what| Happening { at: Timestamp(1000), what }).to_vec();
     let (mandate, entries) = (sealed_mandate(), vec![(certified(), taken())]);
-    let map = GroupMap { mandate, sheets: vec![1, 2, 300], changes: changes(), entries, log };
+    let map = GroupMap { mandate, sheets: vec![1, 2, 300], changes: changes(), past: Vec::new(), entries, log };
     let answers = [Answer::Done, Answer::Map(Box::new(map)), Answer::Refused(Refusal::Busy)];
     answers.iter().map(|answer| answer.encode().expect("valid")).collect()
 }

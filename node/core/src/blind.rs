@@ -41,7 +41,7 @@ pub use broken::{Word, stopped_at};
 pub use chain::{Helper, NewHolder};
 pub use exclusion::{Blame, Run, TooFewToExclude, blame, exclusion_runs, separating_run};
 pub use fingerprint::{FINGERPRINT_SIZE, Fingerprint, Located, fingerprint, locate};
-pub use ledger::{Admitted, LEDGER_MAX, LedgerRefusal, SESSIONS_MAX, SessionLedger, WINDOW_MS};
+pub use ledger::{ABANDONED_MAX, Admitted, LEDGER_MAX, LedgerRefusal, SESSIONS_MAX, SessionLedger, WINDOW_MS};
 pub use masks::{EphemeralKey, EphemeralSecret};
 pub use session::{Link, Order, SESSION_SIZE_MAX, Session, SessionId};
 

@@ -82,6 +82,10 @@ pub const GROUPS_MAX: usize = 4096;
 /// Groups that one peer may have brought, of those: an owner with a thousand groups has a hundred at each peer of a network of fifty, and a
 /// stranger fills nobody.
 pub const GROUPS_OF_ONE_MAX: usize = GROUPS_MAX / 8;
+/// Bytes of all groups' records and maps: all that [`GROUPS_MAX`] usual records take, and 200 MiB of maps.
+pub const BYTES_MAX: usize = 512 << 20;
+/// Bytes of those that one peer brought.
+pub const BYTES_OF_ONE_MAX: usize = BYTES_MAX / 16;
 /// Orders of one group under way at once.
 pub const AT_ONCE: usize = 2;
 
@@ -124,7 +128,7 @@ pub enum Declined {
     /// Something newer is here.
     #[error("a newer record of the group is here")]
     Old,
-    /// No room for another group, or for another of whoever brings it.
+    /// No room for another group, or for another of whoever brings it: in number or in bytes.
     #[error("this peer watches as many groups as it may, in all or for this peer")]
     Full,
     /// Our domain is not of the colour that holds nothing of the group, whatever the mandate says.
@@ -146,6 +150,8 @@ pub struct Steward {
     watch: Watch,
     budget: Budget,
     effects: Effects,
+    /// The time that we were told last.
+    now: Timestamp,
 }
 
 impl std::fmt::Debug for Steward {
@@ -160,7 +166,28 @@ impl Steward {
     pub fn new(key: SigningKey, domain: Domain, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
         let me = PeerKey::from_bytes(key.verifying_key().to_bytes());
         let (groups, crowd, effects) = (BTreeMap::new(), Crowd::default(), Effects::default());
-        Self { me, domain, key, rhythm, groups, crowd, watch, budget, effects }
+        Self { me, domain, key, rhythm, groups, crowd, watch, budget, effects, now: Timestamp(0) }
+    }
+
+    /// Notes what time it is; whether it went back, what was to wait is set right.
+    fn clock(&mut self, now: Timestamp) {
+        if now < self.now {
+            let rhythm = self.rhythm;
+            self.groups.values_mut().for_each(|group| group.clamp(now, &rhythm));
+        }
+        self.now = now;
+    }
+
+    /// Bytes that the groups of whoever brought them may still grow by.
+    fn room(&self, introducer: &PeerKey) -> usize {
+        let (mut all, mut own) = (0usize, 0usize);
+        for group in self.groups.values() {
+            all = all.saturating_add(group.weight());
+            if group.introducer == *introducer {
+                own = own.saturating_add(group.weight());
+            }
+        }
+        BYTES_MAX.saturating_sub(all).min(BYTES_OF_ONE_MAX.saturating_sub(own))
     }
 
     /// Who it is.
@@ -242,8 +269,14 @@ impl Steward {
             return Err(Declined::WrongColour);
         }
         let brought = self.groups.values().filter(|group| group.introducer == from).count();
-        let full = self.groups.len() >= GROUPS_MAX || brought >= GROUPS_OF_ONE_MAX;
-        if !self.groups.contains_key(&group) && full {
+        let many = self.groups.len() >= GROUPS_MAX || brought >= GROUPS_OF_ONE_MAX;
+        let (old, introducer) = match self.groups.get(&group) {
+            // What was repaired stays, and the old record goes.
+            Some(old) => (old.record_weight(), old.introducer),
+            None if many => return Err(Declined::Full),
+            None => (0, from),
+        };
+        if new.weight() > self.room(&introducer).saturating_add(old) {
             return Err(Declined::Full);
         }
         let old = self.groups.remove(&group);
@@ -270,16 +303,19 @@ impl Steward {
 
     /// A holder answered what it has of its slot; what it lacks is its own word and costs it little.
     pub fn reported(&mut self, holder: PeerKey, group: GroupId, slot: Slot, has: &Ordinals, now: Timestamp) {
+        self.clock(now);
         self.heard(holder, now);
+        let rhythm = self.rhythm;
         let Some(watched) = self.groups.get_mut(&group) else { return };
         watched.asked(slot, holder, now);
-        if watched.report(holder, slot, has, now) {
+        if watched.report(holder, slot, has, now, &rhythm) {
             self.effects.push(Effect::Persist(group));
         }
     }
 
     /// Looks at the groups that are due. `peers`: everybody known, for new holders and stewards.
     pub fn tick<R: CryptoRng + ?Sized>(&mut self, now: Timestamp, peers: &[PeerView], rng: &mut R) {
+        self.clock(now);
         self.watch.settle(now);
         let due: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.is_due(now, &self.rhythm)).map(|(id, _)| *id).collect();
@@ -303,6 +339,7 @@ impl Steward {
             return;
         }
         let mut persist = group.clear_up(&self.me, now, &self.rhythm);
+        let again = group.give_again(&self.me, &self.watch, now, &self.rhythm);
         let generation = group.record.mandate.generation;
         let mut say = Vec::new();
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {
@@ -338,6 +375,7 @@ impl Steward {
         if persist {
             self.effects.push(Effect::Persist(id));
         }
+        again.into_iter().for_each(|give| self.effects.push(give));
         say.into_iter().for_each(|(to, what)| self.tell(to, what));
         // A committee of one has voted.
         alone.iter().for_each(|name| self.count(id, name, now));

@@ -18,6 +18,12 @@ impl World<'_> {
         }
         let order = &credentials.certificate.order;
         let (group, name) = (order.group, order.id().unwrap_or_default());
+        if let Some((stewards, say)) = self.done.get(&name).cloned() {
+            for steward in stewards {
+                self.say(to, steward, say.clone());
+            }
+            return Ok(());
+        }
         let member = &self.members[to];
         let held = member.ledger.get(&group).copied();
         let task = part::may_take(&credentials, &sheet, &member.key, &member.domain, held, self.now);
@@ -62,6 +68,7 @@ impl World<'_> {
             Say::Taken { certificate: credentials.certificate.clone(), sealed }
         };
         self.trace.line(self.now, format_args!("{to} has {} of slot {}", took.len(), task.slot));
+        self.done.insert(name, (stewards.clone(), say.clone()));
         for steward in stewards {
             self.say(to, steward, say.clone());
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use cairn_proto::{DecodeError, Slot, Timestamp};
 
-use super::session::Session;
+use super::session::{Session, SessionId};
 
 /// How long a session is remembered, in ms: 30 days. Older ones cannot come back, because their secrets are gone.
 pub const WINDOW_MS: u64 = 30 * 24 * 3_600_000;
@@ -23,11 +23,15 @@ pub const SESSIONS_MAX: usize = 8;
 /// and some 6 MB of memory. A full ledger refuses; it forgets nothing early.
 pub const LEDGER_MAX: usize = 16_384;
 
-const VERSION: u8 = 1;
+/// Sessions with one of our shards within [`WINDOW_MS`] that were given up before anything of it went out: they cost nothing but a place here, so
+/// connections that break use none of [`SESSIONS_MAX`] up, and nobody fills the ledger with one shard.
+pub const ABANDONED_MAX: usize = 8 * SESSIONS_MAX;
+
+const VERSION: u8 = 2;
 /// Id, nonce, and the keys of 2 to 32 parties.
 const TAGS: std::ops::RangeInclusive<usize> = 4..=34;
 const TAG: usize = 16;
-const HEADER: usize = 8 + TAG + 1;
+const HEADER: usize = 8 + TAG + 2;
 
 /// Why a party stays out of a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,9 +86,21 @@ impl Admitted {
     }
 }
 
+/// How far a session came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Let in; something may go out at any moment.
+    Open,
+    /// Our first slice went out.
+    Begun,
+    /// It ended before that.
+    Abandoned,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     at: Timestamp,
+    stage: Stage,
     /// Which shard of ours: group, ordinal and slot.
     shard: Tag,
     /// Of the id, the nonce, and the keys.
@@ -122,18 +138,40 @@ impl SessionLedger {
             return Err(LedgerRefusal::NonceSeen);
         }
         let shard = tag(b"shard", &[session.group().as_bytes(), &[session.ordinal(), slot.as_u8()]]);
-        let same = || self.entries.iter().filter(|entry| entry.shard == shard).map(|entry| entry.at);
-        if same().count() >= SESSIONS_MAX {
-            let oldest = same().min().unwrap_or(now);
-            return Err(LedgerRefusal::TooMany { until: oldest.plus_ms(WINDOW_MS) });
+        for (given_up, most) in [(false, SESSIONS_MAX), (true, ABANDONED_MAX)] {
+            let of = |entry: &&Entry| entry.shard == shard && (entry.stage == Stage::Abandoned) == given_up;
+            let same = || self.entries.iter().filter(of).map(|entry| entry.at);
+            if same().count() >= most {
+                let oldest = same().min().unwrap_or(now);
+                return Err(LedgerRefusal::TooMany { until: oldest.plus_ms(WINDOW_MS) });
+            }
         }
         if self.entries.len() >= LEDGER_MAX {
             return Err(LedgerRefusal::Full);
         }
         let tags: Vec<Tag> = [id, nonce].into_iter().chain(keys.into_iter().map(|(_, key)| key)).collect();
         self.seen.extend(&tags);
-        self.entries.push(Entry { at: now, shard, tags });
+        self.entries.push(Entry { at: now, stage: Stage::Open, shard, tags });
         Ok(Admitted { session, slot })
+    }
+
+    /// To be called before our first slice of a session goes out: from then on it counts, whatever becomes of it. Whether the session is known
+    /// and was open; otherwise nothing may go out.
+    pub fn begun(&mut self, id: &SessionId) -> bool {
+        self.set(id, Stage::Begun)
+    }
+
+    /// A session ended before anything of our shard went out: it does not count towards [`SESSIONS_MAX`] any more. Its id, nonce and
+    /// keys stay used. Whether that was news: of one that has begun it is nothing.
+    pub fn abandoned(&mut self, id: &SessionId) -> bool {
+        self.set(id, Stage::Abandoned)
+    }
+
+    fn set(&mut self, id: &SessionId, stage: Stage) -> bool {
+        let id = tag(b"id", &[id.as_bytes()]);
+        // The id's tag comes first.
+        let open = |entry: &&mut Entry| entry.tags.first() == Some(&id) && entry.stage == Stage::Open;
+        self.entries.iter_mut().find(open).map(|entry| entry.stage = stage).is_some()
     }
 
     /// Sessions remembered.
@@ -161,14 +199,14 @@ impl SessionLedger {
         });
     }
 
-    /// Version `1`, then for each session: time u64 LE in ms · shard's tag 16 · number of tags · tags, 16 each.
+    /// Version `2`, then for each session: time u64 LE in ms · shard's tag 16 · `0` open, `1` begun, `2` given up · number of tags · tags, 16 each.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         for entry in &self.entries {
             out.extend_from_slice(&entry.at.0.to_le_bytes());
             out.extend_from_slice(&entry.shard);
-            out.push(entry.tags.len() as u8);
+            out.extend_from_slice(&[entry.stage as u8, entry.tags.len() as u8]);
             out.extend(entry.tags.iter().flatten());
         }
         out
@@ -191,6 +229,12 @@ impl SessionLedger {
                 return Err(truncated(HEADER, left.len()));
             };
             let ((at, shard), count) = ((&header[..8], &header[8..8 + TAG]), usize::from(header[HEADER - 1]));
+            let stage = match header[HEADER - 2] {
+                0 => Stage::Open,
+                1 => Stage::Begun,
+                2 => Stage::Abandoned,
+                _ => return Err(invalid("an unknown stage of a session")),
+            };
             if !TAGS.contains(&count) {
                 return Err(invalid("a session of too few or too many parties"));
             }
@@ -204,7 +248,8 @@ impl SessionLedger {
             if !tags.iter().all(|tag| ledger.seen.insert(*tag)) {
                 return Err(invalid("a session, a nonce or a key that comes twice"));
             }
-            ledger.entries.push(Entry { at: Timestamp(u64::from_le_bytes(array(at))), shard: array(shard), tags });
+            let at = Timestamp(u64::from_le_bytes(array(at)));
+            ledger.entries.push(Entry { at, stage, shard: array(shard), tags });
             left = rest;
         }
         Ok(ledger)

@@ -39,7 +39,9 @@ impl Steward {
     /// Bytes that no group has; no room.
     pub fn resume(&mut self, bytes: &[u8], now: Timestamp) -> Result<GroupId, DecodeError> {
         let what = "steward's group";
-        let group = Watched::decode(bytes, now)?;
+        let mut group = Watched::decode(bytes, now)?;
+        self.clock(now);
+        group.clamp(now, &self.rhythm);
         let id = group.record.group();
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&id) {
             return Err(DecodeError::TooLarge { what, limit: GROUPS_MAX, found: GROUPS_MAX + 1 });
@@ -62,7 +64,7 @@ impl Steward {
     pub fn concerned(&self) -> Vec<(PeerKey, bool)> {
         let mut all = BTreeMap::new();
         for group in self.groups.values() {
-            let busy = group.is_busy();
+            let busy = group.is_busy(self.now);
             for peer in group.everybody().filter(|peer| *peer != self.me) {
                 *all.entry(peer).or_insert(false) |= busy;
             }

@@ -164,7 +164,9 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
         for holder in group.holders(slot) {
             let lacks = group.wanted(slot).without(&group.has(slot, &holder));
             let subject = Subject::Slot(slot.as_u8());
-            let able = scene.is_here(&holder) && !group.avoided(&subject, scene.now).contains(&holder);
+            let able = scene.is_here(&holder)
+                && !group.avoided(&subject, scene.now).contains(&holder)
+                && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
             if !lacks.is_empty() && able && seen.insert(slot) {
                 all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), true)));
             }
@@ -178,7 +180,9 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             Need::None => continue,
         };
         if !group.wanted(slot).is_empty() && seen.insert(slot) {
-            all.push(done(Subject::Slot(slot.as_u8()), &|| repair(group, scene, slot, None, may_rebuild)));
+            let repair = || repair(group, scene, slot, None, may_rebuild);
+            let heal = || heal_anybody(group, scene, slot);
+            all.push(done(Subject::Slot(slot.as_u8()), &|| repair().or_else(heal)));
         }
     }
     for old in group.committee().stewards() {
@@ -186,8 +190,10 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
         let lost = belief.presence >= Presence::Gone || belief.silent_ms >= scene.rhythm.steward_lost_ms;
         if *old != scene.me && lost {
             let subject = Subject::Steward(*old);
-            let change = || match scene.new_stewards(group, &group.avoided(&subject, scene.now)).first() {
-                Some(new) => Some(Action::Replace { old: *old, new: *new }),
+            let none = BTreeSet::new();
+            let new = |avoid: &BTreeSet<PeerKey>| scene.new_stewards(group, avoid).first().copied();
+            let change = || match new(&group.avoided(&subject, scene.now)).or_else(|| new(&none)) {
+                Some(new) => Some(Action::Replace { old: *old, new }),
                 None => Some(Action::Retire { old: *old }),
             };
             all.push(done(subject, &change));
@@ -206,7 +212,17 @@ fn planned(group: &Watched, assessment: &Assessment, action: Action) -> PlannedR
     PlannedRepair { action, state: assessment.state, survival: assessment.survival, class, bytes }
 }
 
-/// How a slot gets its shards, for a new holder or for one that lost some.
+/// A holder that lacks something, where nobody else can take the slot: one that let us down lately too, but none that broke its word.
+fn heal_anybody(group: &Watched, scene: &Scene<'_>, slot: Slot) -> Option<Action> {
+    scene.here(group.holders(slot)).into_iter().find_map(|holder| {
+        let lacks = group.wanted(slot).without(&group.has(slot, &holder));
+        let able = !lacks.is_empty() && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
+        if able { repair(group, scene, slot, Some((holder, lacks)), true) } else { None }
+    })
+}
+
+/// How a slot gets its shards, for a new holder or for one that lost some. Whom we leave alone is asked all the same where nobody else is there:
+/// the pause after a failure is over when this is asked, and it is longer each time.
 fn repair(
     group: &Watched,
     scene: &Scene<'_>,
@@ -214,11 +230,26 @@ fn repair(
     heal: Option<(PeerKey, Ordinals)>,
     may_rebuild: bool,
 ) -> Option<Action> {
-    let subject = Subject::Slot(slot.as_u8());
-    let avoid = group.avoided(&subject, scene.now);
+    let (avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
+    let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
+    let first = repair(&avoid, &avoid);
+    if first.is_some() || avoid.is_empty() {
+        return first;
+    }
+    repair(&none, &avoid).or_else(|| repair(&avoid, &none)).or_else(|| repair(&none, &none))
+}
+
+fn repair_without(
+    group: &Watched,
+    scene: &Scene<'_>,
+    slot: Slot,
+    heal: Option<(PeerKey, Ordinals)>,
+    may_rebuild: bool,
+    (as_holder, avoid): (&BTreeSet<PeerKey>, &BTreeSet<PeerKey>),
+) -> Option<Action> {
     let (to, ordinals) = match heal {
         Some(heal) => heal,
-        None => (*scene.new_holders(group, slot, &avoid).first()?, group.wanted(slot)),
+        None => (*scene.new_holders(group, slot, as_holder).first()?, group.wanted(slot)),
     };
     let sources = scene.here(group.holders(slot).into_iter().filter(|peer| *peer != to && !avoid.contains(peer)));
     // Whoever has most of it: the rest is wanted again afterwards.
@@ -228,7 +259,7 @@ fn repair(
     let may_rebuild = may_rebuild || group.holders(slot).iter().all(|peer| *peer == to || avoid.contains(peer));
     match best {
         Some((has, from)) => Some(Action::Copy { slot, from: *from, to, ordinals: has.first(BATCH) }),
-        None if may_rebuild => rebuild(group, scene, slot, to, &ordinals, &avoid),
+        None if may_rebuild => rebuild(group, scene, slot, to, &ordinals, avoid),
         None => None,
     }
 }

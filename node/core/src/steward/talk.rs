@@ -8,17 +8,22 @@ use cairn_proto::{
 };
 
 use super::{
-    Effect, Say, Steward,
+    Declined, Effect, Say, Steward,
     message::{PAST_MAX, Past},
     plan,
     vote::{self, Objection},
-    watched::ENTRIES_MAX,
+    watched::{ENTRIES_MAX, Word},
 };
 use crate::peer_view::PeerView;
+
+/// Entries of a map that may not hold before the rest of it is left: each costs a check of signatures, and an honest steward's that we cannot check
+/// are those of a committee that did not come to count, or of a mandate too far back.
+const FALSE_MAX: usize = 64;
 
 impl Steward {
     /// Another peer said something. `peers` as in [`Steward::tick`].
     pub fn told(&mut self, from: PeerKey, say: Say, now: Timestamp, peers: &[PeerView]) {
+        self.clock(now);
         self.heard(from, now);
         if !self.listens(&from, &say) {
             return;
@@ -27,7 +32,7 @@ impl Steward {
             Say::Propose { order, vote } => self.on_proposal(from, &order, vote, now, peers),
             Say::Vote { group, order, vote } => self.on_vote(from, group, order, vote, now),
             Say::Certified { certificate } => drop(self.on_certified(from, certificate, now)),
-            Say::Taken { certificate, sealed } => self.on_taken(&certificate, sealed, now),
+            Say::Taken { certificate, sealed } => drop(self.on_taken(&certificate, sealed, now)),
             Say::Failed { group, order, failure } => {
                 let rhythm = self.rhythm;
                 if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, now, &rhythm)) {
@@ -38,8 +43,16 @@ impl Steward {
             Say::Map { group, changes, past, entries } => self.on_map(from, group, &changes, &past, entries, now),
             Say::Record { record, changes, past, entries } => {
                 let group = record.group();
-                if self.adopt(*record, &changes, from, now).is_ok() {
+                let ours = self.groups.get(&group).filter(|ours| ours.record.supersedes(&record));
+                let (newer, known) = (ours.map(|ours| ours.whole()), self.groups.contains_key(&group));
+                // Where ours is as new, there may be more in its map.
+                let done = self.adopt(*record, &changes, from, now);
+                if done.is_ok() || known && done == Err(Declined::Old) {
+                    let asked = newer.is_some() && self.groups.get(&group).is_some_and(|ours| ours.has_asked(&from));
                     self.on_map(from, group, &changes, &past, entries, now);
+                    if let Some(whole) = newer.filter(|_| asked) {
+                        self.tell(from, whole);
+                    }
                 }
             }
         }
@@ -107,17 +120,14 @@ impl Steward {
         let mut effects: Vec<Effect> = others
             .map(|to| Effect::Tell { to: *to, say: Box::new(Say::Certified { certificate: certificate.clone() }) })
             .collect();
-        if let (Some(to), Some(slot)) = (certificate.order.action.to(), certificate.order.action.slot())
-            && let Some(credentials) = group.credentials(certificate.clone())
-        {
-            let sheet = group.record.sealed_sheet(slot).unwrap_or_default().to_vec();
-            let previous = group.newest_entry(slot);
-            effects.push(Effect::Give { to, credentials: Box::new(credentials), sheet, previous });
-        }
+        effects.extend(group.give(&certificate));
         if let (_, Some(new)) = certificate.order.action.stewards() {
             effects.push(Effect::Tell { to: new, say: Box::new(group.whole()) });
         }
         effects.into_iter().for_each(|effect| self.effects.push(effect));
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.gave(&certificate, now);
+        }
     }
 
     /// Whether it was news.
@@ -135,13 +145,17 @@ impl Steward {
         news
     }
 
-    fn on_taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) {
+    fn on_taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) -> Word {
         let id = certificate.order.group;
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.taken(certificate, sealed, now) {
+        let Some(introducer) = self.groups.get(&id).map(|group| group.introducer) else { return Word::Known };
+        let room = self.room(&introducer);
+        let Some(group) = self.groups.get_mut(&id) else { return Word::Known };
+        let word = group.taken(certificate, sealed, room, now);
+        if word == Word::News {
             self.count_people(&id, true, now);
             self.effects.push(Effect::Persist(id));
         }
+        word
     }
 
     fn on_compare(&mut self, from: PeerKey, id: GroupId, generation: u64, digest: &[u8; 32]) {
@@ -160,6 +174,8 @@ impl Steward {
             std::cmp::Ordering::Greater => Say::Compare { group: id, generation: ours, digest: group.digest() },
             std::cmp::Ordering::Less => group.whole(),
             std::cmp::Ordering::Equal if group.digest() == *digest => return,
+            // Which of us has the newer ones it sees when it has ours; it answers with its own then.
+            std::cmp::Ordering::Equal if !group.has_sheets_of(digest) => group.whole(),
             std::cmp::Ordering::Equal => group.map_message(),
         };
         self.tell(from, say);
@@ -174,15 +190,19 @@ impl Steward {
         entries: Vec<(Certificate, Vec<u8>)>,
         now: Timestamp,
     ) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_steward(&from)) else { return };
         if group.learn_changes(changes, past, now) {
             self.count_people(&id, true, now);
             self.effects.push(Effect::Persist(id));
         }
         let theirs: BTreeSet<OrderId> = entries.iter().filter_map(|(order, _)| order.order.id().ok()).collect();
+        let mut wrong = 0;
         for (certificate, sealed) in entries {
-            if certificate.order.group == id {
-                self.on_taken(&certificate, sealed, now);
+            let word =
+                if certificate.order.group == id { self.on_taken(&certificate, sealed, now) } else { Word::False };
+            wrong += usize::from(word == Word::False);
+            if wrong >= FALSE_MAX {
+                break;
             }
         }
         let Some(group) = self.groups.get_mut(&id) else { return };

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
 mod forks;
+mod hiccups;
 mod hostile;
 mod restart;
 mod small;
@@ -35,6 +36,9 @@ struct Village {
     rng: ChaCha8Rng,
     /// What was given to new holders.
     given: Vec<Effect>,
+    /// Orders that were given, and by whom they were given again.
+    orders: BTreeSet<cairn_proto::order::OrderId>,
+    again: Vec<PeerKey>,
     /// Peers that nobody hears, and that hear nothing.
     away: BTreeSet<PeerKey>,
     /// Data shards of each stripe.
@@ -72,6 +76,8 @@ impl Village {
             now,
             rng: ChaCha8Rng::seed_from_u64(7),
             given: Vec::new(),
+            orders: BTreeSet::new(),
+            again: Vec::new(),
             away: BTreeSet::new(),
             used,
         };
@@ -183,6 +189,15 @@ impl Village {
     }
 
     fn record(&self, stewards: &[PeerKey], generation: u64) -> GroupRecord {
+        self.record_of(stewards, generation, 1)
+    }
+
+    /// Of the first mandate.
+    fn with_newer_sheets(&self, stewards: &[PeerKey]) -> GroupRecord {
+        self.record_of(stewards, 1, 2)
+    }
+
+    fn record_of(&self, stewards: &[PeerKey], generation: u64, sheets: u64) -> GroupRecord {
         let mandate = Mandate {
             ticket: self.ticket,
             generation,
@@ -199,7 +214,7 @@ impl Village {
             let rows = (0..STRIPES).filter(real);
             let rows = rows.map(|ordinal| SheetRow { ordinal, used: self.used, root: root(ordinal) }).collect();
             let holders = vec![self.holder(at)];
-            SlotSheet { group: self.ticket.id(), slot: slot(at), generation: 1, holders, rows }
+            SlotSheet { group: self.ticket.id(), slot: slot(at), generation: sheets, holders, rows }
                 .seal(&authority())
                 .expect("valid")
         };
@@ -252,7 +267,13 @@ impl Village {
                 while let Some(effect) = steward.poll() {
                     match effect {
                         Effect::Tell { to, say } => said.push((*from, to, *say)),
-                        Effect::Give { .. } => self.given.push(effect),
+                        Effect::Give { ref credentials, .. } => {
+                            if self.orders.insert(credentials.certificate.order.id().expect("valid")) {
+                                self.given.push(effect);
+                            } else {
+                                self.again.push(*from);
+                            }
+                        }
                         Effect::Persist(_) | Effect::Forget(_) => {}
                     }
                 }

@@ -27,6 +27,7 @@ pub(super) mod state;
 mod turns;
 
 pub use self::inventory::GroupReport;
+pub(super) use self::orders::Word;
 use self::{
     chain::Chain,
     orders::{Entry, UnderWay},
@@ -68,12 +69,18 @@ pub(super) struct Watched {
     given: BTreeMap<(u8, PeerKey), Ordinals>,
     wanted: Vec<Ordinals>,
     used: Vec<u8>,
+    /// Holders that soon lacked what they had said they took: how often, and when last.
+    broken: BTreeMap<(u8, PeerKey), (u32, Timestamp)>,
     /// What holders said that they lack.
     lacks: BTreeMap<(u8, PeerKey), Ordinals>,
     /// What we signed.
     promised: BTreeMap<Subject, Promise>,
     proposals: BTreeMap<OrderId, Proposal>,
     under_way: BTreeMap<Subject, UnderWay>,
+    /// When we gave a new holder what is under way, last; a steward that starts again gives it again.
+    gave: BTreeMap<Subject, Timestamp>,
+    /// Bytes of record and entries.
+    weight: usize,
     patience: BTreeMap<Subject, Patience>,
     looked: Option<Timestamp>,
     /// When a map was last compared, and with whose, while the answer is not there.
@@ -102,10 +109,13 @@ impl Watched {
             given: BTreeMap::new(),
             wanted: Vec::new(),
             used: Vec::new(),
+            broken: BTreeMap::new(),
             lacks: BTreeMap::new(),
             promised: BTreeMap::new(),
             proposals: BTreeMap::new(),
             under_way: BTreeMap::new(),
+            gave: BTreeMap::new(),
+            weight: 0,
             patience: BTreeMap::new(),
             looked: None,
             compared: now,
@@ -129,6 +139,7 @@ impl Watched {
             adopted.into_iter().for_each(|entry| self.note(entry.at, entry.what));
             self.chain = self.chain.after(old.chain, old.record.sealed_mandate());
             (self.lacks, self.promised, self.under_way) = (old.lacks, old.promised, old.under_way);
+            (self.broken, self.gave) = (old.broken, old.gave);
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
             self.entries = old.entries;
             self.asked.extend(old.asked);
@@ -146,8 +157,14 @@ impl Watched {
     }
 
     pub(super) fn note_no_peer(&mut self, slot: u8, now: Timestamp) {
-        // Once, not at every look.
-        if !matches!(self.log.back(), Some(Happening { what: What::NoPeer { slot: known }, .. }) if *known == slot) {
+        // Once, not at every look, until something else of this slot is worth an entry.
+        let about = |what: &What| match what {
+            What::Lacks { slot, .. } | What::Ordered { slot, .. } | What::Repaired { slot, .. } => Some((*slot, false)),
+            What::NoPeer { slot } => Some((*slot, true)),
+            _ => None,
+        };
+        let last = self.log.iter().rev().filter_map(|entry| about(&entry.what)).find(|(of, _)| *of == slot);
+        if last.is_none_or(|(_, known)| !known) {
             self.note(now, What::NoPeer { slot });
         }
     }
@@ -182,8 +199,37 @@ impl Watched {
             let given = self.given.entry((taken.slot.as_u8(), taken.holder)).or_default();
             *given = given.or(&taken.ordinals);
         }
+        let sheets: usize =
+            self.code().each_slot().filter_map(|slot| self.record.sealed_sheet(slot)).map(<[u8]>::len).sum();
+        let entries: usize = self.entries.values().map(|entry| entry.weight).sum();
+        self.weight = self.record.sealed_mandate().len() + sheets + entries;
         self.asked.retain(|holder, _| self.given.contains_key(holder));
         self.lacks.retain(|holder, _| self.given.contains_key(holder));
+        self.broken.retain(|holder, _| self.given.contains_key(holder));
+    }
+
+    /// Bytes of what its record and its map take.
+    pub(super) const fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// As if it were so large.
+    #[cfg(test)]
+    pub(super) const fn weigh(&mut self, bytes: usize) {
+        self.weight = bytes;
+    }
+
+    /// How far ahead it is bound, and waits.
+    #[cfg(test)]
+    pub(super) fn latest(&self) -> (Timestamp, Timestamp) {
+        let bound = self.promised.values().map(|promise| promise.until).max().unwrap_or(self.compared);
+        let waits = self.patience.values().map(|patience| patience.next).chain(self.asked.values().copied());
+        (bound, waits.chain([self.compared, self.spent.began]).max().unwrap_or(self.compared))
+    }
+
+    /// Bytes of its record alone.
+    pub(super) fn record_weight(&self) -> usize {
+        self.weight.saturating_sub(self.entries.values().map(|entry| entry.weight).sum::<usize>())
     }
 
     /// Which stripes a slot has shards of.
@@ -262,7 +308,14 @@ impl Watched {
     }
 
     /// A holder's own word. Whether it was news.
-    pub(super) fn report(&mut self, holder: PeerKey, slot: Slot, has: &Ordinals, now: Timestamp) -> bool {
+    pub(super) fn report(
+        &mut self,
+        holder: PeerKey,
+        slot: Slot,
+        has: &Ordinals,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) -> bool {
         let lacks = self.given(slot, &holder).without(has);
         let key = (slot.as_u8(), holder);
         let known = self.lacks.get(&key).copied().unwrap_or_default();
@@ -274,13 +327,14 @@ impl Watched {
         } else {
             self.lacks.insert(key, lacks);
             self.note(now, What::Lacks { slot: slot.as_u8(), holder, shards: lacks.len() as u16 });
+            self.keeps_word(slot, holder, &lacks.without(&known), now, rhythm);
         }
         self.looked = None;
         true
     }
 
     pub(super) fn is_due(&self, now: Timestamp, rhythm: &Rhythm) -> bool {
-        self.next_look(rhythm) <= now
+        self.next_look(rhythm) <= now || self.looked.is_some_and(|at| at > now)
     }
 
     pub(super) fn next_look(&self, rhythm: &Rhythm) -> Timestamp {
@@ -291,14 +345,25 @@ impl Watched {
         self.looked = Some(now);
     }
 
-    /// Of stewards and entries: equal maps have equal ones.
+    /// In one half of the owner's sheets, in the other of stewards and entries: equal ones have equal halves.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 group map digest v1");
-        hasher.update(self.committee().id());
-        for (order, entry) in &self.entries {
-            hasher.update(order).update(&cairn_proto::Taken::hash(&entry.sealed));
+        let mut sheets = blake3::Hasher::new_derive_key("cairn 2026-11 group sheets digest v1");
+        for sheet in &self.record.sheets {
+            sheets.update(&sheet.generation.to_le_bytes());
         }
-        *hasher.finalize().as_bytes()
+        let mut map = blake3::Hasher::new_derive_key("cairn 2026-11 group map digest v1");
+        map.update(self.committee().id());
+        for (order, entry) in &self.entries {
+            map.update(order).update(&cairn_proto::Taken::hash(&entry.sealed));
+        }
+        let mut digest = *sheets.finalize().as_bytes();
+        digest[16..].copy_from_slice(&map.finalize().as_bytes()[16..]);
+        digest
+    }
+
+    /// Whether a digest is one of the same sheets, the same mandate taken for granted.
+    pub(super) fn has_sheets_of(&self, digest: &[u8; 32]) -> bool {
+        self.digest()[..16] == digest[..16]
     }
 
     /// Another steward whose map is to be compared with ours, when it is time.
@@ -328,6 +393,11 @@ impl Watched {
         self.compared = now;
         self.asked_for_map = Some(with);
         Some(self.digest())
+    }
+
+    /// Whether a map is waited for from there.
+    pub(super) fn has_asked(&self, peer: &PeerKey) -> bool {
+        self.asked_for_map == Some(*peer)
     }
 
     /// Whether a map that was asked for came from there, and lacks something that we have.

@@ -80,6 +80,41 @@ fn a_shard_serves_few_sessions() {
     assert_eq!(ledger.admit(Timestamp(until.0 - 1), more(105), slot(0)), Err(LedgerRefusal::TooMany { until }));
 }
 
+/// A new holder that stops after it was told that we are ready uses up nothing of the shard, and not the ledger either.
+#[test]
+fn what_ended_before_anything_went_out_does_not_count() {
+    let codec = Codec::new(CodeParams::DEFAULT);
+    let mut ledger = SessionLedger::default();
+    let now = Timestamp(1_000_000);
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        cheap(&codec, 7, 0, number)
+    };
+    for _ in 0..ABANDONED_MAX - 1 {
+        let session = next();
+        let id = session.id();
+        assert!(ledger.admit(now, session.clone(), slot(0)).is_ok());
+        assert!(ledger.abandoned(&id) && !ledger.abandoned(&id) && !ledger.begun(&id), "once");
+        assert_eq!(ledger.admit(now, session, slot(0)), Err(LedgerRefusal::UsedBefore), "its keys stay used");
+    }
+    let mut open = Vec::new();
+    for at in 0..SESSIONS_MAX {
+        let session = next();
+        open.push(session.id());
+        assert!(ledger.admit(now, session, slot(0)).is_ok());
+        assert!(at % 2 == 0 || ledger.begun(&open[at]));
+    }
+    let mut ledger = SessionLedger::decode(&ledger.encode()).expect("its own bytes");
+    let until = now.plus_ms(WINDOW_MS);
+    assert_eq!(ledger.admit(now, next(), slot(0)), Err(LedgerRefusal::TooMany { until }), "open ones count");
+    assert!(!ledger.abandoned(&open[1]), "our slice is out");
+    assert!(ledger.abandoned(&open[0]) && !ledger.abandoned(&open[0]));
+    let as_many = Err(LedgerRefusal::TooMany { until });
+    assert_eq!(ledger.admit(now, next(), slot(0)), as_many, "nobody fills the ledger with one shard");
+    assert!(ledger.admit(until, next(), slot(0)).is_ok());
+}
+
 /// A clock that was wrong once does not lock a shard for years, nor does it make room.
 #[test]
 fn a_clock_that_jumps_costs_30_days_at_most() {
@@ -97,11 +132,11 @@ fn a_clock_that_jumps_costs_30_days_at_most() {
 
 /// A ledger of so many sessions, as bytes.
 fn full(sessions: usize) -> Vec<u8> {
-    let mut bytes = vec![1];
+    let mut bytes = vec![2];
     for number in 0..sessions as u64 {
         bytes.extend_from_slice(&1_000_000u64.to_le_bytes());
         bytes.extend_from_slice(&[9; 16]);
-        bytes.push(4);
+        bytes.extend_from_slice(&[0, 4]);
         let mut tags = [0; 64];
         blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut tags);
         bytes.extend_from_slice(&tags);
@@ -132,7 +167,7 @@ proptest! {
 
     /// After a restart it refuses the same; cut or changed, it is no ledger or another one.
     #[test]
-    fn a_ledger_survives_a_restart(count in 1u64..20, cut in 1usize..90, lost in 5usize..8) {
+    fn a_ledger_survives_a_restart(count in 1u64..20, cut in 1usize..91, lost in 5usize..8) {
         let codec = Codec::new(CodeParams::DEFAULT);
         let mut ledger = SessionLedger::default();
         for number in 0..count {
@@ -146,8 +181,8 @@ proptest! {
             let again = back.admit(Timestamp(count), cheap(&codec, lost, number as u8, number), slot(0));
             prop_assert_eq!(again, Err(LedgerRefusal::UsedBefore));
         }
-        // A session is 89 bytes here: less than that is missing.
-        prop_assert_eq!(SessionLedger::decode(&bytes[..bytes.len() - cut]).is_ok(), cut == 89);
+        // A session is 90 bytes here: less than that is missing.
+        prop_assert_eq!(SessionLedger::decode(&bytes[..bytes.len() - cut]).is_ok(), cut == 90);
         let twice = [&bytes[..], &bytes[1..]].concat();
         prop_assert!(SessionLedger::decode(&twice).is_err(), "a key that comes twice");
     }

@@ -8,6 +8,7 @@ use super::{
         wire::GroupMap,
     },
     Subject, Watched,
+    turns::Patience,
 };
 use crate::{
     assess::Assessment,
@@ -89,10 +90,13 @@ impl Watched {
         }
     }
 
-    /// Whether it needs something now, or has something under way.
-    pub(in super::super) fn is_busy(&self) -> bool {
-        let wants = |subject: &Subject| *subject != Subject::Another;
-        !self.under_way.is_empty() || !self.proposals.is_empty() || self.patience.keys().any(wants)
+    /// Whether something is to be done now for which one must know who is there: not while all that is wanted waits, or is nothing that anybody
+    /// could do.
+    pub(in super::super) fn is_busy(&self, now: Timestamp) -> bool {
+        let wants = |(subject, patience): (&Subject, &Patience)| {
+            *subject != Subject::Another && !patience.vain && patience.next <= now
+        };
+        !self.under_way.is_empty() || !self.proposals.is_empty() || self.patience.iter().any(wants)
     }
 
     pub(in super::super) fn entries_to_tell(&self) -> Vec<(Certificate, Vec<u8>)> {

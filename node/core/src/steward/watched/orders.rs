@@ -4,7 +4,7 @@ use cairn_proto::{Action, Certificate, Ordinals, PeerKey, Slot, Taken, Timestamp
 
 use super::{
     super::{
-        Rhythm,
+        Effect, Rhythm,
         log::What,
         message::{Failure, Past},
         subject_of,
@@ -12,9 +12,24 @@ use super::{
     ENTRIES_MAX, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
 };
-use crate::part::Credentials;
+use crate::{
+    liveness::{Presence, Watch},
+    part::Credentials,
+};
 
+/// Within this of its word a holder is to have what it took: a disk that loses it so soon, twice, is not filled a third time.
+const KEEPS_MS: u64 = 7 * 24 * 3600 * 1000;
 pub(super) const MONTH_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// What a new holder's word was worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Word {
+    News,
+    /// It is known, or the owner's sheets say the same.
+    Known,
+    /// It does not hold.
+    False,
+}
 
 /// An order that was carried out.
 #[derive(Clone, Debug)]
@@ -22,6 +37,15 @@ pub(super) struct Entry {
     pub(super) certificate: Certificate,
     pub(super) sealed: Vec<u8>,
     pub(super) taken: Taken,
+    /// Bytes of it.
+    pub(super) weight: usize,
+}
+
+impl Entry {
+    pub(super) fn new(certificate: Certificate, sealed: Vec<u8>, taken: Taken) -> Self {
+        let weight = certificate.encode().map_or(0, |bytes| bytes.len()) + sealed.len();
+        Self { certificate, sealed, taken, weight }
+    }
 }
 
 /// An order that was given.
@@ -147,17 +171,23 @@ impl Watched {
         self.chain.keep_past(&|generation| needed.contains(&generation));
     }
 
-    /// A new holder's word. Whether it was news.
-    pub(in super::super) fn taken(&mut self, certificate: &Certificate, sealed: Vec<u8>, now: Timestamp) -> bool {
-        let Ok(order) = certificate.order.id() else { return false };
+    /// A new holder's word. `room`: bytes that the map may grow by.
+    pub(in super::super) fn taken(
+        &mut self,
+        certificate: &Certificate,
+        sealed: Vec<u8>,
+        room: usize,
+        now: Timestamp,
+    ) -> Word {
+        let Ok(order) = certificate.order.id() else { return Word::False };
         if self.entries.contains_key(&order) {
-            return false;
+            return Word::Known;
         }
-        let Ok(taken) = Taken::open(&sealed) else { return false };
+        let Ok(taken) = Taken::open(&sealed) else { return Word::False };
         let (Action::Copy { slot, to, ordinals, .. } | Action::Rebuild { slot, to, ordinals, .. }) =
             &certificate.order.action
         else {
-            return false;
+            return Word::False;
         };
         let same = taken.order == order && taken.group == self.group() && taken.slot == *slot && taken.holder == *to;
         let part = !taken.ordinals.is_empty() && taken.ordinals.without(ordinals).is_empty();
@@ -166,8 +196,14 @@ impl Watched {
         let given = self.under_way.get(&subject).filter(|given| given.certificate.order == certificate.order);
         let given = given.map(|given| given.certificate.clone());
         let covered = self.is_covered(certificate, *slot, to) && given.is_none();
-        if !same || !part || covered || !(given.is_some() || self.is_good(certificate)) {
-            return false;
+        if !same || !part {
+            return Word::False;
+        }
+        if covered {
+            return Word::Known;
+        }
+        if given.is_none() && !self.is_good(certificate) {
+            return Word::False;
         }
         if given.is_some() {
             self.under_way.remove(&subject);
@@ -189,24 +225,53 @@ impl Watched {
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
         self.patience.remove(&subject);
         self.looked = None;
-        if self.entries.len() >= ENTRIES_MAX {
+        // The signatures that were looked at are kept, whoever's came with the word.
+        let entry = Entry::new(given.unwrap_or_else(|| certificate.clone()), sealed, taken);
+        if self.entries.len() >= ENTRIES_MAX || entry.weight > room {
             if !self.log.iter().any(|entry| entry.what == What::MapFull) {
                 self.note(now, What::MapFull);
             }
-            return true;
+            return Word::News;
         }
+        let taken = &entry.taken;
         // It was told of an entry that we have not: somebody has more of the map than we.
         let of_slot = self.entries.values().filter(|entry| entry.taken.slot == taken.slot);
         let known = taken.previous == [0; 32] || of_slot.into_iter().any(|e| Taken::hash(&e.sealed) == taken.previous);
         if !known {
             self.compared = Timestamp(0);
         }
-        // The signatures that were looked at are kept, whoever's came with the word.
-        let certificate = given.unwrap_or_else(|| certificate.clone());
-        self.entries.insert(order, Entry { certificate, sealed, taken });
+        self.entries.insert(order, entry);
         self.reckon();
         self.asked.insert(key, now);
-        true
+        Word::News
+    }
+
+    /// A holder lacks these since now: when it said lately that it took them, healing it is a way to use up others' lines and month.
+    pub(super) fn keeps_word(
+        &mut self,
+        slot: Slot,
+        holder: PeerKey,
+        lacks: &Ordinals,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) {
+        let lately = |taken: &Taken| {
+            let own = taken.slot == slot && taken.holder == holder;
+            own && now.ms_since(taken.at) < KEEPS_MS && !taken.ordinals.and(lacks).is_empty()
+        };
+        if self.entries.values().any(|entry| lately(&entry.taken)) {
+            let times = self.broken.get(&(slot.as_u8(), holder)).map_or(0, |(times, _)| *times);
+            self.broken.insert((slot.as_u8(), holder), (times.saturating_add(1), now));
+            self.disappointed(Subject::Slot(slot.as_u8()), Some(holder), None, now, rhythm);
+        }
+    }
+
+    /// Whether a holder is not to be healed now: once it waits, the second time another takes its place.
+    pub(in super::super) fn breaks_word(&self, slot: Slot, holder: &PeerKey, now: Timestamp, rhythm: &Rhythm) -> bool {
+        self.broken.get(&(slot.as_u8(), *holder)).is_some_and(|(times, last)| {
+            let pause = if *times > 1 { MONTH_MS } else { 2 * rhythm.pause_ms_max };
+            now.ms_since(*last) < pause
+        })
     }
 
     /// A new holder's word that it came to nothing. Whether that was so.
@@ -245,6 +310,49 @@ impl Watched {
             patience.avoid.insert(peer, now.plus_ms(rhythm.pause_ms_max));
         }
         true
+    }
+
+    /// What its new holder is to be given.
+    pub(in super::super) fn give(&self, certificate: &Certificate) -> Option<Effect> {
+        let (to, slot) = (certificate.order.action.to()?, certificate.order.action.slot()?);
+        let credentials = Box::new(self.credentials(certificate.clone())?);
+        let sheet = self.record.sealed_sheet(slot).unwrap_or_default().to_vec();
+        Some(Effect::Give { to, credentials, sheet, previous: self.newest_entry(slot) })
+    }
+
+    pub(in super::super) fn gave(&mut self, certificate: &Certificate, now: Timestamp) {
+        let subject = subject_of(&certificate.order.action);
+        if self.under_way.contains_key(&subject) {
+            self.gave.insert(subject, now);
+        }
+    }
+
+    /// Orders that are to be given once more: nobody knows whether one arrived, and a new holder answers twice what it was given twice.
+    /// Whoever proposed it does so, and from a turn later on the first of the others too.
+    pub(in super::super) fn give_again(
+        &mut self,
+        me: &PeerKey,
+        watch: &Watch,
+        now: Timestamp,
+        rhythm: &Rhythm,
+    ) -> Vec<Effect> {
+        self.gave.retain(|subject, _| self.under_way.contains_key(subject));
+        let due = |subject: &Subject, given: &UnderWay| {
+            let lately = self.gave.get(subject).is_some_and(|at| *at <= now && now.ms_since(*at) < rhythm.pause_ms);
+            let late = given.certificate.order.issued.plus_ms(rhythm.turn_ms) <= now;
+            !lately && (given.by == *me || late && self.is_next(me, &given.by, subject, watch, now))
+        };
+        let due: Vec<Certificate> =
+            self.under_way.iter().filter(|(s, o)| due(s, o)).map(|(_, order)| order.certificate.clone()).collect();
+        due.iter().for_each(|certificate| self.gave(certificate, now));
+        due.iter().filter_map(|certificate| self.give(certificate)).collect()
+    }
+
+    /// Whether we come first for a subject among the others that are there.
+    fn is_next(&self, me: &PeerKey, by: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> bool {
+        let there = |peer: &&PeerKey| **peer == *me || watch.belief(peer, now).presence <= Presence::Late;
+        let others = self.committee().stewards().iter().filter(there).filter(|peer| *peer != by);
+        others.min_by_key(|peer| self.standing(peer, subject)) == Some(me)
     }
 
     /// The hash of the slot's newest entry, zero when there is none.

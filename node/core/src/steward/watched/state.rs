@@ -7,6 +7,7 @@
 //! past (count; mandate (length, bytes), changes (count; length, certificate))
 //! entries (count; length, certificate; length, taken)
 //! lacks (count; slot, peer 32, ordinals 32)
+//! broken words (count; slot, peer 32, times, last)
 //! promised (count; subject, order 32, until, proposer 32)
 //! under way (count; length, certificate; proposer 32)
 //! patience (count; subject, since, failures, next, avoid (count; peer 32, until), proposers (count; peer 32, failures, last))
@@ -61,7 +62,7 @@ pub(in super::super) const STATE_MAX: usize = 64
     + GROUP_RECORD_MAX
     + (CHANGES_MAX + SLOTS_MAX) * (CERTIFICATE_MAX + 4)
     + ENTRIES_MAX * (CERTIFICATE_MAX + TAKEN_MAX + 8)
-    + GIVEN_MAX * (65 + 43)
+    + GIVEN_MAX * (65 + 43 + 48)
     + PAST_MAX * (MANDATE_MAX + CHANGES_MAX * (CERTIFICATE_MAX + 4))
     + SUBJECTS_MAX * (33 + 74)
     + SUBJECTS_MAX * (33 + 26 + (AVOIDED_MAX + PROPOSERS_MAX) * 47)
@@ -156,6 +157,13 @@ impl Watched {
             out.push(*slot);
             out.extend_from_slice(&[*peer.as_bytes(), *lacks.as_bytes()].concat());
         }
+        put_number(&mut out, self.broken.len() as u64);
+        for ((slot, peer), (times, last)) in &self.broken {
+            out.push(*slot);
+            out.extend_from_slice(peer.as_bytes());
+            put_number(&mut out, (*times).into());
+            put_number(&mut out, last.0);
+        }
         put_number(&mut out, self.promised.len() as u64);
         for (subject, promise) in &self.promised {
             put_subject(&mut out, subject);
@@ -229,9 +237,10 @@ impl Watched {
             if !same || certificate.order.action.to() != Some(taken.holder) {
                 return Err(r.invalid("an entry of another order"));
             }
-            Ok((id, Entry { certificate, sealed, taken }))
+            Ok((id, Entry::new(certificate, sealed, taken)))
         })?;
         group.lacks = map(&mut r, GIVEN_MAX, 65, |r| Ok(((r.byte()?, peer(r)?), Ordinals::from_bytes(r.array()?))))?;
+        group.broken = map(&mut r, GIVEN_MAX, 35, |r| Ok(((r.byte()?, peer(r)?), (r.u32()?, time(r)?))))?;
         group.promised = map(&mut r, SUBJECTS_MAX, 34, |r| {
             Ok((subject(r)?, Promise { order: r.array()?, until: time(r)?, by: peer(r)? }))
         })?;
@@ -246,7 +255,7 @@ impl Watched {
             let (subject, since, failures, next) = (subject(r)?, time(r)?, r.u32()?, time(r)?);
             let avoid = map(r, AVOIDED_MAX, 33, |r| Ok((peer(r)?, time(r)?)))?;
             let proposers = map(r, PROPOSERS_MAX, 34, |r| Ok((peer(r)?, (r.u32()?, time(r)?))))?;
-            Ok((subject, Patience { since, failures, next, avoid, proposers }))
+            Ok((subject, Patience { since, failures, next, avoid, proposers, vain: false }))
         })?;
         group.asked = map(&mut r, GIVEN_MAX, 34, |r| Ok(((r.byte()?, peer(r)?), time(r)?)))?;
         group.compared = time(&mut r)?.min(now);

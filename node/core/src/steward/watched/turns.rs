@@ -7,7 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_proto::{Action, Certificate, Order, PeerKey, SHARD_SIZE, Timestamp, order::OrderId};
+use cairn_proto::{
+    Action, Certificate, Order, PeerKey, SHARD_SIZE, Timestamp,
+    order::{OrderId, SKEW_MS},
+};
 
 use super::{
     super::{Rhythm, subject_of},
@@ -52,11 +55,13 @@ pub(super) struct Patience {
     pub(super) avoid: BTreeMap<PeerKey, Timestamp>,
     /// Stewards whose proposals came to nothing: how often, and when last.
     pub(super) proposers: BTreeMap<PeerKey, (u32, Timestamp)>,
+    /// Nothing could be done when it was our turn last.
+    pub(super) vain: bool,
 }
 
 impl Patience {
     const fn new(now: Timestamp) -> Self {
-        Self { since: now, failures: 0, next: now, avoid: BTreeMap::new(), proposers: BTreeMap::new() }
+        Self { since: now, failures: 0, next: now, avoid: BTreeMap::new(), proposers: BTreeMap::new(), vain: false }
     }
 
     fn of(&self, steward: &PeerKey) -> (u32, Timestamp) {
@@ -93,7 +98,28 @@ impl Watched {
     /// Nobody is there for it: not looked for again for a while.
     pub(in super::super) fn in_vain(&mut self, subject: Subject, now: Timestamp, rhythm: &Rhythm) {
         let pause = if subject == Subject::Another { rhythm.pause_ms_max } else { rhythm.pause_ms };
-        self.patience_with(subject, now).next = now.plus_ms(pause);
+        let patience = self.patience_with(subject, now);
+        (patience.next, patience.vain) = (now.plus_ms(pause), true);
+    }
+
+    /// Whatever a clock that was ahead wrote is no further ahead than it would be now: nothing is to wait for years.
+    pub(in super::super) fn clamp(&mut self, now: Timestamp, rhythm: &Rhythm) {
+        let least = |at: &mut Timestamp, most: Timestamp| *at = (*at).min(most);
+        self.looked = self.looked.filter(|at| *at <= now);
+        least(&mut self.compared, now);
+        least(&mut self.spent.began, now);
+        self.asked.values_mut().chain(self.gave.values_mut()).for_each(|at| least(at, now));
+        self.broken.values_mut().for_each(|(_, at)| least(at, now));
+        // As long as an order stands at most, which is what a promise is for.
+        let bound = now.plus_ms(rhythm.order_ms.max(2 * rhythm.vote_ms)).plus_ms(SKEW_MS);
+        self.promised.values_mut().for_each(|promise| least(&mut promise.until, bound));
+        self.proposals.values_mut().for_each(|proposal| least(&mut proposal.until, bound));
+        for patience in self.patience.values_mut() {
+            least(&mut patience.since, now);
+            least(&mut patience.next, now.plus_ms(rhythm.pause_ms_max.max(rhythm.pause_ms)));
+            patience.avoid.values_mut().for_each(|until| least(until, now.plus_ms(2 * rhythm.pause_ms_max)));
+            patience.proposers.values_mut().for_each(|(_, last)| least(last, now));
+        }
     }
 
     /// A proposal or an order came to nothing, perhaps by the doing of a holder.
@@ -107,6 +133,7 @@ impl Watched {
     ) {
         let patience = self.patience_with(subject, now);
         patience.failures = patience.failures.saturating_add(1);
+        patience.vain = false;
         patience.next = now.plus_ms(rhythm.pause_after(patience.failures));
         patience.avoid.retain(|_, until| *until > now);
         if let Some(peer) = holder
@@ -205,7 +232,7 @@ impl Watched {
     }
 
     /// How often a steward let this subject down, and its lot for it; the lowest of those who are there is first.
-    fn standing(&self, steward: &PeerKey, subject: &Subject) -> (u32, [u8; 32]) {
+    pub(super) fn standing(&self, steward: &PeerKey, subject: &Subject) -> (u32, [u8; 32]) {
         let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 steward's turn v1");
         hasher.update(self.group().as_bytes()).update(steward.as_bytes());
         match subject {
@@ -242,6 +269,9 @@ impl Watched {
         let subject = subject_of(&order.action);
         self.proposals.retain(|_, proposal| subject_of(&proposal.order.action) != subject);
         self.promised.insert(subject, Promise { order: name, until, by });
+        if let Some(patience) = self.patience.get_mut(&subject) {
+            patience.vain = false;
+        }
         let bytes = self.cost(&order.action);
         let spent = self.spent.by.entry(by).or_insert(0);
         *spent = spent.saturating_add(bytes);

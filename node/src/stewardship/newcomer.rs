@@ -455,6 +455,7 @@ impl Newcomer {
     pub(super) async fn close(&self) {
         self.0.tracker.close();
         self.0.tracker.wait().await;
+        self.0.tools.outbox.close().await;
     }
 }
 

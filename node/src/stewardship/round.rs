@@ -81,7 +81,14 @@ pub(super) struct Keeper {
     pub(super) returned: BTreeSet<PeerKey>,
     /// Holdings that changed, or whose holder came back: asked before all others. At most [`HURRIED_MAX`].
     pub(super) hurried: BTreeSet<Holding>,
+    /// Who compared a group with us that we do not know, and when that was answered. At most [`STRANGERS_MAX`].
+    pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
 }
+
+/// Who asks for an unknown group is answered, by a message of ours to a peer that may not listen, as often as this.
+const STRANGER_MS: u64 = 60_000;
+/// ... and so many of them within that time.
+const STRANGERS_MAX: usize = 64;
 
 /// More than all holders of all groups; and the rest is asked within the period anyway.
 const HURRIED_MAX: usize = 65_536;
@@ -198,7 +205,11 @@ impl Keeper {
                 Say::Record { .. } if !self.files.has_room() => return Answer::Refused(Refusal::Full),
                 // Another steward of a group of which we lost the state, or never got it; but two who both have none would ask
                 // each other for ever.
-                Say::Compare { generation, .. } if *generation > 0 => {}
+                Say::Compare { generation, .. } if *generation > 0 => {
+                    if !self.answers_stranger(from, now) {
+                        return Answer::Refused(Refusal::Busy);
+                    }
+                }
                 Say::Record { .. } => {}
                 _ => return Answer::Refused(Refusal::NotSteward),
             }
@@ -212,6 +223,16 @@ impl Keeper {
             self.hurry((group, slot, holder));
         }
         Answer::Done
+    }
+
+    /// Whether somebody who compares a group that we do not know is answered now; then it counts as answered.
+    fn answers_stranger(&mut self, from: PeerKey, now: Timestamp) -> bool {
+        // A time that is yet to come is of a clock that was set back.
+        self.strangers.retain(|_, at| *at <= now && now.ms_since(*at) < STRANGER_MS);
+        self.strangers.len() < STRANGERS_MAX && !self.strangers.contains_key(&from) && {
+            self.strangers.insert(from, now);
+            true
+        }
     }
 
     fn register(&mut self, from: PeerKey, record: GroupRecord, now: Timestamp) -> Answer {

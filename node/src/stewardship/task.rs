@@ -33,6 +33,8 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(5);
 const BREATH: Duration = Duration::from_millis(20);
 /// Peers that are asked for a group of which our state is damaged; its other stewards come by themselves later.
 const ASKED_FOR_LOST: usize = 64;
+/// Lost groups that are asked for at a beat: each of those peers is asked for all of them, and little may wait for one peer.
+const LOST_AT_ONCE: usize = 8;
 
 /// What a question to a peer came to.
 enum Answered {
@@ -267,7 +269,8 @@ impl Driver {
         if others.is_empty() {
             return;
         }
-        for group in std::mem::take(&mut self.lost) {
+        let now = self.lost.len().min(LOST_AT_ONCE);
+        for group in self.lost.drain(..now) {
             for to in &others {
                 self.outbox.say(*to, Say::Compare { group, generation: 0, digest: [0; 32] });
             }

@@ -294,6 +294,23 @@ async fn strangers_make_it_neither_grow_nor_stop() {
     assert_eq!(files(&village.folder(&bystander), "group"), 0);
     assert!(village.said_by(&bystander).is_empty(), "and it says nothing to anybody");
 
+    // One that may come from a steward is answered, once a minute, whatever groups a stranger makes up.
+    let compare = |i: u8| {
+        let group = cairn_proto::GroupId::from_bytes([i; 32]);
+        Request::Say(Box::new(Say::Compare { group, generation: 1, digest: [0; 32] }))
+    };
+    assert_eq!(village.handle(bystander, stranger, compare(0)).await, Answer::Done);
+    for i in 1..100 {
+        assert_eq!(village.handle(bystander, stranger, compare(i)).await, Answer::Refused(Refusal::Busy));
+    }
+    let other = village.holder(0, 0);
+    assert_eq!(village.handle(bystander, other, compare(0)).await, Answer::Done);
+    village.until("both are answered", async |v| v.said_by(&bystander).len() >= 2).await;
+    for _ in 0..2 {
+        village.step().await;
+    }
+    assert_eq!(village.handle(bystander, stranger, compare(1)).await, Answer::Done, "a minute later");
+
     // Orders that hang: as many as there may be, and no more.
     village.world.stuck_from.store(0, Ordering::SeqCst);
     let mut answers = Vec::new();

@@ -38,14 +38,29 @@ use super::{
 };
 use crate::{
     overlay::TransferError,
+    signatures,
     store::{Clock, NewShard, StoreError},
 };
 
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
 const ORDERS: usize = 4;
-/// Orders that wait or are carried out; who comes then is told to come again. At two a group and a hundred KiB each this is little
-/// memory, and a stranger who makes up groups of our colour keeps nobody waiting for longer than their orders stand.
+/// Orders that wait or are carried out; who comes then is told to come again. At a hundred KiB each this is little memory.
 pub(super) const OPEN_MAX: usize = 32;
+/// ... that one peer gave: a stranger who makes up groups of our colour leaves places to others. A steward who has more for us comes
+/// again.
+pub(super) const OPEN_EACH: usize = 4;
+/// ... of groups of one authority; owners have another for each group, and a group has one order at a time for a slot.
+pub(super) const OPEN_AUTHORITY: usize = 6;
+/// Orders that were carried out and whose stewards do not all know it yet. The oldest is given up for one more: the stewards ask us
+/// what we have anyway, and an order that was answered keeps no place from one that is not.
+pub(super) const TELLING_MAX: usize = 64;
+/// How long an order may keep its lane for each of its shards: a mebibyte in this time is 28 kbit/s. What came until then is kept,
+/// and the rest is ordered again.
+const LANE_A_SHARD: Duration = Duration::from_secs(300);
+/// How long a check waits for its turn, before the steward is told to come again.
+const TURN: Duration = Duration::from_secs(10);
+/// Times that a turn is waited for to look up whom our word is for: five minutes.
+const TURNS_MAX: u32 = 30;
 /// Shards of one order that are fetched or rebuilt at the same time.
 const FETCHES: usize = 2;
 /// Stripes that an order may have: stewards order eight at a time, and 32 MiB is what one stranger's word may make us fetch.
@@ -90,9 +105,19 @@ struct Inner {
 #[derive(Default)]
 struct Orders {
     /// Waiting or carried out now.
-    open: BTreeMap<OrderId, ()>,
+    open: BTreeMap<OrderId, Open>,
+    /// Carried out, and being told; oldest first. At most [`TELLING_MAX`].
+    telling: VecDeque<(OrderId, CancellationToken)>,
     /// Carried out, with what was said; oldest first.
     done: VecDeque<(OrderId, Say)>,
+}
+
+/// Whose an open order is, as far as it is known.
+struct Open {
+    /// Who gave it; unknown after a restart.
+    giver: Option<PeerKey>,
+    /// Of its group, once its signatures were checked.
+    authority: Option<[u8; 32]>,
 }
 
 /// An order's place among the open ones, given back when dropped.
@@ -104,6 +129,18 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.inner.orders().open.remove(&self.order);
+    }
+}
+
+impl Place {
+    /// Notes whose group it is; whether there are not too many of it.
+    fn is_of(&self, authority: &[u8; 32]) -> bool {
+        let mut orders = self.inner.orders();
+        let its = orders.open.values().filter(|open| open.authority.as_ref() == Some(authority)).count();
+        if let Some(open) = orders.open.get_mut(&self.order) {
+            open.authority = Some(*authority);
+        }
+        its < OPEN_AUTHORITY
     }
 }
 
@@ -138,7 +175,7 @@ impl Newcomer {
     /// Goes on with orders that a restart interrupted. Blocking.
     pub(super) fn resume(&self) {
         let files = &self.0.tools.files;
-        let found = match files.load("order", OPEN_MAX) {
+        let found = match files.load("order", OPEN_MAX + TELLING_MAX) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "orders under way cannot be read");
@@ -155,10 +192,13 @@ impl Newcomer {
                 continue;
             };
             let order = given.credentials.certificate.order.id().unwrap_or_default();
-            let Some(place) = self.enter(order) else { continue };
-            // Over: a word that was given is still brought, nothing else is begun.
-            let task = if given.sealed.is_some() { None } else { Some(self.0.may_take(&given)) };
-            match task.transpose() {
+            // A word that was given is still brought.
+            if let Some(sealed) = given.sealed.clone() {
+                self.0.tracker.spawn(self.clone().bring(order, given.credentials, sealed, None));
+                continue;
+            }
+            let Some(place) = self.enter(order, None) else { continue };
+            match self.0.may_take(&given) {
                 Ok(task) => self.begin(place, given, task),
                 Err(why) => {
                     tracing::info!(%why, "an order that was under way is not gone on with");
@@ -169,11 +209,13 @@ impl Newcomer {
     }
 
     /// A place for an order, unless it has one or there is none.
-    fn enter(&self, order: OrderId) -> Option<Place> {
+    fn enter(&self, order: OrderId, giver: Option<PeerKey>) -> Option<Place> {
         let mut orders = self.0.orders();
-        if orders.open.len() >= OPEN_MAX || orders.open.insert(order, ()).is_some() {
+        let its = orders.open.values().filter(|open| giver.is_some() && open.giver == giver).count();
+        if orders.open.len() >= OPEN_MAX || its >= OPEN_EACH || orders.open.contains_key(&order) {
             return None;
         }
+        orders.open.insert(order, Open { giver, authority: None });
         Some(Place { inner: Arc::clone(&self.0), order })
     }
 
@@ -187,7 +229,7 @@ impl Newcomer {
         }
         let said = {
             let orders = self.0.orders();
-            if orders.open.contains_key(&name) {
+            if orders.open.contains_key(&name) || orders.telling.iter().any(|(told, _)| *told == name) {
                 return Answer::Done;
             }
             orders.done.iter().find(|(done, _)| *done == name).map(|(_, say)| say.clone())
@@ -197,16 +239,15 @@ impl Newcomer {
             self.0.tools.outbox.say(from, said);
             return Answer::Done;
         }
-        let Some(place) = self.enter(name) else { return Answer::Refused(Refusal::Busy) };
+        let Some(place) = self.enter(name, Some(from)) else { return Answer::Refused(Refusal::Busy) };
         let this = self.clone();
-        let checked = tokio::task::spawn_blocking(move || this.check(place, given)).await;
-        match checked {
-            Ok(Ok((place, given, task))) => {
-                self.begin(place, given, Some(task));
+        match signatures::in_turn(TURN, move || this.check(place, given)).await {
+            Some(Ok((place, given, task))) => {
+                self.begin(place, given, task);
                 Answer::Done
             }
-            Ok(Err(refusal)) => Answer::Refused(refusal),
-            Err(_) => Answer::Refused(Refusal::Busy),
+            Some(Err(refusal)) => Answer::Refused(refusal),
+            None => Answer::Refused(Refusal::Busy),
         }
     }
 
@@ -224,6 +265,9 @@ impl Newcomer {
                 return Err(Refusal::Forged);
             }
         };
+        if !place.is_of(task.part.mandate.ticket.authority()) {
+            return Err(Refusal::Busy);
+        }
         let bytes = (task.rows.len() * SHARD_SIZE) as u64;
         if task.rows.len() > STRIPES_MAX || tools.shelf.room() < bytes + SPARE || !tools.files.has_room() {
             self.refuse(&given, &task.part.stewards);
@@ -252,44 +296,54 @@ impl Newcomer {
         }
     }
 
-    /// `task`: none when it was carried out and only the word is to be brought.
-    fn begin(&self, place: Place, given: Given, task: Option<Task>) {
-        let (this, cancel) = (self.clone(), self.0.tools.cancel.clone());
-        self.0.tracker.spawn(async move {
-            // What is left when the node goes down is on disk.
-            cancel.run_until_cancelled(this.carry_out(&place, given, task)).await;
-            drop(place);
-        });
+    fn begin(&self, place: Place, given: Given, task: Task) {
+        self.0.tracker.spawn(self.clone().carry_out(place, given, task));
     }
 
-    async fn carry_out(&self, place: &Place, mut given: Given, task: Option<Task>) {
-        if let Some(task) = task {
-            match self.take(&given, Arc::new(task)).await {
-                Took::Some(taken) => {
-                    given.sealed = Some(taken.seal(&self.0.tools.key));
-                    if !self.keep(place, &given).await {
-                        // Said all the same: after a crash it would be signed again with another time, and stewards take either.
-                        tracing::warn!("our word on an order could not be written down");
-                    }
+    async fn carry_out(self, place: Place, mut given: Given, task: Task) {
+        // What is left when the node goes down is on disk.
+        let took = self.0.tools.cancel.run_until_cancelled(self.take(&given, Arc::new(task))).await;
+        match took.unwrap_or(Took::GoingDown) {
+            Took::Some(taken) => {
+                let sealed = taken.seal(&self.0.tools.key);
+                given.sealed = Some(sealed.clone());
+                if !self.keep(&place, &given).await {
+                    // Said all the same: after a crash it would be signed again with another time, and stewards take either.
+                    tracing::warn!("our word on an order could not be written down");
                 }
-                Took::None(failure, stewards) => {
-                    self.failed(&given, &stewards, failure);
-                    return self.forget(place).await;
-                }
-                Took::GoingDown => return,
+                self.bring(place.order, given.credentials, sealed, Some(place)).await;
             }
+            Took::None(failure, stewards) => {
+                self.failed(&given, &stewards, failure);
+                self.forget(&place.order).await;
+            }
+            Took::GoingDown => {}
         }
-        let Some(sealed) = given.sealed.clone() else { return };
-        let say = Say::Taken { certificate: given.credentials.certificate.clone(), sealed };
+    }
+
+    /// Brings our word on an order to its stewards. Its place is for others then.
+    async fn bring(self, order: OrderId, credentials: Credentials, sealed: Vec<u8>, place: Option<Place>) {
+        let say = Say::Taken { certificate: credentials.certificate.clone(), sealed };
+        let given_up = self.0.tools.cancel.child_token();
         {
             let mut orders = self.0.orders();
             if orders.done.len() == DONE_MAX {
                 orders.done.pop_front();
             }
-            orders.done.push_back((place.order, say.clone()));
+            orders.done.push_back((order, say.clone()));
+            if orders.telling.len() == TELLING_MAX
+                && let Some((_, oldest)) = orders.telling.pop_front()
+            {
+                oldest.cancel();
+            }
+            orders.telling.push_back((order, given_up.clone()));
         }
-        self.tell(&given.credentials, say).await;
-        self.forget(place).await;
+        drop(place);
+        let told = given_up.run_until_cancelled(self.tell(&credentials, say)).await;
+        if told.is_some() || !self.0.tools.cancel.is_cancelled() {
+            self.0.orders().telling.retain(|(telling, _)| *telling != order);
+            self.forget(&order).await;
+        }
     }
 
     async fn keep(&self, place: &Place, given: &Given) -> bool {
@@ -299,8 +353,8 @@ impl Newcomer {
         written.is_ok_and(|mut written| written.pop().is_some_and(|one| one.is_ok()))
     }
 
-    async fn forget(&self, place: &Place) {
-        let (files, name) = (self.0.tools.files.clone(), file(&place.order));
+    async fn forget(&self, order: &OrderId) {
+        let (files, name) = (self.0.tools.files.clone(), file(order));
         let removed = tokio::task::spawn_blocking(move || files.remove(&[name])).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, "an order that was answered cannot be removed; it is answered again at the next start");
@@ -310,10 +364,16 @@ impl Newcomer {
     /// Gets all shards that are not here yet. Some are better than none: the rest is ordered again.
     async fn take(&self, given: &Given, task: Arc<Task>) -> Took {
         let inner = &self.0;
-        let Ok(_lane) = inner.lanes.acquire().await else { return Took::GoingDown };
         let order = &given.credentials.certificate.order;
+        let left = || Duration::from_millis(order.expires.ms_since(inner.now()));
+        let Ok(lane) = tokio::time::timeout(left(), inner.lanes.acquire()).await else {
+            tracing::info!(group = %order.group.short(), "an order was over before it was its turn");
+            return Took::None(Failure::Refused, task.part.stewards.clone());
+        };
+        let Ok(_lane) = lane else { return Took::GoingDown };
         let credentials = Arc::new(given.credentials.clone());
-        let left = Duration::from_millis(order.expires.ms_since(inner.now()));
+        // At least two shards, so that one line's slow start does not count.
+        let left = left().min(LANE_A_SHARD * task.rows.len().max(2) as u32);
         let mut took = Ordinals::default();
         let mut failure = None;
         let mut going_down = false;
@@ -445,10 +505,14 @@ impl Newcomer {
 
     /// The stewards of now, whatever the time: what was done under an order stays done.
     async fn stewards(&self, credentials: &Credentials) -> Vec<PeerKey> {
-        let credentials = credentials.clone();
         let issued = credentials.certificate.order.issued;
-        let part = tokio::task::spawn_blocking(move || credentials.check(issued)).await;
-        part.ok().and_then(Result::ok).map(|part| part.stewards).unwrap_or_default()
+        for _ in 0..TURNS_MAX {
+            let credentials = credentials.clone();
+            if let Some(part) = signatures::in_turn(TURN, move || credentials.check(issued)).await {
+                return part.map(|part| part.stewards).unwrap_or_default();
+            }
+        }
+        Vec::new()
     }
 
     /// Waits for what goes on; the token ends it soon.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 mod files;
 mod newcomer;
 mod order_file;
+mod orders;
 mod outbox;
 pub mod ports;
 mod probes;

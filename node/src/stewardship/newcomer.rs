@@ -9,11 +9,7 @@
 //! - **SEP-1** No shard of a slot that is not our colour, or beside another slot. Enforced by [`part::may_take`] and the store's
 //!   ledger; attacked by `tests::a_give_for_another_colour_is_refused`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cairn_core::{
@@ -32,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     files::StateFiles,
     order_file::Given,
+    orders::{Book, Known, OPEN_MAX, Place, TELLING_MAX},
     outbox::Outbox,
     ports::{Rebuilder, StewardNet},
     shelf::Shelf,
@@ -44,16 +41,6 @@ use crate::{
 
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
 const ORDERS: usize = 4;
-/// Orders that wait or are carried out; who comes then is told to come again. At a hundred KiB each this is little memory.
-pub(super) const OPEN_MAX: usize = 32;
-/// ... that one peer gave: a stranger who makes up groups of our colour leaves places to others. A steward who has more for us comes
-/// again.
-pub(super) const OPEN_EACH: usize = 4;
-/// ... of groups of one authority; owners have another for each group, and a group has one order at a time for a slot.
-pub(super) const OPEN_AUTHORITY: usize = 6;
-/// Orders that were carried out and whose stewards do not all know it yet. The oldest is given up for one more: the stewards ask us
-/// what we have anyway, and an order that was answered keeps no place from one that is not.
-pub(super) const TELLING_MAX: usize = 64;
 /// How long an order may keep its lane for each of its shards: a mebibyte in this time is 28 kbit/s. What came until then is kept,
 /// and the rest is ordered again.
 const LANE_A_SHARD: Duration = Duration::from_secs(300);
@@ -69,8 +56,6 @@ const STRIPES_MAX: usize = 32;
 const SPARE: u64 = 16 * SHARD_SIZE as u64;
 /// Times that a shard is asked for.
 const TRIES: u32 = 3;
-/// Orders that were carried out and are remembered, for stewards who give them again: a few a day for each of hundreds of groups.
-const DONE_MAX: usize = 1024;
 /// After an order is over its answer is tried to be brought for so much longer: it stays true, and stewards take it late as well.
 const TELL_MS: u64 = 7 * 24 * 3_600_000;
 
@@ -98,57 +83,11 @@ struct Inner {
     tools: Tools,
     me: PeerKey,
     lanes: Semaphore,
-    orders: Mutex<Orders>,
+    book: Arc<Book>,
     tracker: TaskTracker,
 }
 
-#[derive(Default)]
-struct Orders {
-    /// Waiting or carried out now.
-    open: BTreeMap<OrderId, Open>,
-    /// Carried out, and being told; oldest first. At most [`TELLING_MAX`].
-    telling: VecDeque<(OrderId, CancellationToken)>,
-    /// Carried out, with what was said; oldest first.
-    done: VecDeque<(OrderId, Say)>,
-}
-
-/// Whose an open order is, as far as it is known.
-struct Open {
-    /// Who gave it; unknown after a restart.
-    giver: Option<PeerKey>,
-    /// Of its group, once its signatures were checked.
-    authority: Option<[u8; 32]>,
-}
-
-/// An order's place among the open ones, given back when dropped.
-struct Place {
-    inner: Arc<Inner>,
-    order: OrderId,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.inner.orders().open.remove(&self.order);
-    }
-}
-
-impl Place {
-    /// Notes whose group it is; whether there are not too many of it.
-    fn is_of(&self, authority: &[u8; 32]) -> bool {
-        let mut orders = self.inner.orders();
-        let its = orders.open.values().filter(|open| open.authority.as_ref() == Some(authority)).count();
-        if let Some(open) = orders.open.get_mut(&self.order) {
-            open.authority = Some(*authority);
-        }
-        its < OPEN_AUTHORITY
-    }
-}
-
 impl Inner {
-    fn orders(&self) -> std::sync::MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Timestamp {
         (self.tools.clock)()
     }
@@ -169,7 +108,7 @@ impl Newcomer {
     pub(super) fn new(tools: Tools) -> Self {
         let me = PeerKey::from_bytes(tools.key.verifying_key().to_bytes());
         let lanes = Semaphore::new(ORDERS);
-        Self(Arc::new(Inner { tools, me, lanes, orders: Mutex::default(), tracker: TaskTracker::new() }))
+        Self(Arc::new(Inner { tools, me, lanes, book: Arc::default(), tracker: TaskTracker::new() }))
     }
 
     /// Goes on with orders that a restart interrupted. Blocking.
@@ -197,7 +136,7 @@ impl Newcomer {
                 self.0.tracker.spawn(self.clone().bring(order, given.credentials, sealed, None));
                 continue;
             }
-            let Some(place) = self.enter(order, None) else { continue };
+            let Some(place) = self.0.book.enter(order, None) else { continue };
             match self.0.may_take(&given) {
                 Ok(task) => self.begin(place, given, task),
                 Err(why) => {
@@ -208,17 +147,6 @@ impl Newcomer {
         }
     }
 
-    /// A place for an order, unless it has one or there is none.
-    fn enter(&self, order: OrderId, giver: Option<PeerKey>) -> Option<Place> {
-        let mut orders = self.0.orders();
-        let its = orders.open.values().filter(|open| giver.is_some() && open.giver == giver).count();
-        if orders.open.len() >= OPEN_MAX || its >= OPEN_EACH || orders.open.contains_key(&order) {
-            return None;
-        }
-        orders.open.insert(order, Open { giver, authority: None });
-        Some(Place { inner: Arc::clone(&self.0), order })
-    }
-
     /// A steward gives us an order. Answered as soon as it is on disk; what it takes goes on behind.
     pub(super) async fn give(&self, from: PeerKey, given: Given) -> Answer {
         let order = &given.credentials.certificate.order;
@@ -227,19 +155,16 @@ impl Newcomer {
         if order.action.to() != Some(self.0.me) {
             return Answer::Refused(Refusal::Forged);
         }
-        let said = {
-            let orders = self.0.orders();
-            if orders.open.contains_key(&name) || orders.telling.iter().any(|(told, _)| *told == name) {
+        match self.0.book.known(&name) {
+            Known::No => {}
+            Known::Open => return Answer::Done,
+            Known::Done(say) => {
+                // It did not hear of it.
+                self.0.tools.outbox.say(from, *say);
                 return Answer::Done;
             }
-            orders.done.iter().find(|(done, _)| *done == name).map(|(_, say)| say.clone())
-        };
-        if let Some(said) = said {
-            // It did not hear of it.
-            self.0.tools.outbox.say(from, said);
-            return Answer::Done;
         }
-        let Some(place) = self.enter(name, Some(from)) else { return Answer::Refused(Refusal::Busy) };
+        let Some(place) = self.0.book.enter(name, Some(from)) else { return Answer::Refused(Refusal::Busy) };
         let this = self.clone();
         match signatures::in_turn(TURN, move || this.check(place, given)).await {
             Some(Ok((place, given, task))) => {
@@ -274,7 +199,7 @@ impl Newcomer {
             return Err(Refusal::Full);
         }
         let body = given.encode().map_err(|_| Refusal::Forged)?;
-        match tools.files.write(&[(file(&place.order), body)]).pop() {
+        match tools.files.write([(file(&place.order), body)]).pop() {
             Some(Ok(())) => Ok((place, given, task)),
             failed => {
                 tracing::warn!(?failed, "an order cannot be written down, so it is refused");
@@ -325,23 +250,11 @@ impl Newcomer {
     async fn bring(self, order: OrderId, credentials: Credentials, sealed: Vec<u8>, place: Option<Place>) {
         let say = Say::Taken { certificate: credentials.certificate.clone(), sealed };
         let given_up = self.0.tools.cancel.child_token();
-        {
-            let mut orders = self.0.orders();
-            if orders.done.len() == DONE_MAX {
-                orders.done.pop_front();
-            }
-            orders.done.push_back((order, say.clone()));
-            if orders.telling.len() == TELLING_MAX
-                && let Some((_, oldest)) = orders.telling.pop_front()
-            {
-                oldest.cancel();
-            }
-            orders.telling.push_back((order, given_up.clone()));
-        }
+        self.0.book.telling(order, say.clone(), given_up.clone());
         drop(place);
         let told = given_up.run_until_cancelled(self.tell(&credentials, say)).await;
         if told.is_some() || !self.0.tools.cancel.is_cancelled() {
-            self.0.orders().telling.retain(|(telling, _)| *telling != order);
+            self.0.book.told(&order);
             self.forget(&order).await;
         }
     }
@@ -349,7 +262,7 @@ impl Newcomer {
     async fn keep(&self, place: &Place, given: &Given) -> bool {
         let (files, name, body) = (self.0.tools.files.clone(), file(&place.order), given.encode());
         let Ok(body) = body else { return false };
-        let written = tokio::task::spawn_blocking(move || files.write(&[(name, body)])).await;
+        let written = tokio::task::spawn_blocking(move || files.write([(name, body)])).await;
         written.is_ok_and(|mut written| written.pop().is_some_and(|one| one.is_ok()))
     }
 
@@ -484,7 +397,7 @@ impl Newcomer {
             for (steward, answer) in futures::future::join_all(asked).await {
                 let (done, over) = match answer {
                     Ok(Answer::Done) => (true, true),
-                    Ok(Answer::Refused(Refusal::Busy)) => (false, false),
+                    Ok(Answer::Refused(Refusal::Busy | Refusal::Full)) => (false, false),
                     Ok(_) => (false, true),
                     Err(_) => (false, false),
                 };

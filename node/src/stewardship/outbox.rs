@@ -209,7 +209,7 @@ mod tests {
     /// Peer 1 takes what it is asked and never answers; whom else is asked is told.
     struct Hanging {
         open: AtomicUsize,
-        asked: mpsc::UnboundedSender<PeerKey>,
+        asked: mpsc::Sender<PeerKey>,
     }
 
     const HANGS: PeerKey = PeerKey::from_bytes([1; 32]);
@@ -233,7 +233,7 @@ mod tests {
                     self.open.fetch_add(1, Ordering::SeqCst);
                     std::future::pending::<()>().await;
                 }
-                self.asked.send(to).expect("listened to");
+                self.asked.send(to).await.expect("listened to");
                 Ok(Answer::Done)
             }
             .boxed()
@@ -250,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_never_answers_takes_little_from_others() {
-        let (asked, mut heard) = mpsc::unbounded_channel();
+        let (asked, mut heard) = mpsc::channel(256);
         let net = Arc::new(Hanging { open: AtomicUsize::new(0), asked });
         let outbox = Outbox::new(net.clone(), LANES, Duration::from_secs(1), CancellationToken::new());
         let say = || Say::Compare { group: GroupId::from_bytes([9; 32]), generation: 1, digest: [0; 32] };
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn maps_for_one_peer_leave_room_for_others() {
-        let (asked, _heard) = mpsc::unbounded_channel();
+        let (asked, _heard) = mpsc::channel(256);
         let net = Arc::new(Hanging { open: AtomicUsize::new(0), asked });
         let outbox = Outbox::new(net, LANES, Duration::from_secs(1), CancellationToken::new());
         let mut places = Vec::new();

@@ -16,7 +16,7 @@ use cairn_core::steward::{
 use cairn_proto::{Order, PeerKey};
 
 use self::village::Village;
-use super::newcomer::{OPEN_AUTHORITY, OPEN_EACH, OPEN_MAX, TELLING_MAX};
+use super::orders::{OPEN_AUTHORITY, OPEN_EACH, OPEN_MAX, TELLING_MAX};
 
 fn files(folder: &std::path::Path, ending: &str) -> usize {
     let has = |file: &fs::DirEntry| file.path().extension().is_some_and(|e| e == ending);
@@ -326,7 +326,7 @@ async fn strangers_make_it_neither_grow_nor_stop() {
         assert_eq!(taken, if giver == stranger { OPEN_EACH } else { OPEN_AUTHORITY - OPEN_EACH });
         assert_eq!(answers.last(), Some(&Answer::Refused(Refusal::Busy)));
     }
-    assert_eq!(files(&village.folder(&heir), "order"), OPEN_EACH);
+    assert_eq!(files(&village.folder(&heir), "order"), OPEN_AUTHORITY);
 }
 
 /// Nobody hears our word, as when a stranger made the stewards up.
@@ -354,4 +354,29 @@ async fn orders_that_were_carried_out_keep_no_place() {
         v.said_by(&heir).into_iter().filter_map(sealed).collect()
     };
     village.until("all are brought", async |v| told(v).len() == TELLING_MAX).await;
+}
+
+/// Done is what a new holder stops telling at, so it is not said of what a crash could lose.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_that_is_not_on_disk_is_not_done() {
+    let village = Village::settled(2).await;
+    let (steward, heir) = (village.stewards[1], village.of_colour(2)[4]);
+    let (certificate, _) = village.ordered(1, village.copy_to(heir));
+    let taken = cairn_proto::Taken {
+        order: certificate.order.id().expect("valid"),
+        group: certificate.order.group,
+        slot: village::slot(2),
+        ordinals: (0..village::STRIPES).collect(),
+        previous: [0; 32],
+        at: village.world.now(),
+        holder: heir,
+    };
+    let sealed = taken.seal(&village.world.keys[&heir]);
+    let word = Request::Say(Box::new(Say::Taken { certificate, sealed }));
+    let disk = Arc::clone(&village.disks[&steward]);
+    disk.full.store(true, Ordering::SeqCst);
+    assert_eq!(village.handle(steward, heir, word.clone()).await, Answer::Refused(Refusal::Full));
+    disk.full.store(false, Ordering::SeqCst);
+    assert_eq!(village.handle(steward, heir, word).await, Answer::Done);
+    assert_eq!(village.map(steward).await.expect("watched").entries.len(), 1);
 }

@@ -18,6 +18,7 @@ pub mod ops;
 pub mod overlay;
 pub mod plan;
 pub mod rebuild;
+mod signatures;
 pub mod stewardship;
 pub mod store;
 pub mod telemetry;

@@ -45,19 +45,28 @@ mod places;
 mod tests;
 mod wrong;
 
-use self::{helper::Prints, ledger::Ledger, links::Links, places::Places};
+use self::{
+    helper::Prints,
+    ledger::Ledger,
+    links::Links,
+    places::{Place, Places},
+};
 
 /// Sessions that a new holder runs at once: some move slices while the keys of others are agreed on. A session spends some seven round
 /// trips beside its slices, so on a fast line far away two would leave the chain idle for half of the time.
 pub const IN_FLIGHT: usize = 4;
 /// Sessions that a node helps in at once: with two slices and what is read each, 3 MiB.
 const HELPED_AT_ONCE: usize = 16;
-/// ... for one new holder: what it has in flight, and as much again that is not yet noticed to be over.
-const HELPED_PER_PEER: usize = 2 * IN_FLIGHT;
-/// Inbound streams at once: an invitation and a link for each session, and links that come before or after their time.
-const STREAMS_AT_ONCE: usize = 64;
-/// ... of one peer, which may be new holder in some sessions and the one before us in others.
-const STREAMS_PER_PEER: usize = 16;
+/// ... for one new holder: what it has in flight. One that is over and not yet noticed to be is met by asking again.
+const HELPED_PER_PEER: usize = IN_FLIGHT;
+/// Inbound streams at once that have not said yet what they are.
+const FRESH_AT_ONCE: usize = 64;
+/// ... of one peer. Peers that a session here waits for have these whatever others take.
+const FRESH_PER_PEER: usize = 4;
+/// Invitations at once: those that are helped, and those that are told no.
+const INVITED_AT_ONCE: usize = 64;
+/// ... of one peer.
+const INVITED_PER_PEER: usize = 2 * HELPED_PER_PEER;
 
 /// Both ways of a stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -92,6 +101,8 @@ pub trait RebuildNet: Send + Sync + 'static {
 pub struct Patience {
     /// To dial a peer and open a stream.
     pub open: Duration,
+    /// For the first word on a stream that somebody opened to us.
+    pub first: Duration,
     /// For an answer that takes checks and a write to disk.
     pub answer: Duration,
     /// For one more slice, or for the word that one was taken: 17 kbit/s are enough.
@@ -104,6 +115,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             open: Duration::from_secs(20),
+            first: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             busy: Duration::from_secs(60),
@@ -139,7 +151,8 @@ struct Shared {
     ledger: Ledger,
     patience: Patience,
     links: Links,
-    streams: Places,
+    fresh: Places,
+    invited: Places,
     helped: Places,
     prints: Prints,
     in_flight: Semaphore,
@@ -157,7 +170,8 @@ impl Rebuild {
             ledger,
             patience,
             links: Links::default(),
-            streams: Places::new(STREAMS_AT_ONCE, STREAMS_PER_PEER),
+            fresh: Places::new(FRESH_AT_ONCE, FRESH_PER_PEER),
+            invited: Places::new(INVITED_AT_ONCE, INVITED_PER_PEER),
             helped: Places::new(HELPED_AT_ONCE, HELPED_PER_PEER),
             prints: Prints::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
@@ -177,25 +191,37 @@ impl Rebuild {
                 arrival = arrivals.next() => arrival,
             };
             let Some(Arrival { from, pipe }) = arrival else { break };
-            let Some(place) = self.shared.streams.take(from) else {
+            let Some(fresh) = self.shared.admit(from) else {
                 tracing::debug!(peer = %from.short(), "too many rebuild streams");
                 continue;
             };
             let shared = self.shared.clone();
-            serving.spawn(async move {
-                shared.answer(from, pipe).await;
-                drop(place);
-            });
+            serving.spawn(async move { shared.answer(from, pipe, fresh).await });
         }
+        serving.shutdown().await;
     }
 }
 
 impl Shared {
+    /// A place for a stream that did not say yet what it is.
+    fn admit(&self, from: PeerKey) -> Option<Place> {
+        // Links of sessions come although strangers open all streams that there may be.
+        if self.links.expects(&from) { self.fresh.take_beyond(from) } else { self.fresh.take(from) }
+    }
+
     /// One inbound stream, to its end; a link goes to the session that waits for it.
-    async fn answer(&self, from: PeerKey, mut pipe: Pipe) {
-        match pipe::receive(&mut pipe, cairn_core::blind::wire::MESSAGE_MAX, self.patience.answer).await {
+    async fn answer(&self, from: PeerKey, mut pipe: Pipe, fresh: Place) {
+        let said = pipe::first(&mut pipe, cairn_core::blind::wire::MESSAGE_MAX, self.patience.first).await;
+        drop(fresh);
+        match said {
             Ok(Message::Link(id)) => self.links.hand_over(id, from, pipe),
-            Ok(Message::Invite(invite)) => self.invited(from, pipe, *invite).await,
+            Ok(Message::Invite(invite)) => {
+                let Some(_place) = self.invited.take(from) else {
+                    tracing::debug!(peer = %from.short(), "too many invitations");
+                    return;
+                };
+                self.invited(from, pipe, *invite).await;
+            }
             Ok(_) => tracing::debug!(peer = %from.short(), "a rebuild stream began with something else"),
             Err(error) => tracing::debug!(peer = %from.short(), %error, "a rebuild stream ended"),
         }

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 mod files;
 mod newcomer;
 mod order_file;
+mod orders;
 mod outbox;
 pub mod ports;
 mod probes;
@@ -144,6 +145,7 @@ impl Stewardship {
                 late_ms,
                 returned: Default::default(),
                 hurried: Default::default(),
+                strangers: Default::default(),
             };
             Ok::<_, io::Error>((keeper, files, lost))
         };
@@ -156,7 +158,8 @@ impl Stewardship {
         let pause = (timers.probe / 8).max(Duration::from_millis(10));
         let pause_max = Duration::from_millis(rhythm.pause_ms_max).min(Duration::from_secs(30 * 60));
         let cancel = self.0.cancel.clone();
-        let outbox = Outbox::new(Arc::clone(&net), pause, cancel.clone());
+        let outbox = Outbox::new(Arc::clone(&net), outbox::LANES, pause, cancel.clone());
+        let of_holder = Outbox::new(Arc::clone(&net), outbox::HOLDER_LANES, pause, cancel.clone());
         let newcomer = Newcomer::new(Tools {
             key,
             domain: domain.clone(),
@@ -164,7 +167,7 @@ impl Stewardship {
             net: Arc::clone(&net),
             rebuilder,
             files,
-            outbox: outbox.clone(),
+            outbox: of_holder,
             clock: Arc::clone(&clock),
             pause,
             pause_max: pause_max.max(pause),

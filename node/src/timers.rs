@@ -44,7 +44,11 @@ macro_rules! named_timers {
 }
 
 named_timers! {
-    /// Silence from which a peer is late; three times `announce` at least.
+    /// Silence from which a peer is late; three times `announce` at least, so half an hour by default and not the five minutes that
+    /// the design has. Connected peers are heard by pings, every `ping`, but nothing says which watched peers are connected: all
+    /// others are heard by adverts only, and with five minutes every one of them would be late between two, which looks as if we
+    /// were cut off ourselves. The price: a steward or holder that vanishes is late 25 minutes later than it might be. Nobody is
+    /// away or gone any later, so no repair begins later (ADR 0020).
     late = 300 * SECOND, at least 2 * SECOND;
     /// Silence from which it is away.
     away = HOUR, at least 3 * SECOND;

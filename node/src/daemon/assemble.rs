@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     NodeSettings,
     keeper::StoreKeeper,
-    repairs::{self, Parts},
+    repairs::{self, Parts, Rebuilding},
 };
 use crate::{
     api::{
@@ -47,8 +47,8 @@ pub struct Node {
     store: Option<Store>,
     /// Runs when this node stores.
     stewardship: Stewardship,
-    /// Ends our part in rebuilds.
-    rebuilding: CancellationToken,
+    /// Our part in rebuilds, when this node stores.
+    rebuilding: Option<Rebuilding>,
 }
 
 struct Online {
@@ -117,7 +117,7 @@ impl Node {
         let neighbours = network.bootstrap.iter().filter_map(|a| a.parse().ok()).chain(settings.listen.iter().cloned());
         let all_loopback = !network.bootstrap.is_empty()
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
-        let rebuilding = CancellationToken::new();
+        let mut rebuilding = None;
         let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region;
@@ -155,10 +155,13 @@ impl Node {
         if let (Some(store), Some(keeper)) = (&store, keeper) {
             let parts =
                 Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
-            if let Err(failure) = repairs::start(parts, &stewardship, rebuilding.clone()).await {
-                handle.shutdown().await;
-                store.close().await;
-                return Err(failure);
+            match repairs::start(parts, &stewardship).await {
+                Ok(started) => rebuilding = Some(started),
+                Err(failure) => {
+                    handle.shutdown().await;
+                    store.close().await;
+                    return Err(failure);
+                }
             }
         }
         listening(&handle).await;
@@ -177,13 +180,7 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self {
-            dir,
-            online: None,
-            store: Some(store),
-            stewardship: Stewardship::default(),
-            rebuilding: CancellationToken::new(),
-        })
+        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default(), rebuilding: None })
     }
 
     /// The data folder.
@@ -254,7 +251,9 @@ impl Node {
     /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
         self.stewardship.close().await;
-        self.rebuilding.cancel();
+        if let Some(rebuilding) = &self.rebuilding {
+            rebuilding.close().await;
+        }
         if let Some(online) = &self.online {
             online.handle.shutdown().await;
         }

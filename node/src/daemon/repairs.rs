@@ -1,9 +1,13 @@
 //! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cairn_proto::Domain;
 use ed25519_dalek::SigningKey;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::entropy;
@@ -31,21 +35,36 @@ pub(super) struct Parts<'a> {
     pub(super) timers: Timers,
 }
 
-/// Starts all of it. Stewardship ends with its own close, the part in rebuilds with the token.
+/// Our part in rebuilds, as it runs.
+pub(super) struct Rebuilding {
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Rebuilding {
+    /// Ends it, and waits for that: nothing reads the store or speaks any more.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Starts all of it. Stewardship ends with its own close, the part in rebuilds with what is returned; after a failure nothing runs.
 ///
 /// # Errors
 /// What is kept of it cannot be read.
-pub(super) async fn start(
-    parts: Parts<'_>,
-    stewardship: &Stewardship,
-    rebuilding: CancellationToken,
-) -> Result<(), Failure> {
+pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result<Rebuilding, Failure> {
     let unusable = |what: &std::path::Path, e: &io::Error| {
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
     let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
-    let rebuild = rebuilds(dir, handle, keeper, key.clone(), rebuilding).await.map_err(|e| unusable(dir.root(), &e))?;
+    let entropy = entropy()?;
+    let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
+    let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let config = StewardshipConfig {
         folder: dir.stewardship(),
         key,
@@ -54,10 +73,15 @@ pub(super) async fn start(
         timers,
         upstream: UPSTREAM,
         clock: Arc::new(crate::vault::now),
-        entropy: entropy()?,
+        entropy,
     };
     let started = stewardship.start(config, Arc::new(handle.clone()), Some(Arc::new(rebuild))).await;
-    started.map_err(|e| unusable(&dir.stewardship(), &e))
+    if let Err(error) = started {
+        stewardship.close().await;
+        rebuilding.close().await;
+        return Err(unusable(&dir.stewardship(), &error));
+    }
+    Ok(rebuilding)
 }
 
 /// Our part in rebuilds, as helper from now on, as new holder when stewardship asks.
@@ -66,14 +90,14 @@ async fn rebuilds(
     handle: &NetworkHandle,
     keeper: Arc<dyn ShardKeeper>,
     key: SigningKey,
-    stop: CancellationToken,
-) -> io::Result<Rebuild> {
+) -> io::Result<(Rebuild, Rebuilding)> {
     let folder = dir.root().to_owned();
     let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, crate::vault::now())).await;
     let ledger = ledger.map_err(io::Error::other)??;
     let net = Arc::new(handle.clone());
     let rebuild = Rebuild::new(Setup { net, keeper, key, ledger, patience: Patience::default() });
     let arrivals = handle.rebuild_arrivals().await.map_err(io::Error::other)?;
-    tokio::spawn(rebuild.clone().serve(arrivals, stop));
-    Ok(rebuild)
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(rebuild.clone().serve(arrivals, stop.clone()));
+    Ok((rebuild, Rebuilding { stop, task: Mutex::new(Some(task)) }))
 }

@@ -21,7 +21,7 @@ use super::{
     links::Expected,
     pipe::{self, Incoming, Outgoing, PipeError},
 };
-use crate::network::clock;
+use crate::{network::clock, signatures};
 
 /// Stripes of orders that a fingerprint was given for and that still stand: sixteen orders of whole groups. A full list gives no more.
 const PRINTS_MAX: usize = 4096;
@@ -70,13 +70,14 @@ impl Shared {
         let own = helpers.iter().find(|(_, peer)| *peer == me).map(|(own, _)| *own).ok_or(Refusal::Unfit)?;
         let held = self.keeper.holding(order.group, own).await.map_err(|_| Refusal::NoShard)?;
         let held = Ordinals::from_bytes(held);
-        let slot = (!held.is_empty()).then_some(own);
-        let invited = Invited::open(invite, &me, slot, (&from, &domain), clock());
-        match invited {
-            Ok(_) if !held.contains(invite.ordinal) => Err(Refusal::NoShard),
-            Err(Refusal::Unfit) if held.is_empty() => Err(Refusal::NoShard),
-            invited => invited,
+        // Nothing of it is here, so no signature is looked at either.
+        if held.is_empty() {
+            return Err(Refusal::NoShard);
         }
+        let asked = invite.clone();
+        let check = move || Invited::open(&asked, &me, Some(own), (&from, &domain), clock());
+        let invited = signatures::in_turn(self.patience.answer / 2, check).await.ok_or(Refusal::Busy)??;
+        if held.contains(invite.ordinal) { Ok(invited) } else { Err(Refusal::NoShard) }
     }
 
     /// A part in one session. `Err` says no to the new holder; what breaks later is told in the session's own words.

@@ -41,6 +41,11 @@ impl Links {
         Expected { links: self, place: (id, from), link }
     }
 
+    /// Whether a session waits for a link of that peer.
+    pub(super) fn expects(&self, from: &PeerKey) -> bool {
+        self.lock().keys().any(|(_, expected)| expected == from)
+    }
+
     /// A link came. One that nobody waits for is dropped.
     pub(super) fn hand_over(&self, id: SessionId, from: PeerKey, pipe: Pipe) {
         let waiting = self.lock().remove(&(id, from));

@@ -11,6 +11,8 @@ use super::Pipe;
 /// Slices that may be under way to the next party without its word that it took them. 512 KiB fill 40 Mbit/s at 100 ms round trip;
 /// a stream takes more without a reader, so only the word shows that somebody still takes.
 const WINDOW: usize = 8;
+/// Bytes a second that a first message comes with at least, 64 kbit/s: an invitation may have hundreds of KiB.
+const LEAST_RATE: u64 = 8 * 1024;
 /// The word.
 const TAKEN: u8 = 1;
 
@@ -47,19 +49,34 @@ pub(super) async fn send(pipe: &mut Pipe, message: &Message, time: Duration) -> 
 /// Takes a message of at most so many bytes; memory grows with what comes, not with what is announced.
 pub(super) async fn receive(pipe: &mut Pipe, limit: usize, time: Duration) -> Result<Message, PipeError> {
     within(time, async {
-        let mut length = [0; 4];
-        pipe.read_exact(&mut length).await?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > limit {
-            return Err(DecodeError::TooLarge { what: "rebuild message", limit, found: length }.into());
-        }
-        let mut bytes = Vec::new();
-        if (&mut *pipe).take(length as u64).read_to_end(&mut bytes).await? < length {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        Ok(Message::decode(&bytes)?)
+        let length = length(pipe, limit).await?;
+        body(pipe, length).await
     })
     .await
+}
+
+/// The first message of a stream that somebody opened: begun within `time`, and as much again and [`LEAST_RATE`] for what it has.
+pub(super) async fn first(pipe: &mut Pipe, limit: usize, time: Duration) -> Result<Message, PipeError> {
+    let length = within(time, length(pipe, limit)).await?;
+    within(time + Duration::from_secs(length as u64 / LEAST_RATE), body(pipe, length)).await
+}
+
+async fn length(pipe: &mut Pipe, limit: usize) -> Result<usize, PipeError> {
+    let mut length = [0; 4];
+    pipe.read_exact(&mut length).await?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > limit {
+        return Err(DecodeError::TooLarge { what: "rebuild message", limit, found: length }.into());
+    }
+    Ok(length)
+}
+
+async fn body(pipe: &mut Pipe, length: usize) -> Result<Message, PipeError> {
+    let mut bytes = Vec::new();
+    if (&mut *pipe).take(length as u64).read_to_end(&mut bytes).await? < length {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(Message::decode(&bytes)?)
 }
 
 /// Waits until the other side ends a stream on which it has nothing more to say.

@@ -31,8 +31,13 @@ impl Places {
 
     /// A place for the peer, if there is one.
     pub(super) fn take(&self, peer: PeerKey) -> Option<Place> {
+        if lock(&self.taken).values().sum::<usize>() >= self.most { None } else { self.take_beyond(peer) }
+    }
+
+    /// A place for a peer whose number is bounded otherwise, if it has not too many itself.
+    pub(super) fn take_beyond(&self, peer: PeerKey) -> Option<Place> {
         let mut taken = lock(&self.taken);
-        if taken.values().sum::<usize>() >= self.most || taken.get(&peer).is_some_and(|its| *its >= self.each) {
+        if taken.get(&peer).is_some_and(|its| *its >= self.each) {
             return None;
         }
         *taken.entry(peer).or_default() += 1;
@@ -66,6 +71,9 @@ mod tests {
         assert!(places.take(peer(1)).is_none(), "two of one peer");
         let third = places.take(peer(2));
         assert!(third.is_some() && places.take(peer(3)).is_none(), "three in all");
+        let (one, two) = (places.take_beyond(peer(4)), places.take_beyond(peer(4)));
+        assert!(one.is_some() && two.is_some() && places.take_beyond(peer(4)).is_none(), "beyond that, each its own");
+        drop((one, two));
         drop(first);
         assert!(places.take(peer(1)).is_some());
         drop((second, third));

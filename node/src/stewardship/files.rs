@@ -141,10 +141,16 @@ impl StateFiles {
         }
     }
 
-    /// Writes files, each whole or not at all; durable where `Ok` is returned, in the same order.
-    pub(super) fn write(&self, files: &[(String, Vec<u8>)]) -> Vec<io::Result<()>> {
-        let mut done: Vec<io::Result<()>> = Vec::with_capacity(files.len());
-        for batch in files.chunks(AT_ONCE) {
+    /// Writes files, each whole or not at all; durable where `Ok` is returned, in the same order. No more than [`AT_ONCE`] are taken
+    /// of `files` before they are written.
+    pub(super) fn write(&self, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<io::Result<()>> {
+        let mut files = files.into_iter();
+        let mut done: Vec<io::Result<()>> = Vec::new();
+        loop {
+            let batch: Vec<(String, Vec<u8>)> = files.by_ref().take(AT_ONCE).collect();
+            if batch.is_empty() {
+                break;
+            }
             let written = std::thread::scope(|scope| {
                 let writing: Vec<_> =
                     batch.iter().map(|(name, body)| scope.spawn(move || self.write_one(name, body))).collect();
@@ -204,7 +210,7 @@ fn sum(name: &str, body: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
 
@@ -212,6 +218,7 @@ pub(super) mod tests {
     #[derive(Default)]
     pub(in crate::stewardship) struct TestDisk {
         pub(in crate::stewardship) full: AtomicBool,
+        writes: AtomicUsize,
     }
 
     impl Disk for TestDisk {
@@ -221,7 +228,9 @@ pub(super) mod tests {
                 fs::write(path, &bytes[..bytes.len() / 2])?;
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            fs::write(path, bytes)
+            fs::write(path, bytes)?;
+            self.writes.fetch_add(1, Ordering::SeqCst);
+            Ok(())
         }
 
         fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
@@ -243,8 +252,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("temp");
         let files = StateFiles::open(dir.path().join("s"), Arc::new(RealDisk)).expect("opens");
         let many: Vec<_> = (0..20u8).map(|i| (format!("{i:02}.group"), vec![i; 1000 + usize::from(i)])).collect();
-        all_ok(files.write(&many));
-        all_ok(files.write(&[("x.order".to_owned(), vec![1])]));
+        all_ok(files.write(many));
+        all_ok(files.write([("x.order".to_owned(), vec![1])]));
         let found = files.load("group", 100).expect("read");
         assert_eq!(found.whole.len(), 20);
         assert_eq!(found.whole[7], ("07".to_owned(), vec![7; 1007]));
@@ -253,10 +262,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_few_are_in_memory_at_a_time() {
+        let dir = tempfile::tempdir().expect("temp");
+        let (files, disk) = open(&dir);
+        let made = (0..100usize).map(|i| {
+            assert!(i < disk.writes.load(Ordering::SeqCst) + AT_ONCE, "{i} made");
+            (format!("{i:02}.group"), vec![1])
+        });
+        all_ok(files.write(made));
+        assert_eq!(files.load("group", 200).expect("read").whole.len(), 100);
+    }
+
+    #[test]
     fn a_damaged_file_is_set_aside_and_one_under_a_wrong_name_too() {
         let dir = tempfile::tempdir().expect("temp");
         let (files, _) = open(&dir);
-        all_ok(files.write(&["a", "b", "c", "d"].map(|n| (format!("{n}.group"), b"state".to_vec()))));
+        all_ok(files.write(["a", "b", "c", "d"].map(|n| (format!("{n}.group"), b"state".to_vec()))));
         let at = |name: &str| dir.path().join("stewardship").join(name);
         let mut torn = fs::read(at("a.group")).expect("read");
         torn.pop();
@@ -275,10 +296,10 @@ pub(super) mod tests {
     fn a_full_disk_keeps_what_was_there() {
         let dir = tempfile::tempdir().expect("temp");
         let (files, disk) = open(&dir);
-        all_ok(files.write(&[("a.group".to_owned(), b"old".to_vec())]));
+        all_ok(files.write([("a.group".to_owned(), b"old".to_vec())]));
         disk.full.store(true, Ordering::SeqCst);
         assert!(!files.has_room());
-        let wrote = files.write(&[("a.group".to_owned(), b"new".to_vec()), ("b.group".to_owned(), b"new".to_vec())]);
+        let wrote = files.write([("a.group".to_owned(), b"new".to_vec()), ("b.group".to_owned(), b"new".to_vec())]);
         assert!(wrote.iter().all(Result::is_err));
         let (again, _) = open(&dir);
         assert_eq!(again.load("group", 9).expect("read").whole, [("a".to_owned(), b"old".to_vec())]);

@@ -9,11 +9,7 @@
 //! - **SEP-1** No shard of a slot that is not our colour, or beside another slot. Enforced by [`part::may_take`] and the store's
 //!   ledger; attacked by `tests::a_give_for_another_colour_is_refused`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cairn_core::{
@@ -32,20 +28,26 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     files::StateFiles,
     order_file::Given,
+    orders::{Book, Known, OPEN_MAX, Place, TELLING_MAX},
     outbox::Outbox,
     ports::{Rebuilder, StewardNet},
     shelf::Shelf,
 };
 use crate::{
     overlay::TransferError,
+    signatures,
     store::{Clock, NewShard, StoreError},
 };
 
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
 const ORDERS: usize = 4;
-/// Orders that wait or are carried out; who comes then is told to come again. At two a group and a hundred KiB each this is little
-/// memory, and a stranger who makes up groups of our colour keeps nobody waiting for longer than their orders stand.
-pub(super) const OPEN_MAX: usize = 32;
+/// How long an order may keep its lane for each of its shards: a mebibyte in this time is 28 kbit/s. What came until then is kept,
+/// and the rest is ordered again.
+const LANE_A_SHARD: Duration = Duration::from_secs(300);
+/// How long a check waits for its turn, before the steward is told to come again.
+const TURN: Duration = Duration::from_secs(10);
+/// Times that a turn is waited for to look up whom our word is for: five minutes.
+const TURNS_MAX: u32 = 30;
 /// Shards of one order that are fetched or rebuilt at the same time.
 const FETCHES: usize = 2;
 /// Stripes that an order may have: stewards order eight at a time, and 32 MiB is what one stranger's word may make us fetch.
@@ -54,8 +56,6 @@ const STRIPES_MAX: usize = 32;
 const SPARE: u64 = 16 * SHARD_SIZE as u64;
 /// Times that a shard is asked for.
 const TRIES: u32 = 3;
-/// Orders that were carried out and are remembered, for stewards who give them again: a few a day for each of hundreds of groups.
-const DONE_MAX: usize = 1024;
 /// After an order is over its answer is tried to be brought for so much longer: it stays true, and stewards take it late as well.
 const TELL_MS: u64 = 7 * 24 * 3_600_000;
 
@@ -83,35 +83,11 @@ struct Inner {
     tools: Tools,
     me: PeerKey,
     lanes: Semaphore,
-    orders: Mutex<Orders>,
+    book: Arc<Book>,
     tracker: TaskTracker,
 }
 
-#[derive(Default)]
-struct Orders {
-    /// Waiting or carried out now.
-    open: BTreeMap<OrderId, ()>,
-    /// Carried out, with what was said; oldest first.
-    done: VecDeque<(OrderId, Say)>,
-}
-
-/// An order's place among the open ones, given back when dropped.
-struct Place {
-    inner: Arc<Inner>,
-    order: OrderId,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.inner.orders().open.remove(&self.order);
-    }
-}
-
 impl Inner {
-    fn orders(&self) -> std::sync::MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Timestamp {
         (self.tools.clock)()
     }
@@ -132,13 +108,13 @@ impl Newcomer {
     pub(super) fn new(tools: Tools) -> Self {
         let me = PeerKey::from_bytes(tools.key.verifying_key().to_bytes());
         let lanes = Semaphore::new(ORDERS);
-        Self(Arc::new(Inner { tools, me, lanes, orders: Mutex::default(), tracker: TaskTracker::new() }))
+        Self(Arc::new(Inner { tools, me, lanes, book: Arc::default(), tracker: TaskTracker::new() }))
     }
 
     /// Goes on with orders that a restart interrupted. Blocking.
     pub(super) fn resume(&self) {
         let files = &self.0.tools.files;
-        let found = match files.load("order", OPEN_MAX) {
+        let found = match files.load("order", OPEN_MAX + TELLING_MAX) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "orders under way cannot be read");
@@ -155,10 +131,13 @@ impl Newcomer {
                 continue;
             };
             let order = given.credentials.certificate.order.id().unwrap_or_default();
-            let Some(place) = self.enter(order) else { continue };
-            // Over: a word that was given is still brought, nothing else is begun.
-            let task = if given.sealed.is_some() { None } else { Some(self.0.may_take(&given)) };
-            match task.transpose() {
+            // A word that was given is still brought.
+            if let Some(sealed) = given.sealed.clone() {
+                self.0.tracker.spawn(self.clone().bring(order, given.credentials, sealed, None));
+                continue;
+            }
+            let Some(place) = self.0.book.enter(order, None) else { continue };
+            match self.0.may_take(&given) {
                 Ok(task) => self.begin(place, given, task),
                 Err(why) => {
                     tracing::info!(%why, "an order that was under way is not gone on with");
@@ -166,15 +145,6 @@ impl Newcomer {
                 }
             }
         }
-    }
-
-    /// A place for an order, unless it has one or there is none.
-    fn enter(&self, order: OrderId) -> Option<Place> {
-        let mut orders = self.0.orders();
-        if orders.open.len() >= OPEN_MAX || orders.open.insert(order, ()).is_some() {
-            return None;
-        }
-        Some(Place { inner: Arc::clone(&self.0), order })
     }
 
     /// A steward gives us an order. Answered as soon as it is on disk; what it takes goes on behind.
@@ -185,28 +155,24 @@ impl Newcomer {
         if order.action.to() != Some(self.0.me) {
             return Answer::Refused(Refusal::Forged);
         }
-        let said = {
-            let orders = self.0.orders();
-            if orders.open.contains_key(&name) {
+        match self.0.book.known(&name) {
+            Known::No => {}
+            Known::Open => return Answer::Done,
+            Known::Done(say) => {
+                // It did not hear of it.
+                self.0.tools.outbox.say(from, *say);
                 return Answer::Done;
             }
-            orders.done.iter().find(|(done, _)| *done == name).map(|(_, say)| say.clone())
-        };
-        if let Some(said) = said {
-            // It did not hear of it.
-            self.0.tools.outbox.say(from, said);
-            return Answer::Done;
         }
-        let Some(place) = self.enter(name) else { return Answer::Refused(Refusal::Busy) };
+        let Some(place) = self.0.book.enter(name, Some(from)) else { return Answer::Refused(Refusal::Busy) };
         let this = self.clone();
-        let checked = tokio::task::spawn_blocking(move || this.check(place, given)).await;
-        match checked {
-            Ok(Ok((place, given, task))) => {
-                self.begin(place, given, Some(task));
+        match signatures::in_turn(TURN, move || this.check(place, given)).await {
+            Some(Ok((place, given, task))) => {
+                self.begin(place, given, task);
                 Answer::Done
             }
-            Ok(Err(refusal)) => Answer::Refused(refusal),
-            Err(_) => Answer::Refused(Refusal::Busy),
+            Some(Err(refusal)) => Answer::Refused(refusal),
+            None => Answer::Refused(Refusal::Busy),
         }
     }
 
@@ -224,13 +190,16 @@ impl Newcomer {
                 return Err(Refusal::Forged);
             }
         };
+        if !place.is_of(task.part.mandate.ticket.authority()) {
+            return Err(Refusal::Busy);
+        }
         let bytes = (task.rows.len() * SHARD_SIZE) as u64;
         if task.rows.len() > STRIPES_MAX || tools.shelf.room() < bytes + SPARE || !tools.files.has_room() {
             self.refuse(&given, &task.part.stewards);
             return Err(Refusal::Full);
         }
         let body = given.encode().map_err(|_| Refusal::Forged)?;
-        match tools.files.write(&[(file(&place.order), body)]).pop() {
+        match tools.files.write([(file(&place.order), body)]).pop() {
             Some(Ok(())) => Ok((place, given, task)),
             failed => {
                 tracing::warn!(?failed, "an order cannot be written down, so it is refused");
@@ -252,55 +221,53 @@ impl Newcomer {
         }
     }
 
-    /// `task`: none when it was carried out and only the word is to be brought.
-    fn begin(&self, place: Place, given: Given, task: Option<Task>) {
-        let (this, cancel) = (self.clone(), self.0.tools.cancel.clone());
-        self.0.tracker.spawn(async move {
-            // What is left when the node goes down is on disk.
-            cancel.run_until_cancelled(this.carry_out(&place, given, task)).await;
-            drop(place);
-        });
+    fn begin(&self, place: Place, given: Given, task: Task) {
+        self.0.tracker.spawn(self.clone().carry_out(place, given, task));
     }
 
-    async fn carry_out(&self, place: &Place, mut given: Given, task: Option<Task>) {
-        if let Some(task) = task {
-            match self.take(&given, Arc::new(task)).await {
-                Took::Some(taken) => {
-                    given.sealed = Some(taken.seal(&self.0.tools.key));
-                    if !self.keep(place, &given).await {
-                        // Said all the same: after a crash it would be signed again with another time, and stewards take either.
-                        tracing::warn!("our word on an order could not be written down");
-                    }
+    async fn carry_out(self, place: Place, mut given: Given, task: Task) {
+        // What is left when the node goes down is on disk.
+        let took = self.0.tools.cancel.run_until_cancelled(self.take(&given, Arc::new(task))).await;
+        match took.unwrap_or(Took::GoingDown) {
+            Took::Some(taken) => {
+                let sealed = taken.seal(&self.0.tools.key);
+                given.sealed = Some(sealed.clone());
+                if !self.keep(&place, &given).await {
+                    // Said all the same: after a crash it would be signed again with another time, and stewards take either.
+                    tracing::warn!("our word on an order could not be written down");
                 }
-                Took::None(failure, stewards) => {
-                    self.failed(&given, &stewards, failure);
-                    return self.forget(place).await;
-                }
-                Took::GoingDown => return,
+                self.bring(place.order, given.credentials, sealed, Some(place)).await;
             }
-        }
-        let Some(sealed) = given.sealed.clone() else { return };
-        let say = Say::Taken { certificate: given.credentials.certificate.clone(), sealed };
-        {
-            let mut orders = self.0.orders();
-            if orders.done.len() == DONE_MAX {
-                orders.done.pop_front();
+            Took::None(failure, stewards) => {
+                self.failed(&given, &stewards, failure);
+                self.forget(&place.order).await;
             }
-            orders.done.push_back((place.order, say.clone()));
+            Took::GoingDown => {}
         }
-        self.tell(&given.credentials, say).await;
-        self.forget(place).await;
+    }
+
+    /// Brings our word on an order to its stewards. Its place is for others then.
+    async fn bring(self, order: OrderId, credentials: Credentials, sealed: Vec<u8>, place: Option<Place>) {
+        let say = Say::Taken { certificate: credentials.certificate.clone(), sealed };
+        let given_up = self.0.tools.cancel.child_token();
+        self.0.book.telling(order, say.clone(), given_up.clone());
+        drop(place);
+        let told = given_up.run_until_cancelled(self.tell(&credentials, say)).await;
+        if told.is_some() || !self.0.tools.cancel.is_cancelled() {
+            self.0.book.told(&order);
+            self.forget(&order).await;
+        }
     }
 
     async fn keep(&self, place: &Place, given: &Given) -> bool {
         let (files, name, body) = (self.0.tools.files.clone(), file(&place.order), given.encode());
         let Ok(body) = body else { return false };
-        let written = tokio::task::spawn_blocking(move || files.write(&[(name, body)])).await;
+        let written = tokio::task::spawn_blocking(move || files.write([(name, body)])).await;
         written.is_ok_and(|mut written| written.pop().is_some_and(|one| one.is_ok()))
     }
 
-    async fn forget(&self, place: &Place) {
-        let (files, name) = (self.0.tools.files.clone(), file(&place.order));
+    async fn forget(&self, order: &OrderId) {
+        let (files, name) = (self.0.tools.files.clone(), file(order));
         let removed = tokio::task::spawn_blocking(move || files.remove(&[name])).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, "an order that was answered cannot be removed; it is answered again at the next start");
@@ -310,10 +277,16 @@ impl Newcomer {
     /// Gets all shards that are not here yet. Some are better than none: the rest is ordered again.
     async fn take(&self, given: &Given, task: Arc<Task>) -> Took {
         let inner = &self.0;
-        let Ok(_lane) = inner.lanes.acquire().await else { return Took::GoingDown };
         let order = &given.credentials.certificate.order;
+        let left = || Duration::from_millis(order.expires.ms_since(inner.now()));
+        let Ok(lane) = tokio::time::timeout(left(), inner.lanes.acquire()).await else {
+            tracing::info!(group = %order.group.short(), "an order was over before it was its turn");
+            return Took::None(Failure::Refused, task.part.stewards.clone());
+        };
+        let Ok(_lane) = lane else { return Took::GoingDown };
         let credentials = Arc::new(given.credentials.clone());
-        let left = Duration::from_millis(order.expires.ms_since(inner.now()));
+        // At least two shards, so that one line's slow start does not count.
+        let left = left().min(LANE_A_SHARD * task.rows.len().max(2) as u32);
         let mut took = Ordinals::default();
         let mut failure = None;
         let mut going_down = false;
@@ -424,7 +397,7 @@ impl Newcomer {
             for (steward, answer) in futures::future::join_all(asked).await {
                 let (done, over) = match answer {
                     Ok(Answer::Done) => (true, true),
-                    Ok(Answer::Refused(Refusal::Busy)) => (false, false),
+                    Ok(Answer::Refused(Refusal::Busy | Refusal::Full)) => (false, false),
                     Ok(_) => (false, true),
                     Err(_) => (false, false),
                 };
@@ -445,16 +418,21 @@ impl Newcomer {
 
     /// The stewards of now, whatever the time: what was done under an order stays done.
     async fn stewards(&self, credentials: &Credentials) -> Vec<PeerKey> {
-        let credentials = credentials.clone();
         let issued = credentials.certificate.order.issued;
-        let part = tokio::task::spawn_blocking(move || credentials.check(issued)).await;
-        part.ok().and_then(Result::ok).map(|part| part.stewards).unwrap_or_default()
+        for _ in 0..TURNS_MAX {
+            let credentials = credentials.clone();
+            if let Some(part) = signatures::in_turn(TURN, move || credentials.check(issued)).await {
+                return part.map(|part| part.stewards).unwrap_or_default();
+            }
+        }
+        Vec::new()
     }
 
     /// Waits for what goes on; the token ends it soon.
     pub(super) async fn close(&self) {
         self.0.tracker.close();
         self.0.tracker.wait().await;
+        self.0.tools.outbox.close().await;
     }
 }
 

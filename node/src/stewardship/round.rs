@@ -21,7 +21,12 @@ use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, R
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 
-use super::{files::StateFiles, ports::WatchPass, probes::Holding, report::Weather};
+use super::{
+    files::StateFiles,
+    ports::WatchPass,
+    probes::{Holding, Silence},
+    report::Weather,
+};
 
 /// What comes in.
 pub(super) enum Input {
@@ -53,8 +58,8 @@ pub(super) struct Give {
     pub(super) previous: [u8; 32],
 }
 
-/// Everybody who is watched, with the time of its silence and whether a group of its needs something or has something under way.
-pub(super) type Watched = BTreeMap<PeerKey, (u64, bool)>;
+/// Everybody who is watched.
+pub(super) type Watched = BTreeMap<PeerKey, Silence>;
 
 /// What a round leads to.
 #[derive(Default)]
@@ -81,7 +86,14 @@ pub(super) struct Keeper {
     pub(super) returned: BTreeSet<PeerKey>,
     /// Holdings that changed, or whose holder came back: asked before all others. At most [`HURRIED_MAX`].
     pub(super) hurried: BTreeSet<Holding>,
+    /// Who compared a group with us that we do not know, and when that was answered. At most [`STRANGERS_MAX`].
+    pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
 }
+
+/// Who asks for an unknown group is answered, by a message of ours to a peer that may not listen, as often as this.
+const STRANGER_MS: u64 = 60_000;
+/// ... and so many of them within that time.
+const STRANGERS_MAX: usize = 64;
 
 /// More than all holders of all groups; and the rest is asked within the period anyway.
 const HURRIED_MAX: usize = 65_536;
@@ -106,7 +118,7 @@ fn group_of(say: &Say) -> GroupId {
     }
 }
 
-/// What was answered, once all is on disk; of which group, when it is a new one that must be.
+/// What was answered, once all is on disk; of which group, when it must be for that answer.
 type Pending = (oneshot::Sender<Answer>, Answer, Option<GroupId>);
 
 impl Keeper {
@@ -153,6 +165,7 @@ impl Keeper {
         self.drain(&mut out, again);
         for (to, answer, group) in pending {
             let lost = group.is_some_and(|group| self.unsaved.contains(&group));
+            let lost = lost && matches!(answer, Answer::Done);
             let _ = to.send(if lost { Answer::Refused(Refusal::Full) } else { answer });
         }
         out.next = self.steward.next_tick();
@@ -177,7 +190,11 @@ impl Keeper {
         now: Timestamp,
     ) -> (Answer, Option<GroupId>) {
         match request {
-            Request::Say(say) => (self.told(from, *say, peers, now), None),
+            Request::Say(say) => {
+                // What its sender keeps until somebody has it: done is said when it is on disk.
+                let kept = matches!(*say, Say::Taken { .. } | Say::Record { .. }).then(|| group_of(&say));
+                (self.told(from, *say, peers, now), kept)
+            }
             Request::Register { record } => match GroupRecord::decode(&record) {
                 Ok(record) => {
                     let group = record.group();
@@ -198,7 +215,11 @@ impl Keeper {
                 Say::Record { .. } if !self.files.has_room() => return Answer::Refused(Refusal::Full),
                 // Another steward of a group of which we lost the state, or never got it; but two who both have none would ask
                 // each other for ever.
-                Say::Compare { generation, .. } if *generation > 0 => {}
+                Say::Compare { generation, .. } if *generation > 0 => {
+                    if !self.answers_stranger(from, now) {
+                        return Answer::Refused(Refusal::Busy);
+                    }
+                }
                 Say::Record { .. } => {}
                 _ => return Answer::Refused(Refusal::NotSteward),
             }
@@ -212,6 +233,16 @@ impl Keeper {
             self.hurry((group, slot, holder));
         }
         Answer::Done
+    }
+
+    /// Whether somebody who compares a group that we do not know is answered now; then it counts as answered.
+    fn answers_stranger(&mut self, from: PeerKey, now: Timestamp) -> bool {
+        // A time that is yet to come is of a clock that was set back.
+        self.strangers.retain(|_, at| *at <= now && now.ms_since(*at) < STRANGER_MS);
+        self.strangers.len() < STRANGERS_MAX && !self.strangers.contains_key(&from) && {
+            self.strangers.insert(from, now);
+            true
+        }
     }
 
     fn register(&mut self, from: PeerKey, record: GroupRecord, now: Timestamp) -> Answer {
@@ -261,7 +292,10 @@ impl Keeper {
 
     fn watched(&self, now: Timestamp) -> Watched {
         let watch = self.steward.watch();
-        let silence = |(peer, often): (PeerKey, bool)| (peer, (watch.belief(&peer, now).silent_ms, often));
+        let silence = |(peer, often): (PeerKey, bool)| {
+            let belief = watch.belief(&peer, now);
+            (peer, Silence { ms: belief.silent_ms, often, gone: belief.presence == Presence::Gone })
+        };
         self.steward.concerned().into_iter().map(silence).collect()
     }
 
@@ -327,17 +361,19 @@ impl Keeper {
 
     fn write(&mut self, touched: BTreeSet<GroupId>) {
         let (mut names, mut gone) = (Vec::new(), Vec::new());
-        let mut files = Vec::new();
-        for group in touched {
-            match self.steward.encode_group(&group) {
-                Some(state) => {
-                    names.push(group);
-                    files.push((group_file(&group), state));
-                }
-                None => gone.push(group_file(&group)),
+        // Made when it is written: states have up to six MiB, and a lost peer touches hundreds.
+        let states = touched.into_iter().filter_map(|group| match self.steward.encode_group(&group) {
+            Some(state) => {
+                names.push(group);
+                Some((group_file(&group), state))
             }
-        }
-        for (group, written) in names.into_iter().zip(self.files.write(&files)) {
+            None => {
+                gone.push(group_file(&group));
+                None
+            }
+        });
+        let written = self.files.write(states);
+        for (group, written) in names.into_iter().zip(written) {
             match written {
                 Ok(()) => {
                     self.unsaved.remove(&group);
@@ -363,7 +399,7 @@ impl Keeper {
     pub(super) fn save_beliefs(&self) {
         let mut body = self.late_ms.to_le_bytes().to_vec();
         body.extend_from_slice(&self.steward.watch().encode());
-        if let Some(Err(error)) = self.files.write(&[(BELIEFS.to_owned(), body)]).pop() {
+        if let Some(Err(error)) = self.files.write([(BELIEFS.to_owned(), body)]).pop() {
             tracing::warn!(%error, "what is believed of peers cannot be written; a restart learns it anew");
         }
     }

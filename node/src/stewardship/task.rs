@@ -33,6 +33,8 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(5);
 const BREATH: Duration = Duration::from_millis(20);
 /// Peers that are asked for a group of which our state is damaged; its other stewards come by themselves later.
 const ASKED_FOR_LOST: usize = 64;
+/// Lost groups that are asked for at a beat: each of those peers is asked for all of them, and little may wait for one peer.
+const LOST_AT_ONCE: usize = 8;
 
 /// What a question to a peer came to.
 enum Answered {
@@ -78,6 +80,15 @@ pub(super) fn own_view(me: PeerKey, domain: Domain, now: Timestamp) -> PeerView 
     }
 }
 
+/// When a peer was heard, if that is news: `last` as the network has it now, `before` as it had it the last time.
+fn sign_of_life(before: Option<Timestamp>, last: Timestamp, now: Timestamp, late_ms: u64) -> Option<Timestamp> {
+    // The network's clock is ours, so what lies ahead is of before our clock was set back: life when it changes, and only then.
+    let moved = before.map_or(last <= now, |before| before != last);
+    let at = last.min(now);
+    // One of long ago, as after a restart, is no news: what is believed of the peer may rest on a later one.
+    (moved && now.ms_since(at) <= late_ms).then_some(at)
+}
+
 /// What the task has at hand between two rounds.
 struct State {
     peers: Arc<Vec<PeerView>>,
@@ -102,7 +113,12 @@ impl Driver {
             peers: Arc::new(Vec::new()),
             heard: std::collections::BTreeMap::new(),
             watched: Watched::new(),
-            probes: Probes::new(ms(self.timers.probe), ms(self.timers.probe_silent), longest),
+            probes: Probes::new(
+                ms(self.timers.probe),
+                ms(self.timers.probe_silent),
+                longest,
+                self.timers.liveness.home_gone_ms / 8,
+            ),
             inventory: Inventory::new(),
             asking: JoinSet::new(),
             next_beat: Instant::now(),
@@ -179,11 +195,8 @@ impl Driver {
         let Ok(mut peers) = timeout(PEERS_PATIENCE, self.net.peers()).await else { return Vec::new() };
         let mut heard: Vec<(Timestamp, PeerKey)> = Vec::new();
         for view in &peers {
-            // The network's clock is ours; nothing is heard in the future.
-            let at = view.last_heard.min(now);
-            // One of long ago, as after a restart, is no news: what is believed of the peer may rest on a later one.
-            let news = now.ms_since(at) <= self.timers.liveness.late_ms;
-            if state.heard.insert(view.peer, at).is_none_or(|before| before < at) && news {
+            let before = state.heard.insert(view.peer, view.last_heard);
+            if let Some(at) = sign_of_life(before, view.last_heard, now, self.timers.liveness.late_ms) {
                 heard.push((at, view.peer));
             }
         }
@@ -269,10 +282,30 @@ impl Driver {
         if others.is_empty() {
             return;
         }
-        for group in std::mem::take(&mut self.lost) {
+        let now = self.lost.len().min(LOST_AT_ONCE);
+        for group in self.lost.drain(..now) {
             for to in &others {
                 self.outbox.say(*to, Say::Compare { group, generation: 0, digest: [0; 32] });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nobody_live_for_ever() {
+        let (early, now, ahead) = (Timestamp(500), Timestamp(1000), Timestamp(9000));
+        let heard = |before, last, now| sign_of_life(before, last, now, 600);
+        assert_eq!(heard(None, early, now), Some(early));
+        assert_eq!(heard(Some(early), early, now), None, "nothing new");
+        assert_eq!(heard(Some(early), now, now), Some(now));
+        assert_eq!(heard(None, Timestamp(100), now), None, "long ago");
+        assert_eq!(heard(None, ahead, now), None);
+        assert_eq!(heard(Some(ahead), ahead, Timestamp(1001)), None, "at no beat");
+        assert_eq!(heard(Some(ahead), Timestamp(9001), now), Some(now), "heard again, by the old count");
+        assert_eq!(heard(Some(ahead), now, now), Some(now), "heard again, by the new one");
     }
 }

@@ -16,6 +16,7 @@ use cairn_core::steward::{
 use cairn_proto::{Order, PeerKey};
 
 use self::village::Village;
+use super::orders::{OPEN_AUTHORITY, OPEN_EACH, OPEN_MAX, TELLING_MAX};
 
 fn files(folder: &std::path::Path, ending: &str) -> usize {
     let has = |file: &fs::DirEntry| file.path().extension().is_some_and(|e| e == ending);
@@ -294,15 +295,88 @@ async fn strangers_make_it_neither_grow_nor_stop() {
     assert_eq!(files(&village.folder(&bystander), "group"), 0);
     assert!(village.said_by(&bystander).is_empty(), "and it says nothing to anybody");
 
-    // Orders that hang: as many as there may be, and no more.
-    village.world.stuck_from.store(0, Ordering::SeqCst);
-    let mut answers = Vec::new();
-    for nonce in 0..super::newcomer::OPEN_MAX as u8 + 8 {
-        let (_, give) = village.ordered(nonce, village.copy_to(heir));
-        answers.push(village.handle(heir, stranger, give).await);
+    // One that may come from a steward is answered, once a minute, whatever groups a stranger makes up.
+    let compare = |i: u8| {
+        let group = cairn_proto::GroupId::from_bytes([i; 32]);
+        Request::Say(Box::new(Say::Compare { group, generation: 1, digest: [0; 32] }))
+    };
+    assert_eq!(village.handle(bystander, stranger, compare(0)).await, Answer::Done);
+    for i in 1..100 {
+        assert_eq!(village.handle(bystander, stranger, compare(i)).await, Answer::Refused(Refusal::Busy));
     }
-    let taken = answers.iter().filter(|answer| **answer == Answer::Done).count();
-    assert_eq!(taken, super::newcomer::OPEN_MAX);
-    assert_eq!(answers.last(), Some(&Answer::Refused(Refusal::Busy)));
-    assert_eq!(files(&village.folder(&heir), "order"), super::newcomer::OPEN_MAX);
+    let other = village.holder(0, 0);
+    assert_eq!(village.handle(bystander, other, compare(0)).await, Answer::Done);
+    village.until("both are answered", async |v| v.said_by(&bystander).len() >= 2).await;
+    for _ in 0..2 {
+        village.step().await;
+    }
+    assert_eq!(village.handle(bystander, stranger, compare(1)).await, Answer::Done, "a minute later");
+
+    // Orders that hang: a few of one peer, a few of one authority.
+    village.world.stuck_from.store(0, Ordering::SeqCst);
+    let mut given = 0;
+    for giver in [stranger, other] {
+        let mut answers = Vec::new();
+        for _ in 0..10u8 {
+            given += 1;
+            let (_, give) = village.ordered(given, village.copy_to(heir));
+            answers.push(village.handle(heir, giver, give).await);
+        }
+        let taken = answers.iter().filter(|answer| **answer == Answer::Done).count();
+        assert_eq!(taken, if giver == stranger { OPEN_EACH } else { OPEN_AUTHORITY - OPEN_EACH });
+        assert_eq!(answers.last(), Some(&Answer::Refused(Refusal::Busy)));
+    }
+    assert_eq!(files(&village.folder(&heir), "order"), OPEN_AUTHORITY);
+}
+
+/// Nobody hears our word, as when a stranger made the stewards up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_that_were_carried_out_keep_no_place() {
+    let mut village = Village::new(2);
+    let (heir, giver) = (village.of_colour(2)[4], village.holder(0, 1));
+    village.start(heir).await;
+    for nonce in 0..(TELLING_MAX + OPEN_MAX) as u8 {
+        village
+            .until("it is taken", async |v| {
+                let (_, give) = v.ordered(nonce, v.copy_to(heir));
+                v.handle(heir, giver, give).await == Answer::Done
+            })
+            .await;
+    }
+    let folder = village.folder(&heir);
+    village.until("the oldest are given up", async |_| files(&folder, "order") == TELLING_MAX).await;
+    // The rest is still brought after a restart.
+    village.stop(&heir).await;
+    village.world.said.lock().expect("said").clear();
+    village.start(heir).await;
+    let told = |v: &Village| -> BTreeSet<Vec<u8>> {
+        let sealed = |say| if let Say::Taken { sealed, .. } = say { Some(sealed) } else { None };
+        v.said_by(&heir).into_iter().filter_map(sealed).collect()
+    };
+    village.until("all are brought", async |v| told(v).len() == TELLING_MAX).await;
+}
+
+/// Done is what a new holder stops telling at, so it is not said of what a crash could lose.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_that_is_not_on_disk_is_not_done() {
+    let village = Village::settled(2).await;
+    let (steward, heir) = (village.stewards[1], village.of_colour(2)[4]);
+    let (certificate, _) = village.ordered(1, village.copy_to(heir));
+    let taken = cairn_proto::Taken {
+        order: certificate.order.id().expect("valid"),
+        group: certificate.order.group,
+        slot: village::slot(2),
+        ordinals: (0..village::STRIPES).collect(),
+        previous: [0; 32],
+        at: village.world.now(),
+        holder: heir,
+    };
+    let sealed = taken.seal(&village.world.keys[&heir]);
+    let word = Request::Say(Box::new(Say::Taken { certificate, sealed }));
+    let disk = Arc::clone(&village.disks[&steward]);
+    disk.full.store(true, Ordering::SeqCst);
+    assert_eq!(village.handle(steward, heir, word.clone()).await, Answer::Refused(Refusal::Full));
+    disk.full.store(false, Ordering::SeqCst);
+    assert_eq!(village.handle(steward, heir, word).await, Answer::Done);
+    assert_eq!(village.map(steward).await.expect("watched").entries.len(), 1);
 }

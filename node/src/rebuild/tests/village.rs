@@ -33,7 +33,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(180);
 pub(super) const FOR_EVER: Duration = Duration::from_secs(600);
 
 /// Nobody is given up because this machine is busy.
-pub(super) const PATIENT: Patience = Patience { open: FOR_EVER, answer: FOR_EVER, stall: FOR_EVER, busy: FOR_EVER };
+pub(super) const PATIENT: Patience =
+    Patience { open: FOR_EVER, first: FOR_EVER, answer: FOR_EVER, stall: FOR_EVER, busy: FOR_EVER };
 
 pub(super) fn slot(index: usize) -> Slot {
     Slot::new(index as u8).expect("a slot")

@@ -2,21 +2,18 @@
 //!
 //! What names somebody else is refused before a signature is looked at. The rest may cost some eight hundred signatures (all changes of
 //! stewards that there may be, with seven votes each: a fifth of a second on a busy machine; half a millisecond without a change), so
-//! it runs on threads of its own, [`AT_ONCE`] at a time for all peers, and a stream waits for its own check.
+//! it runs in turn with all others of the kind ([`signatures`]), and a stream waits for its own check.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use cairn_core::part::{Credentials, Pass, Unfit, may_serve};
 use cairn_proto::{
     Action, Domain, GroupTicket, Ordinals, PeerKey, Slot, Timestamp,
     wire::{FrameKind, RefusalCode},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::network::command::Command;
-
-/// Checks that run at once: two cores' worth of signatures at the most, whoever asks.
-const AT_ONCE: usize = 2;
+use crate::{network::command::Command, signatures};
 
 /// What a pass opens.
 #[derive(Clone, Debug)]
@@ -37,7 +34,6 @@ impl Passed {
 
 /// Who checks passes.
 pub(super) struct Checks {
-    turns: Arc<Semaphore>,
     /// To the peer book. Weak: a stream must not keep a node alive that nobody has a handle of.
     commands: mpsc::WeakSender<Command>,
     wait: Duration,
@@ -46,7 +42,7 @@ pub(super) struct Checks {
 impl Checks {
     /// `wait`: for a turn, and then `Busy` is said.
     pub(super) fn new(commands: mpsc::WeakSender<Command>, wait: Duration) -> Self {
-        Self { turns: Arc::new(Semaphore::new(AT_ONCE)), commands, wait }
+        Self { commands, wait }
     }
 
     /// What these bytes open for `bearer` at `me`.
@@ -79,15 +75,7 @@ impl Checks {
     where
         C: FnOnce() -> Result<Passed, RefusalCode> + Send + 'static,
     {
-        let turn = tokio::time::timeout(self.wait, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(RefusalCode::Busy) };
-        // The turn ends with the check, not with a stream that does not wait for it.
-        let checked = tokio::task::spawn_blocking(move || {
-            let checked = check();
-            drop(turn);
-            checked
-        });
-        checked.await.unwrap_or(Err(RefusalCode::Busy))
+        signatures::in_turn(self.wait, check).await.unwrap_or(Err(RefusalCode::Busy))
     }
 
     /// As our peer book knows it; what the peer says of itself now changes nothing (BOOK-1).

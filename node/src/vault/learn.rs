@@ -188,7 +188,7 @@ pub(super) struct Learner {
 /// What came of a question.
 enum Answer {
     /// What the steward said, and how often it says that its fellows changed.
-    Told(History, usize),
+    Told(Box<History>, usize),
     /// It knows nothing, or nothing that holds.
     Nothing,
     /// None came.
@@ -303,7 +303,7 @@ impl Asking {
             match answer {
                 Answer::Told(history, changes) => {
                     learned.open.remove(&steward);
-                    stewards = learned.add(steward, history, changes);
+                    stewards = learned.add(steward, *history, changes);
                     if learned.is_enough(questions.generation) {
                         end.get_or_insert_with(|| Instant::now() + GRACE);
                     }
@@ -330,7 +330,7 @@ impl Asking {
             Ok(Ok(map)) => {
                 let changes = map.changes.len();
                 let history = check(map, access.ticket).await;
-                return history.map_or(Answer::Nothing, |history| Answer::Told(history, changes));
+                return history.map_or(Answer::Nothing, |history| Answer::Told(Box::new(history), changes));
             }
             Ok(Err(StewardError::Refused(Refusal::Busy) | StewardError::Transfer(TransferError::ShuttingDown))) => {
                 return Answer::Open;

@@ -18,6 +18,9 @@ use cairn_proto::{
 use ed25519_dalek::SigningKey;
 use futures::future::BoxFuture;
 
+/// Maps of groups that are asked for at once. One has 2 MiB at most, so 32 MiB of what liars send.
+pub const MAPS_AT_ONCE: usize = 16;
+
 /// A group that we own: its public ticket and the key that signs its grants.
 pub struct GroupAccess {
     /// What defines the group.
@@ -165,7 +168,8 @@ pub trait Overlay: Send + Sync + 'static {
     /// this returns.
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>>;
 
-    /// What a steward knows of a group that we own. Nothing in it is checked yet.
+    /// What a steward knows of a group that we own. Nothing in it is checked yet. A steward that does not answer within seconds is
+    /// an error; time that passes before it is asked is not counted, and no more than [`MAPS_AT_ONCE`] are asked at once.
     fn group_map(
         &self,
         steward: PeerKey,

@@ -175,6 +175,8 @@ pub enum Meta {
     Serial,
     /// How many chunks were ever recorded, see [`chunks`].
     Chunks,
+    /// The last group whose stewards a backup asked as it lacked something.
+    LearnedUpTo,
 }
 
 /// The vault's running numbers.

@@ -1,8 +1,13 @@
 //! What stewards know: who holds what of a group now, and what happened to it while its owner was away.
 //!
 //! A healthy vault never asks. A verb asks about a group once, when a holder of it does not answer or lacks what it should have:
-//! first the stewards that the group was left with, then, as on a blank machine, those who may be it by rank. Reading goes on
-//! meanwhile and waits for the answers only before it would give a stripe up.
+//! first the stewards that the group was left with, then, as on a blank machine, those who may be it by rank; and whoever these say
+//! is a steward too. Reading goes on meanwhile and waits for the answers only before it would give a stripe up; before it does, those
+//! who left the question open are asked once more.
+//!
+//! A steward that does not answer costs a verb a question's time (5 s, a sixteenth of that when many do not) once, and once more when
+//! stripes are given up: a group of which nobody is there is given up after some 20 s, and the next ones, whose stewards are known to
+//! be silent by then, at once.
 //!
 //! - **REP-1** What stewards repaired is found by whoever has the keys, with the catalogue or without. Attacked by
 //!   `tests::learning`.
@@ -22,11 +27,11 @@ use cairn_core::{
     steward::{
         Happening,
         history::{Arrival, History},
-        wire::GroupMap,
+        wire::{GroupMap, Refusal},
     },
 };
 use cairn_proto::{GroupTicket, Mandate, PeerKey, Slot, manifest::GroupRow};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::{OnceCell, Semaphore},
     task::JoinSet,
@@ -34,41 +39,93 @@ use tokio::{
 };
 
 use super::catalogue::Catalogue;
-use crate::overlay::{GroupAccess, Overlay, StewardError, TransferError};
+use crate::overlay::{GroupAccess, MAPS_AT_ONCE, Overlay, StewardError, TransferError};
 
-/// Questions under way at once, over all groups: a map has at most 2 MiB, so 32 MiB of what liars send.
-const QUESTIONS: usize = 16;
-/// How long a steward may take: longer than a dial and a whole map over a slow line.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long the others are waited for when one gave an answer that holds and is as new as it should be.
+/// Questions under way at once, over all groups.
+const QUESTIONS: usize = MAPS_AT_ONCE;
+/// How long a question may take that the network does not end itself: it waits behind other verbs', or the steward is busy.
+const LONGEST: Duration = Duration::from_secs(15);
+/// How long the others are waited for when most of the stewards gave answers that hold. One alone may leave things out.
 const GRACE: Duration = Duration::from_secs(1);
+/// What a question costs a steward's credit that it did not answer ...
+const FAILED: u8 = 4;
+/// ... and one that may never have reached it. Below: the credit for the first time that a group is asked about, and with the second.
+const DELAYED: u8 = 1;
+const CREDIT: [u8; 2] = [FAILED, 2 * FAILED];
+/// Peers asked about one group: those by rank, and the stewards of a few mandates with those who took their places.
+const ASKED_MAX: usize = 48;
 /// Peers asked that may be stewards by their rank: the seven, and some who took the places of lost ones.
 const BY_RANK: usize = 16;
 /// New holders of a slot that are looked at, the latest ones: more than a row has room for twice.
 const NEWS_PER_SLOT: usize = 8;
 
+/// The newest mandate that stewards go by.
+#[derive(Clone, Debug)]
+pub(super) struct Newest {
+    pub(super) generation: u64,
+    /// How often its stewards changed themselves, and who they are after that.
+    changes: usize,
+    pub(super) stewards: Vec<PeerKey>,
+    /// All that are or were stewards under it, and how many the mandate names.
+    all: BTreeSet<PeerKey>,
+    named: usize,
+}
+
 /// What was learned of one group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Learned {
     /// New holders by time, each order once.
     pub(super) arrivals: Vec<Arrival>,
     /// What happened, by time, as every steward that answered tells it.
     pub(super) log: Vec<Happening>,
     /// Stewards whose answer holds.
-    pub(super) answered: usize,
-    /// The newest mandate that they go by, and who are stewards under it now.
-    pub(super) newest: Option<(u64, Vec<PeerKey>)>,
+    told: BTreeSet<PeerKey>,
+    /// Who was asked, and whose answer did not come.
+    asked: BTreeSet<PeerKey>,
+    open: BTreeSet<PeerKey>,
+    /// What they go by.
+    pub(super) newest: Option<Newest>,
 }
 
 impl Learned {
-    fn add(&mut self, history: History) {
-        self.answered += 1;
+    /// Whether any steward gave an answer that holds.
+    pub(super) fn is_told(&self) -> bool {
+        !self.told.is_empty()
+    }
+
+    /// Whether somebody who may know did not answer.
+    pub(super) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Takes in what a steward said; whom it names as stewards.
+    fn add(&mut self, steward: PeerKey, history: History, changes: usize) -> Vec<PeerKey> {
+        self.told.insert(steward);
         self.arrivals.extend(history.arrivals);
         self.log.extend(history.log);
-        let generation = history.mandate.generation;
-        if self.newest.as_ref().is_none_or(|(known, _)| *known < generation) {
-            self.newest = Some((generation, history.stewards));
+        let History { mandate, stewards, .. } = history;
+        let named: Vec<PeerKey> = mandate.stewards.iter().chain(&stewards).copied().collect();
+        let (generation, count) = (mandate.generation, mandate.stewards.len());
+        match &mut self.newest {
+            Some(known) if known.generation == generation => {
+                known.all.extend(&named);
+                if changes > known.changes {
+                    (known.changes, known.stewards) = (changes, stewards);
+                }
+            }
+            Some(known) if known.generation > generation => {}
+            _ => {
+                let all = named.iter().copied().collect();
+                self.newest = Some(Newest { generation, changes, stewards, all, named: count });
+            }
         }
+        named
+    }
+
+    /// Whether most stewards answered, of a mandate that is as new as it should be.
+    fn is_enough(&self, generation: u64) -> bool {
+        let newest = self.newest.as_ref().filter(|newest| newest.generation >= generation);
+        newest.is_some_and(|newest| self.told.intersection(&newest.all).count() > newest.named / 2)
     }
 
     fn tidy(&mut self) {
@@ -105,8 +162,8 @@ impl Learned {
 struct Asking {
     overlay: Arc<dyn Overlay>,
     questions: Semaphore,
-    /// Who left a question unanswered in this verb: at most the peers known.
-    deaf: Mutex<BTreeSet<PeerKey>>,
+    /// Who left questions unanswered in this verb, and what that cost them: at most the peers known.
+    deaf: Mutex<BTreeMap<PeerKey, u8>>,
     peers: OnceCell<Vec<PeerView>>,
 }
 
@@ -115,6 +172,8 @@ type Cell = Arc<OnceCell<Arc<Learned>>>;
 #[derive(Default)]
 struct Book {
     cells: BTreeMap<u32, Cell>,
+    /// What was learned when those who had not answered were asked again.
+    again: BTreeMap<u32, Cell>,
     /// Groups asked about without anybody waiting. They end when this does.
     background: JoinSet<()>,
 }
@@ -124,6 +183,16 @@ pub(super) struct Learner {
     asking: Arc<Asking>,
     catalogue: Option<Catalogue>,
     book: Mutex<Book>,
+}
+
+/// What came of a question.
+enum Answer {
+    /// What the steward said, and how often it says that its fellows changed.
+    Told(Box<History>, usize),
+    /// It knows nothing, or nothing that holds.
+    Nothing,
+    /// None came.
+    Open,
 }
 
 /// Whom to ask about a group.
@@ -174,63 +243,108 @@ impl Learner {
         cell.get_or_init(|| self.asking.ask(&questions)).await.clone()
     }
 
+    /// What is known of a group once those who left the first question open were asked again; that is done once.
+    pub(super) async fn learn_again(&self, number: u32, access: &Arc<GroupAccess>) -> Arc<Learned> {
+        let first = self.learn(number, access).await;
+        if !first.is_open() {
+            return first;
+        }
+        let cell = self.book().again.entry(number).or_default().clone();
+        let questions = self.questions(number, access);
+        cell.get_or_init(|| self.asking.ask_again(&questions, &first)).await.clone()
+    }
+
     /// What is known of a group already.
     pub(super) fn at_hand(&self, number: u32) -> Option<Arc<Learned>> {
-        self.book().cells.get(&number)?.get().cloned()
+        let book = self.book();
+        let known = |cells: &BTreeMap<u32, Cell>| cells.get(&number)?.get().cloned();
+        known(&book.again).or_else(|| known(&book.cells))
     }
 }
 
 impl Asking {
     async fn ask(&self, questions: &Questions) -> Arc<Learned> {
         let mut learned = Learned::default();
-        self.wave(questions, &questions.known, &mut learned).await;
-        if learned.answered == 0 {
-            let mut others = self.by_rank(&questions.access.ticket).await;
-            others.retain(|peer| !questions.known.contains(peer));
-            self.wave(questions, &others, &mut learned).await;
+        self.wave(questions, questions.known.clone(), &mut learned, CREDIT[0]).await;
+        if !learned.is_told() {
+            let others = self.by_rank(&questions.access.ticket).await;
+            self.wave(questions, others, &mut learned, CREDIT[0]).await;
         }
         learned.tidy();
         Arc::new(learned)
     }
 
-    /// Asks these, all at once, until they answered or one did well and the others had their chance.
-    async fn wave(&self, questions: &Questions, stewards: &[PeerKey], learned: &mut Learned) {
-        let mut asked: FuturesUnordered<_> =
-            stewards.iter().map(|steward| self.question(*steward, &questions.access)).collect();
+    async fn ask_again(&self, questions: &Questions, before: &Learned) -> Arc<Learned> {
+        let mut learned = before.clone();
+        let open = std::mem::take(&mut learned.open);
+        learned.asked.retain(|peer| !open.contains(peer));
+        self.wave(questions, open.into_iter().collect(), &mut learned, CREDIT[1]).await;
+        learned.tidy();
+        Arc::new(learned)
+    }
+
+    /// Asks these, and whom they name, all at once, until they answered or most did and the others had their chance.
+    async fn wave(&self, questions: &Questions, mut stewards: Vec<PeerKey>, learned: &mut Learned, credit: u8) {
+        let mut running = FuturesUnordered::new();
         let mut end = None;
         loop {
-            let next = match end {
-                None => asked.next().await,
-                Some(end) => tokio::time::timeout_at(end, asked.next()).await.ok().flatten(),
-            };
-            let Some(answer) = next else { return };
-            let Some(history) = answer else { continue };
-            if history.mandate.generation >= questions.generation {
-                end.get_or_insert_with(|| Instant::now() + GRACE);
+            for steward in stewards.drain(..) {
+                if learned.asked.len() < ASKED_MAX && learned.asked.insert(steward) {
+                    learned.open.insert(steward);
+                    running
+                        .push(self.question(steward, &questions.access, credit).map(move |answer| (steward, answer)));
+                }
             }
-            learned.add(history);
+            let next = match end {
+                None => running.next().await,
+                Some(end) => tokio::time::timeout_at(end, running.next()).await.ok().flatten(),
+            };
+            let Some((steward, answer)) = next else { return };
+            match answer {
+                Answer::Told(history, changes) => {
+                    learned.open.remove(&steward);
+                    stewards = learned.add(steward, *history, changes);
+                    if learned.is_enough(questions.generation) {
+                        end.get_or_insert_with(|| Instant::now() + GRACE);
+                    }
+                }
+                Answer::Nothing => {
+                    learned.open.remove(&steward);
+                }
+                Answer::Open => {}
+            }
         }
     }
 
-    fn deaf(&self) -> MutexGuard<'_, BTreeSet<PeerKey>> {
+    fn deaf(&self) -> MutexGuard<'_, BTreeMap<PeerKey, u8>> {
         self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn question(&self, steward: PeerKey, access: &Arc<GroupAccess>) -> Option<History> {
+    async fn question(&self, steward: PeerKey, access: &Arc<GroupAccess>, credit: u8) -> Answer {
         // The semaphore is never closed.
         let _turn = self.questions.acquire().await;
-        if self.deaf().contains(&steward) {
-            return None;
+        if self.deaf().get(&steward).is_some_and(|cost| *cost >= credit) {
+            return Answer::Open;
         }
-        match tokio::time::timeout(ANSWER, self.overlay.group_map(steward, access.clone())).await {
-            Ok(Ok(map)) => check(map, access.ticket).await,
-            Ok(Err(StewardError::Refused(_) | StewardError::Transfer(TransferError::ShuttingDown))) => None,
-            Ok(Err(StewardError::Transfer(_))) | Err(_) => {
-                tracing::debug!(peer = %steward.short(), "a steward did not answer");
-                self.deaf().insert(steward);
-                None
+        let cost = match tokio::time::timeout(LONGEST, self.overlay.group_map(steward, access.clone())).await {
+            Ok(Ok(map)) => {
+                let changes = map.changes.len();
+                let history = check(map, access.ticket).await;
+                return history.map_or(Answer::Nothing, |history| Answer::Told(Box::new(history), changes));
             }
-        }
+            Ok(Err(StewardError::Refused(Refusal::Busy) | StewardError::Transfer(TransferError::ShuttingDown))) => {
+                return Answer::Open;
+            }
+            Ok(Err(StewardError::Refused(_))) => return Answer::Nothing,
+            Ok(Err(StewardError::Transfer(_))) => FAILED,
+            // Whether it was asked at all is not known.
+            Err(_) => DELAYED,
+        };
+        tracing::debug!(peer = %steward.short(), "a steward did not answer");
+        let mut deaf = self.deaf();
+        let sum = deaf.entry(steward).or_default();
+        *sum = sum.saturating_add(cost);
+        Answer::Open
     }
 
     /// Peers of the stewards' colour, best first: those that may be one now, then the others, who may have been.

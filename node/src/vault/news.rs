@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - **SEP-3** Whoever leaves a row for them, and who of them finds no room in it, is remembered, durably, before.
+//! - **SEP-3** Whoever is silent just then, leaves a row for them, and who of them finds no room in it, is remembered, durably, before.
 //! - **DUR-3** Who makes room in a full row stands in [`refill`](super::refill): nobody who may have the only copy of something.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -52,6 +52,10 @@ pub(super) async fn settle(
     let mut full: BTreeMap<Slot, Asked> = BTreeMap::new();
     let mut changed = false;
     for (slot, peer, has) in &answers {
+        if has.is_none() && session.groups.remember(row, slot.index(), *peer) {
+            // It signed that it has something, and may only be asleep: nobody else would know it by the next run.
+            session.record_formers()?;
+        }
         let Some(has) = has.filter(|has| *has != [0; 32]) else { continue };
         let Some(holders) = row.holders.get(slot.index()).cloned() else { continue };
         let leaver = if holders.len() < HOLDERS_MAX {

@@ -108,6 +108,8 @@ pub(super) struct Session {
     sent: AtomicU64,
     /// Asks stewards, about each group once in the run.
     pub(super) learner: Arc<Learner>,
+    /// Groups from this number on are of this run.
+    pub(super) first_group: u32,
 }
 
 impl Session {
@@ -122,9 +124,12 @@ impl Session {
     ) -> Self {
         let policy = groups.policy();
         let learner = Arc::new(Learner::new(overlay.clone(), Some(catalogue.clone())));
+        // Of a catalogue that cannot be read any group may be old; the run fails elsewhere.
+        let first_group = catalogue.counters().map_or(u32::MAX, |counters| counters.next_group);
         Self {
             keys,
             epoch,
+            first_group,
             codec: Arc::new(Codec::new(policy.code)),
             catalogue,
             overlay,

@@ -86,7 +86,16 @@ async fn learn(
             short.insert(row.group);
         }
     }
-    let turn = turn.iter().filter(|row| short.contains(&row.number)).take(GROUPS_LEARNED);
+    let cursor = session.catalogue.meta(Meta::LearnedUpTo)?;
+    let cursor = cursor.and_then(|v| Some(u32::from_le_bytes(v.try_into().ok()?))).unwrap_or(0);
+    // Those after the last one of the run before come first: with more of them than a run asks about, each has its turn.
+    let (later, first): (Vec<_>, Vec<_>) =
+        turn.iter().filter(|row| short.contains(&row.number)).partition(|row| row.number <= cursor);
+    let turn: Vec<&GroupRow> = first.into_iter().chain(later).take(GROUPS_LEARNED).collect();
+    if let Some(last) = turn.last() {
+        session.catalogue.set_meta(Meta::LearnedUpTo, Some(last.number.to_le_bytes().to_vec()))?;
+    }
+    let turn = turn.into_iter();
     let questions = turn.map(|row| async move {
         let access = Arc::new(access_of(&session.keys, row)?);
         let learned = session.learner.learn(row.number, &access).await;

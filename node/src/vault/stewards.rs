@@ -12,6 +12,7 @@
 //!
 //! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 70.
 
+mod before;
 mod records;
 
 use std::{
@@ -41,8 +42,7 @@ use super::{
     },
     groups::access_of,
     holdings::GONE_AFTER_MS,
-    learn::{self, Learned},
-    news,
+    learn, news,
     session::Session,
 };
 use crate::overlay::{GroupAccess, StewardError, TransferError};
@@ -167,7 +167,8 @@ fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Regist
     for number in rows.keys() {
         let known = registrations.get(number).filter(|known| !known.stewards.is_empty());
         let Some(known) = known else {
-            all.without += 1;
+            // One that is put off has stewards, or had.
+            all.without += usize::from(registrations.get(number).is_none_or(|known| known.put_off == Timestamp(0)));
             continue;
         };
         let confirmed = known.confirmed();
@@ -268,37 +269,44 @@ impl Run<'_> {
                     }
                     return Ok(());
                 }
-                if known.as_ref().is_some_and(|known| known.stewards.iter().any(|one| one.sheets > 0)) {
-                    // What was done under the old mandate cannot be checked by the new one.
-                    let learned = self.session.learner.learn(number, &access).await;
-                    news::settle(self.session, &mut row, &access, &learned).await?;
-                    chosen = self.of_now(&row, known.as_ref(), &learned).unwrap_or(chosen);
+                let left = known.as_ref().is_some_and(|known| known.stewards.iter().any(|one| one.sheets > 0));
+                // A recovered machine does not know with whom it left what it had before.
+                let forgotten = known.as_ref().is_none_or(|known| known.mandate.is_empty())
+                    && row.number < self.session.first_group;
+                let mut made = true;
+                if left || forgotten {
+                    match self.before(number, &access, &mut known).await? {
+                        Some(learned) => {
+                            news::settle(self.session, &mut row, &access, &learned).await?;
+                            chosen = self.of_now(&row, known.as_ref(), &learned).unwrap_or(chosen);
+                            if let (Some(known), Some(newest)) = (known.as_mut(), &learned.newest) {
+                                known.floor = known.floor.max(newest.generation);
+                            }
+                        }
+                        None => made = false,
+                    }
                 }
-                let made = self.mandate(&row, &access, known, chosen)?;
-                catalogue.set_registration(number, &made)?;
-                made
+                match known {
+                    Some(known) if !made && !known.mandate.is_empty() => known,
+                    _ if !made => return Ok(()),
+                    known => {
+                        let made = self.mandate(&row, &access, known, chosen)?;
+                        catalogue.set_registration(number, &made)?;
+                        made
+                    }
+                }
             }
         };
         let digest = contents.digest(&row);
-        if registration.digest != digest {
+        let fresh = registration.digest != digest;
+        if fresh {
             registration.sheets = self.sequence.max(registration.sheets + 1);
             registration.digest = digest;
             catalogue.set_registration(number, &registration)?;
         }
-        self.send(&row, &access, contents, &mut registration).await?;
+        let unheard = registration.confirmed() == 0;
+        self.send(&row, &access, contents, &mut registration, fresh || unheard).await?;
         catalogue.set_registration(number, &registration)
-    }
-
-    /// Stewards that changed themselves while the owner was away stay as they are.
-    fn of_now(&self, row: &GroupRow, known: Option<&Registration>, learned: &Learned) -> Option<Vec<PeerKey>> {
-        let (known, (generation, now)) = (known?, learned.newest.as_ref()?);
-        if Mandate::open(&known.mandate).ok()?.generation != *generation {
-            return None;
-        }
-        let silent = known.stewards.iter().filter(|one| self.is_silent(one)).map(|one| one.steward);
-        let not: Vec<PeerKey> = silent.chain(known.refused.iter().copied()).collect();
-        let kept: Vec<PeerKey> = now.iter().filter(|peer| !not.contains(peer)).copied().collect();
-        Some(self.session.groups.stewards(row, &kept, &not)).filter(|chosen| !chosen.is_empty())
     }
 
     /// A new mandate: a generation above all that this machine knows of.
@@ -328,16 +336,19 @@ impl Run<'_> {
             floor,
             stewards,
             refused: known.map(|known| known.refused).unwrap_or_default(),
+            put_off: Timestamp(0),
         })
     }
 
-    /// Sends the record to the stewards that have not confirmed it, all at once.
+    /// Sends the record to the stewards that have not confirmed it, all at once; then to those whom they put in, if these
+    /// have not got it in an earlier run (`fresh`).
     async fn send(
         &self,
         row: &GroupRow,
         access: &Arc<GroupAccess>,
         contents: Contents,
         registration: &mut Registration,
+        fresh: bool,
     ) -> Result<(), CatalogueError> {
         let lacks = |one: &&Confirmed| one.sheets < registration.sheets && !registration.refused.contains(&one.steward);
         let lacking = registration.stewards.iter().filter(lacks).map(|one| one.steward);
@@ -381,6 +392,17 @@ impl Run<'_> {
                 if there {
                     (one.sheets, one.at) = (registration.sheets, self.now);
                 }
+            }
+        }
+        if fresh {
+            let put_in = self.put_in(row.number, access, registration).await;
+            let told = put_in.iter().map(|steward| {
+                let asked = self.session.overlay.register_group(*steward, record.clone());
+                tokio::time::timeout(ANSWER, asked)
+            });
+            // Nothing hangs on it: the others tell them too, and the next mandate names them.
+            for (steward, answer) in put_in.iter().zip(join_all(told).await) {
+                tracing::debug!(peer = %steward.short(), there = matches!(answer, Ok(Ok(()))), "a steward that others put in");
             }
         }
         Ok(())
@@ -455,7 +477,7 @@ mod tests {
                 silent_since: Timestamp(0),
             };
             let stewards = (0..7).map(one).collect();
-            Registration { mandate: Vec::new(), sheets: 5, digest: [0; 32], floor: 0, stewards, refused: Vec::new() }
+            Registration { sheets: 5, stewards, ..Registration::default() }
         };
         let stands = |confirmed: &[u8]| standing(&rows, &(1..).zip(confirmed.iter().map(|n| left(*n))).collect());
         let none = stands(&[]);

@@ -40,7 +40,7 @@ pub(super) async fn ask(
     let mut left: BTreeSet<u32> =
         vault.catalogue.registrations().map_err(failures::catalogue)?.into_keys().take(WHOLE_GROUPS).collect();
     left.extend(short);
-    let questions = rows.iter().filter(|row| left.contains(&row.number)).map(|row| async move {
+    let questions = in_turn(rows, &left, short).map(|row| async move {
         let access = Arc::new(access_of(&vault.keys, row).ok()?);
         let learned = learner.learn(row.number, &access).await;
         let answers = news::ask(overlay, &access, learned.news(row)).await;
@@ -58,6 +58,18 @@ pub(super) async fn ask(
         }
     }
     Ok(count)
+}
+
+/// The groups in `left`, those in `short` first: time may be up before the others' turn, and what new holders have of these decides
+/// whether something is lost.
+fn in_turn<'a>(
+    rows: &'a [GroupRow],
+    left: &BTreeSet<u32>,
+    short: &BTreeSet<u32>,
+) -> impl Iterator<Item = &'a GroupRow> {
+    let (first, others): (Vec<_>, Vec<_>) =
+        rows.iter().filter(|row| left.contains(&row.number)).partition(|row| short.contains(&row.number));
+    first.into_iter().chain(others)
 }
 
 /// What became of one order.
@@ -196,6 +208,23 @@ mod tests {
 
     fn texts(log: &[Happening]) -> Vec<String> {
         happenings(7, log).iter().map(|row| row["text"].as_str().expect("a text").to_owned()).collect()
+    }
+
+    #[test]
+    fn groups_that_lack_something_are_asked_about_first() {
+        let row = |number| GroupRow {
+            number,
+            salt: [3; 32],
+            code: cairn_proto::CodeParams::DEFAULT,
+            colours: 9,
+            holders: Vec::new(),
+            stripes_used: 1,
+            sealed: false,
+        };
+        let rows: Vec<GroupRow> = (1..=5).map(row).collect();
+        let (left, short) = (BTreeSet::from([1, 2, 4, 5]), BTreeSet::from([2, 5]));
+        let turn = in_turn(&rows, &left, &short);
+        assert_eq!(turn.map(|row| row.number).collect::<Vec<_>>(), [2, 5, 1, 4]);
     }
 
     #[test]

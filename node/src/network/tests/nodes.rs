@@ -48,6 +48,7 @@ pub(super) fn client(seed: u64, bootstrap: &[Multiaddr]) -> NetworkConfig {
         request: FOR_EVER,
         open: FOR_EVER,
         busy: DEADLINE,
+        map: FOR_EVER,
         ..ClientPatience::default()
     };
     config.limits.stall_time = DEADLINE;

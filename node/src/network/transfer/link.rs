@@ -37,6 +37,8 @@ pub struct ClientPatience {
     pub open: Duration,
     /// All waits for `Busy` of one request together.
     pub busy: Duration,
+    /// A steward's whole answer about a group, from the dial on: a map over a slow line.
+    pub map: Duration,
     /// A stream without requests for this long is closed.
     pub idle: Duration,
 }
@@ -48,6 +50,7 @@ impl Default for ClientPatience {
             request: Duration::from_secs(120),
             open: Duration::from_secs(6),
             busy: Duration::from_secs(60),
+            map: Duration::from_secs(5),
             idle: Duration::from_secs(60),
         }
     }

@@ -17,7 +17,7 @@ use super::{
 /// Peers that refused to watch a group and are not asked again; the oldest are forgotten, and may have changed their mind.
 pub(in crate::vault) const REFUSED_MAX: usize = 16;
 /// Layout of the row. Another one is as good as none: a new mandate is given.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One steward of a group's mandate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +34,12 @@ pub(in crate::vault) struct Confirmed {
 
 /// How a group was left with its stewards.
 ///
-/// Layout: version `1` · sheets' generation u64 · digest 32 · floor u64 · mandate (length u16, bytes) · stewards (count u8; each
-/// 32, generation u64, at u64, silent since u64) · refused (count u8; 32 each). Numbers little-endian.
+/// Layout: version `2` · sheets' generation u64 · digest 32 · floor u64 · mandate (length u16, bytes) · stewards (count u8; each
+/// 32, generation u64, at u64, silent since u64) · refused (count u8; 32 each) · put off u64. Numbers
+/// little-endian.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::vault) struct Registration {
-    /// The mandate, sealed.
+    /// The mandate, sealed; empty while the first one is put off.
     pub(in crate::vault) mandate: Vec<u8>,
     /// Generation of the sheets that were made last.
     pub(in crate::vault) sheets: u64,
@@ -50,6 +51,22 @@ pub(in crate::vault) struct Registration {
     pub(in crate::vault) stewards: Vec<Confirmed>,
     /// Who refused, oldest first, at most [`REFUSED_MAX`].
     pub(in crate::vault) refused: Vec<PeerKey>,
+    /// Since when a new mandate is put off, for who knows what was done under the old one does not answer; 0 when it is not.
+    pub(in crate::vault) put_off: Timestamp,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            mandate: Vec::new(),
+            sheets: 0,
+            digest: [0; 32],
+            floor: 0,
+            stewards: Vec::new(),
+            refused: Vec::new(),
+            put_off: Timestamp(0),
+        }
+    }
 }
 
 impl Registration {
@@ -69,6 +86,7 @@ impl Registration {
         let refused = &self.refused[self.refused.len().saturating_sub(REFUSED_MAX)..];
         out.push(refused.len() as u8);
         refused.iter().for_each(|peer| out.extend_from_slice(peer.as_bytes()));
+        out.extend_from_slice(&self.put_off.0.to_le_bytes());
         out
     }
 
@@ -90,7 +108,8 @@ impl Registration {
         }
         let [count] = take(&mut left)?;
         let refused = (0..count).map(|_| take(&mut left).map(PeerKey::from_bytes)).collect::<Option<_>>()?;
-        left.is_empty().then_some(Self { mandate: mandate.to_vec(), sheets, digest, floor, stewards, refused })
+        let (mandate, put_off) = (mandate.to_vec(), Timestamp(number(&mut left)?));
+        left.is_empty().then_some(Self { mandate, sheets, digest, floor, stewards, refused, put_off })
     }
 
     /// How many have confirmed the newest sheets.
@@ -162,6 +181,7 @@ mod tests {
             floor: u64::MAX,
             stewards: (1..=7).map(one).collect(),
             refused: Vec::new(),
+            put_off: Timestamp(5),
         };
         (0..20).for_each(|at| row.refuse(PeerKey::from_bytes([at; 32])));
         row.refuse(PeerKey::from_bytes([19; 32]));

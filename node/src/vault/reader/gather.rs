@@ -110,15 +110,23 @@ impl Reader {
     ) -> Vec<Option<Result<T, StripeError>>> {
         let slots: Vec<Slot> = source.row.present().map(|(slot, _)| slot).collect();
         let mut shards = self.gather_from(source, slots.clone(), wanted, priority, accept).await;
-        let good = shards.iter().flatten().count();
-        if good >= wanted {
-            return shards;
-        }
-        let learned = self.learner.learn(source.row.group, &source.group.1).await;
-        let others = |slot: &Slot| self.is_news(source, *slot, &learned);
-        let lacking: Vec<Slot> =
-            slots.into_iter().filter(|slot| shards[slot.index()].is_none() && others(slot)).collect();
-        if !lacking.is_empty() {
+        for again in [false, true] {
+            let good = shards.iter().flatten().count();
+            if good >= wanted {
+                break;
+            }
+            let (number, access) = (source.row.group, &source.group.1);
+            let learned = if again {
+                self.learner.learn_again(number, access).await
+            } else {
+                self.learner.learn(number, access).await
+            };
+            let others = |slot: &Slot| self.is_news(source, *slot, &learned);
+            let lacking: Vec<Slot> =
+                slots.iter().copied().filter(|slot| shards[slot.index()].is_none() && others(slot)).collect();
+            if lacking.is_empty() {
+                continue;
+            }
             let more = self.gather_from(source, lacking, wanted - good, priority, accept).await;
             for (shard, more) in shards.iter_mut().zip(more) {
                 *shard = shard.take().or(more);

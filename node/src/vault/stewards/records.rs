@@ -214,14 +214,7 @@ mod tests {
         let now = Timestamp(1 << 40);
         let sealed = mandate(&row, &access, 5, stewards.clone(), 3, now).expect("valid");
         assert_eq!(sealed, mandate(&row, &access, 5, stewards.clone(), 3, now).expect("valid"), "the same bytes");
-        let known = Registration {
-            mandate: sealed,
-            sheets: 6,
-            digest: [0; 32],
-            floor: 0,
-            stewards: Vec::new(),
-            refused: Vec::new(),
-        };
+        let known = Registration { mandate: sealed, sheets: 6, ..Registration::default() };
         let stripes = [stripe(0, 5), stripe(7, 2)];
         let record = record(&row, &access, contents(&stripes), &known).await.expect("sealed");
         let record = GroupRecord::decode(&record).expect("a record");

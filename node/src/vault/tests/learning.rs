@@ -205,6 +205,69 @@ async fn a_map_of_another_owner_is_not_believed() {
     owner.assert_same("out");
 }
 
+/// Of each group one steward is quick, and what it says leaves all repairs out; the others take their time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quick_steward_that_leaves_things_out_silences_nobody() {
+    let mut owner = backed_up().await;
+    away(&owner);
+    owner.overlay.set_all_stewarding(Some(Stewarding::Slow(2)));
+    let mut quick = BTreeSet::new();
+    for row in rows(&owner) {
+        let id = access(&owner, &row).ticket.id();
+        let records = owner.overlay.records(id);
+        let (steward, _) = records.iter().find(|(peer, _)| !quick.contains(peer)).expect("one of its own");
+        let mut map = owner.overlay.map(steward, id);
+        map.entries.clear();
+        owner.overlay.tell(steward, id, map);
+        owner.overlay.set_stewarding(steward, None);
+        quick.insert(*steward);
+    }
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+    owner.data = owner.dir.path().join("blank");
+    owner.recover().await.expect(ExitCode::Success);
+    owner.restore("again").await.expect(ExitCode::Success);
+    owner.assert_same("again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_left_a_question_open_is_asked_once_more_before_anything_is_given_up() {
+    let owner = backed_up().await;
+    away(&owner);
+    for row in rows(&owner) {
+        owner.overlay.stumble(access(&owner, &row).ticket.id());
+    }
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+}
+
+/// Only the one that the others put in tells of repairs.
+#[tokio::test(flavor = "multi_thread")]
+async fn stewards_that_others_put_in_are_asked_too() {
+    let owner = backed_up().await;
+    for row in rows(&owner) {
+        let ticket = access(&owner, &row).ticket;
+        let stewards: BTreeSet<PeerKey> =
+            owner.overlay.records(ticket.id()).into_iter().map(|(steward, _)| steward).collect();
+        let new = owner.overlay.steward_to_be(&ticket, &stewards);
+        let old = *stewards.first().expect("one");
+        owner.overlay.replace_steward(ticket.id(), &old, &new);
+    }
+    away(&owner);
+    for row in rows(&owner) {
+        let id = access(&owner, &row).ticket.id();
+        for (steward, record) in owner.overlay.records(id) {
+            if record.mandate.stewards.contains(&steward) {
+                let mut map = owner.overlay.map(&steward, id);
+                map.entries.clear();
+                owner.overlay.tell(&steward, id, map);
+            }
+        }
+    }
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+}
+
 /// Far more than a verb may take, for a slow machine.
 const LONG: Duration = Duration::from_secs(300);
 

@@ -75,6 +75,8 @@ struct World {
     left: BTreeMap<(PeerKey, GroupId), stewards::Left>,
     stewarding: BTreeMap<PeerKey, stewards::Stewarding>,
     lies: BTreeMap<(PeerKey, GroupId), GroupMap>,
+    /// Whose next question about a group fails.
+    stumbling: BTreeSet<(PeerKey, GroupId)>,
     registered: usize,
     maps_asked: usize,
 }

@@ -222,6 +222,46 @@ async fn mandates_only_grow_in_generation() {
     assert!(!ran.notices().contains(&"FEW_STEWARDS"), "{:?}", ran.notices());
 }
 
+/// Whoever has the old mandate tells what was done under it, if it is asked first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovered_machine_makes_no_mandate_while_the_old_stewards_are_silent() {
+    let mut owner = watched().await;
+    let before = the_record(&owner).mandate;
+    owner.data = owner.dir.path().join("blank");
+    owner.recover().await.expect(ExitCode::Success);
+    for steward in &before.stewards {
+        owner.overlay.set_manner(steward, Manner::Vanished);
+    }
+    let ran = again(&owner).await.expect(ExitCode::NothingToDo);
+    assert!(ran.notices().contains(&"FEW_STEWARDS"), "{:?}", ran.notices());
+    assert_eq!(records(&owner).len(), STEWARDS_MAX, "nobody new was asked to watch it");
+    for steward in &before.stewards {
+        owner.overlay.set_manner(steward, Manner::Honest);
+    }
+    again(&owner).await.expect(ExitCode::NothingToDo);
+    let after = the_record(&owner).mandate;
+    assert!(after.generation > before.generation);
+    assert_eq!(after.stewards, before.stewards, "who watches over it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stewards_that_others_put_in_get_new_sheets() {
+    let owner = watched().await;
+    let before = the_record(&owner);
+    let row = row(&owner);
+    let ticket = access_of(&Vault::open(&owner.data, None).expect("opens").keys, &row).expect("ours").ticket;
+    let old = before.mandate.stewards[3];
+    let new = owner.overlay.steward_to_be(&ticket, &before.mandate.stewards.iter().copied().collect());
+    owner.overlay.replace_steward(ticket.id(), &old, &new);
+    owner.overlay.set_manner(&old, Manner::Dead);
+    owner.write("b", &noise(2, 9 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    let all = records(&owner);
+    let (_, record) = all.iter().find(|(peer, _)| *peer == new).expect("it has one");
+    assert_eq!(record.sealed_mandate(), before.sealed_mandate());
+    assert!(record.sheets[0].generation > before.sheets[0].generation);
+}
+
 /// A run that was killed before it noted what was confirmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_steward_has_already_is_confirmed() {

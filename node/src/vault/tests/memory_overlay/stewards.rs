@@ -1,6 +1,6 @@
 //! Peers as stewards: they keep records as real ones do, and tell of repairs that a test makes with real signatures.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cairn_core::{
     colour::colour,
@@ -21,8 +21,10 @@ use crate::overlay::{StewardError, TransferError};
 pub(in crate::vault::tests) enum Stewarding {
     /// Says this.
     Refuses(Refusal),
-    /// Takes the question and never answers.
+    /// Takes the question and never answers. For what it knows it is given up after a time, as the network does.
     Hangs,
+    /// Takes this many seconds for each question.
+    Slow(u64),
 }
 
 /// What a steward has of a group.
@@ -85,6 +87,36 @@ impl MemoryOverlay {
         self.world().lies.insert((*steward, group), map);
     }
 
+    /// The next question to each steward of a group about it fails.
+    pub(in crate::vault::tests) fn stumble(&self, group: GroupId) {
+        let stewards: Vec<PeerKey> = self.records(group).into_iter().map(|(steward, _)| steward).collect();
+        self.world().stumbling.extend(stewards.into_iter().map(|steward| (steward, group)));
+    }
+
+    /// The stewards of a group put `new` in the place of `old`, and it knows what they know.
+    pub(in crate::vault::tests) fn replace_steward(&self, group: GroupId, old: &PeerKey, new: &PeerKey) {
+        let mut world = self.world();
+        let left = world.left[&(*old, group)].clone();
+        let mandate = &left.record.mandate;
+        let issued = now();
+        let order = Order {
+            group,
+            generation: mandate.generation,
+            committee: *Committee::of(mandate).id(),
+            nonce: [77; 16],
+            issued,
+            expires: issued.plus_ms(3_600_000),
+            action: Action::Replace { old: *old, new: *new },
+        };
+        let signers = mandate.stewards.iter().filter(|peer| *peer != old);
+        let votes: Vec<_> = signers.map(|peer| (*peer, order.sign(&world.peers[peer].key).expect("valid"))).collect();
+        let certificate = Certificate::new(order, votes);
+        world.left.insert((*new, group), left);
+        for (_, left) in world.left.iter_mut().filter(|((_, id), _)| *id == group) {
+            left.changes.push(certificate.clone());
+        }
+    }
+
     /// What a steward would tell.
     pub(in crate::vault::tests) fn map(&self, steward: &PeerKey, group: GroupId) -> GroupMap {
         let world = self.world();
@@ -122,13 +154,21 @@ impl MemoryOverlay {
         let mandate = self.records(group).into_iter().map(|(_, record)| record.mandate).max_by_key(|m| m.generation);
         let mandate = mandate.expect("it has stewards");
         let world = self.world();
+        let mut committee = Committee::of(&mandate);
+        let changes = world
+            .left
+            .iter()
+            .find(|((_, id), left)| *id == group && left.record.mandate.generation == mandate.generation);
+        for change in changes.map(|(_, left)| &left.changes).into_iter().flatten() {
+            committee.change(change).expect("follows");
+        }
         let shards = world.peers[from].shards.keys().filter(|(g, s, _)| *g == group && *s == slot.as_u8());
         let ordinals: Ordinals = shards.map(|(.., ordinal)| *ordinal).collect();
         let issued = now();
         let order = Order {
             group: if lie == Lie::OtherGroup { GroupId::from_bytes([3; 32]) } else { group },
             generation: mandate.generation,
-            committee: *Committee::of(&mandate).id(),
+            committee: *committee.id(),
             nonce: [slot.as_u8(); 16],
             issued,
             expires: issued.plus_ms(3_600_000),
@@ -138,7 +178,7 @@ impl MemoryOverlay {
         let signers: Vec<PeerKey> = match lie {
             Lie::Few => mandate.stewards.iter().take(quorum(mandate.stewards.len()) - 1).copied().collect(),
             Lie::Strangers => strangers.take(7).copied().collect(),
-            _ => mandate.stewards.iter().take(quorum(mandate.stewards.len())).copied().collect(),
+            _ => committee.stewards().iter().take(quorum(committee.stewards().len())).copied().collect(),
         };
         let votes = signers.iter().map(|peer| (*peer, order.sign(&world.peers[peer].key).expect("valid")));
         let certificate = Certificate::new(order.clone(), votes.collect::<Vec<_>>());
@@ -186,6 +226,18 @@ impl MemoryOverlay {
         self.coloured(ticket, slot).into_iter().find(|peer| !not.contains(peer)).expect("one more of the colour")
     }
 
+    /// A peer of the stewards' colour that is none of `not`.
+    pub(in crate::vault::tests) fn steward_to_be(
+        &self,
+        ticket: &cairn_proto::GroupTicket,
+        not: &BTreeSet<PeerKey>,
+    ) -> PeerKey {
+        let world = self.world();
+        let may = |peer: &super::Peer| colour(ticket, &peer.domain).index() == ticket.code().slots();
+        let mut coloured = world.peers.iter().filter(|(key, peer)| may(peer) && !not.contains(key));
+        *coloured.next().expect("one more of the colour").0
+    }
+
     /// Whether it is reached at all; hangs when it does.
     async fn reach(&self, steward: PeerKey) -> Result<(), StewardError> {
         self.step().await;
@@ -198,6 +250,10 @@ impl MemoryOverlay {
                 Err(TransferError::Unreachable("dead".to_owned()).into())
             }
             (_, Some(Stewarding::Hangs)) => std::future::pending().await,
+            (_, Some(Stewarding::Slow(seconds))) => {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok(())
+            }
             (_, Some(Stewarding::Refuses(why))) => Err(StewardError::Refused(why)),
             (_, None) => Ok(()),
         }
@@ -212,7 +268,12 @@ impl MemoryOverlay {
         let class = record.mandate.ticket.code().slots();
         assert_eq!(colour(&record.mandate.ticket, &peer.domain).index(), class, "SEP-1: of the stewards' colour");
         assert!(peer.domain != self.domain, "SEP-1: the owner's own domain watches nothing");
-        if !record.mandate.stewards.contains(&steward) || !record.mandate.holds_at(now()) {
+        // Or put in by the others under the same mandate.
+        let put_in = world.left.get(&(steward, record.group())).is_some_and(|left| {
+            let same = left.record.sealed_mandate() == record.sealed_mandate();
+            same && left.changes.iter().any(|change| change.order.action.stewards().1 == Some(steward))
+        });
+        if !(put_in || record.mandate.stewards.contains(&steward)) || !record.mandate.holds_at(now()) {
             return Err(StewardError::Refused(Refusal::NotSteward));
         }
         let place = (steward, record.group());
@@ -230,8 +291,15 @@ impl MemoryOverlay {
     }
 
     pub(super) async fn steward_tells(&self, steward: PeerKey, group: GroupId) -> Result<Box<GroupMap>, StewardError> {
-        self.world().maps_asked += 1;
-        self.reach(steward).await?;
+        {
+            let mut world = self.world();
+            world.maps_asked += 1;
+            if world.stumbling.remove(&(steward, group)) {
+                return Err(TransferError::Unreachable("the connection broke".to_owned()).into());
+            }
+        }
+        let reached = tokio::time::timeout(Duration::from_secs(5), self.reach(steward)).await;
+        reached.unwrap_or_else(|_| Err(TransferError::TimedOut.into()))?;
         if let Some(lie) = self.world().lies.get(&(steward, group)) {
             return Ok(Box::new(lie.clone()));
         }

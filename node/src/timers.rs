@@ -99,15 +99,15 @@ named_timers! {
     /// Silence after which a steward's place is given to another.
     steward_lost = DAY, at least 5 * SECOND;
     /// Between two probes of a silent peer of a group that needs something.
-    probe = 100 * SECOND, at least 500;
+    probe = 100 * SECOND, at least SECOND;
     /// Silence after which any other peer is probed; half of `away`.
     probe_silent = HOUR / 2, at least SECOND;
     /// Between two questions to a holder what it has.
     inventory = DAY, at least 2 * SECOND;
     /// Between two adverts.
-    announce = 10 * MINUTE, at least 500;
+    announce = 10 * MINUTE, at least 2 * SECOND;
     /// Between two pings of a connected peer.
-    ping = 150 * SECOND, at least 500;
+    ping = 150 * SECOND, at least 2 * SECOND;
     /// Between two turns of the store: ended holds of the trash, compaction.
     compact = HOUR, at least SECOND;
     /// Between two reads of every shard.
@@ -169,7 +169,7 @@ impl Default for Timers {
 impl Timers {
     /// From the settings and the environment's factor, which stands above theirs.
     ///
-    /// Nothing gets shorter than its least value: half a second for adverts, pings and probes, two seconds of silence to be late and
+    /// Nothing gets shorter than its least value: two seconds for adverts and pings, one for probes, two seconds of silence to be late and
     /// five to be gone, three seconds for votes, thirty for an order, a fifth of a second for a look. Late is three
     /// adverts at least, so half an hour by default; and whoever is away was late, whoever is gone was away.
     ///

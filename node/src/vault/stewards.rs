@@ -274,6 +274,11 @@ impl Run<'_> {
                 let forgotten = known.as_ref().is_none_or(|known| known.mandate.is_empty())
                     && row.number < self.session.first_group;
                 let mut made = true;
+                if forgotten {
+                    // The head's number did not grow since: a mandate of it would be no newer than the forgotten one.
+                    let known = known.get_or_insert_with(Registration::default);
+                    known.floor = known.floor.max(self.sequence);
+                }
                 if left || forgotten {
                     match self.before(number, &access, &mut known).await? {
                         Some(learned) => {

@@ -292,3 +292,24 @@ async fn a_small_network_is_watched_by_whom_it_has() {
         owner.assert_same("out");
     }
 }
+
+/// They may be gone for good; then new ones are named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mandate_is_not_put_off_for_ever() {
+    let mut owner = watched().await;
+    let before = the_record(&owner).mandate;
+    owner.data = owner.dir.path().join("blank");
+    owner.recover().await.expect(ExitCode::Success);
+    for steward in &before.stewards {
+        owner.overlay.set_manner(steward, Manner::Dead);
+    }
+    again(&owner).await.expect(ExitCode::NothingToDo);
+    let mut known = registration(&owner);
+    assert!(known.mandate.is_empty() && known.put_off > Timestamp(0));
+    known.put_off.0 -= GONE_AFTER_MS;
+    catalogue(&owner).set_registration(1, &known).expect("written");
+    again(&owner).await.expect(ExitCode::NothingToDo);
+    let after = registration(&owner);
+    assert!(!after.mandate.is_empty() && after.put_off == Timestamp(0));
+    assert!(records(&owner).iter().any(|(_, record)| record.mandate.generation > before.generation));
+}

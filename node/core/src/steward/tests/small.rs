@@ -41,7 +41,7 @@ fn a_slot_that_no_stripe_has_needs_nobody() {
 
 /// The new holder sees when the helpers cannot be those of its stripes: a blinded sum of others would not be its shard.
 #[test]
-fn a_rebuild_from_too_many_or_from_virtual_slots_is_not_taken() {
+fn a_rebuild_from_too_few_or_from_virtual_slots_is_not_taken() {
     let village = Village::with_stripes(7, 2);
     let record = village.stewards.values().next().expect("seven").groups[&village.ticket.id()].record.clone();
     let to = village.of_colour(3)[1];
@@ -54,8 +54,9 @@ fn a_rebuild_from_too_many_or_from_virtual_slots_is_not_taken() {
         part::may_take(&credentials, sheet, &to, &village.domain(&to), None, village.now).map(drop)
     };
     assert_eq!(take(&[0, 4]), Ok(()));
-    assert_eq!(take(&[0, 1, 4]), Err(Unfit::WrongHelpers));
+    assert_eq!(take(&[0, 1, 4]), Ok(()), "one to spare");
     assert_eq!(take(&[0, 2]), Err(Unfit::WrongHelpers));
+    assert_eq!(take(&[0]), Err(Unfit::WrongHelpers));
 }
 
 /// The three with the most stripes have none in common; three others do.

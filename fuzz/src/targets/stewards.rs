@@ -269,7 +269,8 @@ static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let holder = PeerKey::from_bytes([1; 32]);
     steward.reported(holder, group, slot(0), &cairn_proto::Ordinals::default(), NOW);
     let certified = |nonce: u8, to: PeerKey| {
-        let action = Action::Copy { slot: slot(1), from: holder, to, ordinals: [3].into_iter().collect() };
+        let from = PeerKey::from_bytes([9; 32]);
+        let action = Action::Copy { slot: slot(1), from, to, ordinals: [3].into_iter().collect() };
         let order = Order { nonce: [nonce; 16], ..an_order(action) };
         let vote = (peer(&key()), order.sign(&key()).expect("valid"));
         Certificate::new(order, [vote])

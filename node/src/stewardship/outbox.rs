@@ -35,8 +35,8 @@ const ROOM_KIB: u32 = 64 * 1024;
 const LEAST_KIB: u32 = 8;
 /// Times that a message is tried.
 const TRIES: u32 = 3;
-/// Times that an order is given to a new holder that is busy: only who counted the votes gives it, and a lost one keeps its slot
-/// waiting until it is over. With the pauses that is an hour.
+/// Times that an order is given to a new holder that is busy, over an hour with the pauses; the steward gives one that got lost
+/// again by itself.
 const GIVE_TRIES: u32 = 6;
 /// How long one try may take: a map of 2 MiB over a slow line.
 const PATIENCE: Duration = Duration::from_secs(60);

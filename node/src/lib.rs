@@ -19,6 +19,7 @@ pub mod overlay;
 pub mod plan;
 pub mod rebuild;
 mod signatures;
+pub mod standing;
 pub mod stewardship;
 pub mod store;
 pub mod telemetry;

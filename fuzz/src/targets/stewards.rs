@@ -9,12 +9,12 @@ use cairn_core::{
     part::{CREDENTIALS_MAX, Credentials, Pass},
     steward::{
         Failure, Happening, Rhythm, Say, Steward, What,
-        wire::{Answer, GroupMap, MESSAGE_MAX, Refusal, Request},
+        wire::{Answer, Duty, Findings, GroupMap, Kept, MESSAGE_MAX, Notice, Questioned, Refusal, Request},
     },
 };
 use cairn_proto::{
     Action, Certificate, CodeParams, Committee, Domain, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers,
-    ShardRoot, SheetRow, Slot, SlotSheet, Taken, Timestamp, mandate, order,
+    ShardRoot, SheetRow, Slot, SlotSheet, Taken, Timestamp, mandate, order, signed::SignedBytes,
 };
 use ed25519_dalek::SigningKey;
 use rand_core::SeedableRng as _;
@@ -191,9 +191,30 @@ fn request_seeds() -> Vec<Vec<u8>> {
         Request::Give { credentials: Box::new(credentials()), sheet: sheet(0), previous: [9; 32] },
         Request::Register { record: record() },
         Request::Ask { ticket: ticket(), grant: vec![4; 178] },
+        Request::Duty(Box::new(duty())),
+        Request::Findings(Box::new(findings())),
+        Request::Challenge(Box::new(questioned())),
+        Request::Notice(Notice::Lost { group, slot: slot(1), ordinals: [3].into_iter().collect() }),
+        Request::Notice(Notice::Leaving { at: Timestamp(300), groups: vec![group] }),
+        Request::Notice(Notice::Staying),
     ];
     let all = say.map(|say| Request::Say(Box::new(say))).into_iter().chain(others);
     all.map(|request| request.encode().expect("valid")).collect()
+}
+
+fn duty() -> Duty {
+    let (holder, ordinals, until) = (PeerKey::from_bytes([2; 32]), [0, 200].into_iter().collect(), Timestamp(1000));
+    Duty { ticket: ticket(), sheet: sheet(0), holder, ordinals, auditors: 7, until }
+}
+
+fn findings() -> Findings {
+    let (holder, missing) = (PeerKey::from_bytes([2; 32]), [1].into_iter().collect());
+    Findings { group: ticket().id(), slot: slot(1), holder, good: 300, silent: 1, missing, proof: Some(vec![5; 40]) }
+}
+
+fn questioned() -> Questioned {
+    let challenge = SignedBytes { body: vec![1; 40], signer: vec![2; 32], signature: vec![3; 64] };
+    Questioned { ticket: ticket(), grant: Some(vec![4; 178]), challenge }
 }
 
 fn answer_seeds() -> Vec<Vec<u8>> {
@@ -211,6 +232,10 @@ fn answer_seeds() -> Vec<Vec<u8>> {
     let (mandate, entries) = (sealed_mandate(), vec![(certified(), taken())]);
     let map = GroupMap { mandate, sheets: vec![1, 2, 300], changes: changes(), past: Vec::new(), entries, log };
     let answers = [Answer::Done, Answer::Map(Box::new(map)), Answer::Refused(Refusal::Busy)];
+    let answers: Vec<Answer> = answers
+        .into_iter()
+        .chain([Answer::Audit(vec![6; 60]), Answer::Kept(vec![Kept::Needed, Kept::Elsewhere])])
+        .collect();
     answers.iter().map(|answer| answer.encode().expect("valid")).collect()
 }
 

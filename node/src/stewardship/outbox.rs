@@ -191,6 +191,8 @@ fn weight_kib(request: &Request) -> u32 {
             },
             Request::Give { credentials, .. } => 16 + certificates(credentials.changes.len()),
             Request::Register { .. } | Request::Ask { .. } => 80,
+            Request::Duty(_) | Request::Notice(_) => 32,
+            Request::Findings(_) | Request::Challenge(_) => 8,
         }
 }
 

@@ -203,8 +203,12 @@ impl Keeper {
                 Err(_) => (Answer::Refused(Refusal::Forged), None),
             },
             Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
-            // The new holder's; it never comes here.
-            Request::Give { .. } => (Answer::Refused(Refusal::NotSteward), None),
+            // The new holder's, the auditor's and the audited holder's; they never come here.
+            Request::Give { .. }
+            | Request::Duty(_)
+            | Request::Challenge(_)
+            | Request::Findings(_)
+            | Request::Notice(_) => (Answer::Refused(Refusal::NotSteward), None),
         }
     }
 

@@ -1,7 +1,9 @@
 //! What travels on the stewards' protocol: between stewards, from them to new holders, from owners to them.
 
+pub mod care;
 mod codec;
 
+pub use care::{Duty, Findings, Kept, Notice, Questioned};
 pub use codec::{MESSAGE_MAX, SHORT_ANSWER_MAX};
 
 use cairn_proto::{Certificate, GroupTicket};
@@ -38,6 +40,14 @@ pub enum Request {
         /// The group's leave ([`cairn_proto::Grant`], sealed) for the asker, at this steward, to read.
         grant: Vec<u8>,
     },
+    /// A steward has a peer audit a holder.
+    Duty(Box<Duty>),
+    /// An auditor tells its steward what it found.
+    Findings(Box<Findings>),
+    /// An auditor, or the owner, has a holder show what it keeps.
+    Challenge(Box<Questioned>),
+    /// A holder tells a steward what it should know.
+    Notice(Notice),
 }
 
 /// What is answered.
@@ -47,6 +57,10 @@ pub enum Answer {
     Done,
     /// What a steward knows of a group.
     Map(Box<GroupMap>),
+    /// A holder's answer to a challenge: [`cairn_proto::audit::Response`], encoded.
+    Audit(Vec<u8>),
+    /// How far the others are, for each group that a leaving holder named.
+    Kept(Vec<Kept>),
     /// No.
     Refused(Refusal),
 }

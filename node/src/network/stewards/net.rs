@@ -108,5 +108,6 @@ fn unexpected(answer: Answer) -> StewardError {
         Answer::Refused(why) => StewardError::Refused(why),
         Answer::Done => TransferError::Misbehaved("done, where a map was asked for".into()).into(),
         Answer::Map(_) => TransferError::Misbehaved("a map that nobody asked for".into()).into(),
+        Answer::Audit(_) | Answer::Kept(_) => TransferError::Misbehaved("the answer to something else".into()).into(),
     }
 }

@@ -1,19 +1,24 @@
 //! Bytes of what travels on the stewards' protocol.
 //!
 //! Request: version `1` · kind · fields. Kinds: `1` say: [`Say`]; `2` give: bytes credentials, bytes sheet, previous 32; `3`
-//! register: bytes record; `4` ask: ticket 68, bytes grant. Answer: version `1` · kind · fields: `1` done; `2` map: bytes mandate,
-//! list of generations, changes, past, list of log entries, entries; `3` refused: `1` busy, `2` not a steward, `3` old, `4` forged, `5` full.
+//! register: bytes record; `4` ask: ticket 68, bytes grant; `5` duty, `6` findings, `7` challenge, `8` notice: as in [`super::care`]. Answer: version `1` · kind · fields: `1` done; `2` map: bytes mandate,
+//! list of generations, changes, past, list of log entries, entries; `3` refused: `1` busy, `2` not a steward, `3` old, `4` forged, `5` full;
+//! `4` audit: bytes response; `5` kept: list of bytes, `0` unknown, `1` needed, `2` elsewhere.
 //! Numbers in minimal LEB128; [`Say`], changes, entries and log entries as in [`super::super::message`] and [`super::super::log`].
 
 use cairn_proto::{
     DecodeError, GroupTicket,
+    audit::RESPONSE_MAX,
     code_params::SLOTS_MAX,
     group::TICKET_SIZE,
     layout::{Reader, at_most, put_bytes, put_number},
     mandate::{GROUP_RECORD_MAX, MANDATE_MAX, SHEET_MAX},
 };
 
-use super::{Answer, GroupMap, Refusal, Request};
+use super::{
+    Answer, Duty, Findings, GroupMap, Kept, Notice, Questioned, Refusal, Request,
+    care::{AUDIT_ANSWER_MAX, KEPT_ANSWER_MAX, NOTICE_GROUPS_MAX},
+};
 use crate::{
     part::{CREDENTIALS_MAX, Credentials},
     steward::{
@@ -61,6 +66,22 @@ impl Request {
                 out.extend_from_slice(&ticket.encode());
                 put_bytes(&mut out, grant);
             }
+            Self::Duty(duty) => {
+                out.push(5);
+                duty.put(&mut out);
+            }
+            Self::Findings(findings) => {
+                out.push(6);
+                findings.put(&mut out);
+            }
+            Self::Challenge(questioned) => {
+                out.push(7);
+                questioned.put(&mut out);
+            }
+            Self::Notice(notice) => {
+                out.push(8);
+                notice.put(&mut out)?;
+            }
         }
         at_most(REQUEST, MESSAGE_MAX, out.len())?;
         Ok(out)
@@ -83,6 +104,10 @@ impl Request {
             },
             3 => Self::Register { record: r.bytes(GROUP_RECORD_MAX)?.to_vec() },
             4 => Self::Ask { ticket: GroupTicket::decode(r.raw(TICKET_SIZE)?)?, grant: r.bytes(GRANT_MAX)?.to_vec() },
+            5 => Self::Duty(Box::new(Duty::read(&mut r)?)),
+            6 => Self::Findings(Box::new(Findings::read(&mut r)?)),
+            7 => Self::Challenge(Box::new(Questioned::read(&mut r, GRANT_MAX)?)),
+            8 => Self::Notice(Notice::read(&mut r)?),
             _ => return Err(r.invalid("unknown kind")),
         };
         r.finish()?;
@@ -94,7 +119,14 @@ impl Request {
     pub const fn answer_max(&self) -> usize {
         match self {
             Self::Ask { .. } => MESSAGE_MAX,
-            Self::Say(_) | Self::Give { .. } | Self::Register { .. } => SHORT_ANSWER_MAX,
+            Self::Challenge(_) => AUDIT_ANSWER_MAX,
+            Self::Notice(notice) if notice.asked() > 0 => KEPT_ANSWER_MAX,
+            Self::Say(_)
+            | Self::Give { .. }
+            | Self::Register { .. }
+            | Self::Duty(_)
+            | Self::Findings(_)
+            | Self::Notice(_) => SHORT_ANSWER_MAX,
         }
     }
 }
@@ -127,6 +159,16 @@ impl Answer {
                 map.put(&mut out)?;
             }
             Self::Refused(why) => out.extend_from_slice(&[3, why.code()]),
+            Self::Audit(response) => {
+                out.push(4);
+                put_bytes(&mut out, response);
+            }
+            Self::Kept(kept) => {
+                at_most(ANSWER, NOTICE_GROUPS_MAX, kept.len())?;
+                out.push(5);
+                put_number(&mut out, kept.len() as u64);
+                out.extend(kept.iter().map(|kept| kept.code()));
+            }
         }
         at_most(ANSWER, MESSAGE_MAX, out.len())?;
         Ok(out)
@@ -147,6 +189,12 @@ impl Answer {
                 let code = r.byte()?;
                 let why = Refusal::ALL.into_iter().find(|why| why.code() == code);
                 Self::Refused(why.ok_or_else(|| r.invalid("unknown refusal"))?)
+            }
+            4 => Self::Audit(r.bytes(RESPONSE_MAX)?.to_vec()),
+            5 => {
+                let count = r.count(NOTICE_GROUPS_MAX, 1)?;
+                let mut one = || Kept::of(r.byte()?).ok_or_else(|| r.invalid("unknown answer to who leaves"));
+                Self::Kept((0..count).map(|_| one()).collect::<Result<_, _>>()?)
             }
             _ => return Err(r.invalid("unknown kind")),
         };

@@ -6,10 +6,16 @@ use cairn_proto::{
     Action, Certificate, CodeParams, GroupId, GroupRecord, Mandate, Order, Ordinals, PeerKey, Powers, Slot, SlotSheet,
     Taken, Timestamp,
     order::{CHANGES_MAX, ORDER_MS_MAX},
+    signed::SignedBytes,
     wire::FRAME_PASS_MAX,
 };
 use ed25519_dalek::SigningKey;
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_set, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 
 use super::*;
 use crate::{
@@ -189,6 +195,41 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         1 => vec(any::<u8>(), 0..600).prop_map(|record| Request::Register { record }),
         1 => vec(any::<u8>(), 0..GRANT_MAX).prop_map(|grant| Request::Ask { ticket: ticket(), grant }),
+        4 => care(),
+    ]
+}
+
+/// What keeps holders honest.
+fn care() -> impl Strategy<Value = Request> {
+    let places = || (slot(), peer(), any::<[u8; 32]>().prop_map(Ordinals::from_bytes));
+    let group = || any::<[u8; 32]>().prop_map(GroupId::from_bytes);
+    prop_oneof![
+        (vec(any::<u8>(), 0..600), places(), 1..=u8::MAX, any::<u64>()).prop_map(
+            |(sheet, (_, holder, ordinals), auditors, until)| {
+                let until = Timestamp(until);
+                Request::Duty(Box::new(Duty { ticket: ticket(), sheet, holder, ordinals, auditors, until }))
+            }
+        ),
+        (group(), places(), any::<(u32, u32)>(), option::of(vec(any::<u8>(), 0..600))).prop_map(
+            |(group, (slot, holder, missing), (good, silent), proof)| {
+                Request::Findings(Box::new(Findings { group, slot, holder, good, silent, missing, proof }))
+            }
+        ),
+        (option::of(vec(any::<u8>(), 0..GRANT_MAX)), vec(any::<u8>(), 0..300), signature()).prop_map(
+            |(grant, body, signature)| {
+                let challenge = SignedBytes { body, signer: vec![3; 32], signature: signature.to_vec() };
+                Request::Challenge(Box::new(Questioned { ticket: ticket(), grant, challenge }))
+            }
+        ),
+        (group(), places()).prop_map(|(group, (slot, _, ordinals))| Request::Notice(Notice::Lost {
+            group,
+            slot,
+            ordinals
+        })),
+        (any::<u64>(), btree_set(group(), 0..9)).prop_map(|(at, groups)| {
+            Request::Notice(Notice::Leaving { at: Timestamp(at), groups: groups.into_iter().collect() })
+        }),
+        Just(Request::Notice(Notice::Staying)),
     ]
 }
 
@@ -230,6 +271,8 @@ fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         1 => Just(Answer::Done),
         1 => select(&Refusal::ALL[..]).prop_map(Answer::Refused),
+        1 => vec(any::<u8>(), 0..900).prop_map(Answer::Audit),
+        1 => vec(select(&[Kept::Unknown, Kept::Needed, Kept::Elsewhere][..]), 0..9).prop_map(Answer::Kept),
         4 => map.prop_map(|(mandate, sheets, changes, past, entries, log)| {
             Answer::Map(Box::new(GroupMap { mandate, sheets, changes, past, entries, log }))
         }),
@@ -243,7 +286,8 @@ proptest! {
     fn what_is_sent_is_what_is_read(request in request(), answer in answer(), entry in happening()) {
         prop_assert_eq!(Request::decode(&request.encode().expect("within bounds")), Ok(request.clone()));
         let bytes = answer.encode().expect("within bounds");
-        prop_assert!(matches!(answer, Answer::Map(_)) || bytes.len() <= SHORT_ANSWER_MAX);
+        let short = matches!(answer, Answer::Done | Answer::Refused(_));
+        prop_assert!(!short || bytes.len() <= SHORT_ANSWER_MAX);
         prop_assert_eq!(Answer::decode(&bytes), Ok(answer));
         prop_assert!(entry.encode().len() <= Happening::ENCODED_MAX);
         prop_assert_eq!(Happening::decode(&entry.encode()), Ok(entry));
@@ -394,6 +438,20 @@ fn the_bytes_are_frozen() {
         Request::Register { record: vec![1, 2, 3] },
         Request::Ask { ticket: ticket(), grant: vec![4; 5] },
     ];
+    let (slot, ordinals) = (Slot::new(1).expect("small"), Ordinals::from_iter([3]));
+    let until = Timestamp(300);
+    let duty = Duty { ticket: ticket(), sheet: vec![1, 2], holder: peer, ordinals, auditors: 7, until };
+    let findings =
+        Findings { group, slot, holder: peer, good: 300, silent: 1, missing: ordinals, proof: Some(vec![5; 3]) };
+    let challenge = SignedBytes { body: vec![1; 4], signer: vec![2; 32], signature: vec![3; 64] };
+    let care = [
+        Request::Duty(Box::new(duty)),
+        Request::Findings(Box::new(findings)),
+        Request::Challenge(Box::new(Questioned { ticket: ticket(), grant: Some(vec![4; 5]), challenge })),
+        Request::Notice(Notice::Lost { group, slot, ordinals }),
+        Request::Notice(Notice::Leaving { at: until, groups: vec![group] }),
+        Request::Notice(Notice::Staying),
+    ];
     let what = [
         What::Adopted { generation: 300 },
         What::Lacks { slot: 1, holder: peer, shards: 256 },
@@ -414,12 +472,13 @@ fn the_bytes_are_frozen() {
         bytes.iter().for_each(|byte| write!(text, "{byte:02x}").expect("to memory"));
         text.push('\n');
     };
-    for request in say.map(|say| Request::Say(Box::new(say))).iter().chain(&others) {
+    for request in say.map(|say| Request::Say(Box::new(say))).iter().chain(&others).chain(&care) {
         line("request", &request.encode().expect("valid"));
     }
     line("pass", &pass);
     let refusals = Refusal::ALL.map(Answer::Refused);
-    for answer in [Answer::Done, Answer::Map(Box::new(map))].iter().chain(&refusals) {
+    let of_care = [Answer::Audit(vec![6; 4]), Answer::Kept(vec![Kept::Unknown, Kept::Needed, Kept::Elsewhere])];
+    for answer in [Answer::Done, Answer::Map(Box::new(map))].iter().chain(&refusals).chain(&of_care) {
         line("answer", &answer.encode().expect("valid"));
     }
     crate::golden::check("steward-wire.txt", &text);

@@ -74,9 +74,11 @@ pub struct OwnerSection {
     pub exclude: Option<Vec<String>>,
     /// Host name for snapshots.
     pub host: Option<String>,
+    /// What the vault promises: bronze, silver, gold, platinum, or none.
+    pub sla: Option<String>,
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "version",
     "network",
     "node.roles",
@@ -93,6 +95,7 @@ const KEYS: [&str; 16] = [
     "owner.passphrase_file",
     "owner.exclude",
     "owner.host",
+    "owner.sla",
 ];
 
 const SECTIONS: [&str; 3] = ["node", "owner", "timers"];

@@ -97,6 +97,8 @@ pub struct BackupArgs {
     pub dry_run: bool,
     /// Make no snapshot when nothing changed.
     pub skip_if_unchanged: bool,
+    /// What the vault promises from now on: an SLA's name, or `none`; what it promised before when `None`.
+    pub sla: Option<String>,
 }
 
 /// Arguments of [`Verb::Snapshots`].

@@ -28,6 +28,7 @@ mod news;
 mod parts;
 mod pieces;
 mod placing;
+mod promise;
 pub mod reader;
 mod recover;
 mod refill;

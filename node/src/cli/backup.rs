@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cairn_core::durability::{Sla, UnknownSla};
 use clap::Args;
 
 use super::{Context, execute};
@@ -65,6 +66,17 @@ pub(super) struct Backup {
     /// Make no snapshot when nothing changed (exit 8)
     #[arg(long)]
     skip_if_unchanged: bool,
+    /// What this vault promises from now on: bronze (99 % of backups like this lose nothing in a year), silver (99.9 %), gold
+    /// (99.99 %), platinum (99.999 %), or none: the network's size decides [default: as before; see `cairn plan`]
+    #[arg(long, value_name = "SLA", value_parser = sla)]
+    sla: Option<String>,
+}
+
+fn sla(name: &str) -> Result<String, String> {
+    if name.eq_ignore_ascii_case("none") || name.parse::<Sla>().is_ok() {
+        return Ok(name.to_ascii_lowercase());
+    }
+    Err(format!("{UnknownSla}, or none"))
 }
 
 pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, Failure> {
@@ -90,6 +102,7 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
         force: backup.force,
         dry_run: backup.dry_run,
         skip_if_unchanged: backup.skip_if_unchanged,
+        sla: Setting::flag(backup.sla.clone()).or(context.config.owner.sla.clone()).get(),
     };
     let verb = Verb::Backup(args);
     if backup.stdin_from_command {

@@ -11,9 +11,10 @@ use std::{
 
 use cairn_core::{
     chunking::ChunkProfile,
+    durability::UnknownSla,
     keys::KeyMode,
     pack::StripeNumbers,
-    placement::{Owner, PlacementError},
+    placement::{Owner, PlacementError, PlacementPolicy},
 };
 use cairn_proto::{
     SnapshotId, Timestamp,
@@ -32,6 +33,7 @@ use super::{
     failures,
     groups::{Groups, PlaceError},
     ingest::{Figures, Ingest, Out},
+    promise::{self, Kept, Promise},
     reader::Reader,
     session::{Session, StoreError, StripeJob},
     sources::{self, FileSource, LateFiles, Scanned, SourceError},
@@ -76,7 +78,11 @@ pub(super) async fn backup(
         .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", format!("no snapshot can be named so: {e}")))?;
     let source = Source::new(&args, input)?;
     let counters = vault.check_network_head(&overlay).await?;
-    let session = Arc::new(open_session(vault, overlay, now, counters, &events, &cancel).await?);
+    let promise = promised(vault, &args)?;
+    let session = Arc::new(open_session(vault, overlay, now, counters, promise, &events, &cancel).await?);
+    if let Some(kept) = session.promised.as_ref().filter(|_| !args.dry_run) {
+        kept.promise.remember(&vault.catalogue).map_err(failures::catalogue)?;
+    }
     let (unreadable, repaired) = match args.dry_run {
         true => (0, 0),
         false => {
@@ -170,6 +176,7 @@ pub(super) async fn backup(
         "stewards_fewest": watched.fewest,
         "stewards_most": watched.most,
         "placement": { "first_attempt": session.groups.first_attempt() },
+        "sla": session.promised.as_ref().map(Kept::told),
     });
     let _ = events.send(Event::Summary { verb: "backup".to_owned(), summary }).await;
     let code = match () {
@@ -209,17 +216,36 @@ impl Source {
     }
 }
 
+/// What the vault promises from this run on: what is named now, or what was named once; `none` takes it back.
+fn promised(vault: &Vault, args: &BackupArgs) -> Result<Option<Promise>, Failure> {
+    let before = Promise::of(&vault.catalogue).map_err(failures::catalogue)?;
+    let Some(named) = args.sla.as_deref() else { return Ok(before) };
+    if named.eq_ignore_ascii_case(promise::NONE) {
+        if !args.dry_run {
+            vault.catalogue.set_meta(Meta::Promise, None).map_err(failures::catalogue)?;
+        }
+        return Ok(None);
+    }
+    let sla = named.parse().map_err(|e: UnknownSla| {
+        Failure::new(ExitCode::Usage, "SLA", format!("{named:?} is no promise that a vault can make"))
+            .caused_by(&e)
+            .with_hint("none takes a promise back")
+    })?;
+    Ok(Some(before.filter(|before| before.sla == sla).unwrap_or(Promise::new(sla))))
+}
+
 /// Knows the peers, takes over the groups that are left open.
 pub(super) async fn open_session(
     vault: &Vault,
     overlay: Arc<dyn Overlay>,
     now: Timestamp,
     counters: Counters,
+    promise: Option<Promise>,
     events: &mpsc::Sender<Event>,
     cancel: &CancellationToken,
 ) -> Result<Session, Failure> {
     let mut peers = overlay.peers(true).await.map_err(failures::overlay)?;
-    let (_, highest_group) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
+    let (stripes, highest_group) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
     let crashed = vault.catalogue.meta(Meta::Running).map_err(failures::catalogue)?.is_some();
     let mut left = Vec::new();
     for row in vault.catalogue.groups() {
@@ -237,10 +263,13 @@ pub(super) async fn open_session(
     let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
     let next_group = counters.next_group.max(highest_group + 1);
     let mut looks = LOOKS;
-    let groups = loop {
-        let groups = Groups::new(vault.keys.clone(), owner.clone(), peers.clone(), now, left.clone(), next_group);
+    let (groups, promised) = loop {
+        let promised = promise.map(|promise| promise.follow(&peers, stripes, now));
+        let policy = promised.as_ref().map_or_else(|| PlacementPolicy::for_network(&peers), |kept| kept.policy(&peers));
+        let (keys, owner) = (vault.keys.clone(), owner.clone());
+        let groups = Groups::new(keys, owner, peers.clone(), now, left.clone(), next_group, policy);
         match groups.ready() {
-            Ok(()) => break groups,
+            Ok(()) => break (groups, promised),
             Err(PlaceError::Placement(PlacementError::TooFewPeers { .. })) if looks > 1 => {
                 looks -= 1;
                 tokio::select! {
@@ -252,6 +281,9 @@ pub(super) async fn open_session(
             Err(e) => return Err(failures::store(&StoreError::Place(e))),
         }
     };
+    if let Some((id, text)) = promised.as_ref().and_then(Kept::notice) {
+        let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
+    }
     if let Some(notice) = groups.policy().notice {
         let id = match notice {
             cairn_core::placement::PolicyNotice::LowPeer { .. } => "LOW_PEER_MODE",
@@ -263,7 +295,8 @@ pub(super) async fn open_session(
     let epoch = vault.epochs()?.last().map_or(1, |e| e.number);
     let epoch = Arc::new(vault.keys.epoch(KeyMode::Paper, epoch));
     let lease_until = now.plus_ms(LEASE_MS);
-    Ok(Session::new(vault.keys.clone(), epoch, vault.catalogue.clone(), overlay, groups, lease_until))
+    let session = Session::new(vault.keys.clone(), epoch, vault.catalogue.clone(), overlay, groups, lease_until);
+    Ok(Session { promised, ..session })
 }
 
 type ScanResult = (Ingest, Result<(Scanned, LateFiles), SourceError>);

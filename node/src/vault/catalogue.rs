@@ -177,6 +177,8 @@ pub enum Meta {
     Chunks,
     /// The last group whose stewards a backup asked as it lacked something.
     LearnedUpTo,
+    /// What the vault promises, see [`super::promise`].
+    Promise,
 }
 
 /// The vault's running numbers.

@@ -25,6 +25,7 @@ use super::{
     content_ids::ContentIds,
     failures,
     holdings::{self, Holdings},
+    promise::Promise,
     reader::{ReadError, Reader},
     shortfall::READ_WRONG,
     told,
@@ -119,7 +120,9 @@ pub(super) async fn check(
         .map_err(failures::catalogue)?;
     let mut holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
     // What a slot was given to is known from its row; that there may be two at all, from the network as it is.
-    let replicas = overlay.peers(false).await.map_or(1, |peers| PlacementPolicy::for_network(&peers).replicas.max(1));
+    let promised = Promise::of(&vault.catalogue).map_err(failures::catalogue)?.map_or(1, |promise| promise.replicas());
+    let replicas = overlay.peers(false).await.map_or(1, |peers| PlacementPolicy::for_network(&peers).replicas);
+    let replicas = replicas.max(promised).max(1);
     let gone = match holdings.answered() {
         true => holdings::note_silence(&vault.catalogue, &holdings, &holdings::named(&rows), super::now()),
         false => Ok(BTreeSet::new()),

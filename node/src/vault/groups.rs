@@ -135,7 +135,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Starts with the unsealed groups that are left over, as far as their holders live.
+    /// Starts with the unsealed groups that are left over, as far as their holders live. `policy`: of the next groups.
     pub(super) fn new(
         keys: Arc<VaultKeys>,
         owner: Owner,
@@ -143,8 +143,8 @@ impl Groups {
         now: Timestamp,
         left: Vec<GroupRow>,
         next_number: u32,
+        mut policy: PlacementPolicy,
     ) -> Self {
-        let mut policy = PlacementPolicy::for_network(&peers);
         policy.strategy_before = strategy_before(&keys, &left);
         let this = Self {
             keys,

@@ -16,7 +16,7 @@ use rand_core::SeedableRng as _;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Vault, browse, failures, session::StoreError};
+use super::{Vault, browse, failures, promise::Promise, session::StoreError};
 use crate::{
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, VerbResult},
@@ -110,6 +110,7 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
         "groups": groups,
         "lowest_margin": lowest,
         "stripes_below_target": short,
+        "sla": Promise::of(&vault.catalogue).map_err(failures::catalogue)?.map(|promise| promise.sla),
         "snapshots_count": snapshots.len(),
         "latest_snapshot": snapshots.last().map(|(id, _)| id.to_string()),
         "latest_time": snapshots.last().map(|(_, r)| super::time_text(r.time)),

@@ -31,6 +31,7 @@ use super::{
     catalogue::{Catalogue, CatalogueError, StripeRecord},
     groups::{Groups, Place, PlaceError},
     learn::Learner,
+    promise::Kept,
     under_way::UnderWay,
 };
 use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
@@ -110,6 +111,8 @@ pub(super) struct Session {
     pub(super) learner: Arc<Learner>,
     /// Groups from this number on are of this run.
     pub(super) first_group: u32,
+    /// What the vault promises, and how far that is kept.
+    pub(super) promised: Option<Kept>,
 }
 
 impl Session {
@@ -141,6 +144,7 @@ impl Session {
             recording: Mutex::default(),
             sent: AtomicU64::new(0),
             learner,
+            promised: None,
         }
     }
 

@@ -16,8 +16,16 @@ mod round_trip;
 mod separation;
 mod verdicts;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use cairn_core::{
+    keys::VaultKeys,
+    peer_view::PeerView,
+    placement::{self, PlacementPolicy},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +39,7 @@ use memory_overlay::MemoryOverlay;
 
 use super::{
     Vault,
+    groups::Groups,
     stream_input::StreamInput,
     verbs::{VaultContext, run_verb},
 };
@@ -174,6 +183,12 @@ fn assert_equal_folders(a: &Path, b: &Path) {
 }
 
 /// Bytes that do not compress and do not repeat.
+/// The groups of a run that has none yet.
+fn groups_of(keys: Arc<VaultKeys>, me: placement::Owner, peers: Vec<PeerView>, next: u32) -> Groups {
+    let policy = PlacementPolicy::for_network(&peers);
+    Groups::new(keys, me, peers, super::now(), Vec::new(), next, policy)
+}
+
 fn noise(seed: u8, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
     let mut reader = blake3::Hasher::new().update(&[seed]).finalize_xof();

@@ -6,15 +6,45 @@
 //! which must keep the promise. While peers come and go more than usual ([`Churn`], which has its own hysteresis of a day)
 //! shards are kept once more.
 
+use cairn_proto::{Timestamp, message::Roles};
 use serde::Serialize;
 
 use super::{Infeasible, Measured, Question, Shape, Solution, evaluate, shapes, solve};
-use crate::{liveness::Churn, placement::PlacementPolicy};
+use crate::{liveness::Churn, peer_view::PeerView, placement::PlacementPolicy};
 
 /// How much dearer than the cheapest a shape may be before it is given up: a fifth.
 const DEARER_MAX: f64 = 1.2;
 /// Copies of a shard at most.
 const REPLICAS_MAX: u8 = 3;
+
+/// Peers from which on a share of them says something.
+const PEERS_ENOUGH: usize = 20;
+const HOUR_MS: u64 = 3600 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// What an owner sees of churn, who is not always there as a steward is: of the peers that store and were known for a day, more
+/// than a fifth fell silent within an hour, or three tenths within a day, and were tried in vain since. High for a day after it was
+/// last seen; `before`: since when it was, by the owner's memory.
+#[must_use]
+pub fn churn_seen(peers: &[PeerView], before: Option<Timestamp>, now: Timestamp) -> Churn {
+    let storing = || peers.iter().filter(|peer| peer.roles.has(Roles::STORAGE));
+    let present = storing().map(|peer| peer.last_heard).max().unwrap_or(now).min(now);
+    let known = storing().filter(|peer| present.ms_since(peer.first_seen) >= DAY_MS);
+    // Whoever was heard of a moment ago fell silent for nobody; whoever was not tried may be there.
+    let silent = |peer: &&PeerView| peer.reachable == Some(false) && present.ms_since(peer.last_heard) > 0;
+    let fell = |within: u64| {
+        let count = |peer: &&PeerView| silent(peer) && present.ms_since(peer.last_heard) <= within;
+        known.clone().filter(count).count()
+    };
+    let all = known.clone().count();
+    if all >= PEERS_ENOUGH && (fell(HOUR_MS) * 5 > all || fell(DAY_MS) * 10 > all * 3) {
+        return Churn::High { since: present };
+    }
+    match before {
+        Some(since) if now.ms_since(since) < DAY_MS => Churn::High { since },
+        _ => Churn::Normal,
+    }
+}
 
 /// Why a shape was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -103,10 +133,8 @@ fn one_copy_more(question: &Question, measured: &Measured, than: &Solution) -> O
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::Timestamp;
-
     use super::*;
-    use crate::durability::{Missing, Sla, measured::departures_of_churn};
+    use crate::durability::{Missing, Sla, measured::departures_of_churn, tests::storing_peer};
 
     const TB: u64 = 1_000_000_000_000;
 
@@ -189,6 +217,29 @@ mod tests {
         let narrow = network(0.05, 18);
         let stirred = follow(&question, &narrow, None, high).expect("a shape");
         assert_ne!(stirred.why, Why::Churn, "no places for it");
+    }
+
+    #[test]
+    fn an_owner_sees_that_many_fell_silent_and_remembers_it_for_a_day() {
+        let now = Timestamp(100 * DAY_MS);
+        let peer = |at: u8, silent_ms: u64, reachable| {
+            let view = storing_peer(at, Timestamp(0), Timestamp(now.0 - silent_ms));
+            PeerView { reachable, ..view }
+        };
+        let some = |gone: u8, silent_ms, reachable| -> Vec<PeerView> {
+            let lives = (gone..100).map(|at| peer(at, 0, Some(true)));
+            (0..gone).map(|at| peer(at, silent_ms, reachable)).chain(lives).collect()
+        };
+        let high = |peers: &[PeerView]| churn_seen(peers, None, now) != Churn::Normal;
+        assert!(high(&some(21, HOUR_MS / 2, Some(false))) && !high(&some(20, HOUR_MS / 2, Some(false))));
+        assert!(!high(&some(21, HOUR_MS / 2, None)), "nobody tried them");
+        assert!(high(&some(31, 5 * HOUR_MS, Some(false))) && !high(&some(30, 5 * HOUR_MS, Some(false))));
+        assert!(!high(&some(60, 30 * HOUR_MS, Some(false))), "that was before");
+        assert!(!high(&some(8, HOUR_MS / 2, Some(false))[..15]), "too few to tell");
+        let calm = some(0, 0, None);
+        let since = Timestamp(now.0 - 23 * HOUR_MS);
+        assert_eq!(churn_seen(&calm, Some(since), now), Churn::High { since });
+        assert_eq!(churn_seen(&calm, Some(Timestamp(now.0 - DAY_MS)), now), Churn::Normal);
     }
 
     #[test]

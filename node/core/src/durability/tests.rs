@@ -255,12 +255,14 @@ fn little_evidence_is_an_upper_bound_far_off() {
     assert!((churn_of_departures(departures_of_churn(0.05)) - 0.05).abs() < 1e-12);
 }
 
-/// Who was away for a week takes nobody for gone; whom everybody else outlived is.
-#[test]
-fn what_was_seen_of_peers() {
-    use cairn_proto::{ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, Timestamp, message::Roles};
-    const DAY: u64 = 24 * 3600 * 1000;
-    let peer = |i: u8, first: u64, last: u64| crate::peer_view::PeerView {
+/// One that stores, known from one time to another.
+pub(super) fn storing_peer(
+    i: u8,
+    first_seen: cairn_proto::Timestamp,
+    last_heard: cairn_proto::Timestamp,
+) -> crate::peer_view::PeerView {
+    use cairn_proto::{ByteSize, Domain, PROTOCOL_VERSION, PeerKey, Region, message::Roles};
+    crate::peer_view::PeerView {
         peer: PeerKey::from_bytes([i; 32]),
         domain: Domain::of_peer(&PeerKey::from_bytes([i; 32])),
         subnet: None,
@@ -272,14 +274,22 @@ fn what_was_seen_of_peers() {
         protocol: PROTOCOL_VERSION,
         give: ByteSize(1 << 30),
         free: ByteSize(1 << 30),
-        first_seen: Timestamp(first * DAY),
-        last_heard: Timestamp(last * DAY),
+        first_seen,
+        last_heard,
         reachable: None,
         rtt_ms: None,
         loss: 0,
         reputation: 800,
         newcomer: false,
-    };
+    }
+}
+
+/// Who was away for a week takes nobody for gone; whom everybody else outlived is.
+#[test]
+fn what_was_seen_of_peers() {
+    use cairn_proto::Timestamp;
+    const DAY: u64 = 24 * 3600 * 1000;
+    let peer = |i: u8, first: u64, last: u64| storing_peer(i, Timestamp(first * DAY), Timestamp(last * DAY));
     let peers = [peer(1, 0, 100), peer(2, 0, 98), peer(3, 50, 60), peer(4, 100, 100)];
     let seen = Observed::of(&peers, Timestamp(100 * DAY));
     assert_eq!(seen, Observed { peer_days: 208.0, departures: 1, known: 2, heard: 1 });

@@ -8,10 +8,7 @@ use cairn_proto::{PeerKey, manifest::HOLDERS_MAX};
 use super::{memory_overlay::Manner, *};
 use crate::{
     ops::DumpArgs,
-    vault::{
-        catalogue::{Catalogue, CommitRecord},
-        groups::Groups,
-    },
+    vault::catalogue::{Catalogue, CommitRecord},
 };
 
 /// Every holder of these slots loses all that it has, and stays.
@@ -145,7 +142,7 @@ async fn holders_that_never_took_a_shard_do_not_use_up_a_slot() {
     let peers = owner.overlay.shared().peers(true).await.expect("known");
     let keys = Vault::open(&owner.data, None).expect("opens").keys;
     let me = placement::Owner { peer: owner.overlay.shared().me(), domain: owner.overlay.shared().my_domain() };
-    let groups = Groups::new(keys, me, peers, super::super::now(), Vec::new(), 1);
+    let groups = groups_of(keys, me, peers, 1);
     let place = groups.take_place(None).expect("a place");
     // The slot with the most peers: ninety in nine colours are more than five somewhere.
     let mut best = 0;

@@ -180,7 +180,8 @@ async fn completing_ends_when_its_time_is_over() {
     let counters = vault.check_network_head(&overlay).await.expect("a head");
     let (events, _listener) = mpsc::channel(1024);
     let cancel = CancellationToken::new();
-    let session = open_session(&vault, overlay, crate::vault::now(), counters, &events, &cancel).await.expect("opens");
+    let session =
+        open_session(&vault, overlay, crate::vault::now(), counters, None, &events, &cancel).await.expect("opens");
     assert_eq!(shortfall::complete(&session, &cancel, std::time::Duration::ZERO).await, 0);
     assert_eq!(vault.catalogue.short().expect("readable"), short, "what is left stays noted");
     assert!(shortfall::complete(&session, &cancel, shortfall::TIME).await >= 2);

@@ -131,3 +131,54 @@ async fn a_network_that_grows_makes_nothing_short() {
     let rows = catalogue(&owner).groups().collect::<Result<Vec<_>, _>>().expect("readable");
     assert!(rows.iter().any(|row| row.holders[0].len() == 2), "new groups have two");
 }
+
+fn promising(owner: &Owner, sla: &str) -> BackupArgs {
+    BackupArgs { sla: Some(sla.to_owned()), ..owner.backup_args() }
+}
+
+async fn backed_up(owner: &Owner, args: BackupArgs) -> serde_json::Value {
+    owner.run(Verb::Backup(args)).await.expect(ExitCode::Success).summary().clone()
+}
+
+fn newest(owner: &Owner) -> (String, usize) {
+    let rows: Vec<_> = catalogue(owner).groups().collect::<Result<_, _>>().expect("readable");
+    let row = rows.iter().max_by_key(|row| row.number).expect("one");
+    (row.code.to_string(), row.holders[0].len())
+}
+
+/// The promise decides the shape of the next groups, stays until another is named, and older groups keep theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_keeps_what_it_promised() {
+    let owner = Owner::new(60);
+    owner.write("a", &noise(1, 1 << 20));
+    let plain = backed_up(&owner, owner.backup_args()).await;
+    assert!(plain["sla"].is_null());
+    let first = newest(&owner);
+    // What is tried is not promised.
+    backed_up(&owner, BackupArgs { dry_run: true, ..promising(&owner, "gold") }).await;
+    owner.write("b", &noise(2, 1 << 20));
+    let unasked = backed_up(&owner, owner.backup_args()).await;
+    assert!(unasked["sla"].is_null() && newest(&owner) == first, "{unasked}");
+
+    owner.write("c", &noise(3, 1 << 20));
+    let gold = backed_up(&owner, promising(&owner, "gold")).await;
+    let (code, replicas) = newest(&owner);
+    assert_eq!(gold["sla"]["name"], "gold");
+    let shape = gold["sla"]["shape"].as_str().expect("a shape");
+    assert_ne!((code.clone(), replicas), first, "sixty domains give more than the default: {shape}");
+    let rows: Vec<_> = catalogue(&owner).groups().collect::<Result<_, _>>().expect("readable");
+    assert!(rows.iter().any(|row| (row.code.to_string(), row.holders[0].len()) == first), "older groups stay");
+
+    owner.write("d", &noise(4, 1 << 20));
+    let again = backed_up(&owner, owner.backup_args()).await;
+    assert_eq!((&again["sla"]["name"], &again["sla"]["shape"]), (&gold["sla"]["name"], &gold["sla"]["shape"]));
+    assert_eq!(newest(&owner), (code, replicas));
+    owner.check(true).await.expect(ExitCode::Success);
+    owner.overlay.assert_separated();
+
+    owner.write("e", &noise(5, 1 << 20));
+    assert!(backed_up(&owner, promising(&owner, "none")).await["sla"].is_null());
+    assert_eq!(newest(&owner), first);
+    let refused = owner.run(Verb::Backup(promising(&owner, "diamond"))).await;
+    assert_eq!(refused.code(), ExitCode::Usage);
+}

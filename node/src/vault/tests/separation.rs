@@ -14,7 +14,7 @@ use super::{
 };
 use crate::vault::{
     catalogue::{Catalogue, holders::FORMER_MAX},
-    groups::{Groups, access_of},
+    groups::access_of,
 };
 
 fn catalogue(owner: &Owner) -> Catalogue {
@@ -160,7 +160,7 @@ async fn who_failed_before_it_took_anything_is_remembered() {
         peers.iter().filter_map(|view| Some((view.peer, view.subnet.clone()?))).collect();
     let keys = Vault::open(&owner.data, None).expect("opens").keys;
     let me = placement::Owner { peer: owner.overlay.shared().me(), domain: owner.overlay.shared().my_domain() };
-    let groups = Groups::new(keys.clone(), me.clone(), peers.clone(), super::super::now(), Vec::new(), 1);
+    let groups = groups_of(keys.clone(), me.clone(), peers.clone(), 1);
     let place = groups.take_place(None).expect("a place");
     let mut offered: BTreeMap<u8, BTreeSet<PeerKey>> = BTreeMap::new();
     for slot in 0..8u8 {
@@ -190,7 +190,7 @@ async fn who_failed_before_it_took_anything_is_remembered() {
     assert_eq!(groups.unrecorded_formers(), unrecorded, "the list grew since");
     groups.formers_recorded(&unrecorded);
     assert!(groups.unrecorded_formers().is_empty());
-    let later = Groups::new(keys, me, peers, super::super::now(), Vec::new(), 2);
+    let later = groups_of(keys, me, peers, 2);
     later.learn_formers(catalogue(&owner).formers().expect("readable"));
     let mut found = 0;
     for slot in 0..8u8 {

@@ -295,8 +295,7 @@ pub(super) async fn open_session(
     let epoch = vault.epochs()?.last().map_or(1, |e| e.number);
     let epoch = Arc::new(vault.keys.epoch(KeyMode::Paper, epoch));
     let lease_until = now.plus_ms(LEASE_MS);
-    let session = Session::new(vault.keys.clone(), epoch, vault.catalogue.clone(), overlay, groups, lease_until);
-    Ok(Session { promised, ..session })
+    Ok(Session::new(vault.keys.clone(), epoch, vault.catalogue.clone(), overlay, groups, promised, lease_until))
 }
 
 type ScanResult = (Ingest, Result<(Scanned, LateFiles), SourceError>);

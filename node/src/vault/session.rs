@@ -123,6 +123,7 @@ impl Session {
         catalogue: Catalogue,
         overlay: Arc<dyn Overlay>,
         groups: Groups,
+        promised: Option<Kept>,
         lease_until: Timestamp,
     ) -> Self {
         let policy = groups.policy();
@@ -144,7 +145,7 @@ impl Session {
             recording: Mutex::default(),
             sent: AtomicU64::new(0),
             learner,
-            promised: None,
+            promised,
         }
     }
 

@@ -95,7 +95,8 @@ impl Scene<'_> {
     fn policy(&self, group: &Watched) -> PlacementPolicy {
         let mandate = &group.record.mandate;
         let mut policy = PlacementPolicy::new(mandate.ticket.code(), mandate.replicas);
-        policy.thresholds.silence_ms_max = policy.thresholds.silence_ms_max.max(2 * self.rhythm.look_ms);
+        // Adverts come as often as `late` allows for, and whoever only looks now and then hears of peers no more often.
+        policy.thresholds.silence_ms_max = self.watch.timers().late_ms.max(2 * self.rhythm.look_ms);
         policy
     }
 

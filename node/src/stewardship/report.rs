@@ -175,6 +175,9 @@ fn words(what: &What) -> String {
         What::Stewards { old: None, new: Some(new) } => format!("steward {} joined", new.short()),
         What::Stewards { old: None, new: None } => "stewards changed".to_owned(),
         What::NoPeer { slot } => format!("nobody is there to take slot {slot}"),
+        What::NotShown { slot, holder, shards } => {
+            format!("{} does not show {} of slot {slot} to our auditor", holder.short(), count(shards))
+        }
         What::MapFull => "no more repairs can be noted until its owner's next backup".to_owned(),
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NodeSettings,
+    front::Front,
     keeper::StoreKeeper,
     repairs::{self, Parts, Rebuilding},
 };
@@ -119,6 +120,7 @@ impl Node {
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
         let mut rebuilding = None;
         let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
+        let front = Arc::new(Front::new(stewardship.clone()));
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region;
         config.geoip = Arc::new(geoip);
@@ -140,7 +142,7 @@ impl Node {
         config.store =
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
-        config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
+        config.stewards = stores.then(|| Arc::clone(&front) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let keeper = config.store.clone();
         let handle = match network::start(config).await {
@@ -153,8 +155,16 @@ impl Node {
             }
         };
         if let (Some(store), Some(keeper)) = (&store, keeper) {
-            let parts =
-                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
+            let parts = Parts {
+                dir: &dir,
+                handle: &handle,
+                store,
+                keeper,
+                front: &front,
+                key,
+                domain: &domain,
+                timers: settings.timers,
+            };
             match repairs::start(parts, &stewardship).await {
                 Ok(started) => rebuilding = Some(started),
                 Err(failure) => {

@@ -1,8 +1,9 @@
-//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds.
+//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds; and its answers to audits.
 
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use cairn_proto::Domain;
@@ -10,8 +11,9 @@ use ed25519_dalek::SigningKey;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::assemble::entropy;
+use super::{assemble::entropy, front::Front};
 use crate::{
+    audits::answer::{self, Answerer},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     network::{NetworkHandle, keeper::ShardKeeper},
@@ -30,6 +32,7 @@ pub(super) struct Parts<'a> {
     pub(super) handle: &'a NetworkHandle,
     pub(super) store: &'a Store,
     pub(super) keeper: Arc<dyn ShardKeeper>,
+    pub(super) front: &'a Front,
     pub(super) key: SigningKey,
     pub(super) domain: &'a Domain,
     pub(super) timers: Timers,
@@ -61,8 +64,16 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
+    let Parts { dir, handle, store, keeper, front, key, domain, timers } = parts;
     let entropy = entropy()?;
+    front.answers(Answerer::new(answer::Setup {
+        key: key.clone(),
+        keeper: Arc::clone(&keeper),
+        domains: Arc::new(handle.clone()),
+        losses: None,
+        clock: Arc::new(crate::vault::now),
+        day: Duration::from_millis(timers.liveness.day_ms),
+    }));
     let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let config = StewardshipConfig {

@@ -1,0 +1,3 @@
+//! Audits as a node does them; what they are, and what an answer proves, is [`cairn_core::audit`]'s.
+
+pub mod answer;

@@ -234,7 +234,9 @@ fn repair(
     heal: Option<(PeerKey, Ordinals)>,
     may_rebuild: bool,
 ) -> Option<Action> {
-    let (avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
+    let (mut avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
+    // Each steward's auditors miss something else of it, so it is no source that a quorum would agree on.
+    avoid.extend(group.hiders());
     let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
     let first = repair(&avoid, &avoid);
     if first.is_some() || avoid.is_empty() {

@@ -12,21 +12,31 @@ use std::{
 
 use bytes::Bytes;
 use cairn_core::{
+    audit::{permit, respond},
     colour::colour,
     liveness,
     part::{self, Credentials, Task},
     peer_view::PeerView,
-    steward::{Failure, Rhythm, Say, wire::GroupMap},
+    reputation::Observed,
+    steward::{
+        Failure, Rhythm, Say,
+        wire::{GroupMap, Questioned},
+    },
 };
 use cairn_proto::{
     Action, Certificate, CodeParams, Committee, Domain, Grant, GroupRecord, GroupTicket, Mandate, Order, Ordinals,
-    Powers, Region, Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp, mandate::MANDATE_MS_MAX,
-    message::Roles, wire::RefusalCode,
+    Powers, Region, Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp,
+    audit::{self as signed, Challenge, Evidence, Found, Response, SLICE_SIZE},
+    mandate::MANDATE_MS_MAX,
+    message::Roles,
+    wire::RefusalCode,
 };
 
 use super::super::{files::tests::TestDisk, *};
 use crate::{
+    audits::auditor::{Auditor, AuditorConfig},
     overlay::TransferError,
+    standing::ports::Witness,
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
 };
@@ -87,8 +97,20 @@ pub(super) struct World {
     pub(super) fetched: Mutex<Vec<(PeerKey, u8)>>,
     /// Shards from this ordinal on do not come.
     pub(super) stuck_from: AtomicU64,
+    /// Say that they have all shards, whatever they have; and sign that to auditors who ask for one, or keep silent.
+    pub(super) liars: Mutex<BTreeMap<PeerKey, Lie>>,
+    /// Who audits.
+    pub(super) auditors: Mutex<BTreeMap<PeerKey, Auditor>>,
     /// Called with each message before it is sent.
     pub(super) spy: Mutex<Option<Spy>>,
+}
+
+/// How a holder that dropped its shards treats auditors; stewards it tells that it has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lie {
+    Admits,
+    Hides,
+    Signs,
 }
 
 pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
@@ -97,6 +119,8 @@ pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
 struct Link {
     world: Arc<World>,
     me: PeerKey,
+    /// It is the stewardship's: its looks are the beats that a test waits for.
+    beats: bool,
 }
 
 impl World {
@@ -107,6 +131,46 @@ impl World {
     fn reach(&self, a: &PeerKey, b: &PeerKey) -> Result<(), TransferError> {
         let away = self.away.lock().expect("away");
         if away.contains(a) || away.contains(b) { Err(TransferError::Unreachable("away".into())) } else { Ok(()) }
+    }
+
+    /// What auditors and the audited answer; anything else is given back.
+    fn audit(
+        &self,
+        from: PeerKey,
+        to: PeerKey,
+        request: Request,
+    ) -> Result<Result<Answer, TransferError>, Box<Request>> {
+        match request {
+            Request::Duty(duty) => {
+                let auditor = self.auditors.lock().expect("auditors").get(&to).cloned();
+                Ok(auditor.map_or(Err(TransferError::TimedOut), |auditor| Ok(auditor.duty(from, &duty))))
+            }
+            Request::Challenge(questioned) => Ok(self.show(from, to, &questioned)),
+            other => Err(Box::new(other)),
+        }
+    }
+
+    /// A holder's answer: what the daemon's answerer does, and what a liar would.
+    fn show(&self, from: PeerKey, to: PeerKey, questioned: &Questioned) -> Result<Answer, TransferError> {
+        let challenge = Challenge::open(&questioned.challenge).expect("an auditor's");
+        let permitted = permit(&challenge, &to, &questioned.ticket, &self.domains[&from], false, self.now());
+        if permitted.is_err() {
+            return Ok(Answer::Refused(Refusal::Forged));
+        }
+        let place = (challenge.slot.as_u8(), challenge.ordinal);
+        let bytes = self.shelves[&to].shards.lock().expect("shelf").get(&place).map(|(_, bytes)| bytes.clone());
+        let lie = self.liars.lock().expect("liars").get(&to).copied();
+        let (found, slices) = match (bytes, lie) {
+            (None, Some(Lie::Hides)) => return Err(TransferError::TimedOut),
+            (None, Some(Lie::Signs)) => {
+                let slices = vec![vec![0u8; SLICE_SIZE]; challenge.slices.into()];
+                (Found::Slices(slices.iter().map(|slice| *blake3::hash(slice).as_bytes()).collect()), slices)
+            }
+            (bytes, _) => respond(bytes.as_deref(), &challenge),
+        };
+        let challenge = Challenge::id(&questioned.challenge);
+        let answer = signed::Answer { holder: to, challenge, previous: None, found }.seal(&self.keys[&to]);
+        Ok(Answer::Audit(prost::Message::encode_to_vec(&Response { answer: Some(answer), slices })))
     }
 
     fn views(&self, me: &PeerKey) -> Vec<PeerView> {
@@ -141,7 +205,9 @@ impl StewardNet for Link {
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
         let views = self.world.views(&self.me);
-        *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
+        if self.beats {
+            *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
+        }
         std::future::ready(views).boxed()
     }
 
@@ -161,6 +227,10 @@ impl StewardNet for Link {
             if self.world.mute.lock().expect("mute").contains(&self.me) {
                 return Err(TransferError::TimedOut);
             }
+            let request = match self.world.audit(self.me, to, request) {
+                Ok(answer) => return answer,
+                Err(request) => *request,
+            };
             let other = self.world.running.lock().expect("running").get(&to).cloned();
             match other {
                 Some(other) => Ok(other.handle(self.me, request).await),
@@ -172,6 +242,9 @@ impl StewardNet for Link {
 
     fn holding(&self, at: PeerKey, _pass: WatchPass, of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
         let answer = self.world.reach(&self.me, &at).map(|()| {
+            if self.world.liars.lock().expect("liars").contains_key(&at) {
+                return (0..STRIPES).collect();
+            }
             let shards = self.world.shelves[&at].shards.lock().expect("shelf");
             shards.keys().filter(|(slot, _)| *slot == of.as_u8()).map(|(_, ordinal)| *ordinal).collect()
         });
@@ -260,6 +333,8 @@ impl Village {
             said: Mutex::default(),
             fetched: Mutex::default(),
             stuck_from: AtomicU64::new(u64::MAX),
+            liars: Mutex::default(),
+            auditors: Mutex::default(),
             spy: Mutex::default(),
         });
         let of_colour = |class: usize| -> Vec<PeerKey> {
@@ -349,8 +424,11 @@ impl Village {
                 pause_ms: MINUTE,
                 pause_ms_max: 2 * MINUTE,
                 compare_ms: 5 * MINUTE,
+                audit_ms: 60 * MINUTE,
                 ..Rhythm::default()
             },
+            audit_answer: Duration::from_mins(5),
+            audit_report: Duration::from_mins(10),
             // These are of the runtime's clock.
             probe: real,
             save: real,
@@ -377,11 +455,28 @@ impl Village {
             entropy: *peer.as_bytes(),
         };
         let disk = Arc::clone(self.disks.entry(peer).or_default());
-        let net = Arc::new(Link { world: Arc::clone(&world), me: peer });
+        let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: true });
         let rebuilder = Arc::new(Oracle(Arc::clone(&self.data))) as Arc<dyn Rebuilder>;
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());
         stewardship
+    }
+
+    /// A peer that audits, and takes shards over when it is asked to.
+    pub(super) fn audits(&self, peer: PeerKey, witness: &Arc<Opinions>) {
+        let (world, auditor) = (Arc::clone(&self.world), Auditor::default());
+        let clock = Arc::clone(&world);
+        let config = AuditorConfig {
+            key: world.keys[&peer].clone(),
+            domain: world.domains[&peer].clone(),
+            timers: Self::timers(),
+            clock: Arc::new(move || clock.now()),
+            entropy: *peer.as_bytes(),
+            cut_off: Arc::new(|| false),
+        };
+        let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: false });
+        auditor.start(config, net, Arc::clone(witness) as Arc<dyn Witness>);
+        world.auditors.lock().expect("auditors").insert(peer, auditor);
     }
 
     /// Ends one as a crash does: nothing more is written or said.
@@ -497,5 +592,22 @@ impl Village {
         for peer in running {
             self.stop(&peer).await;
         }
+    }
+}
+
+/// What auditors think of holders.
+#[derive(Default)]
+pub(super) struct Opinions {
+    pub(super) saw: Mutex<Vec<(PeerKey, Observed)>>,
+    pub(super) learned: Mutex<Vec<Evidence>>,
+}
+
+impl Witness for Opinions {
+    fn saw(&self, peer: PeerKey, seen: Observed) {
+        self.saw.lock().expect("saw").push((peer, seen));
+    }
+
+    fn learned(&self, evidence: Evidence) {
+        self.learned.lock().expect("learned").push(evidence);
     }
 }

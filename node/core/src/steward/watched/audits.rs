@@ -99,6 +99,12 @@ impl Watched {
         !self.distrust(slot, peer).and(&self.claims(slot, peer)).is_empty()
     }
 
+    /// Everybody who hides something of any slot.
+    pub(in super::super) fn hiders(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        let hides = |(at, peer): &(u8, PeerKey)| Slot::new(*at).is_ok_and(|slot| self.hides(slot, peer));
+        self.distrusted.keys().filter(move |key| hides(key)).map(|(_, peer)| *peer)
+    }
+
     fn round(&self, me: &PeerKey, slot: u8, holder: &PeerKey, at: Timestamp, rhythm: &Rhythm) -> (u64, Timestamp) {
         let period = rhythm.audit_ms.max(1);
         let rest = period - phase(me, &self.group(), slot, holder, period);

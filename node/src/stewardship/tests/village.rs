@@ -12,33 +12,33 @@ use std::{
 
 use bytes::Bytes;
 use cairn_core::{
-    audit::{permit, respond},
     colour::colour,
     liveness,
     part::{self, Credentials, Task},
     peer_view::PeerView,
-    reputation::Observed,
-    steward::{
-        Failure, Rhythm, Say,
-        wire::{GroupMap, Questioned},
-    },
+    steward::{Failure, Rhythm, Say, wire::GroupMap},
 };
 use cairn_proto::{
     Action, Certificate, CodeParams, Committee, Domain, Grant, GroupRecord, GroupTicket, Mandate, Order, Ordinals,
-    Powers, Region, Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp,
-    audit::{self as signed, Challenge, Evidence, Found, Response, SLICE_SIZE},
-    mandate::MANDATE_MS_MAX,
-    message::Roles,
-    wire::RefusalCode,
+    Powers, Region, Rights, SHARD_SIZE, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp, mandate::MANDATE_MS_MAX,
+    message::Roles, wire::RefusalCode,
 };
 
 use super::super::{files::tests::TestDisk, *};
 use crate::{
-    audits::auditor::{Auditor, AuditorConfig},
+    audits::auditor::Auditor,
     overlay::TransferError,
-    standing::ports::Witness,
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
+};
+
+mod audits;
+mod shelf;
+
+use self::shelf::Oracle;
+pub(super) use self::{
+    audits::{Lie, Opinions},
+    shelf::MemShelf,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -50,33 +50,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn slot(at: u8) -> Slot {
     Slot::new(at).expect("valid")
-}
-
-/// A store in memory.
-#[derive(Default)]
-pub(super) struct MemShelf {
-    pub(super) shards: Mutex<BTreeMap<(u8, u8), (ShardRoot, Bytes)>>,
-    pub(super) full: AtomicBool,
-}
-
-impl Shelf for MemShelf {
-    fn accepted_slot(&self, _group: GroupId) -> Option<Slot> {
-        self.shards.lock().expect("shelf").keys().next().map(|(at, _)| slot(*at))
-    }
-
-    fn has(&self, _group: GroupId, at: Slot, ordinal: u8, root: &ShardRoot) -> bool {
-        self.shards.lock().expect("shelf").get(&(at.as_u8(), ordinal)).is_some_and(|(known, _)| known == root)
-    }
-
-    fn room(&self) -> u64 {
-        if self.full.load(Ordering::SeqCst) { 0 } else { u64::MAX }
-    }
-
-    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
-        let place = (shard.slot.as_u8(), shard.ordinal);
-        self.shards.lock().expect("shelf").insert(place, (shard.root, (*shard.bytes).clone()));
-        std::future::ready(Ok(())).boxed()
-    }
 }
 
 /// What all peers share.
@@ -105,14 +78,6 @@ pub(super) struct World {
     pub(super) spy: Mutex<Option<Spy>>,
 }
 
-/// How a holder that dropped its shards treats auditors; stewards it tells that it has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lie {
-    Admits,
-    Hides,
-    Signs,
-}
-
 pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
 
 /// The network as one peer has it.
@@ -131,46 +96,6 @@ impl World {
     fn reach(&self, a: &PeerKey, b: &PeerKey) -> Result<(), TransferError> {
         let away = self.away.lock().expect("away");
         if away.contains(a) || away.contains(b) { Err(TransferError::Unreachable("away".into())) } else { Ok(()) }
-    }
-
-    /// What auditors and the audited answer; anything else is given back.
-    fn audit(
-        &self,
-        from: PeerKey,
-        to: PeerKey,
-        request: Request,
-    ) -> Result<Result<Answer, TransferError>, Box<Request>> {
-        match request {
-            Request::Duty(duty) => {
-                let auditor = self.auditors.lock().expect("auditors").get(&to).cloned();
-                Ok(auditor.map_or(Err(TransferError::TimedOut), |auditor| Ok(auditor.duty(from, &duty))))
-            }
-            Request::Challenge(questioned) => Ok(self.show(from, to, &questioned)),
-            other => Err(Box::new(other)),
-        }
-    }
-
-    /// A holder's answer: what the daemon's answerer does, and what a liar would.
-    fn show(&self, from: PeerKey, to: PeerKey, questioned: &Questioned) -> Result<Answer, TransferError> {
-        let challenge = Challenge::open(&questioned.challenge).expect("an auditor's");
-        let permitted = permit(&challenge, &to, &questioned.ticket, &self.domains[&from], false, self.now());
-        if permitted.is_err() {
-            return Ok(Answer::Refused(Refusal::Forged));
-        }
-        let place = (challenge.slot.as_u8(), challenge.ordinal);
-        let bytes = self.shelves[&to].shards.lock().expect("shelf").get(&place).map(|(_, bytes)| bytes.clone());
-        let lie = self.liars.lock().expect("liars").get(&to).copied();
-        let (found, slices) = match (bytes, lie) {
-            (None, Some(Lie::Hides)) => return Err(TransferError::TimedOut),
-            (None, Some(Lie::Signs)) => {
-                let slices = vec![vec![0u8; SLICE_SIZE]; challenge.slices.into()];
-                (Found::Slices(slices.iter().map(|slice| *blake3::hash(slice).as_bytes()).collect()), slices)
-            }
-            (bytes, _) => respond(bytes.as_deref(), &challenge),
-        };
-        let challenge = Challenge::id(&questioned.challenge);
-        let answer = signed::Answer { holder: to, challenge, previous: None, found }.seal(&self.keys[&to]);
-        Ok(Answer::Audit(prost::Message::encode_to_vec(&Response { answer: Some(answer), slices })))
     }
 
     fn views(&self, me: &PeerKey) -> Vec<PeerView> {
@@ -273,22 +198,6 @@ impl StewardNet for Link {
             found.map(|(_, bytes)| bytes.clone()).ok_or(refused)
         }
         .boxed()
-    }
-}
-
-/// Rebuilds by looking the shard up.
-struct Oracle(Arc<BTreeMap<(u8, u8), Bytes>>);
-
-impl Rebuilder for Oracle {
-    fn rebuild(
-        &self,
-        credentials: Arc<Credentials>,
-        task: Arc<Task>,
-        ordinal: u8,
-    ) -> BoxFuture<'_, Result<Bytes, Failure>> {
-        let meant = matches!(&credentials.certificate.order.action, Action::Rebuild { slot, .. } if *slot == task.slot);
-        let found = self.0.get(&(task.slot.as_u8(), ordinal)).filter(|_| meant).cloned();
-        std::future::ready(found.ok_or(Failure::Refused)).boxed()
     }
 }
 
@@ -462,23 +371,6 @@ impl Village {
         stewardship
     }
 
-    /// A peer that audits, and takes shards over when it is asked to.
-    pub(super) fn audits(&self, peer: PeerKey, witness: &Arc<Opinions>) {
-        let (world, auditor) = (Arc::clone(&self.world), Auditor::default());
-        let clock = Arc::clone(&world);
-        let config = AuditorConfig {
-            key: world.keys[&peer].clone(),
-            domain: world.domains[&peer].clone(),
-            timers: Self::timers(),
-            clock: Arc::new(move || clock.now()),
-            entropy: *peer.as_bytes(),
-            cut_off: Arc::new(|| false),
-        };
-        let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: false });
-        auditor.start(config, net, Arc::clone(witness) as Arc<dyn Witness>);
-        world.auditors.lock().expect("auditors").insert(peer, auditor);
-    }
-
     /// Ends one as a crash does: nothing more is written or said.
     pub(super) async fn stop(&self, peer: &PeerKey) {
         let stopped = self.world.running.lock().expect("running").remove(peer);
@@ -592,22 +484,5 @@ impl Village {
         for peer in running {
             self.stop(&peer).await;
         }
-    }
-}
-
-/// What auditors think of holders.
-#[derive(Default)]
-pub(super) struct Opinions {
-    pub(super) saw: Mutex<Vec<(PeerKey, Observed)>>,
-    pub(super) learned: Mutex<Vec<Evidence>>,
-}
-
-impl Witness for Opinions {
-    fn saw(&self, peer: PeerKey, seen: Observed) {
-        self.saw.lock().expect("saw").push((peer, seen));
-    }
-
-    fn learned(&self, evidence: Evidence) {
-        self.learned.lock().expect("learned").push(evidence);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub mod assemble;
+mod front;
 mod keeper;
 mod repairs;
 pub mod service;

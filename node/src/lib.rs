@@ -1,6 +1,7 @@
 //! Cairn: a peer-to-peer backup network. This library is everything that the one binary, `cairn`, does.
 
 pub mod api;
+pub mod audits;
 #[cfg(test)]
 mod cancel_at;
 pub mod cli;

@@ -207,7 +207,7 @@ pub enum Event {
     /// One row of a listing verb (snapshots, ls, find, diff, peers, debug), or of what a check was told: `kind` says which.
     Row {
         /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `happening`, `this_node`, `watching`,
-        /// `watched_group`, `planned_repair`.
+        /// `auditing`, `watched_group`, `planned_repair`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.
         row: serde_json::Value,

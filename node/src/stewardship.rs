@@ -7,7 +7,10 @@
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -89,6 +92,7 @@ pub struct Stewardship(Arc<Shared>);
 
 struct Shared {
     running: OnceLock<Running>,
+    cut_off: Arc<AtomicBool>,
     cancel: CancellationToken,
 }
 
@@ -101,7 +105,7 @@ struct Running {
 
 impl Default for Stewardship {
     fn default() -> Self {
-        Self(Arc::new(Shared { running: OnceLock::new(), cancel: CancellationToken::new() }))
+        Self(Arc::new(Shared { running: OnceLock::new(), cut_off: Arc::default(), cancel: CancellationToken::new() }))
     }
 }
 
@@ -182,6 +186,7 @@ impl Stewardship {
             me: task::own_view(me, domain, now),
             timers,
             clock,
+            cut_off: Arc::clone(&self.0.cut_off),
             lost,
             cancel,
         };
@@ -202,6 +207,12 @@ impl Stewardship {
     pub async fn report(&self) -> Vec<GroupStatus> {
         let reports = self.look(Input::Report).await.unwrap_or_default();
         reports.iter().map(report::group_status).collect()
+    }
+
+    /// Whether many of those whom it watches fell silent at once, so that it may be us who are cut off.
+    #[must_use]
+    pub fn cut_off(&self) -> bool {
+        self.0.cut_off.load(Ordering::Relaxed)
     }
 
     /// What would be ordered now, if it were this steward's turn.

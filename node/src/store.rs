@@ -341,7 +341,31 @@ impl Store {
         offset: u32,
         length: u32,
     ) -> Result<Bytes, StoreError> {
-        let (offset, mut length) = (offset as usize, length as usize);
+        let (bytes, stage) = self.read(group, slot, ordinal, offset as usize, length as usize).await?;
+        if stage != Stage::Live
+            && let Err(error) = self.ask_for_room(|reply| Command::Restore { group, ordinal, reply }).await
+        {
+            tracing::warn!(%error, "a shard was served from the trash and could not be restored");
+        }
+        Ok(bytes)
+    }
+
+    /// The whole shard for who only wants to know that it is there: from the trash too, where it stays.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Damaged`], [`StoreError::Io`].
+    pub async fn look(&self, group: GroupId, slot: Slot, ordinal: u8) -> Result<Bytes, StoreError> {
+        self.read(group, slot, ordinal, 0, 0).await.map(|(bytes, _)| bytes)
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        slot: Slot,
+        ordinal: u8,
+        offset: usize,
+        mut length: usize,
+    ) -> Result<(Bytes, Stage), StoreError> {
         if offset >= SHARD_SIZE || length > SHARD_SIZE - offset {
             return Err(StoreError::RangeOutside);
         }
@@ -365,13 +389,7 @@ impl Store {
                 let _ = self.0.commands.try_send(Command::Mark { group, ordinal, place: entry.place, damaged: true });
                 Err(StoreError::Damaged)
             }
-            Ok(bytes) if entry.stage != Stage::Live => {
-                if let Err(error) = self.ask_for_room(|reply| Command::Restore { group, ordinal, reply }).await {
-                    tracing::warn!(%error, "a shard was served from the trash and could not be restored");
-                }
-                Ok(bytes)
-            }
-            other => other,
+            read => read.map(|bytes| (bytes, entry.stage)),
         }
     }
 

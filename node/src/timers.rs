@@ -104,6 +104,16 @@ named_timers! {
     probe_silent = HOUR / 2, at least SECOND;
     /// Between two questions to a holder what it has.
     inventory = DAY, at least 2 * SECOND;
+    /// A round of audits: within it each holder gets an auditor of each of its stewards, who goes on for two rounds.
+    audit = DAY, at least 20 * SECOND;
+    /// How long a holder may take to answer a challenge: a home line that wakes up, and what waits before us.
+    audit_answer = 10 * MINUTE, at least 10 * SECOND;
+    /// How often an auditor tells stewards what it saw when nothing is missing.
+    audit_report = 4 * HOUR, at least 2 * SECOND;
+    /// Whom a steward does not know for so long does not audit for it.
+    registered = 7 * DAY, at least 5 * SECOND;
+    /// How long shards count as not there that an auditor was not shown, when nobody sees them meanwhile.
+    distrust = 7 * DAY, at least 60 * SECOND;
     /// Between two adverts.
     announce = 10 * MINUTE, at least 2 * SECOND;
     /// Between two pings of a connected peer.
@@ -147,6 +157,10 @@ pub struct Timers {
     pub probe: Duration,
     /// Silence after which any other watched peer is probed.
     pub probe_silent: Duration,
+    /// How long a holder may take to answer a challenge.
+    pub audit_answer: Duration,
+    /// Between two reports of an auditor that misses nothing.
+    pub audit_report: Duration,
     /// Between two adverts.
     pub announce: Duration,
     /// Between two pings.
@@ -189,6 +203,7 @@ impl Timers {
         t.home_gone = t.home_gone.max(t.server_gone);
         t.steward_lost = t.steward_lost.max(t.late);
         t.pause_max = t.pause_max.max(t.pause);
+        t.audit_answer = t.audit_answer.min(cairn_proto::audit::DEADLINE_MAX_MS);
         Ok(Self {
             scale,
             liveness: liveness::Timers {
@@ -220,9 +235,14 @@ impl Timers {
                 compare_ms: t.compare,
                 inventory_ms: t.inventory,
                 steward_lost_ms: t.steward_lost,
+                audit_ms: t.audit,
+                registered_ms: t.registered,
+                distrust_ms: t.distrust,
             },
             probe: Duration::from_millis(t.probe),
             probe_silent: Duration::from_millis(t.probe_silent),
+            audit_answer: Duration::from_millis(t.audit_answer),
+            audit_report: Duration::from_millis(t.audit_report),
             announce: Duration::from_millis(t.announce),
             ping: Duration::from_millis(t.ping),
             compact: Duration::from_millis(t.compact),

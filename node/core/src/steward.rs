@@ -10,7 +10,7 @@
 //! being silent: a holder that returns counts again.
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
-//! to sign), [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `crowd` (who concerns which group),
+//! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `crowd` (who concerns which group),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -47,6 +47,7 @@ use crate::{
     peer_view::PeerView,
 };
 
+mod audits;
 mod crowd;
 pub mod history;
 mod keeping;
@@ -73,7 +74,7 @@ pub use self::{
     message::{Failure, Past, Say},
     plan::PlannedRepair,
     rhythm::Rhythm,
-    watched::GroupReport,
+    watched::{AuditReport, GroupReport},
 };
 
 /// Groups that a peer is steward of at most: 70 KiB each of record, so 290 MiB, and up to 2 MiB of map for one whose holders were
@@ -338,7 +339,7 @@ impl Steward {
             self.drop_group(&id, now);
             return;
         }
-        let mut persist = group.clear_up(&self.me, now, &self.rhythm);
+        let mut persist = group.clear_up(&self.me, now, &self.rhythm) | group.trust_again(now);
         let again = group.give_again(&self.me, &self.watch, now, &self.rhythm);
         let generation = group.record.mandate.generation;
         let mut say = Vec::new();

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
-use cairn_core::{peer_view::PeerView, region::agree};
-use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
+use cairn_core::{peer_view::PeerView, region::agree, reputation::Observed};
+use cairn_proto::{ByteSize, Domain, PeerKey, Region, audit::Evidence, message::Roles, network_file::NetworkFile};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NodeSettings,
+    front::Front,
     keeper::StoreKeeper,
     repairs::{self, Parts, Rebuilding},
 };
@@ -19,6 +20,7 @@ use crate::{
         NodeStatus, StoreStatus,
         server::{SHARDS_PAGE, ShardPage, ShardPlace},
     },
+    audits::auditor::Auditor,
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     files::command::CommandStream,
@@ -27,6 +29,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
+    standing::ports::Witness,
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
@@ -47,6 +50,8 @@ pub struct Node {
     store: Option<Store>,
     /// Runs when this node stores.
     stewardship: Stewardship,
+    /// Audits others when this node stores.
+    auditor: Auditor,
     /// Our part in rebuilds, when this node stores.
     rebuilding: Option<Rebuilding>,
 }
@@ -119,6 +124,8 @@ impl Node {
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
         let mut rebuilding = None;
         let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
+        let auditor = Auditor::default();
+        let front = Arc::new(Front::new(stewardship.clone(), auditor.clone()));
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region;
         config.geoip = Arc::new(geoip);
@@ -140,7 +147,7 @@ impl Node {
         config.store =
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
-        config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
+        config.stewards = stores.then(|| Arc::clone(&front) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let keeper = config.store.clone();
         let handle = match network::start(config).await {
@@ -153,8 +160,18 @@ impl Node {
             }
         };
         if let (Some(store), Some(keeper)) = (&store, keeper) {
-            let parts =
-                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
+            let parts = Parts {
+                dir: &dir,
+                handle: &handle,
+                store,
+                keeper,
+                front: &front,
+                auditor: &auditor,
+                witness: Arc::new(Unheard),
+                key,
+                domain: &domain,
+                timers: settings.timers,
+            };
             match repairs::start(parts, &stewardship).await {
                 Ok(started) => rebuilding = Some(started),
                 Err(failure) => {
@@ -167,7 +184,7 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
+        Ok(Self { dir, online: Some(online), store, stewardship, auditor, rebuilding })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -180,7 +197,8 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default(), rebuilding: None })
+        let (stewardship, auditor) = (Stewardship::default(), Auditor::default());
+        Ok(Self { dir, online: None, store: Some(store), stewardship, auditor, rebuilding: None })
     }
 
     /// The data folder.
@@ -248,9 +266,16 @@ impl Node {
         &self.stewardship
     }
 
-    /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
+    /// This node's audits of others; at rest when it does not store.
+    #[must_use]
+    pub const fn auditor(&self) -> &Auditor {
+        &self.auditor
+    }
+
+    /// Ends stewardship, which speaks and stores, audits, which speak, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
         self.stewardship.close().await;
+        self.auditor.close().await;
         if let Some(rebuilding) = &self.rebuilding {
             rebuilding.close().await;
         }
@@ -307,6 +332,19 @@ impl Node {
             }),
             vault: self.dir.has_vault(),
         })
+    }
+}
+
+/// Keeps no opinion of anybody.
+struct Unheard;
+
+impl Witness for Unheard {
+    fn saw(&self, peer: PeerKey, seen: Observed) {
+        tracing::trace!(peer = %peer.short(), ?seen, "seen");
+    }
+
+    fn learned(&self, evidence: Evidence) {
+        tracing::info!(evidence = ?evidence.id(), "something that may prove a lie was learned");
     }
 }
 

@@ -36,6 +36,10 @@ impl ShardKeeper for StoreKeeper {
         async move { self.store.get(group, slot, ordinal, offset, length).await.map_err(refusal) }.boxed()
     }
 
+    fn look(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<Bytes, RefusalCode>> {
+        async move { self.store.look(group, slot, ordinal).await.map_err(refusal) }.boxed()
+    }
+
     fn holding(&self, group: GroupId, slot: Slot) -> BoxFuture<'_, Result<[u8; 32], RefusalCode>> {
         std::future::ready(Ok(self.store.holding(group, slot))).boxed()
     }

@@ -1,8 +1,9 @@
-//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds.
+//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds; its answers to audits, and its own of others.
 
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use cairn_proto::Domain;
@@ -10,12 +11,17 @@ use ed25519_dalek::SigningKey;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::assemble::entropy;
+use super::{assemble::entropy, front::Front};
 use crate::{
+    audits::{
+        answer::{self, Answerer},
+        auditor::{Auditor, AuditorConfig},
+    },
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     network::{NetworkHandle, keeper::ShardKeeper},
     rebuild::{Patience, Rebuild, Setup, ledger::Ledger},
+    standing::ports::Witness,
     stewardship::{Stewardship, StewardshipConfig},
     store::Store,
     timers::Timers,
@@ -30,6 +36,10 @@ pub(super) struct Parts<'a> {
     pub(super) handle: &'a NetworkHandle,
     pub(super) store: &'a Store,
     pub(super) keeper: Arc<dyn ShardKeeper>,
+    pub(super) front: &'a Front,
+    pub(super) auditor: &'a Auditor,
+    /// Is told what audits see of peers.
+    pub(super) witness: Arc<dyn Witness>,
     pub(super) key: SigningKey,
     pub(super) domain: &'a Domain,
     pub(super) timers: Timers,
@@ -61,10 +71,27 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
-    let entropy = entropy()?;
+    let Parts { dir, handle, store, keeper, front, auditor, witness, key, domain, timers } = parts;
+    let (entropy, of_audits) = (entropy()?, entropy()?);
+    front.answers(Answerer::new(answer::Setup {
+        key: key.clone(),
+        keeper: Arc::clone(&keeper),
+        domains: Arc::new(handle.clone()),
+        losses: None,
+        clock: Arc::new(crate::vault::now),
+        day: Duration::from_millis(timers.liveness.day_ms),
+    }));
     let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
+    let watching = stewardship.clone();
+    let audits = AuditorConfig {
+        key: key.clone(),
+        domain: domain.clone(),
+        timers,
+        clock: Arc::new(crate::vault::now),
+        entropy: of_audits,
+        cut_off: Arc::new(move || watching.cut_off()),
+    };
     let config = StewardshipConfig {
         folder: dir.stewardship(),
         key,
@@ -81,6 +108,8 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         rebuilding.close().await;
         return Err(unusable(&dir.stewardship(), &error));
     }
+    front.tells(Arc::clone(&witness));
+    auditor.start(audits, Arc::new(handle.clone()), witness);
     Ok(rebuilding)
 }
 

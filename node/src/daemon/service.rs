@@ -190,6 +190,11 @@ impl NodeService {
         let events = call.events.clone();
         send(&events, Event::Row { kind: "this_node".into(), row }).await;
         self.describe_watched(&events).await;
+        let audits = self.node.auditor().status();
+        if audits.holders > 0 {
+            let row = serde_json::to_value(audits).unwrap_or_default();
+            send(&events, Event::Row { kind: "auditing".into(), row }).await;
+        }
         let locked = call.passphrase.is_none() && Vault::needs_passphrase(self.node.dir().root());
         if status.vault && !locked {
             return self.in_vault(call).await;
@@ -210,7 +215,8 @@ impl NodeService {
             return;
         }
         let healthy = groups.iter().filter(|group| group.state == "healthy").count();
-        let row = serde_json::json!({ "groups": groups.len(), "healthy": healthy });
+        let audited = groups.iter().filter(|group| group.audited == "yes").count();
+        let row = serde_json::json!({ "groups": groups.len(), "healthy": healthy, "audited": audited });
         send(events, Event::Row { kind: "watching".into(), row }).await;
         for group in groups {
             let row = serde_json::to_value(&group).unwrap_or_default();

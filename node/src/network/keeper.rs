@@ -38,6 +38,11 @@ pub trait ShardKeeper: Send + Sync + 'static {
         length: u32,
     ) -> BoxFuture<'_, Result<Bytes, RefusalCode>>;
 
+    /// The whole shard for who only looks at it: trash included, and nothing comes back from there by it.
+    fn look(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<Bytes, RefusalCode>> {
+        self.get(group, slot, ordinal, 0, 0)
+    }
+
     /// Bit `o % 8` of byte `o / 8` set for each ordinal held.
     fn holding(&self, group: GroupId, slot: Slot) -> BoxFuture<'_, Result<[u8; 32], RefusalCode>>;
 

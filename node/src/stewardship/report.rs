@@ -30,6 +30,12 @@ pub struct GroupStatus {
     pub stewards_here: usize,
     /// How many of them an order takes.
     pub quorum: usize,
+    /// Whether its holders have auditors of this steward's: `yes`, `partly` or `no`.
+    pub audited: String,
+    /// Slots that only the owner can audit: nobody else of their colour is there.
+    pub not_audited: Vec<u8>,
+    /// Holders that did not show shards to this steward's auditors, and how many: they count as gone here.
+    pub not_shown: Vec<String>,
     /// What was ordered and is not done.
     pub under_way: Vec<String>,
     /// What happened last, newest first.
@@ -81,6 +87,19 @@ pub(super) fn group_status(report: &GroupReport) -> GroupStatus {
         stewards: report.stewards.len(),
         stewards_here: here(report),
         quorum: report.quorum,
+        audited: match (report.audits.audited, report.audits.owner_only.is_empty()) {
+            (0, _) => "no",
+            (_, true) => "yes",
+            (_, false) => "partly",
+        }
+        .to_owned(),
+        not_audited: report.audits.owner_only.iter().map(|slot| slot.as_u8()).collect(),
+        not_shown: report
+            .audits
+            .distrusted
+            .iter()
+            .map(|(slot, peer, shards)| format!("{} of slot {}: {shards} shards", peer.short(), slot.as_u8()))
+            .collect(),
         under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
         last: report
             .log
@@ -175,6 +194,9 @@ fn words(what: &What) -> String {
         What::Stewards { old: None, new: Some(new) } => format!("steward {} joined", new.short()),
         What::Stewards { old: None, new: None } => "stewards changed".to_owned(),
         What::NoPeer { slot } => format!("nobody is there to take slot {slot}"),
+        What::NotShown { slot, holder, shards } => {
+            format!("{} does not show {} of slot {slot} to our auditor", holder.short(), count(shards))
+        }
         What::MapFull => "no more repairs can be noted until its owner's next backup".to_owned(),
     }
 }

@@ -14,7 +14,7 @@ use cairn_core::{
     peer_view::PeerView,
     steward::{
         Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
-        wire::{Answer, Refusal, Request},
+        wire::{Answer, Duty, Refusal, Request},
     },
 };
 use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp};
@@ -36,9 +36,11 @@ pub(super) enum Input {
     Heard { peer: PeerKey, at: Timestamp },
     /// A holder said what it has.
     Reported { holder: PeerKey, group: GroupId, slot: Slot, has: Ordinals },
-    /// Who is watched, to plan probes by, and up to so many holders who are to be asked what they have; also the time to try again
-    /// what could not be written.
-    Survey { ask: usize },
+    /// Who is watched, to plan probes by, up to so many holders who are to be asked what they have, and so many auditors to be given
+    /// duties; also the time to try again what could not be written.
+    Survey { ask: usize, duties: usize },
+    /// An auditor that was drawn would not do it.
+    Declined { auditor: PeerKey, holding: Holding },
     /// Write down what is believed of peers.
     Save,
     /// How the groups stand.
@@ -69,6 +71,10 @@ pub(super) struct Outcome {
     pub(super) watched: Option<Watched>,
     /// Holders to be asked now what they have.
     pub(super) ask: Vec<(Holding, WatchPass)>,
+    /// Auditors to be given duties.
+    pub(super) duties: Vec<(PeerKey, Duty)>,
+    /// Whether we may be cut off ourselves.
+    pub(super) cut_off: bool,
     /// When there is something to do next.
     pub(super) next: Option<Timestamp>,
 }
@@ -141,9 +147,13 @@ impl Keeper {
                     self.steward.heard(peer, at);
                 }
                 Input::Reported { holder, group, slot, has } => self.steward.reported(holder, group, slot, &has, now),
-                Input::Survey { ask } => {
+                Input::Declined { auditor, holding: (group, slot, holder) } => {
+                    self.steward.audit_declined(&auditor, &group, slot, &holder, now);
+                }
+                Input::Survey { ask, duties } => {
                     out.watched = Some(self.watched(now));
                     out.ask = self.whom_to_ask(ask, now);
+                    out.duties = self.steward.audits_due(now, peers, duties);
                     again = true;
                 }
                 Input::Save => self.save_beliefs(),
@@ -169,6 +179,7 @@ impl Keeper {
             let _ = to.send(if lost { Answer::Refused(Refusal::Full) } else { answer });
         }
         out.next = self.steward.next_tick();
+        out.cut_off = self.steward.watch().outage(now) != Outage::None;
         out
     }
 
@@ -203,11 +214,15 @@ impl Keeper {
                 Err(_) => (Answer::Refused(Refusal::Forged), None),
             },
             Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
-            // The new holder's, the auditor's and the audited holder's; they never come here.
-            Request::Give { .. }
+            // What it makes us believe is on disk before it is done.
+            Request::Findings(findings) if self.steward.found(&from, &findings, now) => {
+                (Answer::Done, Some(findings.group))
+            }
+            // Of an auditor that we did not draw; and the new holder's, the auditor's and the audited holder's, which never come here.
+            Request::Findings(_)
+            | Request::Give { .. }
             | Request::Duty(_)
             | Request::Challenge(_)
-            | Request::Findings(_)
             | Request::Notice(_) => (Answer::Refused(Refusal::NotSteward), None),
         }
     }

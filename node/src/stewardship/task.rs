@@ -1,13 +1,22 @@
 //! The one task that owns the steward: waits for what comes in and for the time, has a round done on a thread of its own
 //! ([`super::round`]), sends what comes of it, and asks peers whether they are there and what they have.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cairn_core::{
     peer_view::PeerView,
-    steward::{Say, wire::Request},
+    steward::{
+        Say,
+        wire::{Answer, Duty, Request},
+    },
 };
-use cairn_proto::{Domain, Ordinals, PeerKey, Timestamp};
+use cairn_proto::{Domain, Ordinals, PeerKey, SlotSheet, Timestamp};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -40,6 +49,8 @@ const LOST_AT_ONCE: usize = 8;
 enum Answered {
     Probe(PeerKey, bool),
     Holding(Holding, Option<Ordinals>),
+    /// Whether an auditor took a duty.
+    Duty(PeerKey, Holding, bool),
 }
 
 /// What drives the steward.
@@ -51,6 +62,8 @@ pub(super) struct Driver {
     pub(super) me: PeerView,
     pub(super) timers: Timers,
     pub(super) clock: Clock,
+    /// Whether we may be cut off ourselves, for whoever judges others.
+    pub(super) cut_off: Arc<AtomicBool>,
     /// Groups whose state was damaged: asked for once, when somebody is known.
     pub(super) lost: Vec<cairn_proto::GroupId>,
     pub(super) cancel: CancellationToken,
@@ -96,6 +109,7 @@ struct State {
     watched: Watched,
     probes: Probes,
     inventory: Inventory,
+    duties: Inventory,
     asking: JoinSet<Answered>,
     next_beat: Instant,
     next_save: Instant,
@@ -120,6 +134,7 @@ impl Driver {
                 self.timers.liveness.home_gone_ms / 8,
             ),
             inventory: Inventory::new(),
+            duties: Inventory::new(),
             asking: JoinSet::new(),
             next_beat: Instant::now(),
             next_save: Instant::now() + self.timers.save,
@@ -167,6 +182,12 @@ impl Driver {
                     batch.push(Input::Reported { holder, group, slot, has });
                 }
             }
+            Some(Answered::Duty(auditor, holding, took)) => {
+                state.duties.answered(&holding);
+                if !took {
+                    batch.push(Input::Declined { auditor, holding });
+                }
+            }
             None => tracing::error!("a question to a peer ended by a broken invariant of ours"),
         }
     }
@@ -180,7 +201,8 @@ impl Driver {
             let beat = (late / 5).min(self.timers.probe).min(look).max(BREATH);
             state.next_beat = Instant::now() + beat;
             inputs.extend(self.listen(state).await);
-            inputs.push(Input::Survey { ask: state.inventory.room((self.clock)()) });
+            let now = (self.clock)();
+            inputs.push(Input::Survey { ask: state.inventory.room(now), duties: state.duties.room(now) });
         }
         if Instant::now() >= state.next_save {
             state.next_save = Instant::now() + self.timers.save;
@@ -237,6 +259,10 @@ impl Driver {
             let (credentials, sheet, previous) = (give.credentials, give.sheet, give.previous);
             self.outbox.send(give.to, Request::Give { credentials, sheet, previous });
         }
+        self.cut_off.store(outcome.cut_off, Ordering::Relaxed);
+        for (auditor, duty) in outcome.duties {
+            self.give_duty(state, auditor, duty);
+        }
         state.next_look = outcome.next;
         if let Some(watched) = outcome.watched {
             state.watched = watched;
@@ -267,6 +293,18 @@ impl Driver {
             let (_, slot, holder) = holding;
             let has = timeout(PATIENCE, net.holding(holder, pass, slot)).await;
             Answered::Holding(holding, has.ok().and_then(Result::ok))
+        });
+    }
+
+    fn give_duty(&self, state: &mut State, auditor: PeerKey, duty: Duty) {
+        // It is the owner's own sheet, checked when it was taken up.
+        let Ok(sheet) = SlotSheet::open(&duty.sheet, &duty.ticket) else { return };
+        let holding = (sheet.group, sheet.slot, duty.holder);
+        state.duties.begin(holding);
+        let net = Arc::clone(&self.net);
+        state.asking.spawn(async move {
+            let given = timeout(PATIENCE, net.request(auditor, Request::Duty(Box::new(duty)))).await;
+            Answered::Duty(auditor, holding, matches!(given, Ok(Ok(Answer::Done))))
         });
     }
 

@@ -144,6 +144,10 @@ fn happenings(group: u32, log: &[Happening]) -> Vec<Value> {
                 let text = format!("slot {slot}: {} lacks {shards} shards", holder.short());
                 other(at, "lacks", Some(*slot), Some(*holder), text);
             }
+            What::NotShown { slot, holder, shards, .. } => {
+                let text = format!("slot {slot}: {} does not show {shards} shards to an auditor", holder.short());
+                other(at, "not_shown", Some(*slot), Some(*holder), text);
+            }
             What::NoPeer { slot, .. } => {
                 other(at, "no_peer", Some(*slot), None, format!("slot {slot}: there is nobody who may hold it"));
             }

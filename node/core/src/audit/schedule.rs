@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_proto::{GroupId, PeerKey, Slot, Timestamp};
+use cairn_proto::{GroupId, Ordinals, PeerKey, Slot, Timestamp};
 use rand_core::CryptoRng;
 
 use super::AUDITS_PER_DAY;
@@ -18,11 +18,35 @@ use super::AUDITS_PER_DAY;
 pub const PLACES_MAX: usize = 65_536;
 /// Most audits of one holder that wait to be asked again. From then on nothing new is asked: it is away.
 pub const PENDING_MAX: usize = 16;
-/// When to ask again what was not answered: after one hour, four, sixteen.
-const RETRY_MS: [u64; 3] = [3_600_000, 4 * 3_600_000, 16 * 3_600_000];
+/// When to ask again what was not answered: after one hour of a day, four, sixteen.
+const RETRY_HOURS: [u64; 3] = [1, 4, 16];
 /// One in so many is drawn from all shards.
 const ANY_OF: u64 = 4;
-const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// How long things take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// What a day is: a holder has [`AUDITS_PER_DAY`] in it, and what stays silent is judged within it.
+    pub day_ms: u64,
+    /// Two new audits of one holder are never closer than half of this, however short the day.
+    pub least_gap_ms: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { day_ms: 24 * 3600 * 1000, least_gap_ms: 0 }
+    }
+}
+
+impl Pace {
+    fn gap_ms(&self, auditors: u32) -> u64 {
+        (self.day_ms / u64::from((AUDITS_PER_DAY / auditors.max(1)).max(1))).max(self.least_gap_ms)
+    }
+
+    fn retry_ms(&self, silent: u8) -> Option<u64> {
+        RETRY_HOURS.get(usize::from(silent)).map(|hours| self.day_ms.saturating_mul(*hours) / 24)
+    }
+}
 
 /// One shard that is to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,25 +81,16 @@ pub enum Silence {
     Absent,
 }
 
-/// Ordinals of one group slot: how many, and a bit for each that was asked for in this turn.
+/// Ordinals of one group slot: which, and which of them were asked for in this turn.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    ordinals: u16,
-    asked: [u64; 4],
+    ordinals: Ordinals,
+    asked: Ordinals,
 }
 
 impl Place {
-    fn was_asked(&self, ordinal: u8) -> bool {
-        self.asked[usize::from(ordinal / 64)] & (1 << (ordinal % 64)) != 0
-    }
-
-    fn set_asked(&mut self, ordinal: u8) {
-        self.asked[usize::from(ordinal / 64)] |= 1 << (ordinal % 64);
-    }
-
     fn open(&self) -> u64 {
-        let asked: u32 = self.asked.iter().map(|word| word.count_ones()).sum();
-        u64::from(self.ordinals).saturating_sub(asked.into())
+        self.ordinals.without(&self.asked).len() as u64
     }
 }
 
@@ -101,6 +116,7 @@ struct Beat {
 pub struct Schedule {
     beats: BTreeMap<PeerKey, Beat>,
     places: usize,
+    pace: Pace,
 }
 
 impl Schedule {
@@ -110,22 +126,31 @@ impl Schedule {
         Self::default()
     }
 
-    /// Watches a slot of a group at a holder, with so many shards (1..=256); again, when their number changed. `auditors`
-    /// is how many share this holder's [`AUDITS_PER_DAY`]. False: the schedule is full.
+    /// Nothing to do yet, at this pace.
+    #[must_use]
+    pub fn at(pace: Pace) -> Self {
+        Self { pace, ..Self::default() }
+    }
+
+    /// Watches a slot of a group at a holder, with these shards; again, when they are others. `auditors` is how many share this
+    /// holder's [`AUDITS_PER_DAY`]. False: the schedule is full, or there is nothing to ask for.
     pub fn watch(
         &mut self,
         holder: PeerKey,
         place: (GroupId, Slot),
-        ordinals: u16,
+        ordinals: &Ordinals,
         auditors: u32,
         now: Timestamp,
     ) -> bool {
+        if ordinals.is_empty() {
+            return false;
+        }
         let known = self.beats.get(&holder).is_some_and(|b| b.places.contains_key(&place));
         if !known && self.places >= PLACES_MAX {
             return false;
         }
         self.places += usize::from(!known);
-        let gap_ms = DAY_MS / u64::from((AUDITS_PER_DAY / auditors.max(1)).max(1));
+        let gap_ms = self.pace.gap_ms(auditors);
         let beat = self.beats.entry(holder).or_insert_with(|| Beat {
             places: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -134,8 +159,10 @@ impl Schedule {
             last_answer: None,
         });
         beat.gap_ms = gap_ms;
-        let entry = beat.places.entry(place).or_insert(Place { ordinals: 0, asked: [0; 4] });
-        entry.ordinals = ordinals.clamp(1, 256);
+        let entry = beat.places.entry(place).or_insert(Place { ordinals: *ordinals, asked: Ordinals::default() });
+        (entry.ordinals, entry.asked) = (*ordinals, entry.asked.and(ordinals));
+        let gone = |target: &Target| (target.group, target.slot) == place && !ordinals.contains(target.ordinal);
+        beat.pending.retain(|target, _| !gone(target));
         true
     }
 
@@ -161,7 +188,7 @@ impl Schedule {
         let retry = beat.pending.iter_mut().filter(|(_, p)| p.again <= now).min_by_key(|(_, p)| p.again);
         if let Some((target, pending)) = retry {
             // Answered or not, the caller will say; until then it is not due.
-            pending.again = now.plus_ms(DAY_MS);
+            pending.again = now.plus_ms(self.pace.day_ms);
             return Some(Due { holder: *holder, target: *target, silent: pending.silent });
         }
         // Spread: between half a gap and one and a half.
@@ -184,8 +211,8 @@ impl Schedule {
             return Silence::Absent;
         }
         let pending = beat.pending.entry(*target).or_insert(Pending { silent: 0, again: now, since: now });
-        if let Some(pause) = RETRY_MS.get(usize::from(pending.silent)) {
-            pending.again = now.plus_ms(*pause);
+        if let Some(pause) = self.pace.retry_ms(pending.silent) {
+            pending.again = now.plus_ms(pause);
             pending.silent += 1;
             return Silence::Again;
         }
@@ -206,22 +233,21 @@ impl Beat {
     fn pick<R: CryptoRng + ?Sized>(&mut self, rng: &mut R) -> Option<Target> {
         let mut open: u64 = self.places.values().map(Place::open).sum();
         if open == 0 {
-            self.places.values_mut().for_each(|place| place.asked = [0; 4]);
+            self.places.values_mut().for_each(|place| place.asked = Ordinals::default());
             open = self.places.values().map(Place::open).sum();
         }
         let any = rng.next_u64().is_multiple_of(ANY_OF);
-        let all: u64 = self.places.values().map(|p| u64::from(p.ordinals)).sum();
+        let all: u64 = self.places.values().map(|p| p.ordinals.len() as u64).sum();
         let mut at = rng.next_u64() % if any { all } else { open }.max(1);
         for ((group, slot), place) in &mut self.places {
-            let here = if any { u64::from(place.ordinals) } else { place.open() };
+            let here = if any { place.ordinals.len() as u64 } else { place.open() };
             if at >= here {
                 at -= here;
                 continue;
             }
-            let last = u8::try_from(place.ordinals - 1).unwrap_or(u8::MAX);
-            let mut candidates = (0..=last).filter(|o| any || !place.was_asked(*o));
-            let ordinal = candidates.nth(usize::try_from(at).unwrap_or(0)).unwrap_or(0);
-            place.set_asked(ordinal);
+            let candidates = if any { place.ordinals } else { place.ordinals.without(&place.asked) };
+            let ordinal = candidates.iter().nth(usize::try_from(at).unwrap_or(0))?;
+            place.asked.insert(ordinal);
             return Some(Target { group: *group, slot: *slot, ordinal });
         }
         None

@@ -2,7 +2,7 @@
 //!
 //! Layout of an entry: at · kind · fields. Kinds: `1` adopted: generation; `2` lacks: slot, holder 32, shards; `3` ordered:
 //! order 32, slot, to 32, rebuild flag, shards; `4` repaired: order 32, slot, holder 32, shards; `5` failed: order 32, option of
-//! failure; `6` stewards: option of old 32, option of new 32; `7` no peer: slot. Numbers in minimal LEB128, slots one byte,
+//! failure; `6` stewards: option of old 32, option of new 32; `7` no peer: slot; `8` map full; `9` not shown: slot, holder 32, shards. Numbers in minimal LEB128, slots one byte,
 //! options and failures as in [`super::message`].
 
 use cairn_proto::{
@@ -87,6 +87,15 @@ pub enum What {
     },
     /// Another repair was carried out and the map has no room for it: only the owner's next backup makes some.
     MapFull,
+    /// Our auditor found that a holder cannot, or will not, show shards.
+    NotShown {
+        /// The slot.
+        slot: u8,
+        /// Who.
+        holder: PeerKey,
+        /// How many.
+        shards: u16,
+    },
 }
 
 const WHAT: &str = "log entry";
@@ -157,6 +166,11 @@ impl Happening {
             }
             What::NoPeer { slot } => out.extend_from_slice(&[7, *slot]),
             What::MapFull => out.push(8),
+            What::NotShown { slot, holder, shards } => {
+                out.push(9);
+                slot_of(out, *slot, holder);
+                put_number(out, (*shards).into());
+            }
         }
     }
 
@@ -181,6 +195,7 @@ impl Happening {
             6 => What::Stewards { old: r.option(peer)?, new: r.option(peer)? },
             7 => What::NoPeer { slot: slot(r)? },
             8 => What::MapFull,
+            9 => What::NotShown { slot: slot(r)?, holder: peer(r)?, shards: shards(r)? },
             _ => return Err(r.invalid("unknown kind")),
         };
         Ok(Self { at, what })

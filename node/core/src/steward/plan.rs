@@ -160,12 +160,14 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             None => Wanted::InVain(subject),
         }
     };
-    // Holders that are here and said that they lost something are healed: that is less than a whole new one.
+    // Holders that are here and said that they lost something are healed: that is less than a whole new one. Whoever says that it
+    // has what an auditor could not see is not: another takes its place.
     for slot in group.record.mandate.ticket.code().each_slot() {
         for holder in group.holders(slot) {
-            let lacks = group.wanted(slot).without(&group.has(slot, &holder));
+            let lacks = group.wanted(slot).without(&group.claims(slot, &holder));
             let subject = Subject::Slot(slot.as_u8());
             let able = scene.is_here(&holder)
+                && !group.hides(slot, &holder)
                 && !group.avoided(&subject, scene.now).contains(&holder)
                 && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
             if !lacks.is_empty() && able && seen.insert(slot) {
@@ -216,8 +218,10 @@ fn planned(group: &Watched, assessment: &Assessment, action: Action) -> PlannedR
 /// A holder that lacks something, where nobody else can take the slot: one that let us down lately too, but none that broke its word.
 fn heal_anybody(group: &Watched, scene: &Scene<'_>, slot: Slot) -> Option<Action> {
     scene.here(group.holders(slot)).into_iter().find_map(|holder| {
-        let lacks = group.wanted(slot).without(&group.has(slot, &holder));
-        let able = !lacks.is_empty() && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
+        let lacks = group.wanted(slot).without(&group.claims(slot, &holder));
+        let able = !lacks.is_empty()
+            && !group.hides(slot, &holder)
+            && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
         if able { repair(group, scene, slot, Some((holder, lacks)), true) } else { None }
     })
 }
@@ -231,7 +235,9 @@ fn repair(
     heal: Option<(PeerKey, Ordinals)>,
     may_rebuild: bool,
 ) -> Option<Action> {
-    let (avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
+    let (mut avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
+    // Each steward's auditors miss something else of it, so it is no source that a quorum would agree on.
+    avoid.extend(group.hiders());
     let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
     let first = repair(&avoid, &avoid);
     if first.is_some() || avoid.is_empty() {

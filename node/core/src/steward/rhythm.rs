@@ -1,5 +1,7 @@
 //! How often stewards do what.
 
+use crate::audit::panel;
+
 /// In milliseconds. All of it scales together for trials. What two clocks may differ by is not in it: that is
 /// [`cairn_proto::order::SKEW_MS`], the same for everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,12 @@ pub struct Rhythm {
     /// Silence after which another steward takes a steward's place, whatever its class: to put one in costs nothing but a message, and
     /// two that are lost before the first is replaced may cost the quorum.
     pub steward_lost_ms: u64,
+    /// A round of audits: within it each holder gets an auditor of ours, who goes on for two of them.
+    pub audit_ms: u64,
+    /// Nobody audits for us whom we do not know for so long.
+    pub registered_ms: u64,
+    /// How long shards that an auditor did not get to see count as not there, when nobody sees them meanwhile.
+    pub distrust_ms: u64,
 }
 
 impl Default for Rhythm {
@@ -38,6 +46,9 @@ impl Default for Rhythm {
             compare_ms: 6 * 60 * MINUTE,
             inventory_ms: 24 * 60 * MINUTE,
             steward_lost_ms: 24 * 60 * MINUTE,
+            audit_ms: panel::ROUND_MS,
+            registered_ms: panel::REGISTERED_MS,
+            distrust_ms: 7 * 24 * 60 * MINUTE,
         }
     }
 }
@@ -57,6 +68,9 @@ impl Rhythm {
             compare_ms: scale(self.compare_ms),
             inventory_ms: scale(self.inventory_ms),
             steward_lost_ms: scale(self.steward_lost_ms),
+            audit_ms: scale(self.audit_ms),
+            registered_ms: scale(self.registered_ms),
+            distrust_ms: scale(self.distrust_ms),
         }
     }
 

@@ -87,7 +87,7 @@ fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool 
     let may_take = |slot, to: &PeerKey, ordinals: &Ordinals| {
         // One that holds it already and lacks this, or one of the first who may.
         let lacks = ordinals.and(&group.has(slot, to)).is_empty() && ordinals.len() <= BATCH;
-        let broken = group.breaks_word(slot, to, scene.now, scene.rhythm);
+        let broken = group.breaks_word(slot, to, scene.now, scene.rhythm) || group.hides(slot, to);
         let known = !broken && group.holders(slot).contains(to) || is_among_first(group, &subject, scene, to);
         known && lacks && scene.watch.belief(to, scene.now).presence <= Presence::Late
     };

@@ -1,6 +1,6 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
-//! The leaves: `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
+//! The leaves: `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
 //! it), `inventory` (who has what, for the owner and for those who ask), `state` (all of it as bytes).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,15 +20,17 @@ use crate::{
     liveness::{Presence, Watch},
 };
 
+mod audits;
 mod chain;
 mod inventory;
 mod orders;
 pub(super) mod state;
 mod turns;
 
-pub use self::inventory::GroupReport;
 pub(super) use self::orders::Word;
+pub use self::{audits::AuditReport, inventory::GroupReport};
 use self::{
+    audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
     turns::{Patience, Promise, Proposal},
@@ -73,6 +75,11 @@ pub(super) struct Watched {
     broken: BTreeMap<(u8, PeerKey), (u32, Timestamp)>,
     /// What holders said that they lack.
     lacks: BTreeMap<(u8, PeerKey), Ordinals>,
+    /// What auditors of ours did not get to see.
+    distrusted: BTreeMap<(u8, PeerKey), Distrust>,
+    /// Who audits for us; since when we watch, in this life.
+    audits: BTreeMap<(u8, PeerKey), Audited>,
+    since: Timestamp,
     /// What we signed.
     promised: BTreeMap<Subject, Promise>,
     proposals: BTreeMap<OrderId, Proposal>,
@@ -111,6 +118,9 @@ impl Watched {
             used: Vec::new(),
             broken: BTreeMap::new(),
             lacks: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
+            audits: BTreeMap::new(),
+            since: now,
             promised: BTreeMap::new(),
             proposals: BTreeMap::new(),
             under_way: BTreeMap::new(),
@@ -140,6 +150,7 @@ impl Watched {
             self.chain = self.chain.after(old.chain, old.record.sealed_mandate());
             (self.lacks, self.promised, self.under_way) = (old.lacks, old.promised, old.under_way);
             (self.broken, self.gave) = (old.broken, old.gave);
+            (self.distrusted, self.audits, self.since) = (old.distrusted, old.audits, old.since);
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
             self.entries = old.entries;
             self.asked.extend(old.asked);
@@ -206,6 +217,8 @@ impl Watched {
         self.asked.retain(|holder, _| self.given.contains_key(holder));
         self.lacks.retain(|holder, _| self.given.contains_key(holder));
         self.broken.retain(|holder, _| self.given.contains_key(holder));
+        self.distrusted.retain(|holder, _| self.given.contains_key(holder));
+        self.audits.retain(|holder, _| self.given.contains_key(holder));
     }
 
     /// Bytes of what its record and its map take.
@@ -247,10 +260,9 @@ impl Watched {
         self.given.get(&(slot.as_u8(), *peer)).copied().unwrap_or_default()
     }
 
-    /// Which of them it should still have, as far as it said nothing else.
+    /// Which of them it should still have, as far as it said nothing else and no auditor of ours looked in vain.
     pub(super) fn has(&self, slot: Slot, peer: &PeerKey) -> Ordinals {
-        let lacks = self.lacks.get(&(slot.as_u8(), *peer)).copied().unwrap_or_default();
-        self.given(slot, peer).without(&lacks)
+        self.claims(slot, peer).without(&self.distrust(slot, peer))
     }
 
     /// Everybody on record for a slot, those with the most shards first.

@@ -19,9 +19,18 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
         "change" => vec![format!("{:<4} {}", row["modifier"].as_str().unwrap_or("?"), plain(&row["path"]))],
         "this_node" => this_node(row),
         "watching" => vec![format!(
-            "Watching {} groups for absent owners, {} of them healthy",
+            "Watching {} groups for absent owners, {} of them healthy, {} with all slots audited",
             plain(&row["groups"]),
-            plain(&row["healthy"])
+            plain(&row["healthy"]),
+            plain(&row["audited"])
+        )],
+        "auditing" => vec![format!(
+            "Auditing {} shards at {} holders: {} right answers in the last day, {} unanswered, {} missing",
+            plain(&row["shards"]),
+            plain(&row["holders"]),
+            plain(&row["good"]),
+            plain(&row["silent"]),
+            plain(&row["missing"])
         )],
         "happening" => vec![format!(
             "{}  group {}: {}",

@@ -93,6 +93,7 @@ const WATCHED_GROUPS: &[Column] = &[
     column("MARGIN", "margin", 6, Form::Right),
     column("STEWARDS", "stewards_here", 8, Form::Right),
     column("QUORUM", "quorum", 6, Form::Right),
+    column("AUDITED", "audited", 7, Form::Text),
     column("LAST", "last", 0, Form::First),
 ];
 const PLANNED_REPAIRS: &[Column] = &[

@@ -66,7 +66,7 @@ fn tables_fit_eighty_columns() {
         (
             "watched_group",
             json!({"group": "12345678", "state": "critical", "live_slots": 20, "slots": 20, "margin": -10,
-            "stewards_here": 7, "quorum": 7, "last": []}),
+            "stewards_here": 7, "quorum": 7, "audited": "partly", "last": []}),
         ),
         (
             "planned_repair",

@@ -29,6 +29,7 @@ struct Inner {
     shards: BTreeMap<(GroupId, u8), (Slot, ShardRoot, Bytes)>,
     ledger: BTreeMap<GroupId, Slot>,
     offered: BTreeSet<(GroupId, Slot)>,
+    failing: Option<RefusalCode>,
     heads: BTreeMap<VaultKey, Vec<u8>>,
 }
 
@@ -58,6 +59,20 @@ impl MemoryKeeper {
     #[must_use]
     pub fn count(&self) -> usize {
         self.lock().shards.len()
+    }
+
+    /// Flips a bit of what is held, as bad memory would.
+    pub fn flip(&self, group: GroupId, ordinal: u8, at: usize) {
+        if let Some((.., bytes)) = self.lock().shards.get_mut(&(group, ordinal)) {
+            let mut other = bytes.to_vec();
+            other[at] ^= 1;
+            *bytes = other.into();
+        }
+    }
+
+    /// From now on reading fails so, or does not.
+    pub fn reading_fails(&self, code: Option<RefusalCode>) {
+        self.lock().failing = code;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -106,6 +121,9 @@ impl ShardKeeper for MemoryKeeper {
         async move {
             let _open = self.gate.acquire().await.map_err(|_| RefusalCode::StoreFailed)?;
             let inner = self.lock();
+            if let Some(code) = inner.failing {
+                return Err(code);
+            }
             let (held, _, bytes) = inner.shards.get(&(group, ordinal)).ok_or(RefusalCode::NotFound)?;
             if *held != slot {
                 return Err(RefusalCode::NotFound);

@@ -8,11 +8,12 @@ use cairn_core::{
     peer_view::PeerView,
     steward::wire::{Answer, GroupMap, Refusal, Request},
 };
-use cairn_proto::{Mandate, Ordinals, PeerKey, Rights, Slot, message::ControlRequest, wire::RefusalCode};
+use cairn_proto::{Domain, Mandate, Ordinals, PeerKey, Rights, Slot, message::ControlRequest, wire::RefusalCode};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
+    audits::answer::Domains,
     network::{NetworkHandle, clock, command::Command, transfer::client::grant},
     overlay::{GroupAccess, StewardError, TransferError},
     stewardship::ports::{StewardNet, WatchPass},
@@ -63,6 +64,12 @@ impl StewardNet for NetworkHandle {
         ordinal: u8,
     ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
         async move { self.inner.client.fetch(from, &credentials, ordinal).await }.boxed()
+    }
+}
+
+impl Domains for NetworkHandle {
+    fn pinned(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>> {
+        async move { self.ask(|reply| Command::PinnedDomain { peer, reply }).await.ok().flatten() }.boxed()
     }
 }
 

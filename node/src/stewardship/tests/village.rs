@@ -26,9 +26,19 @@ use cairn_proto::{
 
 use super::super::{files::tests::TestDisk, *};
 use crate::{
+    audits::auditor::Auditor,
     overlay::TransferError,
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
+};
+
+mod audits;
+mod shelf;
+
+use self::shelf::Oracle;
+pub(super) use self::{
+    audits::{Lie, Opinions},
+    shelf::MemShelf,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -40,33 +50,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn slot(at: u8) -> Slot {
     Slot::new(at).expect("valid")
-}
-
-/// A store in memory.
-#[derive(Default)]
-pub(super) struct MemShelf {
-    pub(super) shards: Mutex<BTreeMap<(u8, u8), (ShardRoot, Bytes)>>,
-    pub(super) full: AtomicBool,
-}
-
-impl Shelf for MemShelf {
-    fn accepted_slot(&self, _group: GroupId) -> Option<Slot> {
-        self.shards.lock().expect("shelf").keys().next().map(|(at, _)| slot(*at))
-    }
-
-    fn has(&self, _group: GroupId, at: Slot, ordinal: u8, root: &ShardRoot) -> bool {
-        self.shards.lock().expect("shelf").get(&(at.as_u8(), ordinal)).is_some_and(|(known, _)| known == root)
-    }
-
-    fn room(&self) -> u64 {
-        if self.full.load(Ordering::SeqCst) { 0 } else { u64::MAX }
-    }
-
-    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
-        let place = (shard.slot.as_u8(), shard.ordinal);
-        self.shards.lock().expect("shelf").insert(place, (shard.root, (*shard.bytes).clone()));
-        std::future::ready(Ok(())).boxed()
-    }
 }
 
 /// What all peers share.
@@ -87,6 +70,10 @@ pub(super) struct World {
     pub(super) fetched: Mutex<Vec<(PeerKey, u8)>>,
     /// Shards from this ordinal on do not come.
     pub(super) stuck_from: AtomicU64,
+    /// Say that they have all shards, whatever they have; and sign that to auditors who ask for one, or keep silent.
+    pub(super) liars: Mutex<BTreeMap<PeerKey, Lie>>,
+    /// Who audits.
+    pub(super) auditors: Mutex<BTreeMap<PeerKey, Auditor>>,
     /// Called with each message before it is sent.
     pub(super) spy: Mutex<Option<Spy>>,
 }
@@ -97,6 +84,8 @@ pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
 struct Link {
     world: Arc<World>,
     me: PeerKey,
+    /// It is the stewardship's: its looks are the beats that a test waits for.
+    beats: bool,
 }
 
 impl World {
@@ -141,7 +130,9 @@ impl StewardNet for Link {
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
         let views = self.world.views(&self.me);
-        *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
+        if self.beats {
+            *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
+        }
         std::future::ready(views).boxed()
     }
 
@@ -161,6 +152,10 @@ impl StewardNet for Link {
             if self.world.mute.lock().expect("mute").contains(&self.me) {
                 return Err(TransferError::TimedOut);
             }
+            let request = match self.world.audit(self.me, to, request) {
+                Ok(answer) => return answer,
+                Err(request) => *request,
+            };
             let other = self.world.running.lock().expect("running").get(&to).cloned();
             match other {
                 Some(other) => Ok(other.handle(self.me, request).await),
@@ -172,6 +167,9 @@ impl StewardNet for Link {
 
     fn holding(&self, at: PeerKey, _pass: WatchPass, of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
         let answer = self.world.reach(&self.me, &at).map(|()| {
+            if self.world.liars.lock().expect("liars").contains_key(&at) {
+                return (0..STRIPES).collect();
+            }
             let shards = self.world.shelves[&at].shards.lock().expect("shelf");
             shards.keys().filter(|(slot, _)| *slot == of.as_u8()).map(|(_, ordinal)| *ordinal).collect()
         });
@@ -200,22 +198,6 @@ impl StewardNet for Link {
             found.map(|(_, bytes)| bytes.clone()).ok_or(refused)
         }
         .boxed()
-    }
-}
-
-/// Rebuilds by looking the shard up.
-struct Oracle(Arc<BTreeMap<(u8, u8), Bytes>>);
-
-impl Rebuilder for Oracle {
-    fn rebuild(
-        &self,
-        credentials: Arc<Credentials>,
-        task: Arc<Task>,
-        ordinal: u8,
-    ) -> BoxFuture<'_, Result<Bytes, Failure>> {
-        let meant = matches!(&credentials.certificate.order.action, Action::Rebuild { slot, .. } if *slot == task.slot);
-        let found = self.0.get(&(task.slot.as_u8(), ordinal)).filter(|_| meant).cloned();
-        std::future::ready(found.ok_or(Failure::Refused)).boxed()
     }
 }
 
@@ -260,6 +242,8 @@ impl Village {
             said: Mutex::default(),
             fetched: Mutex::default(),
             stuck_from: AtomicU64::new(u64::MAX),
+            liars: Mutex::default(),
+            auditors: Mutex::default(),
             spy: Mutex::default(),
         });
         let of_colour = |class: usize| -> Vec<PeerKey> {
@@ -349,8 +333,11 @@ impl Village {
                 pause_ms: MINUTE,
                 pause_ms_max: 2 * MINUTE,
                 compare_ms: 5 * MINUTE,
+                audit_ms: 60 * MINUTE,
                 ..Rhythm::default()
             },
+            audit_answer: Duration::from_mins(5),
+            audit_report: Duration::from_mins(10),
             // These are of the runtime's clock.
             probe: real,
             save: real,
@@ -377,7 +364,7 @@ impl Village {
             entropy: *peer.as_bytes(),
         };
         let disk = Arc::clone(self.disks.entry(peer).or_default());
-        let net = Arc::new(Link { world: Arc::clone(&world), me: peer });
+        let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: true });
         let rebuilder = Arc::new(Oracle(Arc::clone(&self.data))) as Arc<dyn Rebuilder>;
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());

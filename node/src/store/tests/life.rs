@@ -108,6 +108,20 @@ async fn trash_is_served_and_restored_until_the_hold_is_over() {
 }
 
 #[tokio::test]
+async fn who_only_looks_brings_nothing_back_from_the_trash() {
+    let (disk, clock) = (FaultyDisk::new(3), TestClock::new());
+    let store = on(&disk, &clock, None);
+    let s = shard(1, 2, 0);
+    store.put(s.clone()).await.expect("stored");
+    store.delete(s.group, s.slot, s.ordinal).await.expect("deleted");
+    assert_eq!(store.look(s.group, s.slot, s.ordinal).await.expect("it is there"), s.bytes[..]);
+    assert!(store.list().iter().all(|i| i.state == ShardState::Trash));
+    clock.advance(86_400_000);
+    assert_eq!(store.compact().await.expect("compacts").purged, 1);
+    assert!(matches!(store.look(s.group, s.slot, s.ordinal).await, Err(StoreError::NotFound)));
+}
+
+#[tokio::test]
 async fn compaction_changes_no_answer() {
     let (disk, clock) = (FaultyDisk::new(4), TestClock::new());
     let store = on(&disk, &clock, None);

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_proto::{GroupId, PeerKey, Slot, Timestamp};
+use cairn_proto::{GroupId, Ordinals, PeerKey, Slot, Timestamp};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng};
 
 use super::peer;
 use crate::audit::{
     AUDITS_PER_DAY,
-    schedule::{Due, PENDING_MAX, PLACES_MAX, Schedule, Silence, Target},
+    schedule::{Due, PENDING_MAX, PLACES_MAX, Pace, Schedule, Silence, Target},
 };
 
 const HOUR: u64 = 3_600_000;
@@ -20,11 +20,15 @@ fn place(n: u32) -> (GroupId, Slot) {
     (GroupId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes()), Slot::new((n % 8) as u8).expect("valid"))
 }
 
+fn all() -> Ordinals {
+    (0..=255).collect()
+}
+
 /// A schedule over one holder with `places` full group slots.
 fn schedule(holder: PeerKey, places: u32, auditors: u32) -> Schedule {
     let mut s = Schedule::new();
     for n in 0..places {
-        assert!(s.watch(holder, place(n), 256, auditors, START));
+        assert!(s.watch(holder, place(n), &all(), auditors, START));
     }
     s
 }
@@ -145,20 +149,52 @@ fn an_audit_that_the_caller_lost_is_asked_again() {
 
 #[test]
 fn a_schedule_is_bounded_and_forgets() {
-    let mut s = Schedule::new();
+    let (mut s, one) = (Schedule::new(), Ordinals::from_iter([7]));
     let holders = [peer(0), peer(1), peer(2)];
     for n in 0..PLACES_MAX as u32 {
-        assert!(s.watch(holders[n as usize % 3], place(n), 1, 1, START));
+        assert!(s.watch(holders[n as usize % 3], place(n), &one, 1, START));
     }
-    assert!(!s.watch(peer(1), place(u32::MAX), 1, 1, START), "full");
-    assert!(s.watch(peer(1), place(1), 2, 1, START), "known");
+    assert!(!s.watch(peer(1), place(u32::MAX), &one, 1, START), "full");
+    assert!(s.watch(peer(1), place(1), &all(), 1, START), "known");
     s.forget(&peer(1), place(1));
     s.forget(&peer(1), place(1));
-    assert!(s.watch(peer(1), place(u32::MAX), 1, 1, START));
+    assert!(s.watch(peer(1), place(u32::MAX), &one, 1, START));
     let mut s = schedule(peer(1), 1, 1);
     s.forget(&peer(1), place(0));
     assert_eq!(s.poll_timeout(), None);
     assert_eq!(s.next(START.plus_ms(DAY), &mut ChaCha8Rng::seed_from_u64(7)), None);
+}
+
+/// What a repair brought has gaps, and a round that asks for less forgets the rest.
+#[test]
+fn only_what_is_there_is_asked_for() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let mut s = Schedule::new();
+    let mut run_with = |ordinals: &[u8]| {
+        let wanted: Ordinals = ordinals.iter().copied().collect();
+        assert!(s.watch(peer(1), place(1), &wanted, 1, START));
+        let mut seen = Ordinals::default();
+        for _ in 0..40 {
+            let now = s.poll_timeout().expect("always");
+            if let Some(due) = s.next(now, &mut rng) {
+                seen.insert(due.target.ordinal);
+                s.silent(&due.holder, &due.target, now);
+            }
+        }
+        assert!(!seen.is_empty() && seen.without(&wanted).is_empty(), "{seen:?}");
+    };
+    run_with(&[3, 200, 255]);
+    run_with(&[200]);
+    assert!(!s.watch(peer(2), place(1), &Ordinals::default(), 1, START), "nothing to ask for");
+}
+
+#[test]
+fn a_short_day_has_no_more_audits_than_a_machine_can_stand() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut s = Schedule::at(Pace { day_ms: 10_000, least_gap_ms: 1000 });
+    assert!(s.watch(peer(1), place(1), &all(), 1, START));
+    let count = run(&mut s, &mut rng, START.plus_ms(100_000), answer);
+    assert!((80..=120).contains(&count), "{count}");
 }
 
 /// So many in a thousand of the shards of twenty places.

@@ -193,7 +193,7 @@ fn days_until_out(cheat: Cheat, in_thousand: u64, auditors: u32, seed: u64) -> O
     let (mut schedule, mut book, holder) = (Schedule::new(), Reputation::new(), peer(1));
     let slot = Slot::new(0).expect("valid");
     let group = |n: u8| cairn_proto::GroupId::from_bytes([n; 32]);
-    (0..20).for_each(|n| assert!(schedule.watch(holder, (group(n), slot), 256, auditors, START)));
+    (0..20).for_each(|n| assert!(schedule.watch(holder, (group(n), slot), &(0..=255).collect(), auditors, START)));
     let all = (0..20).flat_map(|n| (0..=255).map(move |ordinal| (n, ordinal)));
     let dropped: BTreeSet<Target> = all
         .filter(|_| rng.next_u64() % 1000 < in_thousand)

@@ -8,6 +8,7 @@ use super::{
         wire::GroupMap,
     },
     Subject, Watched,
+    audits::AuditReport,
     turns::Patience,
 };
 use crate::{
@@ -30,6 +31,8 @@ pub struct GroupReport {
     pub assessment: Assessment,
     /// Orders under way.
     pub under_way: usize,
+    /// How its holders are audited.
+    pub audits: AuditReport,
     /// What happened, oldest first.
     pub log: Vec<Happening>,
 }
@@ -58,6 +61,7 @@ impl Watched {
             quorum: self.committee().quorum(),
             assessment: self.assess(watch, now),
             under_way: self.under_way.len(),
+            audits: self.audit_report(now),
             log: self.log.iter().cloned().collect(),
         }
     }

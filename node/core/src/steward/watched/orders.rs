@@ -216,10 +216,12 @@ impl Watched {
         }
         let holder = taken.holder;
         let key = (slot.as_u8(), holder);
-        if let Some(lacks) = self.lacks.remove(&key).map(|lacks| lacks.without(&taken.ordinals))
-            && !lacks.is_empty()
-        {
-            self.lacks.insert(key, lacks);
+        if let Some(lacks) = self.lacks.remove(&key) {
+            self.mended(key, &lacks.and(&taken.ordinals));
+            let lacks = lacks.without(&taken.ordinals);
+            if !lacks.is_empty() {
+                self.lacks.insert(key, lacks);
+            }
         }
         let shards = taken.ordinals.len() as u16;
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });

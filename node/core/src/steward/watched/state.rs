@@ -1,13 +1,14 @@
 //! A group's state as bytes, so that a steward that restarts knows what it signed and what is under way. Local, never sent.
 //!
 //! ```text
-//! version u8 = 1
+//! version u8 = 2
 //! record (length, bytes), introducer 32
 //! changes (count; length, certificate)
 //! past (count; mandate (length, bytes), changes (count; length, certificate))
 //! entries (count; length, certificate; length, taken)
 //! lacks (count; slot, peer 32, ordinals 32)
 //! broken words (count; slot, peer 32, times, last)
+//! distrusted (count; slot, peer 32, ordinals 32, until)
 //! promised (count; subject, order 32, until, proposer 32)
 //! under way (count; length, certificate; proposer 32)
 //! patience (count; subject, since, failures, next, avoid (count; peer 32, until), proposers (count; peer 32, failures, last))
@@ -41,11 +42,12 @@ use super::{
         subject_of,
     },
     ENTRIES_MAX, Entry, Patience, Promise, Subject, UnderWay, Watched,
+    audits::Distrust,
     turns::{AVOIDED_MAX, PROPOSERS_MAX},
 };
 
 const WHAT: &str = "steward's group";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Slots, stewards that were lost, and one more steward.
 const SUBJECTS_MAX: usize = SLOTS_MAX + STEWARDS_MAX + CHANGES_MAX + 1;
 const SLOTS_MAX: usize = cairn_proto::code_params::SLOTS_MAX as usize;
@@ -62,7 +64,7 @@ pub(in super::super) const STATE_MAX: usize = 64
     + GROUP_RECORD_MAX
     + (CHANGES_MAX + SLOTS_MAX) * (CERTIFICATE_MAX + 4)
     + ENTRIES_MAX * (CERTIFICATE_MAX + TAKEN_MAX + 8)
-    + GIVEN_MAX * (65 + 43 + 48)
+    + GIVEN_MAX * (65 + 75 + 43 + 48)
     + PAST_MAX * (MANDATE_MAX + CHANGES_MAX * (CERTIFICATE_MAX + 4))
     + SUBJECTS_MAX * (33 + 74)
     + SUBJECTS_MAX * (33 + 26 + (AVOIDED_MAX + PROPOSERS_MAX) * 47)
@@ -164,6 +166,12 @@ impl Watched {
             put_number(&mut out, (*times).into());
             put_number(&mut out, last.0);
         }
+        put_number(&mut out, self.distrusted.len() as u64);
+        for ((slot, peer), distrust) in &self.distrusted {
+            out.push(*slot);
+            out.extend_from_slice(&[*peer.as_bytes(), *distrust.ordinals.as_bytes()].concat());
+            put_number(&mut out, distrust.until.0);
+        }
         put_number(&mut out, self.promised.len() as u64);
         for (subject, promise) in &self.promised {
             put_subject(&mut out, subject);
@@ -241,6 +249,10 @@ impl Watched {
         })?;
         group.lacks = map(&mut r, GIVEN_MAX, 65, |r| Ok(((r.byte()?, peer(r)?), Ordinals::from_bytes(r.array()?))))?;
         group.broken = map(&mut r, GIVEN_MAX, 35, |r| Ok(((r.byte()?, peer(r)?), (r.u32()?, time(r)?))))?;
+        group.distrusted = map(&mut r, GIVEN_MAX, 66, |r| {
+            let key = (r.byte()?, peer(r)?);
+            Ok((key, Distrust { ordinals: Ordinals::from_bytes(r.array()?), until: time(r)? }))
+        })?;
         group.promised = map(&mut r, SUBJECTS_MAX, 34, |r| {
             Ok((subject(r)?, Promise { order: r.array()?, until: time(r)?, by: peer(r)? }))
         })?;

@@ -106,6 +106,7 @@ impl Watched {
     pub(in super::super) fn clamp(&mut self, now: Timestamp, rhythm: &Rhythm) {
         let least = |at: &mut Timestamp, most: Timestamp| *at = (*at).min(most);
         self.looked = self.looked.filter(|at| *at <= now);
+        self.clamp_audits(now, rhythm);
         least(&mut self.compared, now);
         least(&mut self.spent.began, now);
         self.asked.values_mut().chain(self.gave.values_mut()).for_each(|at| least(at, now));

@@ -50,6 +50,8 @@ pub struct Findings {
     pub silent: u32,
     /// Shards that it is short of: it said so itself, or kept silent about them for a day while it answered for others.
     pub missing: Ordinals,
+    /// Shards that it showed.
+    pub shown: Ordinals,
     /// A proof that it lied ([`cairn_proto::audit::Evidence`], encoded), when there is one.
     pub proof: Option<Vec<u8>>,
 }
@@ -137,6 +139,7 @@ impl Findings {
         put_number(out, self.good.into());
         put_number(out, self.silent.into());
         out.extend_from_slice(self.missing.as_bytes());
+        out.extend_from_slice(self.shown.as_bytes());
         put_option(out, self.proof.as_ref(), |out, proof| put_bytes(out, proof));
     }
 
@@ -148,6 +151,7 @@ impl Findings {
             good: r.u32()?,
             silent: r.u32()?,
             missing: Ordinals::from_bytes(r.array()?),
+            shown: Ordinals::from_bytes(r.array()?),
             proof: r.option(|r| Ok(r.bytes(EVIDENCE_MAX)?.to_vec()))?,
         })
     }

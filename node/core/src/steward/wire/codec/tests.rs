@@ -212,7 +212,16 @@ fn care() -> impl Strategy<Value = Request> {
         ),
         (group(), places(), any::<(u32, u32)>(), option::of(vec(any::<u8>(), 0..600))).prop_map(
             |(group, (slot, holder, missing), (good, silent), proof)| {
-                Request::Findings(Box::new(Findings { group, slot, holder, good, silent, missing, proof }))
+                Request::Findings(Box::new(Findings {
+                    group,
+                    slot,
+                    holder,
+                    good,
+                    silent,
+                    missing,
+                    shown: Ordinals::from_iter([u8::from(good > silent)]),
+                    proof,
+                }))
             }
         ),
         (option::of(vec(any::<u8>(), 0..GRANT_MAX)), vec(any::<u8>(), 0..300), signature()).prop_map(
@@ -255,6 +264,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (option::of(peer()), option::of(peer())).prop_map(|(old, new)| What::Stewards { old, new }),
         (0..SLOTS_MAX).prop_map(|slot| What::NoPeer { slot }),
         Just(What::MapFull),
+        (0..SLOTS_MAX, peer(), any::<u16>()).prop_map(|(slot, holder, shards)| What::NotShown { slot, holder, shards }),
     ];
     (any::<u64>(), what).prop_map(|(at, what)| Happening { at: Timestamp(at), what })
 }
@@ -441,8 +451,16 @@ fn the_bytes_are_frozen() {
     let (slot, ordinals) = (Slot::new(1).expect("small"), Ordinals::from_iter([3]));
     let until = Timestamp(300);
     let duty = Duty { ticket: ticket(), sheet: vec![1, 2], holder: peer, ordinals, auditors: 7, until };
-    let findings =
-        Findings { group, slot, holder: peer, good: 300, silent: 1, missing: ordinals, proof: Some(vec![5; 3]) };
+    let findings = Findings {
+        group,
+        slot,
+        holder: peer,
+        good: 300,
+        silent: 1,
+        missing: ordinals,
+        shown: Ordinals::from_iter([4]),
+        proof: Some(vec![5; 3]),
+    };
     let challenge = SignedBytes { body: vec![1; 4], signer: vec![2; 32], signature: vec![3; 64] };
     let care = [
         Request::Duty(Box::new(duty)),
@@ -463,6 +481,7 @@ fn the_bytes_are_frozen() {
         What::Stewards { old: None, new: Some(peer) },
         What::NoPeer { slot: 2 },
         What::MapFull,
+        What::NotShown { slot: 1, holder: peer, shards: 2 },
     ];
     let log = what.map(|what| Happening { at: Timestamp(1000), what }).to_vec();
     let map = GroupMap { mandate: mandate(), sheets: vec![1, 2, 300], changes: vec![change], past, entries, log };

@@ -23,6 +23,7 @@ use crate::{
     failure::{ExitCode, Failure},
     files::command::CommandStream,
     geoip::GeoIp,
+    holdings::Holdings,
     identity::Identity,
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
@@ -47,6 +48,8 @@ pub struct Node {
     store: Option<Store>,
     /// Runs when this node stores.
     stewardship: Stewardship,
+    /// What we know of who watches what we hold; at rest when this node does not store.
+    holdings: Holdings,
     /// Our part in rebuilds, when this node stores.
     rebuilding: Option<Rebuilding>,
 }
@@ -118,7 +121,8 @@ impl Node {
         let all_loopback = !network.bootstrap.is_empty()
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
         let mut rebuilding = None;
-        let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
+        let (stewardship, holdings) = (Stewardship::default(), Holdings::default());
+        let key = identity.signing_key().clone();
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
         config.region = settings.region;
         config.geoip = Arc::new(geoip);
@@ -137,12 +141,11 @@ impl Node {
             config.inbound.subnet = subnet.max(1).into();
         }
         config.port_mapping = stores && settings.mdns && !all_loopback;
-        config.store =
-            store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
+        let keeper = store.clone().map(|store| Arc::new(StoreKeeper::new(store, holdings.clone())));
+        config.store = keeper.clone().map(|keeper| keeper as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
-        let keeper = config.store.clone();
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -153,8 +156,8 @@ impl Node {
             }
         };
         if let (Some(store), Some(keeper)) = (&store, keeper) {
-            let parts =
-                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
+            let (holdings, timers) = (&holdings, settings.timers);
+            let parts = Parts { dir: &dir, handle: &handle, store, keeper, holdings, key, domain: &domain, timers };
             match repairs::start(parts, &stewardship).await {
                 Ok(started) => rebuilding = Some(started),
                 Err(failure) => {
@@ -167,7 +170,7 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
+        Ok(Self { dir, online: Some(online), store, stewardship, holdings, rebuilding })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -180,7 +183,8 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default(), rebuilding: None })
+        let (stewardship, holdings) = (Stewardship::default(), Holdings::default());
+        Ok(Self { dir, online: None, store: Some(store), stewardship, holdings, rebuilding: None })
     }
 
     /// The data folder.
@@ -248,8 +252,15 @@ impl Node {
         &self.stewardship
     }
 
-    /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
+    /// What is known of who watches what this node holds; at rest when it does not store.
+    #[must_use]
+    pub const fn holdings(&self) -> &Holdings {
+        &self.holdings
+    }
+
+    /// Ends stewardship and what speaks for the holder, which speak and store, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
+        self.holdings.close().await;
         self.stewardship.close().await;
         if let Some(rebuilding) = &self.rebuilding {
             rebuilding.close().await;

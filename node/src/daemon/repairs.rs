@@ -1,4 +1,4 @@
-//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds.
+//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds; and as holder that speaks for itself.
 
 use std::{
     io,
@@ -10,10 +10,11 @@ use ed25519_dalek::SigningKey;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::assemble::entropy;
+use super::{assemble::entropy, keeper::StoreKeeper};
 use crate::{
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    holdings::{Holdings, HoldingsConfig},
     network::{NetworkHandle, keeper::ShardKeeper},
     rebuild::{Patience, Rebuild, Setup, ledger::Ledger},
     stewardship::{Stewardship, StewardshipConfig},
@@ -29,7 +30,8 @@ pub(super) struct Parts<'a> {
     pub(super) dir: &'a DataDir,
     pub(super) handle: &'a NetworkHandle,
     pub(super) store: &'a Store,
-    pub(super) keeper: Arc<dyn ShardKeeper>,
+    pub(super) keeper: Arc<StoreKeeper>,
+    pub(super) holdings: &'a Holdings,
     pub(super) key: SigningKey,
     pub(super) domain: &'a Domain,
     pub(super) timers: Timers,
@@ -61,15 +63,15 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
+    let Parts { dir, handle, store, keeper, holdings, key, domain, timers } = parts;
     let entropy = entropy()?;
-    let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
+    let rebuilds = rebuilds(dir, handle, Arc::clone(&keeper) as Arc<dyn ShardKeeper>, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let config = StewardshipConfig {
         folder: dir.stewardship(),
         key,
         domain: domain.clone(),
-        shelf: Arc::new(store.clone()),
+        shelf: keeper,
         timers,
         upstream: UPSTREAM,
         clock: Arc::new(crate::vault::now),
@@ -80,6 +82,18 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         stewardship.close().await;
         rebuilding.close().await;
         return Err(unusable(&dir.stewardship(), &error));
+    }
+    let config = HoldingsConfig {
+        folder: dir.holdings(),
+        held: Arc::new(store.clone()),
+        timers,
+        clock: Arc::new(crate::vault::now),
+        stewardship: stewardship.clone(),
+    };
+    if let Err(error) = holdings.start(config, Arc::new(handle.clone())).await {
+        stewardship.close().await;
+        rebuilding.close().await;
+        return Err(unusable(&dir.holdings(), &error));
     }
     Ok(rebuilding)
 }

@@ -14,7 +14,7 @@ use cairn_core::{
     peer_view::PeerView,
     steward::{
         Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
-        wire::{Answer, Refusal, Request},
+        wire::{Answer, Notice, Refusal, Request},
     },
 };
 use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp};
@@ -203,12 +203,27 @@ impl Keeper {
                 Err(_) => (Answer::Refused(Refusal::Forged), None),
             },
             Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
+            Request::Notice(notice) => self.noticed(from, &notice, now),
             // The new holder's, the auditor's and the audited holder's; they never come here.
             Request::Give { .. }
             | Request::Duty(_)
             | Request::Challenge(_)
-            | Request::Findings(_)
-            | Request::Notice(_) => (Answer::Refused(Refusal::NotSteward), None),
+            | Request::Findings(_) => (Answer::Refused(Refusal::NotSteward), None),
+        }
+    }
+
+    /// A holder's word about itself; a loss is to be on disk before it is taken for noted.
+    fn noticed(&mut self, from: PeerKey, notice: &Notice, now: Timestamp) -> (Answer, Option<GroupId>) {
+        match notice {
+            Notice::Lost { group, slot, ordinals } => {
+                let noted = self.steward.lost(from, *group, *slot, ordinals, now);
+                (if noted { Answer::Done } else { Answer::Refused(Refusal::NotSteward) }, Some(*group))
+            }
+            Notice::Leaving { at, groups } => (Answer::Kept(self.steward.leaving(from, *at, groups, now)), None),
+            Notice::Staying => {
+                self.steward.stays(from, now);
+                (Answer::Done, None)
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use rand_core::SeedableRng as _;
 mod forks;
 mod hiccups;
 mod hostile;
+mod notice;
 mod restart;
 mod small;
 mod turns;

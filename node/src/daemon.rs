@@ -119,10 +119,14 @@ pub async fn run(
             let stop = CancellationToken::new();
             let api =
                 tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
-            let upkeep = service
-                .node()
-                .store()
-                .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), service.node().holdings().clone(), every, stop.child_token())));
+            let upkeep = service.node().store().map(|store| {
+                tokio::spawn(upkeep::keep_up(
+                    store.clone(),
+                    service.node().holdings().clone(),
+                    every,
+                    stop.child_token(),
+                ))
+            });
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = service.node().follow_addresses(listening) => {}

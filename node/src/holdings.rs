@@ -162,7 +162,8 @@ impl Holdings {
 
     async fn start_on(&self, config: HoldingsConfig, net: Arc<dyn StewardNet>, disk: Arc<dyn Disk>) -> io::Result<()> {
         let HoldingsConfig { folder, held, timers, clock, stewardship } = config;
-        let files = tokio::task::spawn_blocking(move || kept::Kept::open(folder, disk)).await.map_err(io::Error::other)??;
+        let files =
+            tokio::task::spawn_blocking(move || kept::Kept::open(folder, disk)).await.map_err(io::Error::other)??;
         {
             let mut state = self.state();
             if let Some(kept) = files.1 {

@@ -26,15 +26,19 @@ pub(super) enum Command {
         single timers in seconds, as `home_gone = 3600`.")]
     Run(Run),
     /// Have what this node holds taken over by others before it goes for good; Ctrl-C ends the view only, the plan stands
-    #[command(after_help = "Examples:\n  cairn node leave --in 24h\n  cairn node leave                 how far it is\n  \
+    #[command(
+        after_help = "Examples:\n  cairn node leave --in 24h\n  cairn node leave                 how far it is\n  \
         cairn node leave --cancel        stay after all\n  cairn node leave --now --yes     at once, the others rebuild\n\n\
         From now on the node takes no new shards. The stewards of what it holds have it copied; the node asks them how far they\n\
         are, also after a restart, and serves until it is stopped. Ends with 0 when nothing is lost by going, with 4 when the\n\
-        time came before that.")]
+        time came before that."
+    )]
     Leave(Leave),
     /// How this node does as a holder: disk, reachability, clock, stewards, losses
-    #[command(after_help = "Examples:\n  cairn node health\n  cairn node health --json\n\nEnds with 0 when all is fine; with 1 \
-        when the clock is wrong, 5 when shards are\ndamaged, 13 when nobody is reached, 14 when the disk is full (the gravest first).")]
+    #[command(
+        after_help = "Examples:\n  cairn node health\n  cairn node health --json\n\nEnds with 0 when all is fine; with 1 \
+        when the clock is wrong, 5 when shards are\ndamaged, 13 when nobody is reached, 14 when the disk is full (the gravest first)."
+    )]
     Health,
 }
 

@@ -114,7 +114,9 @@ impl Facts {
         if damaged == 0 {
             return fine("disk", format!("{shards} shards, none of them known to be damaged"));
         }
-        let text = format!("{damaged} of {shards} shards are damaged or gone; they are brought here again, look after the disk");
+        let text = format!(
+            "{damaged} of {shards} shards are damaged or gone; they are brought here again, look after the disk"
+        );
         Finding { about: "disk", code: ExitCode::Damage, text }
     }
 
@@ -123,7 +125,13 @@ impl Facts {
             return fine("scrub", "every shard is read for the first time soon after the start".to_owned());
         };
         let late = self.now.ms_since(last.at) > SCRUB_WEEKS * self.scrub_every_ms.max(1);
-        let found = format!("last {}: {} read, {} damaged, {} missing", time(last.at), last.checked, last.damaged, last.missing);
+        let found = format!(
+            "last {}: {} read, {} damaged, {} missing",
+            time(last.at),
+            last.checked,
+            last.damaged,
+            last.missing
+        );
         let text = if late { format!("{found}; the next one is late") } else { found };
         fine("scrub", text)
     }
@@ -149,25 +157,39 @@ impl Facts {
         // A pledge that is used up is what it was given for; a disk that is full before that is not.
         let early = usage.live_bytes.0.saturating_add(4 * SHARD_SIZE as u64) < usage.pledged.0 / 10 * 9;
         if full && early {
-            return Finding { about: "space", code: ExitCode::NoSpace, text: format!("{text}: the disk is full before the pledge is") };
+            return Finding {
+                about: "space",
+                code: ExitCode::NoSpace,
+                text: format!("{text}: the disk is full before the pledge is"),
+            };
         }
         fine("space", text)
     }
 
     fn reach(&self) -> Finding {
-        let text = format!("{} of {} known peers answer; others find this node at {} addresses", self.reached, self.peers, self.addresses.len());
-        let code = if self.reached == 0 || self.addresses.is_empty() { ExitCode::TooFewPeers } else { ExitCode::Success };
+        let text = format!(
+            "{} of {} known peers answer; others find this node at {} addresses",
+            self.reached,
+            self.peers,
+            self.addresses.len()
+        );
+        let code =
+            if self.reached == 0 || self.addresses.is_empty() { ExitCode::TooFewPeers } else { ExitCode::Success };
         Finding { about: "reach", code, text }
     }
 
     fn clock(&self) -> Finding {
         let back = self.census.clock_back_ms;
         if back > CLOCK_MS {
-            let text = format!("it shows a time {} s before one at which this node wrote; set it, or orders are refused", back / 1000);
+            let text = format!(
+                "it shows a time {} s before one at which this node wrote; set it, or orders are refused",
+                back / 1000
+            );
             return Finding { about: "clock", code: ExitCode::Failed, text };
         }
         if self.moved_ms > CLOCK_MS {
-            let text = format!("it was set by {} s since the node was started, or the machine slept", self.moved_ms / 1000);
+            let text =
+                format!("it was set by {} s since the node was started, or the machine slept", self.moved_ms / 1000);
             return fine("clock", text);
         }
         fine("clock", "it goes on as it should".to_owned())
@@ -175,7 +197,10 @@ impl Facts {
 
     fn stewards(&self) -> Finding {
         let census = &self.census;
-        let known = format!("{} of {} groups are watched, by {} stewards as far as is known", census.watched, census.groups, census.stewards);
+        let known = format!(
+            "{} of {} groups are watched, by {} stewards as far as is known",
+            census.watched, census.groups, census.stewards
+        );
         let asked = match census.asked {
             Some((by, at)) => {
                 let long = if self.now.ms_since(at) > ASKED_MS { ", which is long ago: are you reached?" } else { "" };
@@ -184,7 +209,9 @@ impl Facts {
             None if census.groups > 0 => "; nobody asked yet, they do once a day".to_owned(),
             None => String::new(),
         };
-        let ordered = census.ordered.map_or_else(String::new, |at| format!("; shards were last given here by order {}", time(at)));
+        let ordered = census
+            .ordered
+            .map_or_else(String::new, |at| format!("; shards were last given here by order {}", time(at)));
         fine("stewards", known + &asked + &ordered)
     }
 
@@ -195,12 +222,15 @@ impl Facts {
 
     fn plan(&self) -> Finding {
         let at = self.census.leave.1.map_or_else(|| "?".to_owned(), time);
-        fine("plan", match self.census.leave.0.as_str() {
-            "leaving" => format!("leaves for good at {at}; `cairn node leave` shows how far it is"),
-            "done" => format!("leaves for good at {at}, and nothing is lost by it"),
-            "over" => format!("left at {at}, and others still need what is here; `cairn node leave` shows it"),
-            _ => "stays".to_owned(),
-        })
+        fine(
+            "plan",
+            match self.census.leave.0.as_str() {
+                "leaving" => format!("leaves for good at {at}; `cairn node leave` shows how far it is"),
+                "done" => format!("leaves for good at {at}, and nothing is lost by it"),
+                "over" => format!("left at {at}, and others still need what is here; `cairn node leave` shows it"),
+                _ => "stays".to_owned(),
+            },
+        )
     }
 }
 
@@ -235,12 +265,14 @@ impl NodeService {
         for finding in &findings {
             let verdict = if finding.code == ExitCode::Success { "fine" } else { "bad" };
             let code = u8::from(finding.code);
-            let row = serde_json::json!({ "about": finding.about, "verdict": verdict, "text": finding.text, "code": code });
+            let row =
+                serde_json::json!({ "about": finding.about, "verdict": verdict, "text": finding.text, "code": code });
             send(events, Event::Row { kind: "health".into(), row }).await;
         }
         let code = gravest(&findings);
         let bad = findings.iter().filter(|finding| finding.code != ExitCode::Success).count();
-        let text = if bad == 0 { "all is fine".to_owned() } else { format!("{bad} of {} need looking after", findings.len()) };
+        let text =
+            if bad == 0 { "all is fine".to_owned() } else { format!("{bad} of {} need looking after", findings.len()) };
         let summary = serde_json::json!({
             "healthy": bad == 0,
             "bad": bad,

@@ -60,7 +60,8 @@ impl NodeService {
             end(events, &self.leave_status().await?, text).await;
             return Ok(Outcome { code: ExitCode::NothingToDo });
         }
-        end(events, &self.leave_status().await?, "this node stays, and takes shards again; its stewards are told").await;
+        end(events, &self.leave_status().await?, "this node stays, and takes shards again; its stewards are told")
+            .await;
         Ok(Outcome { code: ExitCode::Success })
     }
 
@@ -97,8 +98,8 @@ impl NodeService {
                 percent_done: (status.groups > 0).then(|| status.groups_elsewhere as f64 / status.groups as f64),
                 total_files: status.groups,
                 files_done: status.groups_elsewhere,
-                total_bytes: status.bytes.0,
-                bytes_done: status.bytes.0.saturating_sub(status.shards_needed * cairn_proto::SHARD_SIZE as u64),
+                total_bytes: status.bytes,
+                bytes_done: status.bytes.saturating_sub(status.shards_needed * cairn_proto::SHARD_SIZE as u64),
                 ..Progress::default()
             };
             send(events, Event::Status(progress)).await;
@@ -130,7 +131,7 @@ fn gone_text(status: &LeaveStatus) -> String {
 fn needs_yes(status: &LeaveStatus) -> Failure {
     let text = format!(
         "to go now costs the others {}: {} in {} groups are nowhere else as far as is known",
-        ByteSize(status.rebuild_bytes.0),
+        ByteSize(status.rebuild_bytes),
         shards(status.shards_needed + status.shards_unwatched),
         status.groups_needed + status.groups_unwatched
     );

@@ -69,7 +69,9 @@ impl Kept {
     pub(super) fn into_state(self, state: &mut State) {
         let learned = std::mem::take(&mut state.book);
         state.book = Book::of(self.groups);
-        learned.all().iter().for_each(|(group, by)| drop(state.book.note(*group, by.clone())));
+        for (group, by) in learned.all() {
+            state.book.note(*group, by.clone());
+        }
         let losses = self.losses.into_iter();
         let losses = losses.filter_map(|(group, (slot, lost, at))| Some((group, (Slot::new(slot).ok()?, lost, at))));
         state.losses = Losses::of(losses.collect(), self.sums);

@@ -2,14 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use cairn_proto::{ByteSize, PeerKey, SHARD_SIZE, Timestamp};
+use cairn_proto::{PeerKey, SHARD_SIZE, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Departure, HeldGroup, Phase, Scrubbed, State,
-    book::Sums,
-    departure::Verdict,
-};
+use super::{Departure, HeldGroup, Phase, Scrubbed, State, book::Sums, departure::Verdict};
 
 /// How a departure goes; without one, what it would be about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,10 +29,10 @@ pub struct LeaveStatus {
     /// Shards of groups that nobody watches.
     pub shards_unwatched: u64,
     /// Bytes held.
-    pub bytes: ByteSize,
+    pub bytes: u64,
     /// Bytes that the others would send each other if this node were gone now: a copy where there is another, else a rebuild out of k
     /// others.
-    pub rebuild_bytes: ByteSize,
+    pub rebuild_bytes: u64,
     /// Stewards of all these groups.
     pub stewards: u64,
     /// Groups of which a majority of the stewards knows of the departure.
@@ -59,7 +55,7 @@ impl LeaveStatus {
         for held in groups {
             let (by, shards) = (state.book.get(&held.group), held.sound.len() as u64);
             status.shards += shards;
-            status.bytes.0 += shards * shard;
+            status.bytes += shards * shard;
             stewards.extend(by.into_iter().flat_map(|by| by.stewards.iter().copied()));
             let told = by.is_some_and(|by| 2 * state.answers.heard(&held.group) > by.stewards.len());
             status.groups_told += u64::from(told);
@@ -73,7 +69,7 @@ impl LeaveStatus {
                     status.groups_needed += 1;
                     status.shards_needed += shards;
                     let times = by.map_or(1, |by| if by.replicas > 1 { 1 } else { by.data.into() });
-                    status.rebuild_bytes.0 += shards * shard * times;
+                    status.rebuild_bytes += shards * shard * times;
                 }
             }
         }
@@ -131,9 +127,8 @@ impl Census {
     pub(super) fn new(groups: &[HeldGroup], state: &State, now: Timestamp) -> Self {
         let watchers = || groups.iter().filter_map(|held| state.book.get(&held.group));
         let losses = state.losses.all();
-        let told = losses.iter().filter(|(group, loss)| {
-            state.book.get(group).is_some_and(|by| loss.is_told(&by.stewards))
-        });
+        let told =
+            losses.iter().filter(|(group, loss)| state.book.get(group).is_some_and(|by| loss.is_told(&by.stewards)));
         Self {
             groups: groups.len(),
             watched: watchers().filter(|by| by.ends > now).count(),

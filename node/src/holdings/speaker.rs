@@ -67,7 +67,8 @@ impl Speaker {
         let now = (self.clock)();
         let next = {
             let state = self.holdings.state();
-            let told = state.losses.next(&state.book).map(|at| Instant::now() + Duration::from_millis(at.ms_since(now)));
+            let told =
+                state.losses.next(&state.book).map(|at| Instant::now() + Duration::from_millis(at.ms_since(now)));
             let ask = state.departure.as_ref().map(|_| due.ask);
             let look = (!state.losses.all().is_empty()).then_some(due.look);
             [told, ask, look].into_iter().flatten().fold(due.save, Instant::min)
@@ -219,7 +220,8 @@ impl Speaker {
         let of = |group: &GroupId| state.book.get(group).filter(|_| held.contains(group)).map(|by| by.stewards.clone());
         state.answers.keep(of);
         state.answers.rounds += 1;
-        let elsewhere = |group: &GroupId| state.answers.verdict(group, state.book.get(group), now) == Verdict::Elsewhere;
+        let elsewhere =
+            |group: &GroupId| state.answers.verdict(group, state.book.get(group), now) == Verdict::Elsewhere;
         let all = held.iter().all(elsewhere);
         // Another plan was made meanwhile: this round was not about it.
         let same = |plan: &&mut Departure| plan.at == asked.at && plan.takes_nothing();

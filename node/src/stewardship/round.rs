@@ -205,10 +205,9 @@ impl Keeper {
             Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
             Request::Notice(notice) => self.noticed(from, &notice, now),
             // The new holder's, the auditor's and the audited holder's; they never come here.
-            Request::Give { .. }
-            | Request::Duty(_)
-            | Request::Challenge(_)
-            | Request::Findings(_) => (Answer::Refused(Refusal::NotSteward), None),
+            Request::Give { .. } | Request::Duty(_) | Request::Challenge(_) | Request::Findings(_) => {
+                (Answer::Refused(Refusal::NotSteward), None)
+            }
         }
     }
 

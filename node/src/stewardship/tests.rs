@@ -1,6 +1,7 @@
 //! Stewardships of a whole network in memory, driven by the daemon's own task; and each of them alone, against crashes, full disks and
 //! strangers.
 
+mod departures;
 mod village;
 
 use std::{

@@ -26,6 +26,7 @@ use cairn_proto::{
 
 use super::super::{files::tests::TestDisk, *};
 use crate::{
+    holdings::{Held, HeldGroup, Holdings, HoldingsConfig, Watchers},
     overlay::TransferError,
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
@@ -47,6 +48,8 @@ pub(super) fn slot(at: u8) -> Slot {
 pub(super) struct MemShelf {
     pub(super) shards: Mutex<BTreeMap<(u8, u8), (ShardRoot, Bytes)>>,
     pub(super) full: AtomicBool,
+    /// Slot and ordinal of what its disk lost.
+    pub(super) damaged: Mutex<BTreeSet<(u8, u8)>>,
 }
 
 impl Shelf for MemShelf {
@@ -56,6 +59,7 @@ impl Shelf for MemShelf {
 
     fn has(&self, _group: GroupId, at: Slot, ordinal: u8, root: &ShardRoot) -> bool {
         self.shards.lock().expect("shelf").get(&(at.as_u8(), ordinal)).is_some_and(|(known, _)| known == root)
+            && !self.damaged.lock().expect("shelf").contains(&(at.as_u8(), ordinal))
     }
 
     fn room(&self) -> u64 {
@@ -65,7 +69,35 @@ impl Shelf for MemShelf {
     fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
         let place = (shard.slot.as_u8(), shard.ordinal);
         self.shards.lock().expect("shelf").insert(place, (shard.root, (*shard.bytes).clone()));
+        self.damaged.lock().expect("shelf").remove(&place);
         std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// A shelf of the one group.
+struct MemHeld(Arc<MemShelf>, GroupId);
+
+impl Held for MemHeld {
+    fn slot(&self, group: GroupId) -> Option<Slot> {
+        self.0.accepted_slot(group).filter(|_| group == self.1)
+    }
+
+    fn sound(&self, _group: GroupId, _slot: Slot) -> Ordinals {
+        self.0.sound()
+    }
+
+    fn groups(&self) -> Vec<HeldGroup> {
+        let damaged = self.0.damaged.lock().expect("shelf").iter().map(|(_, ordinal)| *ordinal).collect();
+        let group = |slot| HeldGroup { group: self.1, slot, sound: self.0.sound(), damaged };
+        self.slot(self.1).map(group).into_iter().collect()
+    }
+}
+
+impl MemShelf {
+    fn sound(&self) -> Ordinals {
+        let damaged = self.damaged.lock().expect("shelf").clone();
+        let shards = self.shards.lock().expect("shelf");
+        shards.keys().filter(|place| !damaged.contains(place)).map(|(_, ordinal)| *ordinal).collect()
     }
 }
 
@@ -76,6 +108,8 @@ pub(super) struct World {
     pub(super) domains: BTreeMap<PeerKey, Domain>,
     pub(super) shelves: BTreeMap<PeerKey, Arc<MemShelf>>,
     pub(super) running: Mutex<BTreeMap<PeerKey, Stewardship>>,
+    /// Of holders that speak for themselves.
+    pub(super) holdings: Mutex<BTreeMap<PeerKey, Holdings>>,
     now: AtomicU64,
     beats: Mutex<BTreeMap<PeerKey, u64>>,
     last_heard: Mutex<BTreeMap<PeerKey, Timestamp>>,
@@ -170,10 +204,15 @@ impl StewardNet for Link {
         .boxed()
     }
 
-    fn holding(&self, at: PeerKey, _pass: WatchPass, of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
+    fn holding(&self, at: PeerKey, pass: WatchPass, _of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
         let answer = self.world.reach(&self.me, &at).map(|()| {
-            let shards = self.world.shelves[&at].shards.lock().expect("shelf");
-            shards.keys().filter(|(slot, _)| *slot == of.as_u8()).map(|(_, ordinal)| *ordinal).collect()
+            if let Some(holdings) = self.world.holdings.lock().expect("holdings").get(&at) {
+                let mandate = Mandate::open(&pass.mandate).expect("signed");
+                let (stewards, asked) = (mandate.stewards.clone(), Some((self.me, self.world.now())));
+                let by = Watchers::new(&mandate, stewards, pass.changes.len(), asked);
+                holdings.watched(self.world.ticket.id(), by);
+            }
+            self.world.shelves[&at].sound()
         });
         std::future::ready(answer).boxed()
     }
@@ -252,6 +291,7 @@ impl Village {
             domains,
             shelves,
             running: Mutex::default(),
+            holdings: Mutex::default(),
             now: AtomicU64::new(1_000 * HOUR),
             beats: Mutex::default(),
             last_heard: Mutex::default(),
@@ -353,6 +393,8 @@ impl Village {
             },
             // These are of the runtime's clock.
             probe: real,
+            tell: real,
+            leave_ask: real,
             save: real,
             ..Timers::default()
         }
@@ -382,6 +424,30 @@ impl Village {
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());
         stewardship
+    }
+
+    /// A holder begins to speak for itself.
+    pub(super) async fn speak(&mut self, peer: PeerKey, folder: PathBuf) -> Holdings {
+        let (world, holdings) = (Arc::clone(&self.world), Holdings::default());
+        let stewardship = world.running.lock().expect("running").get(&peer).cloned().unwrap_or_default();
+        let clock = Arc::clone(&world);
+        let config = HoldingsConfig {
+            folder,
+            held: Arc::new(MemHeld(Arc::clone(&world.shelves[&peer]), world.ticket.id())),
+            timers: Self::timers(),
+            clock: Arc::new(move || clock.now()),
+            stewardship,
+        };
+        holdings.start(config, Arc::new(Link { world: Arc::clone(&world), me: peer })).await.expect("starts");
+        world.holdings.lock().expect("holdings").insert(peer, holdings.clone());
+        holdings
+    }
+
+    /// A steward asks a holder what it has.
+    pub(super) async fn asks(&self, steward: PeerKey, holder: PeerKey, of: u8) {
+        let link = Link { world: Arc::clone(&self.world), me: steward };
+        let pass = WatchPass { mandate: Arc::from(self.record.sealed_mandate()), changes: Arc::from(Vec::new()) };
+        link.holding(holder, pass, slot(of)).await.expect("reached");
     }
 
     /// Ends one as a crash does: nothing more is written or said.

@@ -204,6 +204,16 @@ impl Losses {
         before != self.sums.healed
     }
 
+    /// Forgets what is neither here nor damaged any more: its owner deleted it, or its time in the trash is over.
+    pub(super) fn forget(&mut self, damaged: &BTreeMap<GroupId, Ordinals>, now: Timestamp, after_ms: u64) {
+        for (group, loss) in &mut self.of {
+            if now.ms_since(loss.since) >= after_ms {
+                loss.ordinals = loss.ordinals.and(&damaged.get(group).copied().unwrap_or_default());
+            }
+        }
+        self.of.retain(|_, loss| !loss.ordinals.is_empty());
+    }
+
     /// Those of the file: they are told once more.
     pub(super) fn of(losses: BTreeMap<GroupId, (Slot, Vec<u8>, Timestamp)>, sums: Sums) -> Self {
         let loss = |(group, (slot, ordinals, since)): (GroupId, (Slot, Vec<u8>, Timestamp))| {

@@ -100,6 +100,7 @@ impl Speaker {
         }
         if due.save <= Instant::now() {
             due.save = Instant::now() + self.timers.save;
+            self.forget_deleted().await;
             if self.holdings.state().dirty {
                 self.save().await;
             }
@@ -128,6 +129,19 @@ impl Speaker {
         let mut state = self.holdings.state();
         let state = &mut *state;
         state.dirty |= state.losses.heal(&state.book, now, after_ms, |group, slot| self.held.sound(group, slot));
+    }
+
+    /// What was deleted meanwhile is no loss any more.
+    async fn forget_deleted(&self) {
+        if self.holdings.state().losses.all().is_empty() {
+            return;
+        }
+        let damaged = self.groups().await.into_iter().map(|group| (group.group, group.damaged)).collect();
+        // First what came back since, which counts.
+        self.heal();
+        let mut state = self.holdings.state();
+        state.losses.forget(&damaged, (self.clock)(), self.timers.tell.as_millis() as u64);
+        state.dirty = true;
     }
 
     async fn tell_losses(&self) {

@@ -165,6 +165,12 @@ fn losses_are_told_until_a_majority_took_note_and_no_longer() {
     assert!(!losses.heal(&book, Timestamp(601), 10, |_, _| lost), "the store may not have marked it yet");
     assert!(losses.heal(&book, Timestamp(700), 10, |_, _| lost));
     assert_eq!((losses.all()[&HELD].ordinals.len(), losses.sums), (1, Sums { lost: 3, healed: 2 }));
+    // What was deleted is no loss.
+    let mut deleted = losses.clone();
+    deleted.forget(&BTreeMap::new(), Timestamp(605), 10);
+    assert_eq!(deleted, losses);
+    deleted.forget(&BTreeMap::new(), Timestamp(700), 10);
+    assert!(deleted.all().is_empty());
     // Nobody answers: it ends.
     let (mut now, mut times) = (Timestamp(700), 0);
     while let Some(next) = losses.next(&book) {

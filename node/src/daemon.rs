@@ -23,7 +23,9 @@ use crate::{
 
 pub mod assemble;
 mod front;
+mod health;
 mod keeper;
+mod leaving;
 mod repairs;
 pub mod service;
 mod upkeep;
@@ -103,6 +105,7 @@ pub async fn run(
     listening: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let lock = dir.lock("node run")?;
+    health::note_start();
     let every = upkeep::Every { compact: settings.timers.compact, scrub: settings.timers.scrub };
     // A puzzle, or a store that is read from its log, may take minutes; both are safe to be left in the middle.
     let node = tokio::select! {
@@ -117,10 +120,14 @@ pub async fn run(
             let stop = CancellationToken::new();
             let api =
                 tokio::spawn(server::serve(socket, Arc::clone(&service) as Arc<dyn server::Service>, stop.clone()));
-            let upkeep = service
-                .node()
-                .store()
-                .map(|store| tokio::spawn(upkeep::keep_up(store.clone(), every, stop.child_token())));
+            let upkeep = service.node().store().map(|store| {
+                tokio::spawn(upkeep::keep_up(
+                    store.clone(),
+                    service.node().holdings().clone(),
+                    every,
+                    stop.child_token(),
+                ))
+            });
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = service.node().follow_addresses(listening) => {}
@@ -186,7 +193,7 @@ impl LocalNode {
 
 /// The others answer from the catalogue; a network that is away must not slow them.
 fn uses_peers(verb: &Verb) -> bool {
-    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore | Verb::Repair)
+    !matches!(verb, Verb::Snapshots(_) | Verb::Stats | Verb::DebugStore | Verb::Repair | Verb::Leave(_) | Verb::Health)
 }
 
 fn purpose(verb: &Verb) -> &'static str {
@@ -205,6 +212,8 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Plan(_) => "plan",
         Verb::Recover(_) => "recover",
         Verb::Repair => "repair",
+        Verb::Leave(_) => "node leave",
+        Verb::Health => "node health",
         Verb::DebugStore => "debug store",
         Verb::DebugPlacement => "debug placement",
     }

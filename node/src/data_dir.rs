@@ -116,6 +116,12 @@ impl DataDir {
         self.root.join("stewardship")
     }
 
+    /// What a holder knows of who watches what it holds, and its plan to leave.
+    #[must_use]
+    pub fn holdings(&self) -> PathBuf {
+        self.root.join("holdings")
+    }
+
     /// Whether a vault was made or recovered here.
     #[must_use]
     pub fn has_vault(&self) -> bool {

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod failure;
 pub mod files;
 pub mod geoip;
+pub mod holdings;
 pub mod identity;
 pub mod lab;
 pub mod network;

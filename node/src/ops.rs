@@ -62,6 +62,10 @@ pub enum Verb {
     Peers,
     /// What this node would order now for the groups that it watches for absent owners. Repair goes on by itself.
     Repair,
+    /// Have what this node holds taken over by others before it goes for good.
+    Leave(LeaveArgs),
+    /// How this node does as a holder, in plain words.
+    Health,
     /// What a promise takes in this network.
     Plan(crate::plan::PlanArgs),
     /// Rebuild the local catalogue from the network with the recovery phrase; makes the vault when there is none.
@@ -99,6 +103,20 @@ pub struct BackupArgs {
     pub skip_if_unchanged: bool,
     /// What the vault promises from now on: an SLA's name, or `none`; what it promised before when `None`.
     pub sla: Option<String>,
+}
+
+/// Arguments of [`Verb::Leave`]. Without any: go on with the plan that there is, or leave in a day.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeaveArgs {
+    /// Leave in so many milliseconds.
+    pub in_ms: Option<u64>,
+    /// Leave at once, whatever it costs the others.
+    pub now: bool,
+    /// Stay after all.
+    pub cancel: bool,
+    /// What `now` costs the others is known.
+    pub yes: bool,
 }
 
 /// Arguments of [`Verb::Snapshots`].
@@ -207,7 +225,7 @@ pub enum Event {
     /// One row of a listing verb (snapshots, ls, find, diff, peers, debug), or of what a check was told: `kind` says which.
     Row {
         /// `snapshot`, `node`, `match`, `change`, `peer`, `shard`, `candidate`, `group`, `happening`, `this_node`, `watching`,
-        /// `auditing`, `watched_group`, `planned_repair`.
+        /// `auditing`, `watched_group`, `planned_repair`, `leave`, `health`.
         kind: String,
         /// The row; its keys are restic's where restic has the verb.
         row: serde_json::Value,

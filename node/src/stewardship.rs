@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-mod files;
+pub(crate) mod files;
 mod newcomer;
 mod order_file;
 mod orders;
@@ -213,6 +213,12 @@ impl Stewardship {
     #[must_use]
     pub fn cut_off(&self) -> bool {
         self.0.cut_off.load(Ordering::Relaxed)
+    }
+
+    /// The other stewards of all groups that this node watches.
+    pub async fn fellows(&self) -> std::collections::BTreeSet<PeerKey> {
+        let reports = self.look(Input::Report).await.unwrap_or_default();
+        reports.into_iter().flat_map(|report| report.stewards).map(|(steward, _)| steward).collect()
     }
 
     /// What would be ordered now, if it were this steward's turn.

@@ -122,6 +122,10 @@ named_timers! {
     compact = HOUR, at least SECOND;
     /// Between two reads of every shard.
     scrub = 7 * DAY, at least 10 * SECOND;
+    /// Between two tries of a holder to tell stewards what it lost, doubled each time; and before it looks whether it was healed.
+    tell = MINUTE, at least 500;
+    /// Between two questions of a leaving holder to the stewards how far the others are.
+    leave_ask = 5 * MINUTE, at least SECOND;
     /// How often what is believed of peers is written down.
     save = 5 * MINUTE, at least SECOND;
 }
@@ -169,6 +173,10 @@ pub struct Timers {
     pub compact: Duration,
     /// Between two scrubs.
     pub scrub: Duration,
+    /// Between two tries to tell stewards of a loss.
+    pub tell: Duration,
+    /// Between two questions of who leaves.
+    pub leave_ask: Duration,
     /// Between two times that beliefs are written down.
     pub save: Duration,
 }
@@ -247,6 +255,8 @@ impl Timers {
             ping: Duration::from_millis(t.ping),
             compact: Duration::from_millis(t.compact),
             scrub: Duration::from_millis(t.scrub),
+            tell: Duration::from_millis(t.tell),
+            leave_ask: Duration::from_millis(t.leave_ask),
             save: Duration::from_millis(t.save),
         })
     }

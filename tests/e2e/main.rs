@@ -13,6 +13,7 @@ mod tree;
 
 mod daemon;
 mod demo;
+mod departure;
 mod durability;
 mod interruption;
 mod junk;

@@ -5,7 +5,8 @@
 //! to be here, and counts. What was made meanwhile is a spare copy.
 //!
 //! Three things call for a repair (research/theory.md, 3.1; DESIGN.md, section 7):
-//! 1. a holder is presumed gone or left, and its slot has fewer live copies than it should;
+//! 1. a holder is presumed gone or left, or said when it will leave, and its slot has fewer live copies than it should
+//!    without it;
 //! 2. a slot kept in two copies or more has fewer than 1.5 of them by expectation;
 //! 3. the chance that k + 1 slots live is below 1 - ε; the weakest slots are repaired until it is not.
 //!
@@ -17,6 +18,9 @@
 //! of the time five or fewer are on at 86 % of all moments, and every group would be an emergency every night. The
 //! price: before its peers are known for servers, or where they never are, a group that lost three at one blow waits for two
 //! days; it had three to lose. A group that has all its slots is no emergency, also with a single parity shard.
+//!
+//! Who leaves is a source like any other until its time comes, so its departure costs a copy and no rebuild, and it is as alive
+//! as anybody here. Only where those who stay have k slots or fewer is the departure of the others an emergency before it happens.
 //!
 //! Holders are taken to be independent of each other; shocks are the solver's business ([`crate::durability`]).
 
@@ -88,7 +92,7 @@ pub enum GroupState {
     Healthy,
     /// Something is missing.
     Degraded,
-    /// At most k + 1 slots are live, by the emergency rule, and not all.
+    /// At most k + 1 slots are live, by the emergency rule, and not all; or at most k without those who leave.
     Critical,
     /// Fewer than k slots have a holder that is not presumed gone: nothing can be rebuilt until somebody returns. What still
     /// lives is copied.
@@ -126,6 +130,8 @@ struct Standing {
     slot: Slot,
     /// Not presumed gone, likeliest to answer first.
     live: Vec<(PeerKey, Belief)>,
+    /// How many of them did not say that they leave.
+    staying: usize,
     /// Expected live copies.
     copies: f64,
     /// Chance that nobody who has it comes back ...
@@ -144,11 +150,13 @@ impl SlotView<'_> {
         let copies = all.iter().map(|(_, belief)| chance(belief)).sum();
         let dead = all.iter().map(|(_, belief)| 1.0 - chance(belief)).product();
         let stays = 1.0 - policy.death_ahead.clamp(0.0, 1.0);
-        let dead_ahead = all.iter().map(|(_, belief)| 1.0 - chance(belief) * stays).product();
+        let ahead = |belief: &Belief| if belief.leaving { 0.0 } else { chance(belief) * stays };
+        let dead_ahead = all.iter().map(|(_, belief)| 1.0 - ahead(belief)).product();
         let mut live: Vec<_> =
             all.into_iter().filter(|(_, b)| !matches!(b.presence, Presence::Gone | Presence::Left)).collect();
         live.sort_by(|(a, x), (b, y)| x.presence.cmp(&y.presence).then(y.alive.total_cmp(&x.alive)).then(a.cmp(b)));
-        Standing { slot, live, copies, dead, dead_ahead }
+        let staying = live.iter().filter(|(_, belief)| !belief.leaving).count();
+        Standing { slot, live, staying, copies, dead, dead_ahead }
     }
 }
 
@@ -205,7 +213,8 @@ pub fn assess(
     let count = |is: &dyn Fn(&Standing) -> bool| all.iter().filter(|slot| is(slot)).count();
     let live = count(&|slot| !slot.live.is_empty());
     let certain = count(&|slot| slot.certain(policy));
-    let emergency = certain <= k + 1 && certain < code.slots();
+    let staying = count(&|slot| slot.staying > 0);
+    let emergency = (certain <= k + 1 && certain < code.slots()) || (staying <= k && staying < live);
     let missing = missing(k, replicas, &all, policy, emergency);
     let state = if live < k {
         GroupState::Lost
@@ -240,7 +249,7 @@ fn missing(k: usize, replicas: u8, all: &[Standing], policy: &Triggers, emergenc
     let mut missing: Vec<u8> = all
         .iter()
         .map(|slot| {
-            let gone = replicas.saturating_sub(small(slot.live.len()));
+            let gone = replicas.saturating_sub(small(slot.staying));
             let thin = replicas >= 2 && slot.copies < policy.copies_least;
             let urgent = emergency && !slot.certain(policy);
             gone.max(u8::from(thin || urgent))

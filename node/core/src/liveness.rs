@@ -79,6 +79,8 @@ pub struct Belief {
     pub alive: f64,
     /// Since when it is silent, without the time in which we may have been cut off ourselves.
     pub silent_ms: u64,
+    /// It said when it leaves for good: until then it serves, and what it has should lie elsewhere by then.
+    pub leaving: bool,
 }
 
 /// Whether we may be cut off.
@@ -378,7 +380,7 @@ impl Watch {
             Presence::Left => 0.0,
             Presence::Late | Presence::Away | Presence::Gone => self.model(seen.class).alive(silent_ms),
         };
-        Belief { presence, class: seen.class, alive, silent_ms }
+        Belief { presence, class: seen.class, alive, silent_ms, leaving: seen.leaves.is_some() }
     }
 
     /// What silence means in a class, by all that was counted.

@@ -42,11 +42,12 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// The mandate under which `bearer` may ask a holder what it has of the group, and nothing else: it is one of the stewards.
+    /// The mandate under which `bearer` may ask a holder what it has of the group, and nothing else: it is one of the stewards, who are
+    /// named beside it.
     ///
     /// # Errors
     /// Why it may not.
-    pub fn may_watch(&self, bearer: &PeerKey, now: Timestamp) -> Result<Mandate, Unfit> {
+    pub fn may_watch(&self, bearer: &PeerKey, now: Timestamp) -> Result<(Mandate, Vec<PeerKey>), Unfit> {
         // Cheap before dear: for a stranger no signature of a change is looked at.
         let came = |change: &Certificate| change.order.action.stewards().1 == Some(*bearer);
         if !self.changes.iter().any(came) && !Mandate::open(&self.mandate)?.stewards.contains(bearer) {
@@ -59,7 +60,7 @@ impl Pass {
         if !committee.stewards().contains(bearer) {
             return Err(Unfit::NotNamed);
         }
-        Ok(committee.mandate().clone())
+        Ok((committee.mandate().clone(), committee.stewards().to_vec()))
     }
 }
 

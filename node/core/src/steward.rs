@@ -10,7 +10,8 @@
 //! being silent: a holder that returns counts again.
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
-//! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `crowd` (who concerns which group),
+//! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
+//! kept, asked and told besides), `notice` (what holders say of themselves), `crowd` (who concerns which group),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -53,6 +54,7 @@ pub mod history;
 mod keeping;
 pub mod log;
 pub mod message;
+mod notice;
 mod plan;
 mod queue;
 mod rhythm;
@@ -72,6 +74,7 @@ pub use self::{
     keeping::Inventory,
     log::{Happening, What},
     message::{Failure, Past, Say},
+    notice::LEAVE_AHEAD_MS,
     plan::PlannedRepair,
     rhythm::Rhythm,
     watched::{AuditReport, GroupReport},
@@ -229,13 +232,6 @@ impl Steward {
     pub fn heard(&mut self, peer: PeerKey, now: Timestamp) {
         if peer != self.me && self.knows(&peer) {
             self.watch.heard(peer, now);
-        }
-    }
-
-    /// A peer said when it will leave for good.
-    pub fn leaving(&mut self, peer: PeerKey, at: Timestamp, now: Timestamp) {
-        if self.knows(&peer) {
-            self.watch.leaving(peer, at, now);
         }
     }
 

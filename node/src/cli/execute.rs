@@ -42,7 +42,7 @@ impl Place {
         if let Some(daemon) = DaemonClient::find(&dir.socket()).await {
             return Ok(Self::Daemon(daemon));
         }
-        if matches!(verb, Verb::Repair) {
+        if needs_daemon(verb) {
             return Err(no_daemon(dir.root()));
         }
         if needs_vault(verb) && !dir.has_vault() {
@@ -66,6 +66,11 @@ impl Place {
     }
 }
 
+/// About what a daemon does: without one there is nothing to say.
+fn needs_daemon(verb: &Verb) -> bool {
+    matches!(verb, Verb::Repair | Verb::Leave(_) | Verb::Health)
+}
+
 fn needs_vault(verb: &Verb) -> bool {
     !matches!(
         verb,
@@ -74,6 +79,8 @@ fn needs_vault(verb: &Verb) -> bool {
             | Verb::Plan(_)
             | Verb::Status
             | Verb::Repair
+            | Verb::Leave(_)
+            | Verb::Health
             | Verb::DebugStore
             | Verb::DebugPlacement
     )
@@ -85,14 +92,14 @@ fn open_dir(context: &Context, verb: &Verb) -> Result<DataDir, Failure> {
     match DataDir::find(&root)? {
         Some(dir) => Ok(dir),
         None if needs_vault(verb) => Err(no_vault(&root)),
-        None if matches!(verb, Verb::DebugStore | Verb::Repair) => Err(crate::daemon::assemble::no_store(&root)),
+        None if needs_daemon(verb) || matches!(verb, Verb::DebugStore) => Err(crate::daemon::assemble::no_store(&root)),
         None if context.network().is_none() => Err(crate::data_dir::no_network()),
         None => DataDir::open(&root),
     }
 }
 
 fn no_daemon(root: &std::path::Path) -> Failure {
-    let text = format!("no daemon runs on {}, so nothing is watched here", root.display());
+    let text = format!("no daemon runs on {}, so nothing is watched or held here", root.display());
     Failure::new(ExitCode::NotFound, "NO_DAEMON", text).with_hint("`cairn node run` runs one")
 }
 

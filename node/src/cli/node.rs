@@ -1,4 +1,4 @@
-//! `cairn node run`
+//! `cairn node ..`
 
 use std::path::PathBuf;
 
@@ -6,12 +6,13 @@ use cairn_proto::{ByteSize, Domain, Region, message::Roles};
 use clap::{Args, Subcommand};
 use libp2p::Multiaddr;
 
-use super::Context;
+use super::{Context, execute};
 use crate::{
     config::Setting,
     daemon::{self, NodeSettings},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    ops::{LeaveArgs, Verb},
     timers::Timers,
 };
 
@@ -24,6 +25,46 @@ pub(super) enum Command {
         is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name\n\
         single timers in seconds, as `home_gone = 3600`.")]
     Run(Run),
+    /// Have what this node holds taken over by others before it goes for good; Ctrl-C ends the view only, the plan stands
+    #[command(
+        after_help = "Examples:\n  cairn node leave --in 24h\n  cairn node leave                 how far it is\n  \
+        cairn node leave --cancel        stay after all\n  cairn node leave --now --yes     at once, the others rebuild\n\n\
+        From now on the node takes no new shards. The stewards of what it holds have it copied; the node asks them how far they\n\
+        are, also after a restart, and serves until it is stopped. Ends with 0 when nothing is lost by going, with 4 when the\n\
+        time came before that."
+    )]
+    Leave(Leave),
+    /// How this node does as a holder: disk, reachability, clock, stewards, losses
+    #[command(
+        after_help = "Examples:\n  cairn node health\n  cairn node health --json\n\nEnds with 0 when all is fine; with 1 \
+        when the clock is wrong, 5 when shards are\ndamaged, 13 when nobody is reached, 14 when the disk is full (the gravest first)."
+    )]
+    Health,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Leave {
+    /// When: a number with s, m, h or d, at most 30d [default: 24h]
+    #[arg(long = "in", value_name = "TIME", value_parser = span, conflicts_with_all = ["now", "cancel"])]
+    within: Option<u64>,
+    /// At once: says what it costs the others, and asks for --yes
+    #[arg(long, conflicts_with = "cancel")]
+    now: bool,
+    /// Stay after all
+    #[arg(long)]
+    cancel: bool,
+    /// Do what --now says
+    #[arg(long)]
+    yes: bool,
+}
+
+/// `90s`, `30m`, `24h`, `7d`, in milliseconds.
+fn span(text: &str) -> Result<u64, String> {
+    const SECOND: u64 = 1000;
+    let units = [("s", SECOND), ("m", 60 * SECOND), ("h", 3600 * SECOND), ("d", 24 * 3600 * SECOND)];
+    let found = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?.trim().parse::<u64>().ok()?, *ms)));
+    let ms = found.and_then(|(count, ms)| count.checked_mul(ms)).ok_or("it is a number with s, m, h or d, as 24h")?;
+    if ms > cairn_core::steward::LEAVE_AHEAD_MS { Err("it is at most 30d".to_owned()) } else { Ok(ms) }
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +102,13 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
-    let Command::Run(run) = command;
+    let run = match command {
+        Command::Run(run) => run,
+        Command::Health => return execute::verb(context, Verb::Health).await,
+        Command::Leave(Leave { within, now, cancel, yes }) => {
+            return execute::verb(context, Verb::Leave(LeaveArgs { in_ms: within, now, cancel, yes })).await;
+        }
+    };
     let file = &context.config.node;
     let usage = |what: &str, e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Usage, "USAGE", format!("cannot use this {what}")).caused_by(e)

@@ -25,6 +25,7 @@ use crate::{
     failure::{ExitCode, Failure},
     files::command::CommandStream,
     geoip::GeoIp,
+    holdings::Holdings,
     identity::Identity,
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
@@ -52,6 +53,8 @@ pub struct Node {
     stewardship: Stewardship,
     /// Audits others when this node stores.
     auditor: Auditor,
+    /// What we know of who watches what we hold; at rest when this node does not store.
+    holdings: Holdings,
     /// Our part in rebuilds, when this node stores.
     rebuilding: Option<Rebuilding>,
 }
@@ -123,7 +126,8 @@ impl Node {
         let all_loopback = !network.bootstrap.is_empty()
             && network.bootstrap.iter().filter_map(|a| a.parse().ok()).all(|a| is_loopback(&a));
         let mut rebuilding = None;
-        let (stewardship, key) = (Stewardship::default(), identity.signing_key().clone());
+        let (stewardship, holdings) = (Stewardship::default(), Holdings::default());
+        let key = identity.signing_key().clone();
         let auditor = Auditor::default();
         let front = Arc::new(Front::new(stewardship.clone(), auditor.clone()));
         let mut config = NetworkConfig::client(network.clone(), identity, domain.clone(), entropy);
@@ -144,12 +148,11 @@ impl Node {
             config.inbound.subnet = subnet.max(1).into();
         }
         config.port_mapping = stores && settings.mdns && !all_loopback;
-        config.store =
-            store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
+        let keeper = store.clone().map(|store| Arc::new(StoreKeeper::new(store, holdings.clone())));
+        config.store = keeper.clone().map(|keeper| keeper as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::clone(&front) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
-        let keeper = config.store.clone();
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -165,6 +168,7 @@ impl Node {
                 handle: &handle,
                 store,
                 keeper,
+                holdings: &holdings,
                 front: &front,
                 auditor: &auditor,
                 witness: Arc::new(Unheard),
@@ -184,7 +188,7 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, auditor, rebuilding })
+        Ok(Self { dir, online: Some(online), store, stewardship, auditor, holdings, rebuilding })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -197,8 +201,8 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        let (stewardship, auditor) = (Stewardship::default(), Auditor::default());
-        Ok(Self { dir, online: None, store: Some(store), stewardship, auditor, rebuilding: None })
+        let (stewardship, auditor, holdings) = (Stewardship::default(), Auditor::default(), Holdings::default());
+        Ok(Self { dir, online: None, store: Some(store), stewardship, auditor, holdings, rebuilding: None })
     }
 
     /// The data folder.
@@ -272,8 +276,16 @@ impl Node {
         &self.auditor
     }
 
-    /// Ends stewardship, which speaks and stores, audits, which speak, then the network, then the store: nothing may arrive at a store that is closed.
+    /// What is known of who watches what this node holds; at rest when it does not store.
+    #[must_use]
+    pub const fn holdings(&self) -> &Holdings {
+        &self.holdings
+    }
+
+    /// Ends all that speaks (the holder's word, stewardship, audits), then the network, then the store: nothing may arrive at a store that is
+    /// closed.
     pub async fn close(&self) {
+        self.holdings.close().await;
         self.stewardship.close().await;
         self.auditor.close().await;
         if let Some(rebuilding) = &self.rebuilding {

@@ -1,28 +1,62 @@
-//! The store as the network's keeper of shards.
+//! The store as the network's keeper of shards and stewardship's shelf. Both say what they see to [`Holdings`], and take nothing once this
+//! node leaves.
 
 use bytes::Bytes;
-use cairn_proto::{GroupId, Slot, VaultKey, wire::RefusalCode};
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, VaultKey, wire::RefusalCode};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
+    holdings::{Holdings, Watchers},
     network::keeper::{KeeperSpace, ShardKeeper},
+    stewardship::Shelf,
     store::{NewShard, Store, StoreError, StoredShard},
 };
 
 /// A store that serves the network.
 pub(super) struct StoreKeeper {
     store: Store,
+    holdings: Holdings,
 }
 
 impl StoreKeeper {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store }
+    pub(super) const fn new(store: Store, holdings: Holdings) -> Self {
+        Self { store, holdings }
+    }
+}
+
+impl Shelf for StoreKeeper {
+    fn accepted_slot(&self, group: GroupId) -> Option<Slot> {
+        self.store.accepted_slot(group)
+    }
+
+    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
+        self.store.has_sound(group, slot, ordinal, root)
+    }
+
+    fn room(&self) -> u64 {
+        ShardKeeper::space(self).free.0
+    }
+
+    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.store.put(shard).await.map(|_| ()) }.boxed()
+    }
+
+    fn watched(&self, group: GroupId, by: Watchers) {
+        self.holdings.watched(group, by);
     }
 }
 
 impl ShardKeeper for StoreKeeper {
     fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<StoredShard, RefusalCode>> {
-        async move { self.store.put(shard).await.map_err(refusal) }.boxed()
+        async move {
+            // What lies here already is no more of a burden.
+            let known = self.store.has_sound(shard.group, shard.slot, shard.ordinal, &shard.root);
+            if self.holdings.is_leaving() && !known {
+                return Err(RefusalCode::NoSpace);
+            }
+            self.store.put(shard).await.map_err(refusal)
+        }
+        .boxed()
     }
 
     fn get(
@@ -33,7 +67,14 @@ impl ShardKeeper for StoreKeeper {
         offset: u32,
         length: u32,
     ) -> BoxFuture<'_, Result<Bytes, RefusalCode>> {
-        async move { self.store.get(group, slot, ordinal, offset, length).await.map_err(refusal) }.boxed()
+        async move {
+            let read = self.store.get(group, slot, ordinal, offset, length).await;
+            if matches!(read, Err(StoreError::Damaged)) {
+                self.holdings.lost(group, slot, [ordinal].into_iter().collect());
+            }
+            read.map_err(refusal)
+        }
+        .boxed()
     }
 
     fn look(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<Bytes, RefusalCode>> {
@@ -63,7 +104,12 @@ impl ShardKeeper for StoreKeeper {
 
     fn space(&self) -> KeeperSpace {
         let usage = self.store.usage();
-        KeeperSpace { give: usage.pledged, free: usage.free_bytes }
+        let free = if self.holdings.is_leaving() { ByteSize(0) } else { usage.free_bytes };
+        KeeperSpace { give: usage.pledged, free }
+    }
+
+    fn watched(&self, group: GroupId, by: Watchers) {
+        self.holdings.watched(group, by);
     }
 }
 
@@ -92,7 +138,7 @@ fn refusal(error: StoreError) -> RefusalCode {
 mod tests {
     use std::sync::Arc;
 
-    use cairn_proto::{ByteSize, Timestamp, message::HeadRecord};
+    use cairn_proto::{Timestamp, message::HeadRecord};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -105,7 +151,7 @@ mod tests {
         config.keep_free = ByteSize(0);
         // No time goes by, however long this takes.
         config.clock = Arc::new(|| Timestamp(1_000_000));
-        let keeper = StoreKeeper::new(Store::open(config).expect("opens"));
+        let keeper = StoreKeeper::new(Store::open(config).expect("opens"), Holdings::default());
         let key = SigningKey::from_bytes(&[5; 32]);
         let vault = VaultKey::from_bytes(key.verifying_key().to_bytes());
         let head = |sequence| HeadRecord { vault, generation: 0, sequence, sealed: vec![1; 40] }.seal(&key);

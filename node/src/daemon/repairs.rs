@@ -1,4 +1,5 @@
-//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds; its answers to audits, and its own of others.
+//! Starts a storing node's part in repairs: as steward, as new holder, as helper in rebuilds, as holder that speaks for itself; its
+//! answers to audits, and its own of others.
 
 use std::{
     io,
@@ -11,7 +12,7 @@ use ed25519_dalek::SigningKey;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{assemble::entropy, front::Front};
+use super::{assemble::entropy, front::Front, keeper::StoreKeeper};
 use crate::{
     audits::{
         answer::{self, Answerer},
@@ -19,6 +20,7 @@ use crate::{
     },
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    holdings::{Holdings, HoldingsConfig},
     network::{NetworkHandle, keeper::ShardKeeper},
     rebuild::{Patience, Rebuild, Setup, ledger::Ledger},
     standing::ports::Witness,
@@ -35,7 +37,8 @@ pub(super) struct Parts<'a> {
     pub(super) dir: &'a DataDir,
     pub(super) handle: &'a NetworkHandle,
     pub(super) store: &'a Store,
-    pub(super) keeper: Arc<dyn ShardKeeper>,
+    pub(super) keeper: Arc<StoreKeeper>,
+    pub(super) holdings: &'a Holdings,
     pub(super) front: &'a Front,
     pub(super) auditor: &'a Auditor,
     /// Is told what audits see of peers.
@@ -71,17 +74,18 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, front, auditor, witness, key, domain, timers } = parts;
+    let Parts { dir, handle, store, keeper, holdings, front, auditor, witness, key, domain, timers } = parts;
+    let shards: Arc<dyn ShardKeeper> = Arc::clone(&keeper) as _;
     let (entropy, of_audits) = (entropy()?, entropy()?);
     front.answers(Answerer::new(answer::Setup {
         key: key.clone(),
-        keeper: Arc::clone(&keeper),
+        keeper: Arc::clone(&shards),
         domains: Arc::new(handle.clone()),
-        losses: None,
+        losses: Some(Arc::new(holdings.clone())),
         clock: Arc::new(crate::vault::now),
         day: Duration::from_millis(timers.liveness.day_ms),
     }));
-    let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
+    let rebuilds = rebuilds(dir, handle, shards, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let watching = stewardship.clone();
     let audits = AuditorConfig {
@@ -96,7 +100,7 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         folder: dir.stewardship(),
         key,
         domain: domain.clone(),
-        shelf: Arc::new(store.clone()),
+        shelf: keeper,
         timers,
         upstream: UPSTREAM,
         clock: Arc::new(crate::vault::now),
@@ -107,6 +111,18 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         stewardship.close().await;
         rebuilding.close().await;
         return Err(unusable(&dir.stewardship(), &error));
+    }
+    let config = HoldingsConfig {
+        folder: dir.holdings(),
+        held: Arc::new(store.clone()),
+        timers,
+        clock: Arc::new(crate::vault::now),
+        stewardship: stewardship.clone(),
+    };
+    if let Err(error) = holdings.start(config, Arc::new(handle.clone())).await {
+        stewardship.close().await;
+        rebuilding.close().await;
+        return Err(unusable(&dir.holdings(), &error));
     }
     front.tells(Arc::clone(&witness));
     auditor.start(audits, Arc::new(handle.clone()), witness);

@@ -90,6 +90,8 @@ impl NodeService {
             Verb::Peers => self.list_peers(&call.events).await,
             Verb::Status => self.describe(call).await,
             Verb::Repair => self.plan_repair(&call.events).await,
+            Verb::Leave(args) => self.leave(*args, &call.events, &call.cancel).await,
+            Verb::Health => self.health(&call.events).await,
             Verb::Plan(args) => self.plan(args.clone(), &call.events).await,
             _ => self.in_vault(call).await,
         }
@@ -146,7 +148,7 @@ impl NodeService {
         Ok(Outcome { code: ExitCode::Success })
     }
 
-    async fn known_peers(&self, refresh: bool) -> Result<Vec<PeerView>, Failure> {
+    pub(super) async fn known_peers(&self, refresh: bool) -> Result<Vec<PeerView>, Failure> {
         let overlay = self.node.overlay()?;
         overlay.peers(refresh).await.map_err(|e| {
             Failure::new(ExitCode::TooFewPeers, "NO_PEERS", "the network cannot be reached")
@@ -277,6 +279,6 @@ fn peer_row(peer: &PeerView) -> serde_json::Value {
 }
 
 /// A caller that no longer listens does not stop a verb; it cancels it through the token.
-async fn send(events: &mpsc::Sender<Event>, event: Event) {
+pub(super) async fn send(events: &mpsc::Sender<Event>, event: Event) {
     let _ = events.send(event).await;
 }

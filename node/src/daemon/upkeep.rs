@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::{holdings::Holdings, store::Store};
 
 /// When what is done.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Every {
 }
 
 /// Works until `cancel` fires. A failure is told in the log and tried again at the next turn.
-pub(super) async fn keep_up(store: Store, every: Every, cancel: CancellationToken) {
+pub(super) async fn keep_up(store: Store, holdings: Holdings, every: Every, cancel: CancellationToken) {
     let mut turn = tokio::time::interval(every.compact);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick comes at once: a node that just started has other things to do.
@@ -38,14 +38,18 @@ pub(super) async fn keep_up(store: Store, every: Every, cancel: CancellationToke
         }
         if scrubbed.is_none_or(|at| at.elapsed() >= every.scrub) {
             scrubbed = Some(Instant::now());
-            scrub(&store, &cancel).await;
+            scrub(&store, &holdings, &cancel).await;
         }
     }
 }
 
-/// Reads every shard and says what is wrong; a damaged one is never served as good from then on.
-async fn scrub(store: &Store, cancel: &CancellationToken) {
-    match store.scrub(cancel).await {
+/// Reads every shard and says what is wrong, also to those who watch them; a damaged one is never served as good from then on.
+async fn scrub(store: &Store, holdings: &Holdings, cancel: &CancellationToken) {
+    let scrubbed = store.scrub(cancel).await;
+    if let Ok(report) = &scrubbed {
+        holdings.scrubbed(report);
+    }
+    match scrubbed {
         Ok(report) if report.damaged.is_empty() && report.missing.is_empty() => {
             tracing::info!(checked = report.checked, "scrubbed: every shard is sound");
         }
@@ -53,7 +57,7 @@ async fn scrub(store: &Store, cancel: &CancellationToken) {
             checked = report.checked,
             damaged = report.damaged.len(),
             missing = report.missing.len(),
-            "scrubbed: this disk lost shards; their owners rebuild them from the other slots, look after the disk"
+            "scrubbed: this disk lost shards; those who watch them are told and have them brought here again. Look after the disk"
         ),
         Err(error) => tracing::warn!(%error, "the store could not be scrubbed"),
     }
@@ -82,7 +86,7 @@ mod tests {
 
         let cancel = CancellationToken::new();
         let every = Every { compact: Duration::from_millis(10), scrub: Duration::from_secs(3600) };
-        let task = tokio::spawn(keep_up(store.clone(), every, cancel.clone()));
+        let task = tokio::spawn(keep_up(store.clone(), Holdings::default(), every, cancel.clone()));
         let emptied = async {
             while store.usage().trash_bytes.0 > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

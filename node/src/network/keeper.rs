@@ -6,7 +6,10 @@ use bytes::Bytes;
 use cairn_proto::{ByteSize, GroupId, Slot, VaultKey, wire::RefusalCode};
 use futures::future::BoxFuture;
 
-use crate::store::{NewShard, StoredShard};
+use crate::{
+    holdings::Watchers,
+    store::{NewShard, StoredShard},
+};
 
 /// Space, for adverts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,4 +63,7 @@ pub trait ShardKeeper: Send + Sync + 'static {
 
     /// Space pledged and free now; must not block.
     fn space(&self) -> KeeperSpace;
+
+    /// A steward showed who watches a group, and its pass was found good; must not block.
+    fn watched(&self, _group: GroupId, _by: Watchers) {}
 }

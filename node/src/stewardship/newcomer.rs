@@ -34,6 +34,7 @@ use super::{
     shelf::Shelf,
 };
 use crate::{
+    holdings::Watchers,
     overlay::TransferError,
     signatures,
     store::{Clock, NewShard, StoreError},
@@ -320,6 +321,9 @@ impl Newcomer {
             tracing::info!(group = %order.group.short(), ?failure, "an order came to nothing");
             return Took::None(failure, task.part.stewards.clone());
         }
+        let by = Watchers::new(&task.part.mandate, task.part.stewards.clone(), credentials.changes.len(), None);
+        let watchers = Watchers { ordered: Some(inner.now()), ..by };
+        inner.tools.shelf.watched(order.group, watchers);
         let (slot, order_id) = (task.slot, order.id().unwrap_or_default());
         tracing::info!(group = %order.group.short(), %slot, shards = took.len(), "took over shards of a group");
         Took::Some(Taken {

@@ -228,7 +228,7 @@ const fn priority(class: Priority) -> &'static str {
     }
 }
 
-fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     let told = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     told.map_or_else(|| "?".to_owned(), |told| told.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

@@ -14,7 +14,7 @@ use cairn_core::{
     peer_view::PeerView,
     steward::{
         Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
-        wire::{Answer, Duty, Refusal, Request},
+        wire::{Answer, Duty, Notice, Refusal, Request},
     },
 };
 use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp};
@@ -214,16 +214,30 @@ impl Keeper {
                 Err(_) => (Answer::Refused(Refusal::Forged), None),
             },
             Request::Ask { ticket, grant } => (self.ask(from, &ticket, &grant, now), None),
+            Request::Notice(notice) => self.noticed(from, &notice, now),
             // What it makes us believe is on disk before it is done.
             Request::Findings(findings) if self.steward.found(&from, &findings, now) => {
                 (Answer::Done, Some(findings.group))
             }
             // Of an auditor that we did not draw; and the new holder's, the auditor's and the audited holder's, which never come here.
-            Request::Findings(_)
-            | Request::Give { .. }
-            | Request::Duty(_)
-            | Request::Challenge(_)
-            | Request::Notice(_) => (Answer::Refused(Refusal::NotSteward), None),
+            Request::Findings(_) | Request::Give { .. } | Request::Duty(_) | Request::Challenge(_) => {
+                (Answer::Refused(Refusal::NotSteward), None)
+            }
+        }
+    }
+
+    /// A holder's word about itself; a loss is to be on disk before it is taken for noted.
+    fn noticed(&mut self, from: PeerKey, notice: &Notice, now: Timestamp) -> (Answer, Option<GroupId>) {
+        match notice {
+            Notice::Lost { group, slot, ordinals } => {
+                let noted = self.steward.lost(from, *group, *slot, ordinals, now);
+                (if noted { Answer::Done } else { Answer::Refused(Refusal::NotSteward) }, Some(*group))
+            }
+            Notice::Leaving { at, groups } => (Answer::Kept(self.steward.leaving(from, *at, groups, now)), None),
+            Notice::Staying => {
+                self.steward.stays(from, now);
+                (Answer::Done, None)
+            }
         }
     }
 

@@ -1,9 +1,12 @@
 //! The store, as a new holder needs it.
 
 use cairn_proto::{GroupId, ShardRoot, Slot};
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::future::BoxFuture;
 
-use crate::store::{NewShard, Store, StoreError};
+use crate::{
+    holdings::Watchers,
+    store::{NewShard, StoreError},
+};
 
 /// Where a new holder's shards go.
 pub trait Shelf: Send + Sync + 'static {
@@ -15,22 +18,6 @@ pub trait Shelf: Send + Sync + 'static {
     fn room(&self) -> u64;
     /// Stores a shard; durable on return.
     fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>>;
-}
-
-impl Shelf for Store {
-    fn accepted_slot(&self, group: GroupId) -> Option<Slot> {
-        Self::accepted_slot(self, group)
-    }
-
-    fn has(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
-        self.has_sound(group, slot, ordinal, root)
-    }
-
-    fn room(&self) -> u64 {
-        self.usage().free_bytes.0
-    }
-
-    fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { Self::put(self, shard).await.map(|_| ()) }.boxed()
-    }
+    /// Stewards of a group gave us shards of it, and their order was found good; must not block.
+    fn watched(&self, _group: GroupId, _by: Watchers) {}
 }

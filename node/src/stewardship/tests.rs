@@ -2,6 +2,7 @@
 //! strangers.
 
 mod audits;
+mod departures;
 mod village;
 
 use std::{

@@ -98,6 +98,8 @@ async fn run_reading(
         | Verb::Recover(_)
         | Verb::Peers
         | Verb::Repair
+        | Verb::Leave(_)
+        | Verb::Health
         | Verb::Plan(_)
         | Verb::DebugStore
         | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),

@@ -30,7 +30,7 @@ fn silent(class: Class, silent_ms: u64) -> Belief {
         _ => Presence::Gone,
     };
     let alive = if presence == Presence::Here { 1.0 } else { watch.model(class).alive(silent_ms) };
-    Belief { presence, class, alive, silent_ms }
+    Belief { presence, class, alive, silent_ms, leaving: false }
 }
 
 fn home(silent_ms: u64) -> Belief {
@@ -38,7 +38,7 @@ fn home(silent_ms: u64) -> Belief {
 }
 
 fn left() -> Belief {
-    Belief { presence: Presence::Left, class: Class::Home, alive: 0.0, silent_ms: 0 }
+    Belief { presence: Presence::Left, class: Class::Home, alive: 0.0, silent_ms: 0, leaving: true }
 }
 
 /// A group with these beliefs by slot; slots not named have `replicas` holders that are here.

@@ -85,6 +85,11 @@ impl Scene<'_> {
         self.presence(peer) == Presence::Here
     }
 
+    /// Whether it said when it leaves: nothing is given to it any more.
+    fn leaves(&self, peer: &PeerKey) -> bool {
+        self.watch.leaves(peer).is_some()
+    }
+
     /// Those who are here, servers before machines that sleep at night.
     fn here(&self, peers: impl IntoIterator<Item = PeerKey>) -> Vec<PeerKey> {
         let mut here: Vec<PeerKey> = peers.into_iter().filter(|peer| self.is_here(peer)).collect();
@@ -124,7 +129,8 @@ impl Scene<'_> {
         let mine: BTreeSet<PeerKey> = holders.get(slot.index()).into_iter().flatten().copied().collect();
         let others: Vec<PeerKey> = ranked.iter().copied().filter(|peer| !mine.contains(peer)).collect();
         let vacancy = Vacancy { slot: slot.index(), holders: &holders, beside: &mine, failed: avoid };
-        placement::replacements(&others, &vacancy, self.peers, &policy).into_iter().map(|r| r.peer).collect()
+        let ranked = placement::replacements(&others, &vacancy, self.peers, &policy).into_iter().map(|r| r.peer);
+        ranked.filter(|peer| !self.leaves(peer)).collect()
     }
 
     /// Peers that may become stewards, best first.
@@ -133,7 +139,8 @@ impl Scene<'_> {
         let request = self.request(group, &policy, avoid);
         // The request leaves out our own domain, where we are the steward already.
         let ranked = placement::stewards(self.peers, &request, &group.record.mandate.ticket);
-        ranked.into_iter().filter(|peer| !group.committee().stewards().contains(peer)).collect()
+        let fits = |peer: &PeerKey| !group.committee().stewards().contains(peer) && !self.leaves(peer);
+        ranked.into_iter().filter(fits).collect()
     }
 }
 
@@ -168,6 +175,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             let subject = Subject::Slot(slot.as_u8());
             let able = scene.is_here(&holder)
                 && !group.hides(slot, &holder)
+                && !scene.leaves(&holder)
                 && !group.avoided(&subject, scene.now).contains(&holder)
                 && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
             if !lacks.is_empty() && able && seen.insert(slot) {
@@ -190,7 +198,9 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
     }
     for old in group.committee().stewards() {
         let belief = scene.watch.belief(old, scene.now);
-        let lost = belief.presence >= Presence::Gone || belief.silent_ms >= scene.rhythm.steward_lost_ms;
+        // Whoever leaves is replaced while it is here: that costs nothing, and three at once would cost the quorum.
+        let silent = belief.silent_ms >= scene.rhythm.steward_lost_ms;
+        let lost = belief.presence >= Presence::Gone || belief.leaving || silent;
         if *old != scene.me && lost {
             let subject = Subject::Steward(*old);
             let none = BTreeSet::new();
@@ -220,6 +230,7 @@ fn heal_anybody(group: &Watched, scene: &Scene<'_>, slot: Slot) -> Option<Action
     scene.here(group.holders(slot)).into_iter().find_map(|holder| {
         let lacks = group.wanted(slot).without(&group.claims(slot, &holder));
         let able = !lacks.is_empty()
+            && !scene.leaves(&holder)
             && !group.hides(slot, &holder)
             && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
         if able { repair(group, scene, slot, Some((holder, lacks)), true) } else { None }

@@ -12,6 +12,7 @@ mod audits;
 mod forks;
 mod hiccups;
 mod hostile;
+mod notice;
 mod restart;
 mod small;
 mod turns;

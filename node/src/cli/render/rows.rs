@@ -32,6 +32,10 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
             plain(&row["silent"]),
             plain(&row["missing"])
         )],
+        "leave" => leave(row),
+        "health" => {
+            vec![format!("{:<6} {:<9} {}", plain(&row["verdict"]), plain(&row["about"]), plain(&row["text"]))]
+        }
         "happening" => vec![format!(
             "{}  group {}: {}",
             time(row["time"].as_str().unwrap_or("-")),
@@ -40,6 +44,44 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
         )],
         _ => vec![pairs(row)],
     }
+}
+
+/// How a departure goes.
+fn leave(row: &Value) -> Vec<String> {
+    let figure = |key: &str| plain(&row[key]);
+    let bytes = |key: &str| ByteSize(row[key].as_u64().unwrap_or(0)).to_string();
+    let state = match row["state"].as_str() {
+        Some("none") => "no departure is planned".to_owned(),
+        Some("staying") => "the departure was called off, the stewards are being told".to_owned(),
+        Some("done") => "nothing is lost by going".to_owned(),
+        _ => format!("gone for good from {}", time(row["time"].as_str().unwrap_or("-"))),
+    };
+    let mut out = vec![
+        format!("Plan      {state}"),
+        format!("Holds     {} shards of {} groups, {}", figure("shards"), figure("groups"), bytes("bytes")),
+        format!(
+            "Stewards  {}; in {} groups a majority of them knows of the departure",
+            figure("stewards"),
+            figure("groups_told")
+        ),
+        format!(
+            "Elsewhere {} groups; {} groups with {} shards are still needed here",
+            figure("groups_elsewhere"),
+            figure("groups_needed"),
+            figure("shards_needed")
+        ),
+    ];
+    if row["groups_unwatched"].as_u64().unwrap_or(0) > 0 {
+        out.push(format!(
+            "Unwatched {} groups with {} shards: no steward of them is known, so nobody moves them; only their owners do",
+            figure("groups_unwatched"),
+            figure("shards_unwatched")
+        ));
+    }
+    if row["rebuild_bytes"].as_u64().unwrap_or(0) > 0 {
+        out.push(format!("Cost      {} for the others to rebuild if it went now", bytes("rebuild_bytes")));
+    }
+    out
 }
 
 /// A file or folder: its path, or what `ls -l` would show.

@@ -64,6 +64,8 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         )],
         "peers" => vec![format!("{}, {} of them store", many(f.count("peers"), "peer"), f.count("storage"))],
         "plan" => plan(&f),
+        "leave" => vec![plain(&summary["text"])],
+        "health" => vec![plain(&summary["text"])],
         "repair" => vec![match f.count("planned") {
             0 => format!("{} watched, nothing to repair", many(f.count("groups"), "group")),
             planned => format!(

@@ -40,7 +40,7 @@ pub use self::limits::ServerLimits;
 use self::{
     groups::{Groups, Wish},
     limits::{Memory, PERMIT_BYTES},
-    passes::Checks,
+    passes::{Checks, Passed},
 };
 use super::{
     frame::{self, Frame, FrameError, Progress},
@@ -282,6 +282,9 @@ impl Session {
         let opened = self.server.checks.open(header.kind, &payload, self.server.identity.peer(), self.remote, clock());
         let opened = opened.await;
         drop(memory);
+        if let (Ok(Passed::Watch { ticket, watchers, .. }), Some(keeper)) = (&opened, &self.server.keeper) {
+            keeper.watched(ticket.id(), (**watchers).clone());
+        }
         Ok(opened.map(|pass| self.groups.open(*pass.ticket()).by_pass(&pass)).map_err(No))
     }
 

@@ -27,6 +27,7 @@ use cairn_proto::{
 use super::super::{files::tests::TestDisk, *};
 use crate::{
     audits::auditor::Auditor,
+    holdings::{Held, HeldGroup, Holdings, HoldingsConfig, Watchers},
     overlay::TransferError,
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
@@ -35,7 +36,7 @@ use crate::{
 mod audits;
 mod shelf;
 
-use self::shelf::Oracle;
+use self::shelf::{MemHeld, Oracle};
 pub(super) use self::{
     audits::{Lie, Opinions},
     shelf::MemShelf,
@@ -59,6 +60,8 @@ pub(super) struct World {
     pub(super) domains: BTreeMap<PeerKey, Domain>,
     pub(super) shelves: BTreeMap<PeerKey, Arc<MemShelf>>,
     pub(super) running: Mutex<BTreeMap<PeerKey, Stewardship>>,
+    /// Of holders that speak for themselves.
+    pub(super) holdings: Mutex<BTreeMap<PeerKey, Holdings>>,
     now: AtomicU64,
     beats: Mutex<BTreeMap<PeerKey, u64>>,
     last_heard: Mutex<BTreeMap<PeerKey, Timestamp>>,
@@ -165,13 +168,18 @@ impl StewardNet for Link {
         .boxed()
     }
 
-    fn holding(&self, at: PeerKey, _pass: WatchPass, of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
+    fn holding(&self, at: PeerKey, pass: WatchPass, _of: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
         let answer = self.world.reach(&self.me, &at).map(|()| {
             if self.world.liars.lock().expect("liars").contains_key(&at) {
                 return (0..STRIPES).collect();
             }
-            let shards = self.world.shelves[&at].shards.lock().expect("shelf");
-            shards.keys().filter(|(slot, _)| *slot == of.as_u8()).map(|(_, ordinal)| *ordinal).collect()
+            if let Some(holdings) = self.world.holdings.lock().expect("holdings").get(&at) {
+                let mandate = Mandate::open(&pass.mandate).expect("signed");
+                let (stewards, asked) = (mandate.stewards.clone(), Some((self.me, self.world.now())));
+                let by = Watchers::new(&mandate, stewards, pass.changes.len(), asked);
+                holdings.watched(self.world.ticket.id(), by);
+            }
+            self.world.shelves[&at].sound()
         });
         std::future::ready(answer).boxed()
     }
@@ -234,6 +242,7 @@ impl Village {
             domains,
             shelves,
             running: Mutex::default(),
+            holdings: Mutex::default(),
             now: AtomicU64::new(1_000 * HOUR),
             beats: Mutex::default(),
             last_heard: Mutex::default(),
@@ -340,6 +349,8 @@ impl Village {
             audit_report: Duration::from_mins(10),
             // These are of the runtime's clock.
             probe: real,
+            tell: real,
+            leave_ask: real,
             save: real,
             ..Timers::default()
         }
@@ -369,6 +380,30 @@ impl Village {
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());
         stewardship
+    }
+
+    /// A holder begins to speak for itself.
+    pub(super) async fn speak(&mut self, peer: PeerKey, folder: PathBuf) -> Holdings {
+        let (world, holdings) = (Arc::clone(&self.world), Holdings::default());
+        let stewardship = world.running.lock().expect("running").get(&peer).cloned().unwrap_or_default();
+        let clock = Arc::clone(&world);
+        let config = HoldingsConfig {
+            folder,
+            held: Arc::new(MemHeld(Arc::clone(&world.shelves[&peer]), world.ticket.id())),
+            timers: Self::timers(),
+            clock: Arc::new(move || clock.now()),
+            stewardship,
+        };
+        holdings.start(config, Arc::new(Link { world: Arc::clone(&world), me: peer, beats: false })).await.expect("starts");
+        world.holdings.lock().expect("holdings").insert(peer, holdings.clone());
+        holdings
+    }
+
+    /// A steward asks a holder what it has.
+    pub(super) async fn asks(&self, steward: PeerKey, holder: PeerKey, of: u8) {
+        let link = Link { world: Arc::clone(&self.world), me: steward, beats: false };
+        let pass = WatchPass { mandate: Arc::from(self.record.sealed_mandate()), changes: Arc::from(Vec::new()) };
+        link.holding(holder, pass, slot(of)).await.expect("reached");
     }
 
     /// Ends one as a crash does: nothing more is written or said.

@@ -13,15 +13,15 @@ use cairn_proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{network::command::Command, signatures};
+use crate::{holdings::Watchers, network::command::Command, signatures};
 
 /// What a pass opens.
 #[derive(Clone, Debug)]
 pub(super) enum Passed {
     /// These shards, to be read.
     Order { ticket: GroupTicket, slot: Slot, ordinals: Ordinals, until: Timestamp },
-    /// The list of what is there.
-    Watch { ticket: GroupTicket, until: Timestamp },
+    /// The list of what is there; and who asks for such lists of this group.
+    Watch { ticket: GroupTicket, until: Timestamp, watchers: Box<Watchers> },
 }
 
 impl Passed {
@@ -109,6 +109,7 @@ fn order(
 }
 
 fn watch(pass: &Pass, bearer: &PeerKey, now: Timestamp) -> Result<Passed, RefusalCode> {
-    let mandate = pass.may_watch(bearer, now).map_err(|unfit| refusal(&unfit))?;
-    Ok(Passed::Watch { ticket: mandate.ticket, until: mandate.ends })
+    let (mandate, stewards) = pass.may_watch(bearer, now).map_err(|unfit| refusal(&unfit))?;
+    let watchers = Watchers::new(&mandate, stewards, pass.changes.len(), Some((*bearer, now)));
+    Ok(Passed::Watch { ticket: mandate.ticket, until: mandate.ends, watchers: Box::new(watchers) })
 }

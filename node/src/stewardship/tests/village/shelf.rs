@@ -7,6 +7,8 @@ use super::*;
 pub(in super::super) struct MemShelf {
     pub(in super::super) shards: Mutex<BTreeMap<(u8, u8), (ShardRoot, Bytes)>>,
     pub(in super::super) full: AtomicBool,
+    /// Slot and ordinal of what its disk lost.
+    pub(in super::super) damaged: Mutex<BTreeSet<(u8, u8)>>,
 }
 
 impl Shelf for MemShelf {
@@ -16,6 +18,7 @@ impl Shelf for MemShelf {
 
     fn has(&self, _group: GroupId, at: Slot, ordinal: u8, root: &ShardRoot) -> bool {
         self.shards.lock().expect("shelf").get(&(at.as_u8(), ordinal)).is_some_and(|(known, _)| known == root)
+            && !self.damaged.lock().expect("shelf").contains(&(at.as_u8(), ordinal))
     }
 
     fn room(&self) -> u64 {
@@ -25,7 +28,35 @@ impl Shelf for MemShelf {
     fn put(&self, shard: NewShard) -> BoxFuture<'_, Result<(), StoreError>> {
         let place = (shard.slot.as_u8(), shard.ordinal);
         self.shards.lock().expect("shelf").insert(place, (shard.root, (*shard.bytes).clone()));
+        self.damaged.lock().expect("shelf").remove(&place);
         std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// A shelf of the one group.
+pub(super) struct MemHeld(pub(super) Arc<MemShelf>, pub(super) GroupId);
+
+impl Held for MemHeld {
+    fn slot(&self, group: GroupId) -> Option<Slot> {
+        self.0.accepted_slot(group).filter(|_| group == self.1)
+    }
+
+    fn sound(&self, _group: GroupId, _slot: Slot) -> Ordinals {
+        self.0.sound()
+    }
+
+    fn groups(&self) -> Vec<HeldGroup> {
+        let damaged = self.0.damaged.lock().expect("shelf").iter().map(|(_, ordinal)| *ordinal).collect();
+        let group = |slot| HeldGroup { group: self.1, slot, sound: self.0.sound(), damaged };
+        self.slot(self.1).map(group).into_iter().collect()
+    }
+}
+
+impl MemShelf {
+    pub(super) fn sound(&self) -> Ordinals {
+        let damaged = self.damaged.lock().expect("shelf").clone();
+        let shards = self.shards.lock().expect("shelf");
+        shards.keys().filter(|place| !damaged.contains(place)).map(|(_, ordinal)| *ordinal).collect()
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-mod files;
+pub(crate) mod files;
 mod newcomer;
 mod order_file;
 mod orders;

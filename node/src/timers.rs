@@ -112,6 +112,9 @@ named_timers! {
     compact = HOUR, at least SECOND;
     /// Between two reads of every shard.
     scrub = 7 * DAY, at least 10 * SECOND;
+    /// A round: a day by which it is counted who was there, and in which complaints and votes are bounded. What is thought of peers goes by
+    /// it in weeks and months too.
+    round = DAY, at least 10 * SECOND;
     /// How often what is believed of peers is written down.
     save = 5 * MINUTE, at least SECOND;
 }
@@ -155,6 +158,8 @@ pub struct Timers {
     pub compact: Duration,
     /// Between two scrubs.
     pub scrub: Duration,
+    /// A round of what is thought of peers: a day.
+    pub round: Duration,
     /// Between two times that beliefs are written down.
     pub save: Duration,
 }
@@ -227,6 +232,7 @@ impl Timers {
             ping: Duration::from_millis(t.ping),
             compact: Duration::from_millis(t.compact),
             scrub: Duration::from_millis(t.scrub),
+            round: Duration::from_millis(t.round),
             save: Duration::from_millis(t.save),
         })
     }

@@ -23,10 +23,10 @@ const FILE_MAX: u64 = 16 << 20;
 /// Files that are written and synced at the same time: syncs of one disk overlap, and more than a few gain nothing.
 const AT_ONCE: usize = 8;
 /// Below so many free bytes on the disk nothing new is begun, so that what goes on can still be written.
-pub(super) const SPARE: u64 = 64 << 20;
+pub(crate) const SPARE: u64 = 64 << 20;
 
 /// What the files need of a disk; tests put a failing one in its place.
-pub(super) trait Disk: Send + Sync + 'static {
+pub(crate) trait Disk: Send + Sync + 'static {
     /// Writes a new file and makes its bytes durable.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Bytes that may still be written.
@@ -34,7 +34,7 @@ pub(super) trait Disk: Send + Sync + 'static {
 }
 
 /// The real one.
-pub(super) struct RealDisk;
+pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -51,18 +51,18 @@ impl Disk for RealDisk {
 
 /// The folder. All calls block. One task writes a name; names of different tasks differ by their ending.
 #[derive(Clone)]
-pub(super) struct StateFiles {
+pub(crate) struct StateFiles {
     folder: PathBuf,
     disk: Arc<dyn Disk>,
 }
 
 /// What was found at a start.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Name without the ending, and body.
-    pub(super) whole: Vec<(String, Vec<u8>)>,
+    pub(crate) whole: Vec<(String, Vec<u8>)>,
     /// Names, without the ending, of those that were set aside.
-    pub(super) damaged: Vec<String>,
+    pub(crate) damaged: Vec<String>,
 }
 
 impl StateFiles {
@@ -70,7 +70,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn open(folder: PathBuf, disk: Arc<dyn Disk>) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf, disk: Arc<dyn Disk>) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let files = Self { folder, disk };
         for name in files.names()?.iter().filter(|name| name.ends_with(".new")) {
@@ -90,7 +90,7 @@ impl StateFiles {
     }
 
     /// Whether something new may be begun.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.disk.free_bytes(&self.folder).is_ok_and(|free| free >= SPARE)
     }
 
@@ -98,12 +98,12 @@ impl StateFiles {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub(super) fn load(&self, ending: &str, most: usize) -> io::Result<Found> {
+    pub(crate) fn load(&self, ending: &str, most: usize) -> io::Result<Found> {
         let mut found = Found::default();
         for name in self.names()? {
             let Some(stem) = name.strip_suffix(ending).and_then(|stem| stem.strip_suffix('.')) else { continue };
             if found.whole.len() >= most {
-                tracing::warn!(most, ending, "more files of stewardship than there may be; the rest is left alone");
+                tracing::warn!(most, ending, "more files of state than there may be; the rest is left alone");
                 break;
             }
             match self.read(&name) {
@@ -121,20 +121,20 @@ impl StateFiles {
     ///
     /// # Errors
     /// It is not there, or not what was written.
-    pub(super) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(self.folder.join(name))?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
         let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if bytes.len() < HEAD || &bytes[..8] != MAGIC {
-            return wrong("not a file of stewardship, or of another version");
+            return wrong("not a file of ours, or of another version");
         }
         let body = bytes.split_off(HEAD);
         if bytes[8..] != sum(name, &body) { wrong("the checksum is wrong") } else { Ok(body) }
     }
 
     /// Puts a damaged file where it is not read again, for a person to look at.
-    pub(super) fn set_aside(&self, name: &str, error: &dyn std::fmt::Display) {
-        tracing::warn!(name, %error, "a file of stewardship is damaged; it is set aside and learned again");
+    pub(crate) fn set_aside(&self, name: &str, error: &dyn std::fmt::Display) {
+        tracing::warn!(name, %error, "a file of state is damaged; it is set aside and learned again");
         let aside = self.folder.join(format!("{name}.damaged"));
         if let Err(error) = fs::rename(self.folder.join(name), aside) {
             tracing::warn!(name, %error, "it could not be set aside");
@@ -143,7 +143,7 @@ impl StateFiles {
 
     /// Writes files, each whole or not at all; durable where `Ok` is returned, in the same order. No more than [`AT_ONCE`] are taken
     /// of `files` before they are written.
-    pub(super) fn write(&self, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<io::Result<()>> {
+    pub(crate) fn write(&self, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Vec<io::Result<()>> {
         let mut files = files.into_iter();
         let mut done: Vec<io::Result<()>> = Vec::new();
         loop {
@@ -186,7 +186,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The system's first.
-    pub(super) fn remove(&self, names: &[String]) -> io::Result<()> {
+    pub(crate) fn remove(&self, names: &[String]) -> io::Result<()> {
         for name in names {
             match fs::remove_file(self.folder.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -201,6 +201,17 @@ impl StateFiles {
     }
 }
 
+/// Writes a file of its own kind, whole or not at all: beside, synced, renamed, the folder synced. Nobody else writes that path.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_added_extension("new");
+    let written = RealDisk.write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
 /// With the name, so that no file is taken for another.
 fn sum(name: &str, body: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 stewardship file v1");
@@ -209,7 +220,7 @@ fn sum(name: &str, body: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;

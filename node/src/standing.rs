@@ -10,6 +10,7 @@
 //!   it. Enforced in `mind`; attacked by `tests`.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,11 +29,14 @@ use tokio_util::sync::CancellationToken;
 mod files;
 mod mind;
 pub mod ports;
+pub mod report;
 mod silences;
+mod talk;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub(crate) use self::talk::{Heard, Voice};
 use self::{files::Files, mind::Mind, ports::Witness, task::Note};
 use crate::{store::Clock, timers::Timers};
 
@@ -127,8 +131,67 @@ impl Standings {
 
     /// The score that placement goes by. `newcomer`: as the book has it.
     #[must_use]
-    pub fn score(&self, peer: &PeerKey, since: Timestamp, newcomer: bool) -> PerMille {
-        self.mind().score(peer, since, newcomer, (self.0.clock)())
+    pub fn score(&self, peer: &PeerKey, since: Timestamp, newcomer: bool, now: Timestamp) -> PerMille {
+        self.mind().score(peer, since, newcomer, now)
+    }
+
+    /// Somebody gave a sign of life that is counted for nobody; it says that our own line works.
+    pub(crate) fn heard(&self, peer: PeerKey, now: Timestamp) {
+        self.mind().heard(peer, now);
+    }
+
+    /// A message of gossip about peers' conduct.
+    pub(crate) fn gossiped(&self, bytes: &[u8], publisher: PeerKey, now: Timestamp) -> Heard {
+        self.mind().gossiped(bytes, publisher, now)
+    }
+
+    /// Everybody in the book who may be heard.
+    pub(crate) fn survey(&self, voices: BTreeMap<PeerKey, Voice>, now: Timestamp) {
+        self.mind().survey(voices, now);
+    }
+
+    /// What we have to say, if anything.
+    pub(crate) fn next_to_say(&self) -> Option<Vec<u8>> {
+        self.mind().next_to_say()
+    }
+
+    /// It could not be said: nobody listens yet.
+    pub(crate) fn say_again(&self, message: Vec<u8>) {
+        self.mind().say_again(message);
+    }
+
+    /// How often somebody was convicted since the start.
+    pub(crate) fn convictions(&self) -> u64 {
+        self.mind().convictions
+    }
+
+    /// Of whom we can prove a lie, as a digest.
+    pub(crate) fn proofs_digest(&self) -> [u8; 32] {
+        self.mind().proofs_digest()
+    }
+
+    /// Proofs for somebody who has others than we (`theirs`, a digest), from a place in the key space on.
+    pub(crate) fn proofs_for(&self, theirs: &[u8], after: Option<PeerKey>, most: usize) -> Vec<Vec<u8>> {
+        let mind = self.mind();
+        if theirs == mind.proofs_digest() { Vec::new() } else { mind.proofs_after(after, most) }
+    }
+
+    /// A proof that somebody has whom we asked. Whom it convicts, or `None`: it proves nothing.
+    pub(crate) fn take_proof(&self, file: &[u8]) -> Option<PeerKey> {
+        let evidence = Evidence::decode(file).ok()?;
+        let subject = report::accused(&evidence)?;
+        // What is known was verified.
+        let mut mind = self.mind();
+        (mind.is_convicted(&subject) || mind.learn_proof(&evidence).is_ok()).then_some(subject)
+    }
+
+    /// All that is thought of a peer, for people. `since`: known since then.
+    #[must_use]
+    pub fn explain(&self, peer: &PeerKey, since: Timestamp) -> report::Explained {
+        let path = self.proof_path(peer);
+        let mut mind = self.mind();
+        let standing = mind.standing(peer, since, (self.0.clock)());
+        report::Explained::new(*peer, &standing, path, |at| mind.real(at))
     }
 
     /// Whether it is proved to have lied: then it is no peer of ours.
@@ -157,6 +220,12 @@ impl Standings {
         if let Some(task) = task {
             let _ = task.await;
         }
+    }
+}
+
+impl std::fmt::Debug for Standings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Standings(..)")
     }
 }
 

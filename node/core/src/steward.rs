@@ -10,7 +10,7 @@
 //! being silent: a holder that returns counts again.
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
-//! to sign), [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `crowd` (who concerns which group),
+//! to sign), [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `crowd` (who concerns which group), `condemned` (who counts no more),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -47,6 +47,7 @@ use crate::{
     peer_view::PeerView,
 };
 
+mod condemned;
 mod crowd;
 pub mod history;
 mod keeping;

@@ -46,6 +46,8 @@ fn command_lines_of_the_contract_parse() {
         "stats",
         "status",
         "peers",
+        "peers --explain 1a2b --json",
+        "peers --verify f",
         "repair --dry-run --json",
         "node run --region EU/DE --geoip city.mmdb --geoip-asn asn.mmdb",
         "plan --sla gold --size 500GB --churn 20% --repair-time 36h --online 95% --shock 10% --domains 64",
@@ -77,6 +79,7 @@ fn contradictions_are_usage_errors() {
         "backup --stdin-filename n a",
         "check --read-data --read-data-subset 1/2",
         "frob",
+        "peers --explain 1a2b --verify f",
     ] {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");

@@ -27,6 +27,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
+    standing::{Standings, StandingsConfig},
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
@@ -49,6 +50,8 @@ pub struct Node {
     stewardship: Stewardship,
     /// Our part in rebuilds, when this node stores.
     rebuilding: Option<Rebuilding>,
+    /// What this node thinks of its peers; none when only the store was opened.
+    standings: Option<Standings>,
 }
 
 struct Online {
@@ -142,6 +145,8 @@ impl Node {
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
+        let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
+        config.standings = Some(standings.clone());
         let keeper = config.store.clone();
         let handle = match network::start(config).await {
             Ok(handle) => handle,
@@ -167,7 +172,7 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
+        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding, standings: Some(standings) })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -180,7 +185,8 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default(), rebuilding: None })
+        let stewardship = Stewardship::default();
+        Ok(Self { dir, online: None, store: Some(store), stewardship, rebuilding: None, standings: None })
     }
 
     /// The data folder.
@@ -248,6 +254,12 @@ impl Node {
         &self.stewardship
     }
 
+    /// What this node thinks of its peers; none when only the store was opened.
+    #[must_use]
+    pub const fn standings(&self) -> Option<&Standings> {
+        self.standings.as_ref()
+    }
+
     /// Ends stewardship, which speaks and stores, then the network, then the store: nothing may arrive at a store that is closed.
     pub async fn close(&self) {
         self.stewardship.close().await;
@@ -256,6 +268,9 @@ impl Node {
         }
         if let Some(online) = &self.online {
             online.handle.shutdown().await;
+        }
+        if let Some(standings) = &self.standings {
+            standings.close().await;
         }
         if let Some(store) = &self.store {
             store.close().await;
@@ -359,6 +374,25 @@ pub fn command_input(argv: &[OsString], cancel: CancellationToken) -> Result<Str
         }
     });
     Ok(input)
+}
+
+async fn standings(
+    dir: &DataDir,
+    network: &NetworkFile,
+    key: ed25519_dalek::SigningKey,
+    timers: crate::timers::Timers,
+) -> Result<Standings, Failure> {
+    let config = StandingsConfig {
+        key,
+        network: network.clone(),
+        folder: Some(dir.root().to_owned()),
+        timers,
+        clock: Arc::new(crate::vault::now),
+        entropy: entropy()?,
+    };
+    Standings::open(config).await.map_err(|e| {
+        Failure::new(ExitCode::Failed, "STANDING", "what this node thinks of its peers cannot be read").caused_by(&e)
+    })
 }
 
 async fn open_store(dir: &DataDir, give: Option<ByteSize>, keep_free: Option<ByteSize>) -> Result<Store, Failure> {

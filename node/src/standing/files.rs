@@ -90,6 +90,11 @@ impl Files {
         crate::stewardship::files::write_whole(&self.proof_path(id), file)
     }
 
+    /// A verdict that we followed, by the name of whom it excludes: for people to look at, it is never read again.
+    pub(super) fn keep_verdict(&self, subject: &cairn_proto::PeerKey, file: &[u8]) -> io::Result<()> {
+        crate::stewardship::files::write_whole(&self.evidence.join(format!("{subject}.verdict")), file)
+    }
+
     pub(super) fn remove_proof(&self, id: &StatementId) -> io::Result<()> {
         match fs::remove_file(self.proof_path(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

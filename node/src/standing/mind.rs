@@ -21,9 +21,9 @@ use cairn_proto::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::silences::Silences;
+use super::{silences::Silences, talk::Talk};
 
-const DAY_MS: u64 = 24 * 3600 * 1000;
+pub(super) const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Score of a peer that aged and that nothing was seen of: where it begins, above what placement asks for, so that nobody is out
 /// because nobody asked it anything yet.
 const AGED: PerMille = 800;
@@ -49,6 +49,12 @@ pub(super) struct Mind {
     /// against keys of its own, and else a few).
     pub(super) proofs: BTreeMap<PeerKey, Arc<[u8]>>,
     silences: Silences,
+    /// What goes round.
+    pub(super) talk: Talk,
+    /// Key of the lots by which we draw panels: nobody else may foresee who is heard.
+    pub(super) lots: [u8; 32],
+    /// Verdicts that we followed and that are not on disk yet, by subject; no more than there are figures.
+    pub(super) verdicts: BTreeMap<PeerKey, Vec<u8>>,
     /// Milliseconds of a round.
     pub(super) round_ms: u64,
     /// Other domains that are known for longer than a day, the measure of what complaints weigh.
@@ -64,7 +70,7 @@ pub(super) struct Mind {
 }
 
 impl Mind {
-    pub(super) fn new(key: SigningKey, network: NetworkFile, round: Duration, _entropy: &[u8; 32]) -> Self {
+    pub(super) fn new(key: SigningKey, network: NetworkFile, round: Duration, entropy: &[u8; 32]) -> Self {
         Self {
             me: PeerKey::from_bytes(key.verifying_key().to_bytes()),
             key,
@@ -72,6 +78,9 @@ impl Mind {
             reputation: Reputation::new(),
             proofs: BTreeMap::new(),
             silences: Silences::default(),
+            talk: Talk::default(),
+            lots: blake3::derive_key("cairn 2026-11 panel lots v1", entropy),
+            verdicts: BTreeMap::new(),
             round_ms: u64::try_from(round.as_millis()).unwrap_or(DAY_MS).max(1),
             domains: 0,
             unwritten: BTreeSet::new(),
@@ -182,17 +191,19 @@ impl Mind {
     }
 
     /// What a witness has in hand.
-    pub(super) fn learned(&mut self, evidence: &Evidence, _now: Timestamp) {
+    pub(super) fn learned(&mut self, evidence: &Evidence, now: Timestamp) {
         match evidence {
             Evidence::WrongAnswer { .. } | Evidence::Equivocation { .. } => match self.learn_proof(evidence) {
                 Ok(Believed::News(id)) => {
-                    tracing::warn!(%id, "a peer is proved to have lied; it is outside from now on")
+                    tracing::warn!(%id, "a peer is proved to have lied; it is outside from now on");
+                    self.spread(evidence, now);
                 }
                 Ok(Believed::Known) => {}
                 Err(error) => tracing::warn!(%error, "what was taken for a proof proves nothing"),
             },
-            // Complaints are spread; an admission is the holder's own word and counts as what was seen.
-            Evidence::Silence { .. } | Evidence::SelfReport { .. } => {}
+            Evidence::Silence { .. } => self.spread(evidence, now),
+            // The holder's own word; it counts as what was seen.
+            Evidence::SelfReport { .. } => {}
         }
     }
 
@@ -223,6 +234,22 @@ impl Mind {
 
     pub(super) fn convicted(&self) -> Vec<PeerKey> {
         self.reputation.convictions().map(|conviction| *conviction.subject()).collect()
+    }
+
+    /// A digest of whom we can prove to have lied, by which two nodes see that neither lacks anything.
+    pub(super) fn proofs_digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 proofs digest v1");
+        self.proofs.keys().for_each(|peer| {
+            hasher.update(peer.as_bytes());
+        });
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Proofs against peers after this one, in the order of their keys.
+    pub(super) fn proofs_after(&self, after: Option<PeerKey>, most: usize) -> Vec<Vec<u8>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.proofs.range((from, Unbounded)).take(most).map(|(_, file)| file.to_vec()).collect()
     }
 
     pub(super) fn proof_id(&self, peer: &PeerKey) -> Option<StatementId> {

@@ -79,7 +79,7 @@ impl Task {
         let mind = Arc::clone(&self.mind);
         let work = {
             let mind = lock(&mind);
-            !mind.unwritten.is_empty() || !mind.gone.is_empty() || save && mind.dirty
+            !mind.unwritten.is_empty() || !mind.gone.is_empty() || !mind.verdicts.is_empty() || save && mind.dirty
         };
         if !work {
             return;
@@ -93,15 +93,21 @@ impl Task {
 }
 
 fn write(files: &Files, mind: &Mutex<Mind>, save: bool, now: cairn_proto::Timestamp) {
-    let (proofs, gone, figures) = {
+    let (proofs, gone, verdicts, figures) = {
         let mut mind = lock(mind);
         let figures = (save && mind.dirty).then(|| mind.figures(now));
-        (mind.take_unwritten(), std::mem::take(&mut mind.gone), figures)
+        let verdicts = std::mem::take(&mut mind.verdicts);
+        (mind.take_unwritten(), std::mem::take(&mut mind.gone), verdicts, figures)
     };
     for (peer, id, file) in proofs {
         if let Err(error) = files.keep_proof(&id, &file) {
             tracing::warn!(%id, %error, "a proof cannot be written; it is tried again");
             lock(mind).unwritten.insert(peer);
+        }
+    }
+    for (subject, file) in verdicts {
+        if let Err(error) = files.keep_verdict(&subject, &file) {
+            tracing::warn!(peer = %subject.short(), %error, "a verdict cannot be written; it is followed all the same");
         }
     }
     for id in gone {

@@ -9,7 +9,10 @@ use cairn_proto::{
 use super::*;
 use crate::identity::Identity;
 
+mod talk;
+
 pub(super) const DAY: u64 = 24 * 3600 * 1000;
+pub(super) const NOW: Timestamp = Timestamp(1000 * DAY);
 
 pub(super) fn network() -> NetworkFile {
     NetworkFile::create("standing", 0, &SigningKey::from_bytes(&[1; 32])).expect("valid")
@@ -55,7 +58,7 @@ fn config(folder: Option<&std::path::Path>) -> StandingsConfig {
         network: network(),
         folder: folder.map(std::path::Path::to_owned),
         timers: Timers::default(),
-        clock: Arc::new(|| Timestamp(1000 * DAY)),
+        clock: Arc::new(|| NOW),
         entropy: [7; 32],
     }
 }
@@ -70,8 +73,8 @@ async fn a_restart_keeps_convictions_and_figures() {
     first.close().await;
     let again = open().await.expect("opens");
     assert!(again.is_convicted(&peer(3)) && !again.is_convicted(&peer(2)));
-    assert!(again.score(&peer(2), Timestamp(0), false) < 500, "wrong bytes are not forgotten");
-    assert_eq!(again.score(&peer(4), Timestamp(0), false), 800, "nothing was seen of it");
+    assert!(again.score(&peer(2), Timestamp(0), false, NOW) < 500, "wrong bytes are not forgotten");
+    assert_eq!(again.score(&peer(4), Timestamp(0), false, NOW), 800, "nothing was seen of it");
     let path = again.proof_path(&peer(3)).expect("kept");
     assert_eq!(std::fs::read(&path).expect("there"), lie_of(&key(3)).encode());
     again.close().await;
@@ -84,7 +87,7 @@ async fn a_restart_keeps_convictions_and_figures() {
     let learned = open().await.expect("opens");
     assert!(figures.with_extension("reputation.damaged").exists());
     assert!(learned.is_convicted(&peer(3)));
-    assert_eq!(learned.score(&peer(2), Timestamp(0), false), 800, "learned anew");
+    assert_eq!(learned.score(&peer(2), Timestamp(0), false, NOW), 800, "learned anew");
     learned.close().await;
 
     // The proof rots: what was verified when it came stays believed, but the file is handed to nobody.
@@ -106,7 +109,7 @@ async fn other_timers_learn_anew_and_keep_proofs() {
     let timers = Timers::new(&Default::default(), Some(1e-3)).expect("valid");
     let faster = Standings::open(StandingsConfig { timers, ..config(Some(folder.path())) }).await.expect("opens");
     assert!(faster.is_convicted(&peer(3)));
-    assert_eq!(faster.score(&peer(2), Timestamp(0), false), 800);
+    assert_eq!(faster.score(&peer(2), Timestamp(0), false, NOW), 800);
 }
 
 #[tokio::test]

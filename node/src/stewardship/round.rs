@@ -39,6 +39,8 @@ pub(super) enum Input {
     /// Who is watched, to plan probes by, and up to so many holders who are to be asked what they have; also the time to try again
     /// what could not be written.
     Survey { ask: usize },
+    /// Who is proved to have lied: all of them.
+    Convicted(BTreeSet<PeerKey>),
     /// Write down what is believed of peers.
     Save,
     /// How the groups stand.
@@ -146,6 +148,7 @@ impl Keeper {
                     out.ask = self.whom_to_ask(ask, now);
                     again = true;
                 }
+                Input::Convicted(peers) => self.steward.condemn(peers, now),
                 Input::Save => self.save_beliefs(),
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),

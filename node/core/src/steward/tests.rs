@@ -8,6 +8,7 @@ use cairn_proto::{
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
+mod condemned;
 mod forks;
 mod hiccups;
 mod hostile;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     network::{NetworkHandle, clock, command::Command, transfer::client::grant},
     overlay::{GroupAccess, StewardError, TransferError},
+    standing::ports::Witness,
     stewardship::ports::{StewardNet, WatchPass},
 };
 
@@ -24,6 +25,14 @@ const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::f
 impl StewardNet for NetworkHandle {
     fn me(&self) -> PeerKey {
         self.inner.me
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        Some(&self.inner.standings)
+    }
+
+    fn convicted(&self) -> Vec<PeerKey> {
+        self.inner.standings.convicted()
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {

@@ -76,7 +76,8 @@ impl Files {
             }
         }
         mind.unwritten.clear();
-        mind.dirty = false;
+        // Those that no figures name are to be in them.
+        mind.dirty = mind.convictions > 0;
         Ok(())
     }
 

@@ -218,6 +218,13 @@ impl Mind {
         taken
     }
 
+    /// Nothing is written: nothing waits for it.
+    pub(super) fn forget_files(&mut self) {
+        self.unwritten.clear();
+        self.gone.clear();
+        self.verdicts.clear();
+    }
+
     /// The figures as they are kept; they count as written.
     pub(super) fn figures(&mut self, now: Timestamp) -> Vec<u8> {
         let at = self.at(now);

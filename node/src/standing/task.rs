@@ -75,7 +75,7 @@ impl Task {
 
     /// Proofs at once; figures when `save` says so.
     async fn write(&self, save: bool) {
-        let Some(files) = self.files.clone() else { return };
+        let Some(files) = self.files.clone() else { return lock(&self.mind).forget_files() };
         let mind = Arc::clone(&self.mind);
         let work = {
             let mind = lock(&mind);

@@ -12,12 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::{
-    audit::panel::{Candidate, Panel, Quorum, Round, quorum},
+    audit::panel::{Candidate, Panel, Round},
     reputation::{COMPLAINTS_OF_DOMAIN_MAX, Complaint},
 };
 use cairn_proto::{
     Domain, PeerKey, Timestamp,
-    audit::{Bench as _, Evidence, Matter, Opened, Verdict, VerdictKind, Vote, spread::Spread},
+    audit::{
+        Bench as _, Evidence, Matter, Opened, Verdict, VerdictKind, Vote, spread::Spread, verdict::EXCLUDE_DOMAINS_MIN,
+    },
     signed::SignedBytes,
 };
 
@@ -36,6 +38,8 @@ const STRANGERS_OF_ONE_MAX: usize = 16;
 const OUTBOX_MAX: usize = 128;
 /// Subjects whose votes are counted at a survey: a panel of a full book takes milliseconds to draw.
 const JUDGED_AT_ONCE: usize = 8;
+/// In the place of a vote's round: there was none so early.
+const COMPLAINT: u64 = 0;
 /// A round that somebody's clock is behind or ahead.
 const ROUNDS_APART: u64 = 1;
 
@@ -64,8 +68,9 @@ pub(crate) struct Voice {
 pub(super) struct Talk {
     voices: BTreeMap<PeerKey, Voice>,
     round: u64,
-    /// Who complained of whom, or voted on whom, in this round; at most [`OF_ALL_MAX`].
-    said: BTreeSet<(PeerKey, PeerKey, bool)>,
+    /// Who complained of whom ([`COMPLAINT`]), or voted on whom in which round: an old vote that somebody says again takes no new
+    /// one's place. At most [`OF_ALL_MAX`].
+    said: BTreeSet<(PeerKey, PeerKey, u64)>,
     of_one: BTreeMap<PeerKey, usize>,
     strangers: usize,
     strangers_of: BTreeMap<PeerKey, usize>,
@@ -137,15 +142,15 @@ impl Mind {
     }
 
     /// Whether one more word of this speaker on this subject is within its share; who is unknown has none.
-    fn may_say(&self, speaker: &PeerKey, subject: &PeerKey, vote: bool) -> bool {
+    fn may_say(&self, speaker: &PeerKey, subject: &PeerKey, what: u64) -> bool {
         let known = self.talk.voices.contains_key(speaker) && !self.is_convicted(speaker);
         let of_one = self.talk.of_one.get(speaker).copied().unwrap_or(0);
         let room = self.talk.said.len() < OF_ALL_MAX && of_one < 2 * OF_ONE_MAX;
-        known && room && !self.talk.said.contains(&(*speaker, *subject, vote))
+        known && room && !self.talk.said.contains(&(*speaker, *subject, what))
     }
 
-    fn note_said(&mut self, speaker: PeerKey, subject: PeerKey, vote: bool) {
-        if self.talk.said.insert((speaker, subject, vote)) {
+    fn note_said(&mut self, speaker: PeerKey, subject: PeerKey, what: u64) {
+        if self.talk.said.insert((speaker, subject, what)) {
             *self.talk.of_one.entry(speaker).or_default() += 1;
         }
     }
@@ -159,7 +164,7 @@ impl Mind {
         let subject = challenge.holder;
         let at = self.at(report.at).0.abs_diff(self.at(now).0);
         let recent = at <= (ROUNDS_APART + 1) * DAY_MS;
-        if !recent || !self.may_say(&speaker, &subject, false) || self.is_convicted(&subject) {
+        if !recent || !self.may_say(&speaker, &subject, COMPLAINT) || self.is_convicted(&subject) {
             return Heard::Nothing;
         }
         let domain = |peer: &PeerKey| self.talk.voices.get(peer).map(|voice| voice.domain.clone());
@@ -169,7 +174,7 @@ impl Mind {
         if reporter_domain == subject_domain {
             return Heard::Nothing;
         }
-        self.note_said(speaker, subject, false);
+        self.note_said(speaker, subject, COMPLAINT);
         let complaint = Complaint { reporter: speaker, reporter_domain, subject, subject_domain };
         let now = self.at(now);
         self.reputation.hear(&complaint, now);
@@ -186,10 +191,10 @@ impl Mind {
         // Others may vote on more than we read.
         let read = kind == VerdictKind::Exclude && place.is_none() && vote.against && speaker != subject;
         let on_time = round.abs_diff(self.round(now)) <= ROUNDS_APART;
-        if !read || !on_time || self.is_convicted(&subject) || !self.may_say(&speaker, &subject, true) {
+        if !read || !on_time || self.is_convicted(&subject) || !self.may_say(&speaker, &subject, round) {
             return Heard::Nothing;
         }
-        self.note_said(speaker, subject, true);
+        self.note_said(speaker, subject, round);
         self.talk.votes.entry((round, subject)).or_default().insert(speaker, signed);
         self.talk.uncounted.insert((round, subject));
         Heard::News
@@ -216,7 +221,7 @@ impl Mind {
         let distrusted: Vec<PeerKey> = self.reputation.distrusted().collect();
         for subject in distrusted {
             let mine = self.talk.of_one.get(&self.me).copied().unwrap_or(0);
-            let said = self.talk.said.contains(&(self.me, subject, true));
+            let said = self.talk.said.contains(&(self.me, subject, round));
             if said || mine >= OF_ONE_MAX || self.is_convicted(&subject) || subject == self.me {
                 continue;
             }
@@ -224,7 +229,7 @@ impl Mind {
             // By the time that figures go by: readers reckon from it when a verdict lapses.
             let vote = Vote { voter: self.me, matter, against: true, evidence: Vec::new(), issued: self.at(now) };
             let sealed = vote.seal(&self.key);
-            self.note_said(self.me, subject, true);
+            self.note_said(self.me, subject, round);
             self.say(&Spread::Vote(sealed));
         }
     }
@@ -263,8 +268,7 @@ impl Mind {
     ) -> Option<(Verdict, cairn_proto::audit::Verified)> {
         let votes = self.talk.votes.get(&(number, subject))?;
         // Before a panel is drawn, which takes time.
-        let Quorum { votes: least, .. } = quorum(VerdictKind::Exclude, self.domains)?;
-        if votes.len() < least.min(3) {
+        if votes.len() < EXCLUDE_DOMAINS_MIN {
             return None;
         }
         let domain = &self.talk.voices.get(&subject)?.domain;
@@ -290,10 +294,10 @@ impl Mind {
             let Ok(Opened::Silence { challenge, report }) = evidence.open() else { return };
             let (me, subject) = (self.me, challenge.holder);
             let mine = self.talk.of_one.get(&me).copied().unwrap_or(0);
-            if report.reporter != me || mine >= 2 * OF_ONE_MAX || self.talk.said.contains(&(me, subject, false)) {
+            if report.reporter != me || mine >= 2 * OF_ONE_MAX || self.talk.said.contains(&(me, subject, COMPLAINT)) {
                 return;
             }
-            self.note_said(me, subject, false);
+            self.note_said(me, subject, COMPLAINT);
         }
         self.say(&Spread::Evidence(evidence.clone()));
     }

@@ -58,7 +58,10 @@ fn complaint(by: u32, of: u32) -> Evidence {
 }
 
 fn vote(by: u32, of: PeerKey) -> Vec<u8> {
-    let round = NOW.0 / DAY;
+    vote_in(NOW.0 / DAY, by, of)
+}
+
+fn vote_in(round: u64, by: u32, of: PeerKey) -> Vec<u8> {
     let matter = Matter { subject: of, kind: VerdictKind::Exclude, round, place: None };
     let vote = Vote { voter: key_of(&many(by)), matter, against: true, evidence: Vec::new(), issued: NOW };
     Spread::Vote(vote.seal(&many(by))).encode()
@@ -135,6 +138,19 @@ fn what_two_thirds_of_a_panel_found_out_is_followed_by_who_does_not_know_better(
     (1..22).for_each(|voter| assert_eq!(votes(&mut mind, voter, 0), Heard::News));
     mind.survey(all, NOW);
     assert!(score(&mut mind, 0) > 700);
+}
+
+#[test]
+fn an_old_vote_said_again_takes_no_new_ones_place() {
+    let mut mind = mind();
+    mind.survey(voices([(1, 1), (2, 2)], 10), NOW);
+    let (subject, speaker, replayer) = (key_of(&many(2)), key_of(&many(1)), peer(9));
+    let tomorrow = Timestamp(NOW.0 + DAY);
+    assert_eq!(mind.gossiped(&vote(1, subject), speaker, NOW), Heard::News);
+    mind.gossiped(&vote(1, subject), replayer, tomorrow);
+    assert_eq!(mind.gossiped(&vote_in(NOW.0 / DAY + 1, 1, subject), speaker, tomorrow), Heard::News);
+    let long_ago = vote_in(NOW.0 / DAY - 2, 1, subject);
+    assert_eq!(mind.gossiped(&long_ago, replayer, NOW), Heard::Nothing);
 }
 
 #[test]

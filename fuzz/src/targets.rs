@@ -205,7 +205,14 @@ fn control_seeds() -> Vec<Vec<u8>> {
         ControlRequest { ask: Some(Ask::Adverts(9)) }.encode_to_vec(),
         ControlRequest { ask: Some(Ask::KeepHead(head())) }.encode_to_vec(),
         ControlRequest { ask: Some(Ask::FindHead(vec![1; 32])) }.encode_to_vec(),
-        ControlAnswer { adverts: vec![advert(); 3], head: head(), granted: true, retry_after_ms: 5 }.encode_to_vec(),
+        ControlAnswer {
+            adverts: vec![advert(); 3],
+            head: head(),
+            granted: true,
+            retry_after_ms: 5,
+            proofs: vec![vec![1; 9]],
+        }
+        .encode_to_vec(),
     ]
 }
 

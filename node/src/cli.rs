@@ -24,6 +24,7 @@ mod lab;
 mod listing;
 mod network;
 mod node;
+mod peers;
 mod plan;
 mod recover;
 pub mod render;
@@ -123,8 +124,8 @@ enum Command {
     Stats(listing::Stats),
     /// What the node does and where every group stands
     Status(listing::Status),
-    /// Peers known
-    Peers(listing::Peers),
+    /// Peers known, and what this node thinks of them
+    Peers(peers::Peers),
     /// Show what this node would have repaired now for absent owners
     Repair(repair::Repair),
     /// What a promise takes: code, copies, traffic and the chance of loss
@@ -308,7 +309,7 @@ async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Check(c) => execute::verb(context, c.verb()).await,
         Command::Stats(_) => execute::verb(context, crate::ops::Verb::Stats).await,
         Command::Status(_) => execute::verb(context, crate::ops::Verb::Status).await,
-        Command::Peers(_) => execute::verb(context, crate::ops::Verb::Peers).await,
+        Command::Peers(c) => peers::run(context, c).await,
         Command::Repair(c) => repair::run(context, &c).await,
         Command::Plan(c) => plan::run(context, c).await,
         Command::Recover(c) => recover::run(context, c).await,

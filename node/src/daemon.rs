@@ -208,7 +208,7 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Check(_) => "check",
         Verb::Stats => "stats",
         Verb::Status => "status",
-        Verb::Peers => "peers",
+        Verb::Peers | Verb::Explain(_) => "peers",
         Verb::Plan(_) => "plan",
         Verb::Recover(_) => "recover",
         Verb::Repair => "repair",

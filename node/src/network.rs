@@ -70,7 +70,8 @@ use self::{
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
 use crate::{
-    geoip::GeoIp, identity::Identity, overlay::OverlayError, stewardship::ports::StewardService, store::HEADS_MAX,
+    geoip::GeoIp, identity::Identity, overlay::OverlayError, standing::Standings, stewardship::ports::StewardService,
+    store::HEADS_MAX, timers::Timers,
 };
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
@@ -140,6 +141,8 @@ pub struct NetworkConfig {
     /// Who answers on the stewards' protocol; without one, everybody is told that we are no steward. It may hold a
     /// [`NetworkHandle`] that it was given later; then the network ends with [`NetworkHandle::shutdown`] only.
     pub stewards: Option<Arc<dyn StewardService>>,
+    /// What we think of peers; none: it is made anew and kept in memory.
+    pub standings: Option<Standings>,
     /// How often we say what we are, whatever happened.
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
@@ -170,6 +173,7 @@ impl NetworkConfig {
             patience: ClientPatience::default(),
             waits: Waits::default(),
             stewards: None,
+            standings: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
         }
@@ -231,6 +235,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     client: ShardClient,
     stewards: StewardClient,
+    standings: Standings,
     waits: Waits,
     readiness: watch::Receiver<Readiness>,
     reach: watch::Receiver<Reach>,
@@ -263,7 +268,11 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let protocols = Protocols::of(&config.network)?;
     let shutdown = CancellationToken::new();
     let heads = heads(config.store.as_ref(), &config.entropy, &shutdown).await?;
-    let (mut swarm, refusals) = swarm(&config, &protocols, heads)?;
+    let standings = config.standings.clone().unwrap_or_else(|| {
+        let key = config.identity.signing_key().clone();
+        Standings::in_memory(key, config.network.clone(), &Timers::default(), Arc::new(clock), &config.entropy)
+    });
+    let (mut swarm, refusals) = swarm(&config, &protocols, heads, &standings)?;
     let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
     let mut pending = HashSet::new();
     for address in direct {
@@ -294,7 +303,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     );
     let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
-        .with_gossip_apart(gossip_apart);
+        .with_gossip_apart(gossip_apart)
+        .with_standings(standings.clone());
     book.place(config.geoip.clone(), config.region.clone());
     restore(&mut book, config.data_dir.as_ref());
 
@@ -330,6 +340,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         announce_every: config.announce_every,
         limits: config.limits,
         waits: config.waits,
+        standings: standings.clone(),
         book,
         data_dir: config.data_dir,
         rng,
@@ -346,6 +357,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
+        standings,
         waits: config.waits,
         readiness,
         reach,
@@ -382,6 +394,7 @@ fn swarm(
     config: &NetworkConfig,
     protocols: &Protocols,
     heads: HeadRecords,
+    standings: &Standings,
 ) -> Result<(Swarm<NodeBehaviour>, Arc<Refusals>), NetworkError> {
     let setup = |e: &dyn std::fmt::Display| NetworkError::Setup(e.to_string());
     let keys = keys::transport_keys(&config.identity).ok_or_else(|| setup(&"the identity is no Ed25519 key"))?;
@@ -394,6 +407,7 @@ fn swarm(
         inbound: config.inbound,
         waits: config.waits,
         ping_every: config.ping_every,
+        standings,
     };
     let refusals = Refusals::new();
     let swarm = SwarmBuilder::with_existing_identity(keys)

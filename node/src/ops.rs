@@ -60,6 +60,8 @@ pub enum Verb {
     Status,
     /// Peers known.
     Peers,
+    /// Why this node thinks of a peer as it does.
+    Explain(ExplainArgs),
     /// What this node would order now for the groups that it watches for absent owners. Repair goes on by itself.
     Repair,
     /// Have what this node holds taken over by others before it goes for good.
@@ -74,6 +76,14 @@ pub enum Verb {
     DebugStore,
     /// Why each peer was or was not chosen, for a group that would be made now.
     DebugPlacement,
+}
+
+/// Arguments of [`Verb::Explain`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExplainArgs {
+    /// The beginning of the peer's key, in hex.
+    pub peer: String,
 }
 
 /// Arguments of [`Verb::Backup`].

@@ -18,6 +18,8 @@ use cairn_proto::{
 use ed25519_dalek::SigningKey;
 use futures::future::BoxFuture;
 
+use crate::standing::ports::Witness;
+
 /// Maps of groups that are asked for at once. One has 2 MiB at most, so 32 MiB of what liars send.
 pub const MAPS_AT_ONCE: usize = 16;
 
@@ -129,6 +131,11 @@ pub trait Overlay: Send + Sync + 'static {
 
     /// Our own domain: peers of it never hold our groups.
     fn my_domain(&self) -> Domain;
+
+    /// Who takes note of what was seen of peers; none where nobody does.
+    fn witness(&self) -> Option<&dyn Witness> {
+        None
+    }
 
     /// Peers known now, from gossiped adverts and random walks in the DHT. With `refresh`, walks first until
     /// enough storage peers are known or nothing new turns up.

@@ -126,6 +126,9 @@ named_timers! {
     tell = MINUTE, at least 500;
     /// Between two questions of a leaving holder to the stewards how far the others are.
     leave_ask = 5 * MINUTE, at least SECOND;
+    /// A round: a day by which it is counted who was there, and in which complaints and votes are bounded. What is thought of peers goes by
+    /// it in weeks and months too.
+    round = DAY, at least 10 * SECOND;
     /// How often what is believed of peers is written down.
     save = 5 * MINUTE, at least SECOND;
 }
@@ -177,6 +180,8 @@ pub struct Timers {
     pub tell: Duration,
     /// Between two questions of who leaves.
     pub leave_ask: Duration,
+    /// A round of what is thought of peers: a day.
+    pub round: Duration,
     /// Between two times that beliefs are written down.
     pub save: Duration,
 }
@@ -257,6 +262,7 @@ impl Timers {
             scrub: Duration::from_millis(t.scrub),
             tell: Duration::from_millis(t.tell),
             leave_ask: Duration::from_millis(t.leave_ask),
+            round: Duration::from_millis(t.round),
             save: Duration::from_millis(t.save),
         })
     }

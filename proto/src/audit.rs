@@ -7,6 +7,7 @@
 //! that is why a wrong answer convicts by itself (TRUST-1).
 
 pub mod evidence;
+pub mod spread;
 pub mod verdict;
 
 use ed25519_dalek::SigningKey;

@@ -24,6 +24,10 @@ const ADVERT_ENVELOPE: usize = 128;
 /// Most bytes of a control message either way: [`ADVERTS_PER_ANSWER_MAX`] adverts, each in its envelope.
 pub const CONTROL_MAX: usize = ADVERTS_PER_ANSWER_MAX * (ADVERT_MAX + ADVERT_ENVELOPE) + 1024;
 
+/// Most proofs in one answer: 129 KB.
+pub const PROOFS_PER_ANSWER_MAX: usize = 32;
+const _: () = assert!(PROOFS_PER_ANSWER_MAX * (crate::audit::evidence::EVIDENCE_MAX + 8) <= CONTROL_MAX, "they fit");
+
 const ADVERT_CONTEXT: &str = "cairn advert v1";
 const RECEIPT_CONTEXT: &str = "cairn receipt v1";
 const HEAD_CONTEXT: &str = "cairn head v1";
@@ -318,7 +322,7 @@ impl HeadRecord {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ControlRequest {
     /// The question.
-    #[prost(oneof = "control_request::Ask", tags = "1, 2, 3")]
+    #[prost(oneof = "control_request::Ask", tags = "1, 2, 3, 4")]
     pub ask: Option<control_request::Ask>,
 }
 
@@ -336,7 +340,21 @@ pub mod control_request {
         /// Send the newest head record you keep for this vault key (32 bytes).
         #[prost(bytes, tag = "3")]
         FindHead(Vec<u8>),
+        /// Send proofs of lies that you have and we may lack.
+        #[prost(message, tag = "4")]
+        Proofs(super::ProofsWanted),
     }
+}
+
+/// Which proofs are asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProofsWanted {
+    /// A digest of whom the asker can prove to have lied; who has the same answers nothing.
+    #[prost(bytes = "vec", tag = "1")]
+    pub digest: Vec<u8>,
+    /// Only those against peers after this key; empty: from the first.
+    #[prost(bytes = "vec", tag = "2")]
+    pub after: Vec<u8>,
 }
 
 /// An answer on the control protocol.
@@ -354,6 +372,10 @@ pub struct ControlAnswer {
     /// The answerer is busy: ask again after this many milliseconds.
     #[prost(uint64, tag = "4")]
     pub retry_after_ms: u64,
+    /// Proofs of lies ([`crate::audit::Evidence`], encoded), for [`control_request::Ask::Proofs`]: at most [`PROOFS_PER_ANSWER_MAX`], in
+    /// ascending order of whom they convict.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub proofs: Vec<Vec<u8>>,
 }
 
 /// Decodes prost bytes; every failure is one [`DecodeError`].

@@ -15,6 +15,7 @@ use cairn_proto::{
         Answer, Bench, Challenge, DEADLINE_MAX_MS, DIGEST_LEAVES_MAX, Evidence, Found, Loss, Matter, RESPONSE_MAX,
         Response, SLICE_SIZE, SLICES_MAX, STATEMENT_MAX, SilenceReport, Verdict, VerdictKind, Verified, Vote, Way,
         evidence::EVIDENCE_MAX,
+        spread::{SPREAD_MAX, Spread},
         verdict::{VERDICT_MAX, VOTE_EVIDENCE_MAX},
     },
     message,
@@ -34,8 +35,24 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "audit-response", seeds: || STAGE.responses(), run: response },
         Target { name: "evidence", seeds: || STAGE.evidence().iter().map(Evidence::encode).collect(), run: evidence },
         Target { name: "verdict", seeds: || STAGE.verdicts().iter().map(Verdict::encode).collect(), run: verdict },
+        Target { name: "evidence-gossip", seeds: spread_seeds, run: spread },
         Target { name: "audit-token", seeds: || vec![STAGE.token.encode().to_vec()], run: token },
     ]
+}
+
+fn spread_seeds() -> Vec<Vec<u8>> {
+    let evidence = STAGE.evidence().into_iter().map(Spread::Evidence);
+    evidence.chain(STAGE.votes.iter().cloned().map(Spread::Vote)).map(|spread| spread.encode()).collect()
+}
+
+/// One spelling, and no more bytes than may go round; what is in it convicts the liar alone.
+fn spread(bytes: &[u8]) {
+    let Ok(spread) = Spread::decode(bytes) else { return };
+    assert!(bytes.len() <= SPREAD_MAX && spread.encode() == bytes, "one spelling");
+    match spread {
+        Spread::Evidence(found) => evidence(&found.encode()),
+        Spread::Vote(signed) => vote(&signed.encode_to_vec()),
+    }
 }
 
 const AUDITOR: u8 = 31;

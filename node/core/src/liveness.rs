@@ -13,11 +13,12 @@
 //!   peers falling silent together is first taken for that. Enforced in [`outage`](Watch::outage) and [`Watch::belief`];
 //!   attacked by `tests::outages::*`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_proto::{PeerKey, Timestamp};
 
 mod codec;
+mod condemned;
 mod habits;
 mod outage;
 mod silences;
@@ -236,6 +237,8 @@ pub struct Watch {
     mass_last: Option<Timestamp>,
     /// Since when churn is high, and when it last was found so.
     churn: Option<(Timestamp, Timestamp)>,
+    /// Proved to have lied: nothing that they have counts.
+    condemned: BTreeSet<PeerKey>,
 }
 
 impl Watch {
@@ -252,6 +255,7 @@ impl Watch {
             past: Past::default(),
             mass_last: None,
             churn: None,
+            condemned: BTreeSet::new(),
         }
     }
 
@@ -375,6 +379,9 @@ impl Watch {
         let seen = self.peers.get(peer).copied().unwrap_or(Seen::new(now, blind));
         let presence = seen.presence(&self.timers, now, blind);
         let silent_ms = seen.silent_ms(now, blind);
+        if self.condemned.contains(peer) {
+            return condemned::belief(seen.class, silent_ms);
+        }
         let alive = match presence {
             Presence::Here => 1.0,
             Presence::Left => 0.0,

@@ -58,7 +58,8 @@ pub const NEWCOMER_MS: u64 = 24 * 3600 * 1000;
 const NEWCOMER_REPUTATION: PerMille = 500;
 const PRIOR: (u64, u64) = (8, 10);
 
-/// Standing and newcomer's mark, from what was seen first hand: until audits and evidence exist, there is nothing else.
+/// Where everybody begins: standing and newcomer's mark of a peer that only dealing with it lately tells of. A node goes by
+/// [`crate::reputation`] and takes the mark alone from here.
 /// `outcomes`: of requests and pings lately, all and failed.
 #[must_use]
 pub fn standing(first_seen: Timestamp, now: Timestamp, address_known: bool, outcomes: (u64, u64)) -> (PerMille, bool) {

@@ -5,7 +5,8 @@
 //! first. From others come proofs, which convict; verdicts, which lapse; and complaints, which count for nothing until a third
 //! of all domains complains. There is no way to praise: nobody can raise a peer but the peer by serving us.
 //!
-//! Pure and bounded; integers only. The leaves: `entry` (one peer's figures), `explain` (the figures, told), `state` (on disk).
+//! Pure and bounded; integers only. The leaves: `entry` (one peer's figures), `asked` (what
+//! a node asks and tells besides), `explain` (the figures, told), `state` (on disk).
 //!
 //! # Invariants
 //!
@@ -13,6 +14,7 @@
 //!   subject, exclude nobody for good anywhere, and what a quorum takes comes back. Enforced by [`Reputation::standing`],
 //!   which believes for good only a [`Conviction`]; attacked by `tests::adversary`.
 
+mod asked;
 mod entry;
 pub mod explain;
 mod state;

@@ -11,7 +11,8 @@
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
 //! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
-//! kept, asked and told besides), `notice` (what holders say of themselves), `crowd` (who concerns which group),
+//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `crowd` (who concerns which
+//! group),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -49,6 +50,7 @@ use crate::{
 };
 
 mod audits;
+mod condemned;
 mod crowd;
 pub mod history;
 mod keeping;

@@ -76,6 +76,7 @@ fn needs_vault(verb: &Verb) -> bool {
         verb,
         Verb::Recover(_)
             | Verb::Peers
+            | Verb::Explain(_)
             | Verb::Plan(_)
             | Verb::Status
             | Verb::Repair

@@ -1,4 +1,4 @@
-//! The verbs that read and list: snapshots, ls, find, diff, check, stats, status, peers.
+//! The verbs that read and list: snapshots, ls, find, diff, check, stats, status.
 
 use std::ffi::OsString;
 
@@ -111,7 +111,3 @@ pub(super) struct Stats {}
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cairn status\n  cairn status --data-dir /srv/cairn --json")]
 pub(super) struct Status {}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn peers\n  cairn peers --json")]
-pub(super) struct Peers {}

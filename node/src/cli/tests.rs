@@ -46,6 +46,8 @@ fn command_lines_of_the_contract_parse() {
         "stats",
         "status",
         "peers",
+        "peers --explain 1a2b --json",
+        "peers --verify f",
         "repair --dry-run --json",
         "node leave --in 24h",
         "node leave --now --yes",
@@ -81,6 +83,7 @@ fn contradictions_are_usage_errors() {
         "backup --stdin-filename n a",
         "check --read-data --read-data-subset 1/2",
         "frob",
+        "peers --explain 1a2b --verify f",
     ] {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");

@@ -30,7 +30,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
-    standing::ports::Witness,
+    standing::{Standings, StandingsConfig},
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
@@ -57,6 +57,8 @@ pub struct Node {
     holdings: Holdings,
     /// Our part in rebuilds, when this node stores.
     rebuilding: Option<Rebuilding>,
+    /// What this node thinks of its peers; none when only the store was opened.
+    standings: Option<Standings>,
 }
 
 struct Online {
@@ -153,6 +155,8 @@ impl Node {
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::clone(&front) as Arc<dyn StewardService>);
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
+        let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
+        config.standings = Some(standings.clone());
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -171,7 +175,7 @@ impl Node {
                 holdings: &holdings,
                 front: &front,
                 auditor: &auditor,
-                witness: Arc::new(Unheard),
+                witness: Arc::new(standings.clone()),
                 key,
                 domain: &domain,
                 timers: settings.timers,
@@ -188,7 +192,8 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, auditor, holdings, rebuilding })
+        let (online, standings) = (Some(online), Some(standings));
+        Ok(Self { dir, online, store, stewardship, auditor, holdings, rebuilding, standings })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -202,7 +207,8 @@ impl Node {
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
         let (stewardship, auditor, holdings) = (Stewardship::default(), Auditor::default(), Holdings::default());
-        Ok(Self { dir, online: None, store: Some(store), stewardship, auditor, holdings, rebuilding: None })
+        let (online, rebuilding, standings) = (None, None, None);
+        Ok(Self { dir, online, store: Some(store), stewardship, auditor, holdings, rebuilding, standings })
     }
 
     /// The data folder.
@@ -282,6 +288,12 @@ impl Node {
         &self.holdings
     }
 
+    /// What this node thinks of its peers; none when only the store was opened.
+    #[must_use]
+    pub const fn standings(&self) -> Option<&Standings> {
+        self.standings.as_ref()
+    }
+
     /// Ends all that speaks (the holder's word, stewardship, audits), then the network, then the store: nothing may arrive at a store that is
     /// closed.
     pub async fn close(&self) {
@@ -293,6 +305,9 @@ impl Node {
         }
         if let Some(online) = &self.online {
             online.handle.shutdown().await;
+        }
+        if let Some(standings) = &self.standings {
+            standings.close().await;
         }
         if let Some(store) = &self.store {
             store.close().await;
@@ -347,19 +362,6 @@ impl Node {
     }
 }
 
-/// Keeps no opinion of anybody.
-struct Unheard;
-
-impl Witness for Unheard {
-    fn saw(&self, peer: PeerKey, seen: Observed) {
-        tracing::trace!(peer = %peer.short(), ?seen, "seen");
-    }
-
-    fn learned(&self, evidence: Evidence) {
-        tracing::info!(evidence = ?evidence.id(), "something that may prove a lie was learned");
-    }
-}
-
 /// A folder that keeps nothing for others.
 pub(crate) fn no_store(root: &std::path::Path) -> Failure {
     Failure::new(ExitCode::NotFound, "NO_STORE", format!("nothing is stored in {}", root.display()))
@@ -409,6 +411,25 @@ pub fn command_input(argv: &[OsString], cancel: CancellationToken) -> Result<Str
         }
     });
     Ok(input)
+}
+
+async fn standings(
+    dir: &DataDir,
+    network: &NetworkFile,
+    key: ed25519_dalek::SigningKey,
+    timers: crate::timers::Timers,
+) -> Result<Standings, Failure> {
+    let config = StandingsConfig {
+        key,
+        network: network.clone(),
+        folder: Some(dir.root().to_owned()),
+        timers,
+        clock: Arc::new(crate::vault::now),
+        entropy: entropy()?,
+    };
+    Standings::open(config).await.map_err(|e| {
+        Failure::new(ExitCode::Failed, "STANDING", "what this node thinks of its peers cannot be read").caused_by(&e)
+    })
 }
 
 async fn open_store(dir: &DataDir, give: Option<ByteSize>, keep_free: Option<ByteSize>) -> Result<Store, Failure> {

@@ -1,9 +1,9 @@
 //! Runs verbs on a node: those about the node itself here, all others in the vault.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use cairn_core::{durability::Sla, peer_view::PeerView};
-use cairn_proto::message::Roles;
+use cairn_proto::{PeerKey, Timestamp, message::Roles};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     io::AsyncWrite,
@@ -88,6 +88,7 @@ impl NodeService {
         match &call.verb {
             Verb::DebugStore => self.debug_store(&call.events).await,
             Verb::Peers => self.list_peers(&call.events).await,
+            Verb::Explain(args) => self.explain(&args.peer, &call.events).await,
             Verb::Status => self.describe(call).await,
             Verb::Repair => self.plan_repair(&call.events).await,
             Verb::Leave(args) => self.leave(*args, &call.events, &call.cancel).await,
@@ -177,10 +178,50 @@ impl NodeService {
         let peers = self.known_peers(true).await?;
         let storage = peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count();
         for peer in &peers {
-            send(events, Event::Row { kind: "peer".into(), row: peer_row(peer) }).await;
+            let mut row = peer_row(peer);
+            row["note"] = self.thought(peer).into();
+            send(events, Event::Row { kind: "peer".into(), row }).await;
         }
         let summary = serde_json::json!({ "peers": peers.len(), "storage": storage });
         send(events, Event::Summary { verb: "peers".into(), summary }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    /// What is thought of a peer, in a word or two.
+    fn thought(&self, peer: &PeerView) -> String {
+        let convicted = self.node.standings().is_some_and(|standings| standings.is_convicted(&peer.peer));
+        let score = format!("{}.{:03}", peer.reputation / 1000, peer.reputation % 1000);
+        match peer {
+            _ if convicted => "outside: proved to have lied".into(),
+            PeerView { reputation: ..500, .. } => format!("not trusted, {score}"),
+            PeerView { newcomer: true, .. } => "newcomer".into(),
+            _ => score,
+        }
+    }
+
+    /// Every figure of a peer that is named by the beginning of its key.
+    async fn explain(&self, beginning: &str, events: &mpsc::Sender<Event>) -> VerbResult {
+        let unknown = |why: &str| {
+            Failure::new(ExitCode::NotFound, "NO_PEER", format!("{why} {beginning}"))
+                .with_hint("`cairn peers --json` lists whole keys; the beginning of one is enough")
+        };
+        let standings = self.node.standings().ok_or_else(|| unknown("nothing is thought of"))?;
+        let beginning = beginning.to_ascii_lowercase();
+        let mut known: BTreeMap<PeerKey, Timestamp> =
+            self.known_peers(false).await?.iter().map(|peer| (peer.peer, peer.first_seen)).collect();
+        // Who is outside may be in no book any more.
+        for liar in standings.convicted() {
+            known.entry(liar).or_insert(crate::vault::now());
+        }
+        let mut named =
+            known.iter().filter(|(peer, _)| !beginning.is_empty() && peer.to_string().starts_with(&beginning));
+        let (peer, since) = named.next().ok_or_else(|| unknown("no peer is known whose key begins with"))?;
+        if named.next().is_some() {
+            return Err(unknown("more than one peer's key begins with"));
+        }
+        let explained = standings.explain(peer, *since);
+        let summary = serde_json::to_value(&explained).unwrap_or_default();
+        send(events, Event::Summary { verb: "explain".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })
     }
 

@@ -1,10 +1,12 @@
-//! Who may connect: only peers whose key solves the network's static puzzle.
+//! Who may connect: only peers whose key solves the network's static puzzle, and that are not proved to have lied.
 //!
 //! # Invariants
 //!
 //! - **ADM-1** No work is done for a peer whose key does not solve the puzzle: the connection is denied before any
 //!   other behaviour makes a handler for it. Enforced here, first field of the node's behaviour; attacked by
 //!   `network::tests::a_peer_without_the_puzzle_is_refused`.
+//! - **TRUST-1** Who is outside is so by a proof that was verified here, and by nothing else. Attacked by
+//!   `network::tests::conduct::*`.
 
 use std::{
     convert::Infallible,
@@ -22,12 +24,14 @@ use libp2p::{
 };
 
 use super::keys::peer_key;
+use crate::standing::Standings;
 
 /// Denies strangers.
 #[derive(Debug)]
 pub(crate) struct Admission {
     network: NetworkId,
     puzzle_bits: u8,
+    standings: Standings,
 }
 
 /// Why a connection was denied.
@@ -39,17 +43,23 @@ pub(crate) enum NotAdmitted {
     /// Its key does not solve the puzzle.
     #[error("the peer's key does not solve the network's puzzle")]
     Puzzle,
+    /// It is proved to have lied.
+    #[error("the peer is proved to have lied")]
+    Convicted,
 }
 
 impl Admission {
-    pub(crate) fn new(network: NetworkId, puzzle_bits: u8) -> Self {
-        Self { network, puzzle_bits }
+    pub(crate) fn new(network: NetworkId, puzzle_bits: u8, standings: Standings) -> Self {
+        Self { network, puzzle_bits, standings }
     }
 
     fn check(&self, peer: &PeerId) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
         let key = peer_key(peer).ok_or_else(|| ConnectionDenied::new(NotAdmitted::KeyKind))?;
         if !solves_puzzle(&self.network, &key, self.puzzle_bits) {
             return Err(ConnectionDenied::new(NotAdmitted::Puzzle));
+        }
+        if self.standings.is_convicted(&key) {
+            return Err(ConnectionDenied::new(NotAdmitted::Convicted));
         }
         Ok(dummy::ConnectionHandler)
     }

@@ -28,6 +28,7 @@ use super::{
     streams::{Kind, Streams},
     waits::Waits,
 };
+use crate::standing::Standings;
 
 /// Connections of a node that is no bootstrap node: most systems give a process 1024 file descriptors or more, and the store
 /// needs some.
@@ -56,6 +57,7 @@ pub(crate) struct Protocols {
     pub(crate) identify: String,
     pub(crate) gossip_prefix: String,
     pub(crate) adverts: gossipsub::IdentTopic,
+    pub(crate) evidence: gossipsub::IdentTopic,
 }
 
 impl Protocols {
@@ -75,6 +77,7 @@ impl Protocols {
             identify: format!("/cairn/{id}/{version}"),
             gossip_prefix: format!("/cairn/{id}/gossip"),
             adverts: gossipsub::IdentTopic::new(format!("cairn/{id}/adverts/{version}")),
+            evidence: gossipsub::IdentTopic::new(format!("cairn/{id}/evidence/{version}")),
         })
     }
 }
@@ -115,6 +118,7 @@ pub(crate) struct Choices<'a> {
     pub(crate) inbound: InboundLimits,
     pub(crate) waits: Waits,
     pub(crate) ping_every: Duration,
+    pub(crate) standings: &'a Standings,
 }
 
 /// Incoming connections at a time.
@@ -139,7 +143,7 @@ impl NodeBehaviour {
         heads: HeadRecords,
     ) -> Result<Self, NetworkError> {
         let me = keys.public().to_peer_id();
-        let Choices { network, protocols, roles, lan, port_mapping, inbound, waits, ping_every } = choices;
+        let Choices { network, protocols, roles, lan, port_mapping, inbound, waits, ping_every, standings } = choices;
         let public = !lan.allow_private;
         let carries = roles.has(Roles::RELAY);
         let server = roles.has(Roles::STORAGE) || roles.has(Roles::BOOTSTRAP) || carries;
@@ -154,7 +158,7 @@ impl NodeBehaviour {
             .with_request_timeout(waits.question)
             .with_max_concurrent_streams(CONTROL_STREAMS_MAX);
         Ok(Self {
-            admission: Admission::new(network.id, network.puzzle_bits),
+            admission: Admission::new(network.id, network.puzzle_bits, (*standings).clone()),
             connections: connection_limits::Behaviour::new(
                 connection_limits::ConnectionLimits::default()
                     .with_max_pending_incoming(Some(PENDING_MAX))

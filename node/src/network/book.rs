@@ -9,6 +9,7 @@
 //! - An advert is taken only from a peer that solves the puzzle, for this network, and newer than the last.
 
 mod file;
+mod opinions;
 mod outcomes;
 mod writer;
 
@@ -33,7 +34,7 @@ pub(crate) use self::{
     writer::BookWriter,
 };
 use super::addresses;
-use crate::geoip::GeoIp;
+use crate::{geoip::GeoIp, standing::Standings};
 
 /// Most peers in the book: a kilobyte or two each, and more than one owner spreads over.
 pub(crate) const PEERS_MAX: usize = 4096;
@@ -87,6 +88,9 @@ pub(crate) enum NotLearned {
     /// It claims to be of the domain of one other peer.
     #[error("it claims another peer's own domain")]
     Domain,
+    /// It is of a peer that is proved to have lied.
+    #[error("the peer is proved to have lied")]
+    Convicted,
     /// The book, or this peer's share of it, is full of others.
     #[error("the peer book is full")]
     Full,
@@ -147,6 +151,8 @@ pub(crate) struct PeerBook {
     storing: usize,
     gossip_apart_ms: u64,
     dirty: bool,
+    /// What is thought of them; none in tests of the book alone.
+    standings: Option<Standings>,
 }
 
 impl PeerBook {
@@ -165,6 +171,7 @@ impl PeerBook {
             storing: 0,
             gossip_apart_ms: GOSSIP_APART_MS,
             dirty: false,
+            standings: None,
         }
     }
 
@@ -219,6 +226,9 @@ impl PeerBook {
         if !solves_puzzle(&self.network.id, &advert.peer, self.network.puzzle_bits) {
             return Err(NotLearned::Puzzle);
         }
+        if self.is_convicted(&advert.peer) {
+            return Err(NotLearned::Convicted);
+        }
         if advert.sequence > now.plus_ms(AHEAD_MAX_MS) {
             return Err(NotLearned::Ahead);
         }
@@ -244,6 +254,9 @@ impl PeerBook {
         // Its own word, or one that is under way now. What others had in their books says when it was written.
         let live = gossiped.is_some() || from == Some(&advert.peer);
         let heard = if live { now } else { advert.sequence.min(now) };
+        if live {
+            self.tell_heard(&advert.peer, now);
+        }
         if let Some(known) = self.peers.get_mut(&advert.peer) {
             if advert.sequence <= known.advert.sequence {
                 return Ok(Learned::Stale);
@@ -368,6 +381,7 @@ impl PeerBook {
             if known.missed.is_none_or(|last| now < last || now.ms_since(last) >= MISSED_APART_MS) {
                 known.missed = Some(now);
                 known.outcomes.note(false, now);
+                self.tell(peer, false);
             }
         }
     }
@@ -380,6 +394,7 @@ impl PeerBook {
             if rtt_ms.is_some() {
                 known.last_heard = now;
             }
+            self.tell(peer, rtt_ms.is_some());
         }
     }
 
@@ -391,6 +406,7 @@ impl PeerBook {
                 known.served = Some(now);
                 known.last_heard = now;
             }
+            self.tell(peer, served);
         }
     }
 
@@ -398,6 +414,7 @@ impl PeerBook {
     pub(crate) fn heard(&mut self, peer: &PeerKey, now: Timestamp) {
         if let Some(known) = self.peers.get_mut(peer) {
             known.last_heard = now;
+            self.tell(peer, true);
         }
     }
 
@@ -419,6 +436,7 @@ impl PeerBook {
     /// Adverts for somebody who asks, from a place in the key space on: storage peers first.
     pub(crate) fn sample(&self, from: &PeerKey, limit: usize) -> Vec<SignedBytes> {
         let around = self.peers.range(*from..).chain(self.peers.range(..*from)).map(|(_, k)| k);
+        let around = around.filter(|known| !self.is_convicted(&known.advert.peer));
         let (storage, others): (Vec<_>, Vec<_>) = around.partition(|k| k.advert.roles.has(Roles::STORAGE));
         storage.into_iter().chain(others).take(limit).map(|k| k.signed.clone()).collect()
     }
@@ -480,8 +498,10 @@ impl Known {
             least_rtt_ms: self.least_rtt_ms,
             here: &book.here,
         });
-        let (reputation, newcomer) =
-            peer_view::standing(self.first_seen, now, placed, self.outcomes.all_and_failed(now));
+        let (begun, newcomer) = peer_view::standing(self.first_seen, now, placed, self.outcomes.all_and_failed(now));
+        let peer = &self.advert.peer;
+        let thought = book.standings.as_ref().map(|s| s.score(peer, self.first_seen, newcomer, now));
+        let reputation = thought.unwrap_or(begun);
         let lately = self.contact.filter(|(_, at)| now.ms_since(*at) < CONTACT_MS).map(|(ok, _)| ok);
         PeerView {
             peer: self.advert.peer,

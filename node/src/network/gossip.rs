@@ -3,7 +3,8 @@
 //! A message goes on only after the book has taken it (`NetworkTask::gossiped`). Who brings what cannot be
 //! honest (a wrong signature, no puzzle, another network) loses score; who brings what is merely old or too much does
 //! not, because an honest peer may. The scores are gossipsub's own (its v1.1 specification), with weights for a topic
-//! on which every peer speaks every ten minutes.
+//! on which every peer speaks every ten minutes. What tells of peers' conduct has a topic of its own with the same weights
+//! (`task::conduct`): what proves nothing there costs as much.
 //!
 //! # Invariants
 //!
@@ -74,7 +75,7 @@ pub(crate) fn behaviour(
         .protocol_id_prefix(protocols.gossip_prefix.clone())
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
-        .message_id_fn(message_id)
+        .message_id_fn(message_ids(protocols.evidence.hash()))
         // No limit of our own on what is sent at once: libp2p measures with it whatever waits in a stream's buffer, so that one of
         // the size of an advert breaks the stream when a dozen come together. An advert's size is checked when it is opened.
         .flood_publish(false)
@@ -88,13 +89,25 @@ pub(crate) fn behaviour(
         .heartbeat_initial_delay(Duration::from_secs(1))
         .build()
         .map_err(|e| setup(e.to_string()))?;
-    let filter = WhitelistSubscriptionFilter([protocols.adverts.hash()].into());
+    let filter = WhitelistSubscriptionFilter([protocols.adverts.hash(), protocols.evidence.hash()].into());
     let author = MessageAuthenticity::Signed(keys.clone());
     let mut gossip =
         Behaviour::new_with_subscription_filter(author, config, filter).map_err(|e| setup(e.to_string()))?;
     gossip.with_peer_score(scores(protocols, lan), thresholds()).map_err(setup)?;
-    gossip.subscribe(&protocols.adverts).map_err(|e| setup(e.to_string()))?;
+    for topic in [&protocols.adverts, &protocols.evidence] {
+        gossip.subscribe(topic).map_err(|e| setup(e.to_string()))?;
+    }
     Ok(gossip)
+}
+
+/// What tells of a peer's conduct is signed within and the same whoever brings it: by content alone.
+fn message_ids(evidence: gossipsub::TopicHash) -> impl Fn(&gossipsub::Message) -> MessageId + Send + Sync + 'static {
+    move |message| {
+        if message.topic == evidence {
+            return MessageId::new(&blake3::hash(&message.data).as_bytes()[..20]);
+        }
+        message_id(message)
+    }
 }
 
 /// By author and content. With libp2p's author and number one statement could be sent for ever anew; by content alone
@@ -118,7 +131,7 @@ fn thresholds() -> PeerScoreThresholds {
 }
 
 fn scores(protocols: &Protocols, lan: &LanMode) -> PeerScoreParams {
-    let adverts = TopicScoreParams {
+    let topic = TopicScoreParams {
         topic_weight: 1.0,
         // A little for staying (1 after ten minutes, no more) and for news that it brought first (at most 10).
         time_in_mesh_weight: 0.05,
@@ -135,7 +148,7 @@ fn scores(protocols: &Protocols, lan: &LanMode) -> PeerScoreParams {
         ..TopicScoreParams::default()
     };
     PeerScoreParams {
-        topics: HashMap::from([(protocols.adverts.hash(), adverts)]),
+        topics: HashMap::from([(protocols.adverts.hash(), topic.clone()), (protocols.evidence.hash(), topic)]),
         topic_score_cap: 11.0,
         app_specific_weight: 0.0,
         // Where everybody has a private address, many share one.

@@ -25,6 +25,7 @@ use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
 use crate::overlay::{
     GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
 };
+use crate::standing::ports::Witness;
 
 /// Walks of one refresh: each finds some twenty peers near a random place and asks them for 64 adverts each.
 const WALKS_MAX: usize = 6;
@@ -50,6 +51,10 @@ impl Overlay for NetworkHandle {
 
     fn my_domain(&self) -> Domain {
         self.inner.domain.clone()
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        Some(&self.inner.standings)
     }
 
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {

@@ -46,7 +46,7 @@ use super::{
     transfer::server::{PeerPlaces, Server, ServerLimits},
     waits::Waits,
 };
-use crate::{geoip::GeoIp, identity::Identity};
+use crate::{geoip::GeoIp, identity::Identity, standing::Standings};
 
 /// The peer book goes to disk at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
@@ -137,6 +137,7 @@ pub(crate) struct NetworkTask {
     pub(crate) announce_every: Duration,
     pub(crate) limits: ServerLimits,
     pub(crate) waits: Waits,
+    pub(crate) standings: Standings,
     pub(crate) book: PeerBook,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) rng: ChaCha20Rng,
@@ -196,6 +197,7 @@ pub(crate) struct State {
     /// Of those, whoever has said what it is.
     identified: BTreeSet<PeerId>,
     writing: BookWriter,
+    conduct: Conduct,
 }
 
 impl State {
@@ -239,6 +241,7 @@ impl State {
             connected: BTreeSet::new(),
             identified: BTreeSet::new(),
             writing: BookWriter::default(),
+            conduct: Conduct::new(now),
         }
     }
 }
@@ -386,6 +389,7 @@ impl NetworkTask {
         if instant >= self.state.knock_at {
             self.knock(instant);
         }
+        self.mind_conduct(instant, now);
         self.seek();
         self.look_for_others();
         self.seek_carrier();
@@ -416,6 +420,7 @@ impl NetworkTask {
 
 pub(crate) mod adverts;
 mod asking;
+mod conduct;
 mod control;
 mod dials;
 mod discovery;
@@ -427,6 +432,7 @@ mod serving;
 
 use self::{
     adverts::{ANNOUNCE_SOON, adverts_please},
+    conduct::Conduct,
     dials::{KNOCK, OwnDial},
     replication::Replication,
     seeking::Sought,

@@ -103,7 +103,7 @@ impl StateFiles {
         for name in self.names()? {
             let Some(stem) = name.strip_suffix(ending).and_then(|stem| stem.strip_suffix('.')) else { continue };
             if found.whole.len() >= most {
-                tracing::warn!(most, ending, "more files of stewardship than there may be; the rest is left alone");
+                tracing::warn!(most, ending, "more files of state than there may be; the rest is left alone");
                 break;
             }
             match self.read(&name) {
@@ -126,7 +126,7 @@ impl StateFiles {
         File::open(self.folder.join(name))?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
         let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if bytes.len() < HEAD || &bytes[..8] != MAGIC {
-            return wrong("not a file of stewardship, or of another version");
+            return wrong("not a file of ours, or of another version");
         }
         let body = bytes.split_off(HEAD);
         if bytes[8..] != sum(name, &body) { wrong("the checksum is wrong") } else { Ok(body) }
@@ -134,7 +134,7 @@ impl StateFiles {
 
     /// Puts a damaged file where it is not read again, for a person to look at.
     pub(crate) fn set_aside(&self, name: &str, error: &dyn std::fmt::Display) {
-        tracing::warn!(name, %error, "a file of stewardship is damaged; it is set aside and learned again");
+        tracing::warn!(name, %error, "a file of state is damaged; it is set aside and learned again");
         let aside = self.folder.join(format!("{name}.damaged"));
         if let Err(error) = fs::rename(self.folder.join(name), aside) {
             tracing::warn!(name, %error, "it could not be set aside");
@@ -199,6 +199,17 @@ impl StateFiles {
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
+}
+
+/// Writes a file of its own kind, whole or not at all: beside, synced, renamed, the folder synced. Nobody else writes that path.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_added_extension("new");
+    let written = RealDisk.write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// With the name, so that no file is taken for another.

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use cairn_core::{
     part::{self, Credentials, Task, Unfit},
+    reputation::Observed,
     steward::{
         Failure, Say,
         wire::{Answer, Refusal, Request},
@@ -355,6 +356,10 @@ impl Newcomer {
         let hashed = bytes.clone();
         let root = tokio::task::spawn_blocking(move || *blake3::hash(&hashed).as_bytes()).await;
         if bytes.len() != SHARD_SIZE || !root.is_ok_and(|root| root == *row.root.as_bytes()) {
+            // What helpers of a rebuild sent is masked, so who of them sent wrong bytes is a suspicion and nobody's experience.
+            if let Some((from, witness)) = from.zip(tools.net.witness()) {
+                witness.saw(from, Observed::BadBytes);
+            }
             return Err(Stopped::Failed(Failure::Wrong(from)));
         }
         let lease_until = task.part.mandate.ends;

@@ -16,7 +16,7 @@ use cairn_core::{
 use cairn_proto::{Certificate, Ordinals, PeerKey, Slot};
 use futures::future::BoxFuture;
 
-use crate::overlay::TransferError;
+use crate::{overlay::TransferError, standing::ports::Witness};
 
 /// What opens a group at a holder for a steward that asks what it has, and for nothing else.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,16 @@ pub struct WatchPass {
 pub trait StewardNet: Send + Sync + 'static {
     /// Our own key.
     fn me(&self) -> PeerKey;
+
+    /// Who takes note of what was seen of peers; none where nobody does.
+    fn witness(&self) -> Option<&dyn Witness> {
+        None
+    }
+
+    /// Who is proved to have lied.
+    fn convicted(&self) -> Vec<PeerKey> {
+        Vec::new()
+    }
 
     /// Everybody known now. `last_heard` moves with every sign of life: adverts, pings, answers.
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>>;

@@ -41,6 +41,8 @@ pub(super) enum Input {
     Survey { ask: usize, duties: usize },
     /// An auditor that was drawn would not do it.
     Declined { auditor: PeerKey, holding: Holding },
+    /// Who is proved to have lied: all of them.
+    Convicted(BTreeSet<PeerKey>),
     /// Write down what is believed of peers.
     Save,
     /// How the groups stand.
@@ -156,6 +158,7 @@ impl Keeper {
                     out.duties = self.steward.audits_due(now, peers, duties);
                     again = true;
                 }
+                Input::Convicted(peers) => self.steward.condemn(peers, now),
                 Input::Save => self.save_beliefs(),
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),

@@ -106,6 +106,8 @@ fn sign_of_life(before: Option<Timestamp>, last: Timestamp, now: Timestamp, late
 struct State {
     peers: Arc<Vec<PeerView>>,
     heard: std::collections::BTreeMap<PeerKey, Timestamp>,
+    /// Who is proved to have lied, as the steward knows it.
+    convicted: std::collections::BTreeSet<PeerKey>,
     watched: Watched,
     probes: Probes,
     inventory: Inventory,
@@ -126,6 +128,7 @@ impl Driver {
         let mut state = State {
             peers: Arc::new(Vec::new()),
             heard: std::collections::BTreeMap::new(),
+            convicted: std::collections::BTreeSet::new(),
             watched: Watched::new(),
             probes: Probes::new(
                 ms(self.timers.probe),
@@ -201,6 +204,11 @@ impl Driver {
             let beat = (late / 5).min(self.timers.probe).min(look).max(BREATH);
             state.next_beat = Instant::now() + beat;
             inputs.extend(self.listen(state).await);
+            let convicted: std::collections::BTreeSet<PeerKey> = self.net.convicted().into_iter().collect();
+            if state.convicted != convicted {
+                state.convicted.clone_from(&convicted);
+                inputs.push(Input::Convicted(convicted));
+            }
             let now = (self.clock)();
             inputs.push(Input::Survey { ask: state.inventory.room(now), duties: state.duties.room(now) });
         }

@@ -130,6 +130,8 @@ struct Known {
     lost: BTreeMap<StripeNo, (usize, usize)>,
     /// Peers that failed or lied in this verb: asked last.
     suspects: BTreeSet<PeerKey>,
+    /// Peers whose right bytes were noted: once in a verb, or one restore would outweigh all that was seen before.
+    thanked: BTreeSet<PeerKey>,
 }
 
 type KeptRuns = Kept<(StripeNo, u32), Parts>;

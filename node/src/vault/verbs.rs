@@ -97,6 +97,7 @@ async fn run_reading(
         | Verb::Restore(_)
         | Verb::Recover(_)
         | Verb::Peers
+        | Verb::Explain(_)
         | Verb::Repair
         | Verb::Leave(_)
         | Verb::Health

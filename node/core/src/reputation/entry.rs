@@ -164,6 +164,14 @@ impl Entry {
         (permille(PRIOR_DAYS * PRIOR_DAY + sum, (PRIOR_DAYS + days) * 1000), days)
     }
 
+    /// The share of the time that it was there on the days on which it was looked for, without the days that everybody starts with;
+    /// and how many they are.
+    pub(super) fn seen_share(&self, now: Timestamp) -> (PerMille, u64) {
+        let (with_prior, days) = self.availability(now);
+        let sum = (u64::from(with_prior) * (PRIOR_DAYS + days)).saturating_sub(PRIOR_DAYS * PRIOR_DAY);
+        (permille(sum, days * 1000), days)
+    }
+
     const fn promised(&self) -> u64 {
         match self.class {
             Class::Server => 950,

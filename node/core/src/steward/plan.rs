@@ -17,7 +17,7 @@ use crate::{
     assess::{Assessment, GroupState, Need},
     budget::{self, Budget, Weather},
     liveness::{Class, Outage, Presence, Watch},
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     placement::{self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy},
 };
 
@@ -25,6 +25,9 @@ use crate::{
 /// more, and little enough that a large repair is paced by them and not lost as a whole when it fails. The rest follows with further
 /// orders, to the same holder.
 pub(super) const BATCH: usize = 8;
+
+/// Below it not even a newcomer is taken ([`crate::placement::Thresholds::newcomer_reputation_min`]).
+const DISTRUSTED: PerMille = 500;
 
 /// What a steward looks at.
 pub(super) struct Scene<'a> {
@@ -95,6 +98,11 @@ impl Scene<'_> {
         let mut here: Vec<PeerKey> = peers.into_iter().filter(|peer| self.is_here(peer)).collect();
         here.sort_by_key(|peer| self.watch.belief(peer, self.now).class == Class::Home);
         here
+    }
+
+    /// Peers that we would give nothing to: they are asked for what they have only where nobody else is.
+    fn distrusted(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        self.peers.iter().filter(|view| view.peer != self.me && view.reputation < DISTRUSTED).map(|view| view.peer)
     }
 
     fn policy(&self, group: &Watched) -> PlacementPolicy {
@@ -249,6 +257,7 @@ fn repair(
     let (mut avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
     // Each steward's auditors miss something else of it, so it is no source that a quorum would agree on.
     avoid.extend(group.hiders());
+    avoid.extend(scene.distrusted());
     let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
     let first = repair(&avoid, &avoid);
     if first.is_some() || avoid.is_empty() {

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
 mod audits;
+mod condemned;
 mod forks;
 mod hiccups;
 mod hostile;

@@ -357,6 +357,11 @@ impl Watched {
         self.looked = Some(now);
     }
 
+    /// Something changed about those who have a part in it.
+    pub(super) const fn look_soon(&mut self) {
+        self.looked = None;
+    }
+
     /// In one half of the owner's sheets, in the other of stewards and entries: equal ones have equal halves.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut sheets = blake3::Hasher::new_derive_key("cairn 2026-11 group sheets digest v1");

@@ -31,6 +31,11 @@ impl Figures<'_> {
         self.0[key].as_str().map(short_id)
     }
 
+    /// What was put into words already.
+    fn lines(&self) -> Vec<String> {
+        self.0["lines"].as_array().into_iter().flatten().map(plain).collect()
+    }
+
     fn is(&self, key: &str) -> bool {
         self.0[key].as_bool() == Some(true)
     }
@@ -45,6 +50,7 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         "check" => check(&f),
         "status" => status(&f),
         "stats" => stats(&f),
+        "explain" | "verify" => f.lines(),
         "recover" => recover(&f),
         "diff" => vec![format!(
             "{} added, {} removed, {} changed",

@@ -57,7 +57,7 @@ const PEERS: &[Column] = &[
     column("FREE", "free", 10, Form::Bytes),
     column("RTT", "rtt_ms", 7, Form::Reach),
     column("ROLES", "roles", 7, Form::List),
-    column("NOTE", "note", 0, Form::Text),
+    column("STANDING", "note", 0, Form::Text),
 ];
 const CANDIDATES: &[Column] = &[
     PEER,

@@ -16,6 +16,7 @@ use crate::{
     audits::answer::Domains,
     network::{NetworkHandle, clock, command::Command, transfer::client::grant},
     overlay::{GroupAccess, StewardError, TransferError},
+    standing::ports::Witness,
     stewardship::ports::{StewardNet, WatchPass},
 };
 
@@ -25,6 +26,14 @@ const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::f
 impl StewardNet for NetworkHandle {
     fn me(&self) -> PeerKey {
         self.inner.me
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        Some(&self.inner.standings)
+    }
+
+    fn convicted(&self) -> Vec<PeerKey> {
+        self.inner.standings.convicted()
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {

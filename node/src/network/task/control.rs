@@ -37,6 +37,7 @@ impl NetworkTask {
                         Err(error) => tracing::trace!(%error, "an advert was not taken"),
                     }
                 }
+                self.proofs_came(&peer, &response.proofs);
                 if let Some(reply) = self.state.asks.remove(&request_id) {
                     let _ = reply.send(Ok(response));
                 }
@@ -63,6 +64,10 @@ impl NetworkTask {
             Some(Ask::Adverts(wanted)) => {
                 let adverts = self.some_adverts(wanted);
                 self.answer(channel, ControlAnswer { adverts, ..ControlAnswer::default() });
+            }
+            Some(Ask::Proofs(wanted)) => {
+                let proofs = self.proofs_for(&wanted);
+                self.answer(channel, ControlAnswer { proofs, ..ControlAnswer::default() });
             }
             Some(Ask::KeepHead(encoded)) => self.keep_head(peer, encoded, channel),
             Some(Ask::FindHead(vault)) => self.find_head(peer, &vault, channel),

@@ -85,7 +85,11 @@ impl NetworkTask {
                 }
             }
             NodeBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
-                let verdict = self.gossiped(&message, &propagation_source, now);
+                let verdict = if message.topic == self.protocols.evidence.hash() {
+                    self.evidence_gossiped(&message, now)
+                } else {
+                    self.gossiped(&message, &propagation_source, now)
+                };
                 let gossip = &mut self.swarm.behaviour_mut().gossip;
                 let _ = gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
             }
@@ -167,6 +171,7 @@ impl NetworkTask {
         }
         if is_new && info.protocols.contains(&self.protocols.control) {
             self.ask_for_adverts(peer);
+            self.ask_for_proofs(peer);
         }
     }
 
@@ -216,7 +221,8 @@ impl NetworkTask {
                 }
                 gossipsub::MessageAcceptance::Accept
             }
-            Ok(Learned::Stale | Learned::TooSoon) | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead) => {
+            Ok(Learned::Stale | Learned::TooSoon)
+            | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead | NotLearned::Convicted) => {
                 gossipsub::MessageAcceptance::Ignore
             }
             Err(error) => {

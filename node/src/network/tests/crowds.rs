@@ -92,10 +92,14 @@ impl Speaker {
         self.swarm.behaviour_mut().publish(self.topic.clone(), signed.encode_to_vec()).expect("published");
     }
 
+    pub(super) fn peer(&self) -> PeerKey {
+        self.identity.peer()
+    }
+
     /// Drives the connection until something is so.
-    async fn until(&mut self, mut done: impl AsyncFnMut() -> bool) {
+    pub(super) async fn until(&mut self, mut done: impl AsyncFnMut(&mut Swarm<gossipsub::Behaviour>) -> bool) {
         let so = async {
-            while !done().await {
+            while !done(&mut self.swarm).await {
                 let _ = tokio::time::timeout(Duration::from_millis(20), self.swarm.select_next_some()).await;
             }
         };
@@ -110,7 +114,7 @@ impl Speaker {
             // What comes sooner than a second after the last is not taken.
             let again = Instant::now() + Duration::from_millis(1100);
             let mut taken = None;
-            let is_over = async || {
+            let is_over = async |_: &mut Swarm<gossipsub::Behaviour>| {
                 taken = free(node, &me).await.filter(|free| *free >= from);
                 taken.is_some() || Instant::now() >= again
             };
@@ -152,7 +156,7 @@ async fn who_spoils_gossip_is_heard_no_more() {
     }
     let peer = spoiler.identity.peer();
     let score = async || node.ask(|reply| Command::Score { peer, reply }).await.expect("runs");
-    spoiler.until(async || score().await.is_some_and(|score| score < gossip::GRAYLIST)).await;
+    spoiler.until(async |_| score().await.is_some_and(|score| score < gossip::GRAYLIST)).await;
     spoiler.say(&spoiler.advert(3000));
 
     // Everybody else is still heard, and by the time they are, so would the spoiler have been.

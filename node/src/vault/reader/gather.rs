@@ -6,7 +6,10 @@
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use cairn_core::stripe::{HashedShard, StripeError};
+use cairn_core::{
+    reputation::Observed,
+    stripe::{HashedShard, StripeError},
+};
 use cairn_proto::{
     PeerKey, Slot,
     wire::{Priority, RefusalCode},
@@ -59,8 +62,13 @@ impl Reader {
                     let source = source.clone();
                     let stripe = source.row.stripe;
                     match self.work(move || accept(&source, slot, bytes)).await.ok()? {
-                        Err(StripeError::WrongBytes { .. }) => {}
-                        right => return Some(right),
+                        Err(StripeError::WrongBytes { .. }) => self.saw(holder, Observed::BadBytes),
+                        right => {
+                            if right.is_ok() && self.known().thanked.insert(holder) {
+                                self.saw(holder, Observed::Good);
+                            }
+                            return Some(right);
+                        }
                     }
                     self.wrong_shards.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(peer = %holder.short(), stripe = %stripe.short(), "a holder gave wrong bytes");
@@ -78,6 +86,12 @@ impl Reader {
             self.learner.begin(source.row.group, &source.group.1);
         }
         None
+    }
+
+    fn saw(&self, holder: PeerKey, seen: Observed) {
+        if let Some(witness) = self.overlay.witness() {
+            witness.saw(holder, seen);
+        }
     }
 
     /// Good shards of a stripe, checked against their roots, at least `wanted`, by slot; fewer when there are no more.

@@ -15,11 +15,13 @@
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
 
+mod blows;
 mod checks;
 mod hostile;
 mod owner;
 mod peers;
 mod repair;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use cairn_core::{
 };
 use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp, order::OrderId};
 
+pub use self::{blows::Blow, report::MonthsReport};
 use self::{checks::Watcher, peers::Member};
 use crate::{
     checkers::Violation,
@@ -92,6 +95,16 @@ pub struct Months {
     pub lost_per_mille: u32,
     /// The day on which the network is cut in two for 30 hours.
     pub cut_on_day: Option<u32>,
+    /// One part in so many is on one side of the cut.
+    pub cut_parts: u8,
+    /// What befalls many at once, and on which day.
+    pub blow: Option<(u32, Blow)>,
+    /// The code, and how many copies of each slot.
+    pub code: CodeParams,
+    /// As above.
+    pub copies: u8,
+    /// Whether nobody is a server: all sleep about eight hours a day.
+    pub sleepers: bool,
     /// Stewards of each group that are bad.
     pub bad: u32,
     /// Whether stewards do nothing, to show that something is needed of them.
@@ -104,10 +117,27 @@ impl Months {
     /// 48 peers, 180 days, two groups.
     #[must_use]
     pub const fn new(seed: u64, churn_percent: u32) -> Self {
-        let cut_on_day = Some(60);
-        let (asleep, greedy) = (false, false);
+        let (cut_on_day, cut_parts, blow) = (Some(60), 2, None);
+        let (asleep, greedy, sleepers) = (false, false, false);
         let (peers, days, groups, lost_per_mille, bad) = (48, 180, 2, 10, 0);
-        Self { seed, peers, days, churn_percent, groups, lost_per_mille, cut_on_day, bad, asleep, greedy }
+        let (code, copies) = (CodeParams::DEFAULT, 2);
+        Self {
+            seed,
+            peers,
+            days,
+            churn_percent,
+            groups,
+            lost_per_mille,
+            cut_on_day,
+            cut_parts,
+            blow,
+            code,
+            copies,
+            sleepers,
+            bad,
+            asleep,
+            greedy,
+        }
     }
 
     /// The command that repeats this run.
@@ -120,57 +150,14 @@ impl Months {
     }
 }
 
-/// What a run did.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MonthsReport {
-    /// Hash of the event log.
-    pub trace: String,
-    /// Its lines.
-    pub events: u64,
-    /// Peers that left for good.
-    pub departed: u32,
-    /// Holders among them, a slot each.
-    pub holders_lost: u32,
-    /// Orders that were certified.
-    pub orders: u32,
-    /// ... of these copies carried out,
-    pub copies: u32,
-    /// rebuilds carried out,
-    pub rebuilds: u32,
-    /// and failures told.
-    pub failures: u32,
-    /// Changes of stewards.
-    pub changes: u32,
-    /// Stewards that crashed and were started again from what they had written.
-    pub crashes: u32,
-    /// Shards that rotted and were healed.
-    pub healed: u32,
-    /// Proposals that bad stewards made of their own,
-    pub forged: u32,
-    /// ... of these such as got their signatures.
-    pub forged_orders: u32,
-    /// Most orders certified within a day, in a group.
-    pub most_a_day: u32,
-    /// Orders certified while the network was cut.
-    pub orders_while_cut: u32,
-    /// Stripes that are lost in the end; none, unless the stewards sleep.
-    pub lost: u32,
-    /// Groups that lost more than half of their stewards before these could be replaced.
-    pub stuck: u32,
-    /// Groups that nobody watches in the end: the stewards' colour ran empty.
-    pub unwatched: u32,
-    /// Slots below target in the end.
-    pub below_target: u32,
-    /// Longest that a slot had no live holder while somebody of its colour was there, in hours.
-    pub longest_gap_hours: u64,
-}
-
 enum Event {
     Round,
     Up(usize),
     Down(usize),
     Depart(usize),
     Join,
+    Blow(Blow, u32),
+    Back(usize),
     Rot(usize),
     Crash(usize),
     Deliver { to: usize, from: usize, say: Box<Say> },
@@ -247,7 +234,7 @@ impl<'a> World<'a> {
             groups: Vec::new(),
             data: BTreeMap::new(),
             sheets: BTreeMap::new(),
-            codec: Codec::new(CodeParams::DEFAULT),
+            codec: Codec::new(settings.code),
             watcher: Watcher::default(),
             given: BTreeSet::new(),
             done: BTreeMap::new(),
@@ -261,6 +248,9 @@ impl<'a> World<'a> {
             world.place(number)?;
         }
         world.after(ROUND_MS, Event::Round);
+        if let Some((day, blow)) = settings.blow {
+            world.after(u64::from(day) * 24 * HOUR, Event::Blow(blow, 0));
+        }
         Ok(world)
     }
 
@@ -271,7 +261,9 @@ impl<'a> World<'a> {
 
     fn join(&mut self, since: Timestamp) {
         let at = self.members.len();
-        let member = Member::draw(at as u32, since, &mut self.dice, self.now);
+        let mut member = Member::draw(at as u32, since, &mut self.dice, self.now);
+        member.server &= !self.settings.sleepers;
+        member.sleeps = self.settings.sleepers;
         self.index.insert(member.key, at);
         let wait = member.next_change(&mut self.dice);
         self.members.push(member);
@@ -308,14 +300,18 @@ impl<'a> World<'a> {
 
     /// Whether a message can go from one to the other now.
     fn reach(&self, from: usize, to: usize) -> bool {
-        let side = |at: usize| at % 2;
-        self.members[from].up && self.members[to].up && (!self.is_cut() || side(from) == side(to))
+        self.members[from].up && self.members[to].up && (!self.is_cut() || self.side(from) == self.side(to))
+    }
+
+    /// On which side of a cut.
+    fn side(&self, at: usize) -> usize {
+        usize::from(at % usize::from(self.settings.cut_parts.max(1)) != 0)
     }
 
     /// How everybody that can be heard there looks to a peer of that side.
     fn views(&self, side: Option<usize>) -> Vec<PeerView> {
         let seen = |(at, member): (usize, &Member)| {
-            let heard = member.up && (!self.is_cut() || side.is_none_or(|side| at % 2 == side));
+            let heard = member.up && (!self.is_cut() || side.is_none_or(|side| self.side(at) == side));
             member.view(self.now, heard)
         };
         self.members.iter().enumerate().filter(|(_, member)| !member.departed).map(seen).collect()
@@ -330,15 +326,18 @@ impl<'a> World<'a> {
             Event::Up(at) | Event::Down(at) => {
                 let member = &mut self.members[at];
                 if !member.departed {
-                    member.up = matches!(event, Event::Up(_));
+                    member.up = matches!(event, Event::Up(_)) && self.now >= member.silent_until;
                     let wait = member.next_change(&mut self.dice);
-                    let next = if self.members[at].up { Event::Down(at) } else { Event::Up(at) };
+                    let next = if matches!(event, Event::Up(_)) { Event::Down(at) } else { Event::Up(at) };
                     self.after(wait, next);
                 }
             }
             Event::Depart(at) => {
                 let held = self.members[at].shards.keys().map(|(group, slot, _)| (*group, *slot));
                 let slots = held.collect::<BTreeSet<_>>().len() as u32;
+                if self.members[at].departed {
+                    return Ok(());
+                }
                 self.members[at].depart();
                 self.report.departed += 1;
                 self.report.holders_lost += slots;
@@ -347,6 +346,8 @@ impl<'a> World<'a> {
                 self.after(wait, Event::Join);
             }
             Event::Join => self.join(self.now),
+            Event::Blow(blow, hour) => self.blow(blow, hour),
+            Event::Back(at) => self.members[at].up = !self.members[at].departed,
             Event::Rot(at) => self.rot(at),
             Event::Crash(at) => {
                 let wait = self.dice.around_hours(CRASH_HOURS);
@@ -385,7 +386,7 @@ impl<'a> World<'a> {
                 .filter(|other| **other != at && self.reach(**other, at))
                 .map(|other| self.members[*other].key)
                 .collect();
-            let (now, side) = (self.now, at % 2);
+            let (now, side) = (self.now, self.side(at));
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
@@ -399,7 +400,7 @@ impl<'a> World<'a> {
     }
 
     fn deliver(&mut self, to: usize, from: usize, say: Say) -> Result<(), Violation> {
-        let views = self.views(Some(to % 2));
+        let views = self.views(Some(self.side(to)));
         let from = self.members[from].key;
         let now = self.now;
         self.overheard(to, from, &say);
@@ -438,6 +439,7 @@ impl<'a> World<'a> {
             self.trace.line(self.now, format_args!("{at} orders {}", peers::told(&order.action)));
             self.report.orders += 1;
             self.report.orders_while_cut += u32::from(self.is_cut());
+            self.count_urgent(at, order);
             let most = self.watcher.ordered(order.group, self.now);
             self.report.most_a_day = self.report.most_a_day.max(most);
         }

@@ -209,7 +209,16 @@ fn duty() -> Duty {
 
 fn findings() -> Findings {
     let (holder, missing) = (PeerKey::from_bytes([2; 32]), [1].into_iter().collect());
-    Findings { group: ticket().id(), slot: slot(1), holder, good: 300, silent: 1, missing, shown: [7].into_iter().collect(), proof: Some(vec![5; 40]) }
+    Findings {
+        group: ticket().id(),
+        slot: slot(1),
+        holder,
+        good: 300,
+        silent: 1,
+        missing,
+        shown: [7].into_iter().collect(),
+        proof: Some(vec![5; 40]),
+    }
 }
 
 fn questioned() -> Questioned {

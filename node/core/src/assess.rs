@@ -12,12 +12,22 @@
 //!
 //! # The emergency
 //!
-//! A group at k + 1 live slots or fewer is repaired at once. Live, for this rule alone, is a slot with a holder that is alive
-//! with a chance of 0.9. That is half an hour of silence for a server and two days for a home machine, and so the rule
-//! asks how unusual a silence is and not how long. Silence alone will not do: of eight home machines that are on half
-//! of the time five or fewer are on at 86 % of all moments, and every group would be an emergency every night. The
-//! price: before its peers are known for servers, or where they never are, a group that lost three at one blow waits for two
-//! days; it had three to lose. A group that has all its slots is no emergency, also with a single parity shard.
+//! A group at k + 1 slots or fewer is repaired at once, every slot that is not there. There are two ways to count them:
+//! - **certain**: slots with a holder that is alive with a chance of 0.9. That is half an hour of silence for a server and two days for a
+//!   home machine whose habits are not known;
+//! - **there**: slots with a holder that was heard within the hour, or is silent for no longer than is usual for it
+//!   ([`Belief::usual_ms`]). This is what is fast: an hour after the last of n - k - 1 slots fell silent the group is an emergency, whatever its
+//!   peers are.
+//!
+//! Silence alone will not do: of eight home machines that are on half of the time five or fewer are on at 86 % of all moments, and
+//! every group would be an emergency every night. So what is asked is whether *this* peer is often away for so long: a
+//! machine that slept eight hours is missed after sixteen, one that never was away, or of which nothing is known, after one. The rule
+//! costs a group, besides what is really lost, the first nights of its new holders when several of them fall together, once for each holder; and
+//! never more than [`Triggers::spares`] copies of a slot within the week after which silent ones are presumed gone. Measured
+//! in `cairn-sim`, `months::tests::sleepers`.
+//!
+//! Once it was an emergency by this it stays one until all slots are there again ([`Triggers::alarm`]), or the first slot to be repaired
+//! would end it and the rest would wait for days. A group that has all its slots is no emergency, also with a single parity shard.
 //!
 //! Who leaves is a source like any other until its time comes, so its departure costs a copy and no rebuild, and it is as alive
 //! as anybody here. Only where those who stay have k slots or fewer is the departure of the others an emergency before it happens.
@@ -46,11 +56,19 @@ pub struct Triggers {
     pub certain: f64,
     /// Chance that a holder dies before the next look that helps, for [`Assessment::risk`]: a week at 20 % a month.
     pub death_ahead: f64,
+    /// Holders not presumed gone that a slot has beyond what it should, from which on the emergency by presence makes no more: what
+    /// machines that come and go without any habit can cost.
+    pub spares: u8,
+    /// Hundredths of [`Belief::usual_ms`] from which a silence is missed. Less for whoever is asked to sign than for whoever proposes,
+    /// since two stewards did not hear the last sign of life at the same time.
+    pub missed: u8,
+    /// Whether it was an emergency by presence lately: it is one until all slots are there.
+    pub alarm: bool,
 }
 
 impl Default for Triggers {
     fn default() -> Self {
-        Self { miss: 1e-3, copies_least: 1.5, certain: 0.9, death_ahead: 0.05 }
+        Self { miss: 1e-3, copies_least: 1.5, certain: 0.9, death_ahead: 0.05, spares: 2, missed: 100, alarm: false }
     }
 }
 
@@ -92,7 +110,8 @@ pub enum GroupState {
     Healthy,
     /// Something is missing.
     Degraded,
-    /// At most k + 1 slots are live, by the emergency rule, and not all; or at most k without those who leave.
+    /// At most k + 1 slots are certain or there, and not all; or that was so and not all are there again; or at most k without those who
+    /// leave.
     Critical,
     /// Fewer than k slots have a holder that is not presumed gone: nothing can be rebuilt until somebody returns. What still
     /// lives is copied.
@@ -108,6 +127,10 @@ pub struct Assessment {
     pub certain_slots: u8,
     /// Slots with one that is here or just late.
     pub present_slots: u8,
+    /// Slots with one that is not missed: heard within the hour, or away for no longer than is usual for it.
+    pub there_slots: u8,
+    /// Whether so few are there that it is an emergency.
+    pub too_few_there: bool,
     /// Live slots beyond k; negative when lost.
     pub margin: i16,
     /// Expected live copies, by slot.
@@ -165,6 +188,12 @@ impl Standing {
         self.live.iter().any(|(_, belief)| belief.alive >= policy.certain)
     }
 
+    /// Whether somebody who has it is not missed.
+    fn there(&self, policy: &Triggers) -> bool {
+        let missed = |belief: &Belief| belief.usual_ms.saturating_mul(policy.missed.into()) / 100;
+        self.live.iter().any(|(_, belief)| belief.silent_ms <= missed(belief))
+    }
+
     /// Those that would answer now.
     fn present(&self) -> impl Iterator<Item = &PeerKey> {
         self.live
@@ -173,13 +202,20 @@ impl Standing {
             .map(|(peer, _)| peer)
     }
 
+    fn is_here(&self, peer: &PeerKey) -> bool {
+        self.live.iter().any(|(other, belief)| other == peer && belief.presence == Presence::Here)
+    }
+
     /// How the missing copies are made.
     fn need(&self, missing: u8, state: GroupState, policy: &Triggers) -> Need {
         let slot = self.slot;
         if missing == 0 {
             return Need::None;
         }
-        let present: Vec<PeerKey> = self.present().copied().collect();
+        // Whoever is missed, and late by our clock, is as good as away: one that signs sees it like the one that proposes.
+        let there = self.there(policy);
+        let answers = |peer: &&PeerKey| there || self.is_here(peer);
+        let present: Vec<PeerKey> = self.present().filter(answers).copied().collect();
         if !present.is_empty() {
             return Need::Copy { slot, from: present, missing };
         }
@@ -214,11 +250,14 @@ pub fn assess(
     let live = count(&|slot| !slot.live.is_empty());
     let certain = count(&|slot| slot.certain(policy));
     let staying = count(&|slot| slot.staying > 0);
-    let emergency = (certain <= k + 1 && certain < code.slots()) || (staying <= k && staying < live);
+    let there = count(&|slot| slot.there(policy));
+    let few = |slots: usize| slots <= k + 1 && slots < code.slots();
+    let missed = few(there) || policy.alarm && there < code.slots();
+    let emergency = (few(certain) || staying <= k && staying < live, missed);
     let missing = missing(k, replicas, &all, policy, emergency);
     let state = if live < k {
         GroupState::Lost
-    } else if emergency {
+    } else if few(certain) || missed {
         GroupState::Critical
     } else if missing.iter().any(|missing| *missing > 0) {
         GroupState::Degraded
@@ -233,6 +272,8 @@ pub fn assess(
         live_slots: small(live),
         certain_slots: small(certain),
         present_slots: small(count(&|slot| slot.present().next().is_some())),
+        there_slots: small(there),
+        too_few_there: few(there),
         margin: i16::from(small(live)) - i16::from(small(k)),
         copies: all.iter().map(|slot| slot.copies).collect(),
         survival: 1.0 - loss,
@@ -243,16 +284,18 @@ pub fn assess(
     }
 }
 
-/// How many new copies each slot should get.
-fn missing(k: usize, replicas: u8, all: &[Standing], policy: &Triggers, emergency: bool) -> Vec<u8> {
+/// How many new copies each slot should get. Whether it is an emergency: for what is not certain, for what is not there.
+fn missing(k: usize, replicas: u8, all: &[Standing], policy: &Triggers, emergency: (bool, bool)) -> Vec<u8> {
     let replicas = replicas.max(1);
+    let most = usize::from(replicas) + usize::from(policy.spares);
     let mut missing: Vec<u8> = all
         .iter()
         .map(|slot| {
             let gone = replicas.saturating_sub(small(slot.staying));
             let thin = replicas >= 2 && slot.copies < policy.copies_least;
-            let urgent = emergency && !slot.certain(policy);
-            gone.max(u8::from(thin || urgent))
+            let urgent = emergency.0 && !slot.certain(policy);
+            let missed = emergency.1 && !slot.there(policy) && slot.live.len() < most;
+            gone.max(u8::from(thin || urgent || missed))
         })
         .collect();
     // What is repaired will be there; of the rest the weakest are added while the group is too weak.

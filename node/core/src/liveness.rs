@@ -82,6 +82,9 @@ pub struct Belief {
     pub silent_ms: u64,
     /// It said when it leaves for good: until then it serves, and what it has should lie elsewhere by then.
     pub leaving: bool,
+    /// Silence up to which it is nothing unusual for this peer: an hour, and twice as long as it was lately away at a time, but
+    /// no more than a day ([`crate::assess`], the emergency).
+    pub usual_ms: u64,
 }
 
 /// Whether we may be cut off.
@@ -128,6 +131,8 @@ struct Seen {
     absent_ms: u64,
     /// ... and how often. All three are halved when [`Timers::record_ms`] is over.
     absences: u32,
+    /// The longest time that it was away and came back from, shortened by a quarter whenever the others are halved.
+    longest_ms: u64,
     /// When it came back from its last absence above [`Timers::server_absence_ms`].
     long_absence: Option<Timestamp>,
     /// When the length of an absence of its was last learned from.
@@ -148,6 +153,7 @@ impl Seen {
             watched_ms: 0,
             absent_ms: 0,
             absences: 0,
+            longest_ms: 0,
             long_absence: None,
             measured: None,
             leaves: None,
@@ -189,12 +195,19 @@ impl Seen {
         f64::from(self.absences) / self.watched_ms.max(timers.day_ms) as f64
     }
 
+    /// Twice as long as it was away lately, since nobody is away for the same time every night; a day at most, or whoever once was
+    /// away for a week would never be missed.
+    fn usual_ms(&self, timers: &Timers) -> u64 {
+        self.longest_ms.saturating_mul(2).min(timers.day_ms).max(timers.away_ms)
+    }
+
     /// Learns from a time that ended with a sign of life.
     fn learn(&mut self, silent_ms: u64, timers: &Timers, now: Timestamp) {
         self.watched_ms = self.watched_ms.saturating_add(silent_ms);
         if silent_ms > timers.late_ms {
             self.absent_ms = self.absent_ms.saturating_add(silent_ms);
             self.absences = self.absences.saturating_add(1);
+            self.longest_ms = self.longest_ms.max(silent_ms);
         }
         if silent_ms > timers.server_absence_ms {
             self.long_absence = Some(now);
@@ -203,6 +216,7 @@ impl Seen {
             self.watched_ms /= 2;
             self.absent_ms /= 2;
             self.absences /= 2;
+            self.longest_ms -= self.longest_ms / 4;
         }
         let absent = |share: u64| self.absent_ms.saturating_mul(share) > self.watched_ms;
         let long_ago = |at: Timestamp| now.ms_since(at) >= timers.server_after_ms;
@@ -387,7 +401,8 @@ impl Watch {
             Presence::Left => 0.0,
             Presence::Late | Presence::Away | Presence::Gone => self.model(seen.class).alive(silent_ms),
         };
-        Belief { presence, class: seen.class, alive, silent_ms, leaving: seen.leaves.is_some() }
+        let (usual_ms, leaving) = (seen.usual_ms(&self.timers), seen.leaves.is_some());
+        Belief { presence, class: seen.class, alive, silent_ms, usual_ms, leaving }
     }
 
     /// What silence means in a class, by all that was counted.
@@ -401,6 +416,10 @@ impl Watch {
         let step = self.silences.step(now);
         if self.looked == Some(step) {
             return;
+        }
+        let ahead = step.saturating_add(self.silences.steps(self.timers.away_ms));
+        if self.looked.is_none_or(|looked| looked > ahead) {
+            self.mend_clock(now);
         }
         self.keep_state(now);
         if self.episode.is_none() {

@@ -21,7 +21,7 @@
 //!   and `vote::check`; attacked by `tests::no_vote_for_a_peer_of_another_colour` and `cairn-sim`'s `months` scenario.
 //! - **REP-1** A slot without a live holder gets one, while k slots live, a quorum is there and a peer of the colour is. Enforced by
 //!   `plan::needs`; attacked by `cairn-sim`'s `months` scenario.
-//! - **REP-2** One order at a time for a slot, [`AT_ONCE`] for a group, within the budgets of the group, the peer and all; nothing
+//! - **REP-2** One order at a time for a slot, [`AT_ONCE`] for a group (in an emergency as many as it has parity slots), within the budgets of the group, the peer and all; nothing
 //!   while we may be the ones who are cut off, and only what is critical when many fell silent at once. Enforced by
 //!   [`Steward::tick`] for what we propose ourselves; attacked by
 //!   `tests::one_order_at_a_time_and_none_while_all_the_others_are_silent` and by the simulator.
@@ -92,7 +92,7 @@ pub const GROUPS_OF_ONE_MAX: usize = GROUPS_MAX / 8;
 pub const BYTES_MAX: usize = 512 << 20;
 /// Bytes of those that one peer brought.
 pub const BYTES_OF_ONE_MAX: usize = BYTES_MAX / 16;
-/// Orders of one group under way at once.
+/// Orders of one group under way at once; in an emergency by presence as many as its code has parity slots, if that is more.
 pub const AT_ONCE: usize = 2;
 
 /// What is to be done, in this order.

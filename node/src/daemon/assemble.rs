@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
-use cairn_core::{peer_view::PeerView, region::agree, reputation::Observed};
-use cairn_proto::{ByteSize, Domain, PeerKey, Region, audit::Evidence, message::Roles, network_file::NetworkFile};
+use cairn_core::{peer_view::PeerView, region::agree};
+use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;

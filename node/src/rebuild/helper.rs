@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::{
     blind::{
-        EphemeralSecret, Helper, SLICE_SIZE, SLICES, Session, fingerprint,
+        Admitted, EphemeralSecret, Helper, SLICE_SIZE, SLICES, Session, SessionId, fingerprint,
         invite::{Asked, Invite, Invited},
         wire::{ANSWER_MAX, Break, Message, Refusal, SESSION_MESSAGE_MAX},
     },
@@ -99,6 +99,24 @@ impl Shared {
             tracing::info!(%error, "a rebuild's session was not let in");
             Refusal::Ledger
         })?;
+        let part = self.take_part(control, invited, (previous, next), id, admitted, secret);
+        let ended = part.await;
+        // A helper of another's that breaks off again and again uses none of our shard's sessions up.
+        self.ledger.over(&id).await;
+        ended
+    }
+
+    /// From the ledger's yes to the end.
+    async fn take_part(
+        &self,
+        control: &mut Pipe,
+        invited: &Invited,
+        (previous, next): (Option<PeerKey>, PeerKey),
+        id: SessionId,
+        admitted: Admitted,
+        secret: EphemeralSecret,
+    ) -> Result<(), Refusal> {
+        let answer = self.patience.answer;
         let codec = Codec::new(invited.frame.code);
         let mut helper = Helper::new(admitted, &codec, secret).map_err(|_| Refusal::Session)?;
         let expected = previous.map(|previous| self.links.expect(id, previous));
@@ -117,7 +135,7 @@ impl Shared {
             };
             // The one before may be at it already: nobody waits for both in turn.
             let (previous, next) = tokio::join!(self.previous(expected), link);
-            self.pass_on(&mut helper, invited, previous?, next?).await
+            self.pass_on(&mut helper, &id, invited, previous?, next?).await
         };
         let word = tokio::select! {
             ran = run => ran.map_or_else(Message::Broken, |()| Message::Done),
@@ -157,6 +175,7 @@ impl Shared {
     async fn pass_on(
         &self,
         helper: &mut Helper,
+        id: &SessionId,
         invited: &Invited,
         mut previous: Option<Incoming>,
         mut next: Outgoing,
@@ -175,6 +194,9 @@ impl Shared {
             let (own, ()) = tokio::try_join!(self.own_slice(invited, slice), read)?;
             let incoming = previous.is_some().then_some(incoming.as_slice());
             helper.pass(slice, incoming, &own, &mut out).map_err(|_| Break::Own)?;
+            if slice == 0 && !self.ledger.begun(id).await {
+                return Err(Break::Own);
+            }
             next.slice(&out, stall).await.map_err(|_| Break::Next)?;
         }
         if let Some(previous) = previous {

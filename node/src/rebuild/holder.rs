@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cairn_core::{
     blind::{
-        BlindError, EphemeralSecret, NewHolder, Order, SLICE_SIZE, SLICES, Session, Word,
+        BlindError, EphemeralSecret, NewHolder, Order, SLICE_SIZE, SLICES, Session, SessionId, Word,
         invite::{Asked, Frame, Invite, Offer},
         stopped_at,
         wire::{ANSWER_MAX, Message},
@@ -102,12 +102,31 @@ impl Shared {
             tracing::info!(%error, "a rebuild's session was not let in");
             refused()
         })?;
-        let mut holder = NewHolder::new(admitted, &codec, secret, job.root).map_err(at_fault)?;
-        let last = helpers.last().map(|(_, peer)| *peer).ok_or_else(refused)?;
-        let expected = self.links.expect(session.id(), last);
+        let id = session.id();
         let message = Message::Session(Box::new((session, signatures)));
+        let run = async {
+            let holder = NewHolder::new(admitted, &codec, secret, job.root).map_err(at_fault)?;
+            self.until_whole(holder, id, helpers, controls, &message).await
+        };
+        let ended = run.await;
+        self.ledger.over(&id).await;
+        ended
+    }
+
+    /// From the ledger's yes to the shard.
+    async fn until_whole(
+        &self,
+        mut holder: NewHolder,
+        id: SessionId,
+        helpers: &[(Slot, PeerKey)],
+        mut controls: Vec<Pipe>,
+        message: &Message,
+    ) -> Result<Bytes, Stop> {
+        let refused = || Stop::Failed(Failure::Refused);
+        let last = helpers.last().map(|(_, peer)| *peer).ok_or_else(refused)?;
+        let expected = self.links.expect(id, last);
         let each = controls.iter_mut().zip(helpers);
-        try_join_all(each.map(|(control, (_, peer))| self.agree(control, *peer, &message))).await?;
+        try_join_all(each.map(|(control, (_, peer))| self.agree(control, *peer, message))).await?;
         let each = controls.iter_mut().zip(helpers);
         try_join_all(each.map(|(control, (_, peer))| async {
             let sent = pipe::send(control, &Message::Go, self.patience.answer).await;
@@ -117,7 +136,7 @@ impl Shared {
         let mut words = Words::new(controls);
         let whole = tokio::select! {
             biased;
-            whole = self.take(&mut holder, expected) => whole,
+            whole = self.take(&mut holder, &id, expected) => whole,
             // Somebody stopped, so nothing more will come.
             () = words.until_one_stops() => false,
         };
@@ -129,7 +148,7 @@ impl Shared {
         match holder.finish() {
             Ok(shard) => Ok(shard.freeze()),
             Err(error) => {
-                tracing::warn!(%error, attempt, "a rebuild came out wrong");
+                tracing::warn!(%error, "a rebuild came out wrong");
                 Err(Stop::WrongRoot)
             }
         }
@@ -185,14 +204,15 @@ impl Shared {
     }
 
     /// Takes all slices; whether they came.
-    async fn take(&self, holder: &mut NewHolder, expected: Expected<'_>) -> bool {
+    async fn take(&self, holder: &mut NewHolder, id: &SessionId, expected: Expected<'_>) -> bool {
         let patience = self.patience;
         let Some(mut link) = expected.within(patience.open + patience.answer).await else { return false };
         let mut incoming = vec![0; SLICE_SIZE];
         for slice in 0..SLICES {
             let first = if slice == 0 { patience.open + patience.answer } else { std::time::Duration::ZERO };
             let came = link.slice(&mut incoming, first + patience.stall).await;
-            if came.is_err() || holder.take(slice, &incoming).is_err() {
+            let begins = came.is_ok() && slice == 0;
+            if came.is_err() || begins && !self.ledger.begun(id).await || holder.take(slice, &incoming).is_err() {
                 return false;
             }
         }

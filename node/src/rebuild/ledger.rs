@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use cairn_core::blind::{Admitted, LedgerRefusal, Session, SessionLedger, WINDOW_MS};
+use cairn_core::blind::{Admitted, LedgerRefusal, Session, SessionId, SessionLedger, WINDOW_MS};
 use cairn_proto::{DecodeError, Slot, Timestamp};
 use tokio::sync::Mutex;
 
@@ -104,6 +104,25 @@ impl Ledger {
             }
         });
         written.await.unwrap_or(Err(NotAdmitted::NotWritten))
+    }
+
+    /// The first slice of a session is about to move. Whether it may. Not written: on disk it stays open, which counts as much.
+    pub(super) async fn begun(&self, id: &SessionId) -> bool {
+        self.state.lock().await.sessions.begun(id)
+    }
+
+    /// A session is over; when nothing of it moved it counts no more. That is written, but nobody is told when it cannot be: after a
+    /// restart it counts again, and costs a place.
+    pub(super) async fn over(&self, id: &SessionId) {
+        let mut state = self.state.clone().lock_owned().await;
+        if !state.sessions.abandoned(id) {
+            return;
+        }
+        let Some(path) = self.path.clone() else { return };
+        let written = tokio::task::spawn_blocking(move || state.write(&path));
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(%error, "that a session came to nothing could not be written");
+        }
     }
 }
 

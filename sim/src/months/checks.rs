@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::colour::colour;
-use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
+use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
 
 use super::{MonthsReport, STRIPES, World, peers::Member};
 use crate::{checkers::Violation, world::HOUR};
@@ -111,7 +111,7 @@ impl World<'_> {
         let bad = |invariant, at, what| Err(Violation { invariant, at, what });
         for group in self.groups.clone() {
             for stripe in 0..STRIPES {
-                let alive = CodeParams::DEFAULT.each_slot().filter(|slot| {
+                let alive = self.settings.code.each_slot().filter(|slot| {
                     self.members.iter().any(|member| member.shards.contains_key(&(group, *slot, stripe)))
                 });
                 let alive = alive.count();
@@ -130,7 +130,7 @@ impl World<'_> {
                 self.watcher.stuck.insert(group);
             }
             let helpless = stuck || (self.settings.bad > 0 && !self.can_repair(group));
-            for slot in CodeParams::DEFAULT.each_slot() {
+            for slot in self.settings.code.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
                     member.up && colour(ticket, &member.domain).index() == slot.index()
@@ -163,7 +163,7 @@ impl World<'_> {
                 let shard = |slot: Slot| {
                     self.members.iter().find_map(|member| member.shards.get(&(group, slot, stripe)).cloned())
                 };
-                let mut shards: Vec<Option<Vec<u8>>> = CodeParams::DEFAULT.each_slot().map(shard).collect();
+                let mut shards: Vec<Option<Vec<u8>>> = self.settings.code.each_slot().map(shard).collect();
                 let used = usize::from(self.used(group, stripe));
                 let restored = self.codec.reconstruct(used, &mut shards, false).is_ok();
                 let same = restored && shards.iter().take(used).flatten().eq(self.data[&(group, stripe)].iter());
@@ -172,8 +172,9 @@ impl World<'_> {
                 }
                 self.report.lost += u32::from(!same);
             }
-            for slot in CodeParams::DEFAULT.each_slot() {
-                self.report.below_target += u32::from(self.holders(group, slot).len() < 2);
+            for slot in self.settings.code.each_slot() {
+                self.report.below_target +=
+                    u32::from(self.holders(group, slot).len() < usize::from(self.settings.copies));
             }
             let stewards: BTreeSet<usize> = (0..self.members.len()).filter(|at| self.watches(*at, group)).collect();
             self.report.unwatched += u32::from(stewards.is_empty());
@@ -182,7 +183,7 @@ impl World<'_> {
             let ticket = &self.watcher.tickets[&group];
             let heir = self.members.iter().any(|member| {
                 let aged = member.joined.plus_ms(HEIR_MS) <= last;
-                aged && !member.departed && colour(ticket, &member.domain).index() == CodeParams::DEFAULT.slots()
+                aged && !member.departed && colour(ticket, &member.domain).index() == self.settings.code.slots()
             });
             if stewards.is_empty() && heir && !self.settings.asleep {
                 return bad("REP-1", self.now, format!("nobody watches group {} any more", group.short()));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cairn_core::placement::{self, GroupRequest, Owner, PlacementPolicy};
 use cairn_proto::{
-    CodeParams, GroupId, GroupRecord, Mandate, PeerKey, Powers, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp,
+    GroupId, GroupRecord, Mandate, PeerKey, Powers, ShardRoot, SheetRow, Slot, SlotSheet, Timestamp,
     mandate::{MANDATE_MS_MAX, STEWARDS_MAX, is_real},
     manifest::HOLDERS_MAX,
 };
@@ -21,7 +21,7 @@ impl World<'_> {
     pub(super) fn place(&mut self, number: u32) -> Result<(), Violation> {
         let bad = |what: String| Violation { invariant: "REP-1", at: Timestamp(0), what };
         let views = self.views(None);
-        let policy = PlacementPolicy::new(CodeParams::DEFAULT, 2);
+        let policy = PlacementPolicy::new(self.settings.code, self.settings.copies);
         let mut secret = crate::world::key("authority", number);
         secret[..8].copy_from_slice(&self.settings.seed.to_le_bytes());
         let authority = SigningKey::from_bytes(&secret);
@@ -42,11 +42,12 @@ impl World<'_> {
         let group = plan.ticket.id();
         let mut rows: Vec<Vec<SheetRow>> = plan.slots.iter().map(|_| Vec::new()).collect();
         // Half of the groups are small: no stripe of theirs has all its data shards.
-        let largest = if self.dice.per_mille(500) { 5 } else { 1 + self.dice.below(4) };
+        let most = self.settings.code.data() as u32;
+        let largest = if self.dice.per_mille(500) { most } else { 1 + self.dice.below(most - 1) };
         for ordinal in 0..STRIPES {
             let used = 1 + self.dice.below(largest) as u8;
             let shards = self.stripe(group, ordinal, used);
-            for slot in CodeParams::DEFAULT.each_slot() {
+            for slot in self.settings.code.each_slot() {
                 let Some(bytes) = &shards[slot.index()] else { continue };
                 let root = ShardRoot::from_bytes(*blake3::hash(bytes).as_bytes());
                 rows[slot.index()].push(SheetRow { ordinal, used, root });
@@ -59,7 +60,7 @@ impl World<'_> {
             ticket: plan.ticket,
             generation: 1,
             stewards: stewards.clone(),
-            replicas: 2,
+            replicas: self.settings.copies,
             powers: Powers::ALL,
             monthly_bytes: 64 << 30,
             issued: self.now,
@@ -70,10 +71,10 @@ impl World<'_> {
             let rows = rows[slot.index()].clone();
             SlotSheet { group, slot, generation: 1, holders, rows }.seal(&authority)
         };
-        let sheets = CodeParams::DEFAULT.each_slot().map(sheet).collect::<Result<Vec<_>, _>>();
+        let sheets = self.settings.code.each_slot().map(sheet).collect::<Result<Vec<_>, _>>();
         let record = sheets.and_then(|sheets| GroupRecord::new(mandate.seal(&authority)?, sheets));
         let record = record.map_err(|e| bad(e.to_string()))?;
-        for slot in CodeParams::DEFAULT.each_slot() {
+        for slot in self.settings.code.each_slot() {
             self.sheets.insert((group, Some(slot)), record.sealed_sheet(slot).unwrap_or_default().to_vec());
         }
         self.trace.line(self.now, format_args!("group {} with {} stewards", group.short(), stewards.len()));
@@ -115,7 +116,7 @@ impl World<'_> {
 
     /// The stripes that have a shard in this slot.
     pub(super) fn stripes_of(&self, group: GroupId, slot: Slot) -> Vec<u8> {
-        let real = |stripe: &u8| is_real(CodeParams::DEFAULT, self.used(group, *stripe), slot);
+        let real = |stripe: &u8| is_real(self.settings.code, self.used(group, *stripe), slot);
         (0..STRIPES).filter(real).collect()
     }
 }

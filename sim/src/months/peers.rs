@@ -22,7 +22,11 @@ pub(super) struct Member {
     pub(super) identity: SigningKey,
     pub(super) domain: Domain,
     region: Region,
-    server: bool,
+    pub(super) server: bool,
+    /// It sleeps about eight hours a day, and is no server.
+    pub(super) sleeps: bool,
+    /// It is not back before, whatever it does at other times.
+    pub(super) silent_until: Timestamp,
     pub(super) joined: Timestamp,
     pub(super) up: bool,
     pub(super) departed: bool,
@@ -52,6 +56,8 @@ impl Member {
             domain,
             region: Region::new(region).unwrap_or_else(|_| Region::unknown()),
             server: dice.per_mille(500),
+            sleeps: false,
+            silent_until: Timestamp(0),
             joined: since,
             up: true,
             departed: false,
@@ -68,6 +74,11 @@ impl Member {
 
     /// How long it stays as it is: a server is away for an hour or two every ten days, a home for a night.
     pub(super) fn next_change(&self, dice: &mut Dice) -> u64 {
+        if self.sleeps {
+            // Give or take an hour.
+            let base = if self.up { 15 } else { 7 };
+            return base * HOUR + dice.around_hours(1);
+        }
         match (self.server, self.up) {
             (true, true) => dice.around_hours(240),
             (true, false) => dice.around_hours(1),

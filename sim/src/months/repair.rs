@@ -37,7 +37,7 @@ impl World<'_> {
         };
         let mut task = task;
         if self.settings.greedy {
-            task.slot = Slot::new((task.slot.as_u8() + 1) % 8).unwrap_or(task.slot);
+            task.slot = Slot::new((task.slot.as_u8() + 1) % self.settings.code.slots() as u8).unwrap_or(task.slot);
         }
         let stewards: Vec<usize> = task.part.stewards.iter().map(|peer| self.index[peer]).collect();
         let mut took = Ordinals::default();

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod blows;
+
 /// Runs seeds and adds up what they did; every branch must have been taken by some.
 fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {
     seeds_with(seeds, churn_percent, 0)
@@ -17,6 +19,7 @@ fn seeds_with(seeds: std::ops::Range<u64>, churn_percent: u32, bad: u32) -> Mont
         let Ok(report) = outcome else { continue };
         sum.departed += report.departed;
         sum.holders_lost += report.holders_lost;
+        sum.urgent += report.urgent;
         sum.orders += report.orders;
         sum.copies += report.copies;
         sum.rebuilds += report.rebuilds;

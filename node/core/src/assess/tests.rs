@@ -30,7 +30,13 @@ fn silent(class: Class, silent_ms: u64) -> Belief {
         _ => Presence::Gone,
     };
     let alive = if presence == Presence::Here { 1.0 } else { watch.model(class).alive(silent_ms) };
-    Belief { presence, class, alive, silent_ms, leaving: false }
+    // Nobody is missed, so that the other rules are seen alone.
+    Belief { presence, class, alive, silent_ms, usual_ms: u64::MAX, leaving: false }
+}
+
+/// The same, of which it is known how long it is used to be away.
+fn known(usual_ms: u64, silent_ms: u64) -> Belief {
+    Belief { usual_ms, ..home(silent_ms) }
 }
 
 fn home(silent_ms: u64) -> Belief {
@@ -38,11 +44,15 @@ fn home(silent_ms: u64) -> Belief {
 }
 
 fn left() -> Belief {
-    Belief { presence: Presence::Left, class: Class::Home, alive: 0.0, silent_ms: 0, leaving: true }
+    Belief { presence: Presence::Left, class: Class::Home, alive: 0.0, silent_ms: 0, usual_ms: HOUR, leaving: true }
 }
 
 /// A group with these beliefs by slot; slots not named have `replicas` holders that are here.
 fn check(code: CodeParams, replicas: u8, named: &[(usize, &[Belief])]) -> Assessment {
+    check_by(&Triggers::default(), code, replicas, named)
+}
+
+fn check_by(policy: &Triggers, code: CodeParams, replicas: u8, named: &[(usize, &[Belief])]) -> Assessment {
     let mut beliefs = BTreeMap::new();
     let mut slots = Vec::new();
     for slot in 0..code.slots() {
@@ -51,7 +61,7 @@ fn check(code: CodeParams, replicas: u8, named: &[(usize, &[Belief])]) -> Assess
         slots.push((0..of.len()).map(|copy| peer(slot, copy)).collect::<Vec<_>>());
         beliefs.extend(of.into_iter().enumerate().map(|(copy, belief)| (peer(slot, copy), belief)));
     }
-    assess(code, replicas, &slots, &|peer| beliefs[peer], &Triggers::default())
+    assess(code, replicas, &slots, &|peer| beliefs[peer], policy)
 }
 
 fn slot(index: usize) -> Slot {
@@ -114,6 +124,55 @@ fn home_machines_silent_for_days_are_an_emergency_at_k_plus_1() {
     assert_eq!(check(RS53, 1, &[(0, days), (1, days)]).state, GroupState::Critical);
     let less: &[Belief] = &[home(40 * HOUR)];
     assert_eq!(check(RS53, 1, &[(0, less), (1, less)]).state, GroupState::Healthy);
+}
+
+#[test]
+fn an_hour_of_unusual_silence_is_an_emergency_at_k_plus_1() {
+    let soon: &[Belief] = &[known(HOUR, HOUR)];
+    let (missed, code) = (&[known(HOUR, HOUR + 1)][..], RS53);
+    assert_eq!(check(code, 1, &[(2, soon), (5, soon)]).state, GroupState::Healthy);
+    assert_eq!(check(code, 1, &[(2, missed)]).state, GroupState::Healthy);
+    let found = check(code, 1, &[(2, missed), (5, missed)]);
+    assert_eq!((found.state, found.there_slots, found.certain_slots), (GroupState::Critical, 6, 8));
+    assert_eq!(found.needs, [rebuild(2), rebuild(5)]);
+    // All that are missed, not only as many as end the emergency.
+    let found = check(code, 1, &[(0, missed), (2, missed), (5, missed)]);
+    assert_eq!(found.needs, [rebuild(0), rebuild(2), rebuild(5)]);
+    // A slot with a second holder is there.
+    let one: &[Belief] = &[known(HOUR, 2 * HOUR), home(0)];
+    assert_eq!(check(code, 2, &[(2, one), (5, one)]).state, GroupState::Healthy);
+    let both: &[Belief] = &[known(HOUR, 2 * HOUR), known(HOUR, 3 * HOUR)];
+    assert_eq!(check(code, 2, &[(2, both), (5, both)]).needs, [rebuild(2), rebuild(5)]);
+}
+
+#[test]
+fn whoever_often_sleeps_so_long_is_not_missed() {
+    let night: &[Belief] = &[known(16 * HOUR, 9 * HOUR)];
+    let named: Vec<_> = (0..8).map(|slot| (slot, night)).collect();
+    for silent in 2..=8 {
+        assert_eq!(check(RS53, 1, &named[..silent]).state, GroupState::Healthy, "{silent}");
+    }
+    let longer: &[Belief] = &[known(16 * HOUR, 17 * HOUR)];
+    assert_eq!(check(RS53, 1, &[(2, longer), (5, night)]).state, GroupState::Healthy);
+    assert_eq!(check(RS53, 1, &[(2, longer), (5, longer)]).needs, [rebuild(2), rebuild(5)]);
+}
+
+#[test]
+fn an_emergency_ends_when_all_are_there_and_costs_no_more_than_its_spares() {
+    let missed: &[Belief] = &[known(HOUR, 2 * HOUR)];
+    let alarm = Triggers { alarm: true, ..Triggers::default() };
+    let found = check_by(&alarm, RS53, 1, &[(2, missed)]);
+    assert_eq!((found.state, found.too_few_there, found.needs), (GroupState::Critical, false, vec![rebuild(2)]));
+    assert_eq!(check_by(&alarm, RS53, 1, &[]).state, GroupState::Healthy);
+    // One that signs misses sooner.
+    let nearly: &[Belief] = &[known(HOUR, HOUR * 4 / 5)];
+    let early = Triggers { missed: 75, ..Triggers::default() };
+    assert_eq!(check(RS53, 1, &[(2, nearly), (5, nearly)]).state, GroupState::Healthy);
+    assert_eq!(check_by(&early, RS53, 1, &[(2, nearly), (5, nearly)]).needs, [rebuild(2), rebuild(5)]);
+    // Three that came and went for one: no fourth by this rule.
+    let three = vec![known(HOUR, 2 * HOUR); 3];
+    let found = check(RS53, 1, &[(2, &three), (5, &three[..2])]);
+    assert_eq!((found.state, found.needs), (GroupState::Critical, vec![rebuild(5)]));
 }
 
 #[test]

@@ -144,7 +144,10 @@ fn the_maps_are_bounded_and_nobody_gains_by_it() {
 
 #[test]
 fn the_weakest_group_comes_first() {
-    let belief = |alive: f64, presence| Belief { presence, class: Class::Home, alive, silent_ms: 0, leaving: false };
+    let belief = |alive: f64, presence| {
+        let (class, leaving) = (Class::Home, false);
+        Belief { presence, class, alive, silent_ms: 0, usual_ms: 1, leaving }
+    };
     let here = belief(1.0, Presence::Here);
     let gone = belief(0.3, Presence::Gone);
     let of = |replicas: u8, weak: Belief, slots: u8| {

@@ -1,14 +1,14 @@
 //! The state of a [`Watch`] as bytes, so that a steward that restarts knows what it knew. Local, never sent.
 //!
 //! ```text
-//! version u8 = 1
+//! version u8 = 2
 //! twice, servers then home machines: peer_ms u64, absences u32, gone u32, offs u32, ln_sum u64, ln_squares u64
 //! blind_ms u64, until u64, judged u64, trust_until u64
 //! flags u8: 1 episode, 2 its contact, 4 it is partial, 8 mass failure, 16 churn
 //! episode: from u64, to u64, known u32, contact u64; mass_last u64; churn: since u64, last u64    (zeros when not flagged)
-//! count u32, then each peer in ascending order, 101 bytes:
+//! count u32, then each peer in ascending order, 109 bytes:
 //!   key 32, flags u8 (1 met, 2 server, 4 long_absence, 8 measured, 16 leaves, 32 lost_at),
-//!   last u64, blind_at u64, watched_ms u64, absent_ms u64, absences u32,
+//!   last u64, blind_at u64, watched_ms u64, absent_ms u64, absences u32, longest_ms u64,
 //!   long_absence u64, measured u64, leaves u64, lost_at u64    (zeros when not flagged)
 //! ```
 //!
@@ -18,9 +18,9 @@ use cairn_proto::{DecodeError, PeerKey, Timestamp};
 
 use super::{Class, Episode, Habits, Past, Seen, Timers, WATCHED_MAX, Watch};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const WHAT: &str = "state of liveness";
-const PEER_BYTES: usize = 101;
+const PEER_BYTES: usize = 109;
 /// Everything before the peers.
 const HEAD_BYTES: usize = 1 + 2 * 36 + 32 + 1 + 28 + 8 + 16 + 4;
 
@@ -28,7 +28,7 @@ const HEAD_BYTES: usize = 1 + 2 * 36 + 32 + 1 + 28 + 8 + 16 + 4;
 pub(super) const STATE_MAX: usize = HEAD_BYTES + WATCHED_MAX * PEER_BYTES;
 
 impl Watch {
-    /// Most bytes that [`Watch::encode`] gives, 6.3 MiB.
+    /// Most bytes that [`Watch::encode`] gives, 6.8 MiB.
     pub const ENCODED_MAX: usize = STATE_MAX;
 
     /// The whole state.
@@ -79,6 +79,7 @@ impl Watch {
                 out.u64(figure);
             }
             out.u32(seen.absences);
+            out.u64(seen.longest_ms);
             for at in [seen.long_absence, seen.measured, seen.leaves, seen.lost_at] {
                 out.time(at);
             }
@@ -225,6 +226,7 @@ impl In<'_> {
             watched_ms: self.u64()?,
             absent_ms: self.u64()?,
             absences: self.u32()?,
+            longest_ms: self.u64()?,
             long_absence: self.time(long_absence)?,
             measured: self.time(measured)?,
             leaves: self.time(leaves)?,

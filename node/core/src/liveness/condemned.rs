@@ -8,7 +8,7 @@ use super::{Belief, Class, Presence, Watch};
 
 /// As one that is gone and will not come back: its copies are made again elsewhere, and it is asked for nothing.
 pub(super) const fn belief(class: Class, silent_ms: u64) -> Belief {
-    Belief { presence: Presence::Gone, class, alive: 0.0, silent_ms }
+    Belief { presence: Presence::Gone, class, alive: 0.0, silent_ms, usual_ms: 0, leaving: false }
 }
 
 impl Watch {

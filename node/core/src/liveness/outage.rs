@@ -126,7 +126,7 @@ impl Watch {
         })
     }
 
-    fn blind_in(&self, episode: &Episode, at: Timestamp) -> u64 {
+    pub(super) fn blind_in(&self, episode: &Episode, at: Timestamp) -> u64 {
         at.0.saturating_sub(self.silences.begin(episode.from).0.max(self.past.until))
     }
 

@@ -109,7 +109,6 @@ impl Watch {
 
     /// Looks at everybody, once a step of time: who is lost, and whether many are.
     pub(super) fn scan(&mut self, now: Timestamp) {
-        self.mend_clock(now);
         let blind = self.blind_ms(now);
         let mut gone = [0; 2];
         for seen in self.peers.values_mut().filter(|seen| seen.lost_at.is_none()) {
@@ -135,15 +134,39 @@ impl Watch {
         }
     }
 
-    /// Whoever was heard in what is the future now, was heard before our clock was set right.
-    fn mend_clock(&mut self, now: Timestamp) {
+    /// Whoever was heard in what is the future now, was heard before our clock was set right. Nor can we have been blind until then: a clock that
+    /// was ahead by weeks made all others silent for weeks, which passed for an outage of our own, and would be taken off the silence
+    /// of whoever is silent now. What else was put down then is as of now.
+    pub(super) fn mend_clock(&mut self, now: Timestamp) {
         let limit = now.plus_ms(self.timers.away_ms);
-        for seen in self.peers.values_mut().filter(|seen| seen.last > limit) {
-            if seen.counts() {
-                self.silences.remove(seen.last);
-                self.silences.add(now);
+        let least = |at: &mut Timestamp| *at = (*at).min(now);
+        let past = &mut self.past;
+        if past.until > limit.0 {
+            // Blind time of before may go with it: rather that than blind for weeks to come.
+            past.blind_ms = past.blind_ms.saturating_sub(past.until - now.0);
+            past.until = now.0;
+        }
+        let step = self.silences.step(now);
+        if self.silences.begin(past.judged) > limit {
+            past.judged = step;
+        }
+        past.trust_until = past.trust_until.min(now.plus_ms(self.timers.own_outage_hold_most_ms).0);
+        self.episode = self.episode.filter(|episode| episode.from <= step);
+        self.episode.iter_mut().filter_map(|episode| episode.contact.as_mut()).for_each(least);
+        self.mass_last.iter_mut().for_each(least);
+        self.churn.iter_mut().for_each(|(since, last)| [since, last].into_iter().for_each(least));
+        let blind = self.past.blind_ms.saturating_add(self.episode.map_or(0, |episode| self.blind_in(&episode, now)));
+        for seen in self.peers.values_mut() {
+            if seen.last > limit {
+                if seen.counts() {
+                    self.silences.remove(seen.last);
+                    self.silences.add(now);
+                }
+                seen.last = now;
             }
-            seen.last = now;
+            seen.blind_at = seen.blind_at.min(blind);
+            let times = [&mut seen.long_absence, &mut seen.measured, &mut seen.lost_at];
+            times.into_iter().flatten().for_each(least);
         }
     }
 

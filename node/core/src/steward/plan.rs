@@ -40,6 +40,8 @@ pub(super) struct Scene<'a> {
     pub(super) rhythm: &'a Rhythm,
     /// Many fell silent at once: nothing but critical groups.
     pub(super) critical_only: bool,
+    /// It is looked at to sign what another proposes.
+    pub(super) to_sign: bool,
 }
 
 /// One thing that should be ordered.
@@ -75,7 +77,7 @@ impl<'a> Scene<'a> {
         watch: &'a Watch,
         rhythm: &'a Rhythm,
     ) -> Self {
-        Self { me, domain, now, peers, watch, rhythm, critical_only: watch.mass_failure(now) }
+        Self { me, domain, now, peers, watch, rhythm, critical_only: watch.mass_failure(now), to_sign: false }
     }
 }
 
@@ -163,7 +165,10 @@ pub(super) fn needs(group: &Watched, scene: &Scene<'_>) -> Vec<PlannedRepair> {
 
 /// The same; what can be done is found out only where `asked`, since that means to rank everybody.
 pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject) -> bool) -> Vec<Wanted> {
-    let assessment = group.assess(scene.watch, scene.now);
+    let assessment = match scene.to_sign {
+        true => group.assess_to_sign(scene.watch, scene.now),
+        false => group.assess(scene.watch, scene.now),
+    };
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     let done = |subject: Subject, what: &dyn Fn() -> Option<Action>| {
@@ -336,6 +341,10 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
         return Vec::new();
     }
     let (now, rhythm, me) = (scene.now, scene.rhythm, scene.me);
+    let found = group.assess(scene.watch, now);
+    group.note_alarm(found.too_few_there, now, rhythm);
+    // In an emergency all that a group can lose is repaired at once: one after the other would be an hour each for a large one.
+    let at_once = if group.alarm(now) { AT_ONCE.max(group.code().parity()) } else { AT_ONCE };
     // Whose turn it is follows from since when it is wanted, so that is noted for everything first.
     let subjects = |all: &[Wanted]| -> BTreeSet<Subject> {
         let subject = |wanted: &Wanted| match wanted {
@@ -346,7 +355,7 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
     let open = subjects(&wanted(group, scene, &|_| false));
     group.wanted_now(&open);
     let ours: BTreeSet<Subject> =
-        open.into_iter().filter(|subject| group.is_our_turn(&me, *subject, scene.watch, now, rhythm.turn_ms)).collect();
+        open.into_iter().filter(|subject| group.is_our_turn(&me, *subject, scene.watch, now, rhythm)).collect();
     if ours.is_empty() {
         return Vec::new();
     }
@@ -364,7 +373,7 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
             Wanted::Later(_) => continue,
         };
         let is_slot = planned.action.slot().is_some();
-        let room = !is_slot || group.busy() + orders.len() < AT_ONCE;
+        let room = !is_slot || group.busy() + orders.len() < at_once;
         if !room || !group.affords(&me, planned.bytes) {
             continue;
         }

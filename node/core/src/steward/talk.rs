@@ -14,7 +14,7 @@ use super::{
     vote::{self, Objection},
     watched::{ENTRIES_MAX, Word},
 };
-use crate::peer_view::PeerView;
+use crate::{liveness::Outage, peer_view::PeerView};
 
 /// Entries of a map that may not hold before the rest of it is left: each costs a check of signatures, and an honest steward's that we cannot check
 /// are those of a committee that did not come to count, or of a mandate too far back.
@@ -83,7 +83,12 @@ impl Steward {
     fn on_proposal(&mut self, from: PeerKey, order: &Order, vote: [u8; 64], now: Timestamp, peers: &[PeerView]) {
         let id = order.group;
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        scene.to_sign = true;
+        // Whoever may be cut off itself sees no emergencies.
+        if matches!(self.watch.outage(now), Outage::None) {
+            group.note_alarm(group.assess_to_sign(&self.watch, now).too_few_there, now, &self.rhythm);
+        }
         match vote::check(group, &from, order, &vote, &scene) {
             Ok(()) => {
                 let (Ok(name), Ok(mine)) = (order.id(), order.sign(&self.key)) else { return };

@@ -40,6 +40,10 @@ use self::{
 /// repaired is not found again, the log says so, and the owner must look after the group.
 pub(super) const ENTRIES_MAX: usize = 2048;
 
+/// A proposer misses a peer when its silence is as long as this, in hundredths, by our own reckoning: two stewards heard it last at moments
+/// that are adverts apart, and a vote that fails for that would cost an emergency a pause.
+const MISSED_TO_SIGN: u8 = 75;
+
 /// What an order is about: there is one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Subject {
@@ -89,6 +93,8 @@ pub(super) struct Watched {
     /// Bytes of record and entries.
     weight: usize,
     patience: BTreeMap<Subject, Patience>,
+    /// Until then an emergency by presence goes on, as long as a slot is missed. Not kept across a crash: whoever starts again judges anew.
+    alarm_until: Timestamp,
     looked: Option<Timestamp>,
     /// When a map was last compared, and with whose, while the answer is not there.
     compared: Timestamp,
@@ -127,6 +133,7 @@ impl Watched {
             gave: BTreeMap::new(),
             weight: 0,
             patience: BTreeMap::new(),
+            alarm_until: Timestamp(0),
             looked: None,
             compared: now,
             asked_for_map: None,
@@ -149,7 +156,7 @@ impl Watched {
             adopted.into_iter().for_each(|entry| self.note(entry.at, entry.what));
             self.chain = self.chain.after(old.chain, old.record.sealed_mandate());
             (self.lacks, self.promised, self.under_way) = (old.lacks, old.promised, old.under_way);
-            (self.broken, self.gave) = (old.broken, old.gave);
+            (self.broken, self.gave, self.alarm_until) = (old.broken, old.gave, old.alarm_until);
             (self.distrusted, self.audits, self.since) = (old.distrusted, old.audits, old.since);
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
             self.entries = old.entries;
@@ -297,13 +304,26 @@ impl Watched {
     /// How it stands. Slots that no stripe uses are zero everywhere and cannot be lost: the group is judged as one of the code
     /// that is left without them, and they are counted as living.
     pub(super) fn assess(&self, watch: &Watch, now: Timestamp) -> Assessment {
+        self.assess_by(&self.triggers(now), watch, now)
+    }
+
+    /// The same for whoever is asked to sign.
+    pub(super) fn assess_to_sign(&self, watch: &Watch, now: Timestamp) -> Assessment {
+        self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(now) }, watch, now)
+    }
+
+    fn triggers(&self, now: Timestamp) -> Triggers {
+        Triggers { alarm: now < self.alarm_until, ..Triggers::default() }
+    }
+
+    fn assess_by(&self, policy: &Triggers, watch: &Watch, now: Timestamp) -> Assessment {
         let (code, replicas) = (self.code(), self.record.mandate.replicas);
         let used = self.used.iter().copied().max().unwrap_or(0);
         let (real, none): (Vec<Slot>, Vec<Slot>) = code.each_slot().partition(|slot| is_real(code, used, *slot));
         let smaller = CodeParams::new(used, code.parity() as u8).unwrap_or(code);
         let slots: Vec<Vec<PeerKey>> = real.iter().map(|slot| self.whole_holders(*slot)).collect();
         let belief = |peer: &PeerKey| watch.belief(peer, now);
-        let mut found = assess(smaller, replicas, &slots, &belief, &Triggers::default());
+        let mut found = assess(smaller, replicas, &slots, &belief, policy);
         let name = |slot: Slot| real.get(slot.index()).copied().unwrap_or(slot);
         for need in &mut found.needs {
             match need {
@@ -316,6 +336,7 @@ impl Watched {
         found.live_slots += more;
         found.certain_slots += more;
         found.present_slots += more;
+        found.there_slots += more;
         found
     }
 

@@ -1,11 +1,14 @@
 //! Helpers that stop.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use cairn_core::blind::SLICE_SIZE;
+use cairn_core::blind::{SESSIONS_MAX, SLICE_SIZE};
 use cairn_proto::CodeParams;
 
 use super::{
@@ -67,4 +70,19 @@ async fn who_is_not_there_or_has_no_shard_is_named() {
     assert!(village.rebuild(0).await.is_ok(), "the other is there");
     second.handle.shutdown().await;
     assert_eq!(village.rebuild(0).await, Err(Failure::Missing(second.peer)));
+}
+
+/// As often as a shard may serve in a month: what never moved a slice costs none of these, at no helper and not at the new holder.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_breaks_off_again_and_again_uses_nobodys_sessions_up() {
+    let left = Arc::new(AtomicUsize::new(SESSIONS_MAX));
+    let mut plan = Plan::new(CodeParams::LOW_PEER, 4, &[0, 1, 2], &[3]);
+    let its = left.clone();
+    plan.lines = Box::new(move |at| Kind { breaks: (at == 0).then(|| its.clone()), ..Kind::default() });
+    let village = Village::start(plan).await;
+    for _ in 0..SESSIONS_MAX {
+        assert!(matches!(village.rebuild(0).await, Err(Failure::Missing(_))));
+    }
+    assert_eq!(left.load(Ordering::SeqCst), 0, "all of them began, and broke off");
+    assert!(village.rebuild(0).await.is_ok());
 }

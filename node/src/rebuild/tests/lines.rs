@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -37,6 +40,8 @@ pub(super) struct Kind {
     pub(super) tape: Option<Tape>,
     /// One byte of the slices that it sends on is changed.
     pub(super) garbles: bool,
+    /// So many links to the next break off at their first word.
+    pub(super) breaks: Option<Arc<AtomicUsize>>,
     /// What comes in is delayed.
     pub(super) slow: Option<Slow>,
 }
@@ -75,7 +80,8 @@ impl Kind {
             recorded.push(Recorded { from, to, bytes: Vec::new() });
             (tape.clone(), recorded.len() - 1)
         });
-        Box::new(Tapped { pipe, record, garbles: self.garbles && is_opened, sent: 0, is_link: false })
+        let breaks = self.breaks.clone().filter(|_| is_opened);
+        Box::new(Tapped { pipe, record, garbles: self.garbles && is_opened, breaks, sent: 0, is_link: false })
     }
 }
 
@@ -113,6 +119,7 @@ struct Tapped {
     pipe: Pipe,
     record: Option<(Tape, usize)>,
     garbles: bool,
+    breaks: Option<Arc<AtomicUsize>>,
     sent: usize,
     is_link: bool,
 }
@@ -128,6 +135,11 @@ impl AsyncWrite for Tapped {
         let mut bytes = buf.to_vec();
         if self.sent == 0 {
             self.is_link = bytes.get(KIND_AT) == Some(&LINK);
+            let breaks = self.breaks.as_ref().filter(|_| self.is_link);
+            let one_less = |left: usize| left.checked_sub(1);
+            if breaks.is_some_and(|left| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()) {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
         }
         let at = GARBLED_AT.checked_sub(self.sent).filter(|_| self.garbles && self.is_link);
         if let Some(byte) = at.and_then(|at| bytes.get_mut(at)) {

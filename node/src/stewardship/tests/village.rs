@@ -394,7 +394,10 @@ impl Village {
             clock: Arc::new(move || clock.now()),
             stewardship,
         };
-        holdings.start(config, Arc::new(Link { world: Arc::clone(&world), me: peer, beats: false })).await.expect("starts");
+        holdings
+            .start(config, Arc::new(Link { world: Arc::clone(&world), me: peer, beats: false }))
+            .await
+            .expect("starts");
         world.holdings.lock().expect("holdings").insert(peer, holdings.clone());
         holdings
     }

@@ -57,12 +57,12 @@ fn wrong_bytes_are_refused() {
         change(&mut changed);
         assert!(Watch::decode(&changed, Timers::default()).is_err());
     };
-    let peers = bytes.len() - 13 * 101;
-    refused(&|bytes| bytes[0] = 2);
+    let peers = bytes.len() - 13 * 109;
+    refused(&|bytes| bytes[0] = 1);
     refused(&|bytes| bytes.push(0));
     refused(&|bytes| bytes[1 + 72 + 32] |= 0x20);
     refused(&|bytes| bytes[peers + 32] |= 0x40);
-    refused(&|bytes| bytes.copy_within(peers..peers + 32, peers + 101));
+    refused(&|bytes| bytes.copy_within(peers..peers + 32, peers + 109));
     refused(&|bytes| bytes[peers - 4..peers].copy_from_slice(&u32::MAX.to_le_bytes()));
     refused(&|bytes| bytes[peers + 33 + 24..peers + 33 + 32].copy_from_slice(&[0xff; 8]));
 }

@@ -224,6 +224,12 @@ fn a_clock_that_is_set_back_stops_nobody() {
     let group = again.resume(&ahead, real).expect("its own");
     let (free, latest) = again.groups[&group].latest();
     assert!(latest <= real.plus_ms(25 * HOUR) && free <= real.plus_ms(7 * HOUR), "{free:?} {latest:?} {real:?}");
+    // And all of them go on.
+    village.given.clear();
+    village.turns(24 * 2);
+    let watch = &village.stewards[&peer].watch;
+    let believed = watch.belief(&village.holder(2), village.now);
+    assert!(!village.given.is_empty(), "{believed:?} {:?}", village.report().log);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::*;
 fn in_need() -> (Village, PeerKey, PeerKey) {
     let mut village = Village::new(7);
     village.away.insert(village.holder(2));
-    village.turns(24 * 7);
+    village.turns(24);
     let (liar, voter) =
         (*village.stewards.keys().next().expect("one"), *village.stewards.keys().last().expect("seven"));
     let group = village.ticket.id();

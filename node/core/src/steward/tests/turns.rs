@@ -22,7 +22,7 @@ fn out_of_turn_nobody_signs_and_after_a_while_for_anybody() {
     let steward = village.stewards.get_mut(&me).expect("there");
     // It is wanted from now on.
     let watched = steward.groups.get_mut(&group).expect("watched");
-    watched.is_our_turn(&me, SUBJECT, &steward.watch, start, 600_000);
+    watched.is_our_turn(&me, SUBJECT, &steward.watch, start, &Rhythm::default());
     assert_eq!(may_propose(&village, &me, start).len(), 2, "the first, and the next by a clock that is ahead");
     let later = |turns: u64| start.plus_ms(turns * 600_000);
     assert_eq!(may_propose(&village, &me, later(2)).len(), 4);

@@ -26,6 +26,13 @@ pub(super) const PROPOSERS_MAX: usize = 16;
 /// order takes three, then sign less than half a month's bytes for one bad one, and less than all of it for two.
 const PROPOSER_SHARE: u64 = 4;
 
+/// In an emergency a failure is followed by so much shorter a pause, and another steward's turn comes so much sooner: two minutes, as long as votes
+/// are waited for.
+const HURRY: u64 = 5;
+/// ... so many times, which by default is an hour of pauses. From then on it is no matter of minutes, and each failure lets proposers choose
+/// more freely (`vote`).
+const HURRIED_FAILURES: u32 = 4;
+
 /// What we signed last about a subject.
 #[derive(Clone, Debug)]
 pub(super) struct Promise {
@@ -95,6 +102,32 @@ impl Watched {
         before != self.promised.len() + self.under_way.len()
     }
 
+    /// Whether so few slots are there that it is an emergency, which then goes on for as long as an order stands, or until all of them are. What was
+    /// waited for with its slots is over when it begins: those were other days. Whose proposals came to nothing stays known.
+    pub(in super::super) fn note_alarm(&mut self, few: bool, now: Timestamp, rhythm: &Rhythm) {
+        if !few {
+            return;
+        }
+        if self.alarm_until <= now {
+            let slots = self.patience.iter_mut().filter(|(subject, _)| matches!(subject, Subject::Slot(_)));
+            for (_, patience) in slots {
+                patience.failures = 0;
+                patience.next = patience.next.min(now);
+            }
+        }
+        self.alarm_until = now.plus_ms(rhythm.order_ms);
+    }
+
+    /// Whether an emergency by presence goes on.
+    pub(in super::super) fn alarm(&self, now: Timestamp) -> bool {
+        now < self.alarm_until
+    }
+
+    fn turn_ms(&self, subject: &Subject, now: Timestamp, rhythm: &Rhythm) -> u64 {
+        let hurry = self.alarm(now) && matches!(subject, Subject::Slot(_));
+        if hurry { (rhythm.turn_ms / HURRY).max(1) } else { rhythm.turn_ms }
+    }
+
     /// Nobody is there for it: not looked for again for a while.
     pub(in super::super) fn in_vain(&mut self, subject: Subject, now: Timestamp, rhythm: &Rhythm) {
         let pause = if subject == Subject::Another { rhythm.pause_ms_max } else { rhythm.pause_ms };
@@ -108,6 +141,7 @@ impl Watched {
         self.looked = self.looked.filter(|at| *at <= now);
         self.clamp_audits(now, rhythm);
         least(&mut self.compared, now);
+        least(&mut self.alarm_until, now.plus_ms(rhythm.order_ms));
         least(&mut self.spent.began, now);
         self.asked.values_mut().chain(self.gave.values_mut()).for_each(|at| least(at, now));
         self.broken.values_mut().for_each(|(_, at)| least(at, now));
@@ -124,7 +158,7 @@ impl Watched {
     }
 
     /// A proposal or an order came to nothing, perhaps by the doing of a holder.
-    pub(super) fn disappointed(
+    pub(in super::super) fn disappointed(
         &mut self,
         subject: Subject,
         holder: Option<PeerKey>,
@@ -132,10 +166,12 @@ impl Watched {
         now: Timestamp,
         rhythm: &Rhythm,
     ) {
+        let urgent = self.alarm(now) && matches!(subject, Subject::Slot(_));
         let patience = self.patience_with(subject, now);
         patience.failures = patience.failures.saturating_add(1);
+        let hurry = if urgent && patience.failures <= HURRIED_FAILURES { HURRY } else { 1 };
         patience.vain = false;
-        patience.next = now.plus_ms(rhythm.pause_after(patience.failures));
+        patience.next = now.plus_ms(rhythm.pause_after(patience.failures) / hurry);
         patience.avoid.retain(|_, until| *until > now);
         if let Some(peer) = holder
             && patience.avoid.len() < AVOIDED_MAX
@@ -167,9 +203,10 @@ impl Watched {
         subject: Subject,
         watch: &Watch,
         now: Timestamp,
-        turn_ms: u64,
+        rhythm: &Rhythm,
     ) -> bool {
         let place = self.place(me, me, &subject, watch, now);
+        let turn_ms = self.turn_ms(&subject, now, rhythm);
         let patience = self.patience_with(subject, now);
         // Counted anew after each failure, or all would try again at the same time.
         let turn = patience.since.max(patience.next).plus_ms(place * turn_ms) <= now;
@@ -189,9 +226,10 @@ impl Watched {
         let place = self.place(from, me, subject, watch, now);
         let (since, (failures, last)) =
             self.patience.get(subject).map_or((now, (0, Timestamp(0))), |patience| (patience.since, patience.of(from)));
-        let by_then = now.plus_ms(rhythm.look_ms).plus_ms(rhythm.turn_ms / 2);
+        let turn_ms = self.turn_ms(subject, now, rhythm);
+        let by_then = now.plus_ms(rhythm.look_ms).plus_ms(turn_ms / 2);
         let held = failures > 0 && last.plus_ms(rhythm.pause_after(failures)) > by_then;
-        !held && since.max(last).plus_ms(place * rhythm.turn_ms) <= by_then
+        !held && since.max(last).plus_ms(place * turn_ms) <= by_then
     }
 
     /// Forgets the patience with what is not wanted any more.
@@ -233,7 +271,7 @@ impl Watched {
     }
 
     /// How often a steward let this subject down, and its lot for it; the lowest of those who are there is first.
-    pub(super) fn standing(&self, steward: &PeerKey, subject: &Subject) -> (u32, [u8; 32]) {
+    pub(in super::super) fn standing(&self, steward: &PeerKey, subject: &Subject) -> (u32, [u8; 32]) {
         let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 steward's turn v1");
         hasher.update(self.group().as_bytes()).update(steward.as_bytes());
         match subject {

@@ -1,0 +1,160 @@
+//! The emergency by presence: how long from the last sign of life to the last shard, by default timers and by a trial's; and what machines
+//! that sleep every night cost.
+
+use super::*;
+use crate::assess::GroupState;
+
+const MINUTE: u64 = 60_000;
+
+/// What a node has at a scale of a thousandth, where least values hold (`node/src/timers.rs`).
+fn trial() -> (Timers, Rhythm) {
+    let scaled = Timers::default().scaled(0.001);
+    let timers = Timers { late_ms: 6000, away_ms: 6000, own_outage_hold_ms: 3600, mass_ms: 3600, ..scaled };
+    (timers, Rhythm { vote_ms: 3000, order_ms: 30_000, ..Rhythm::default().scaled(0.001) })
+}
+
+/// Seven stewards with these timers, who all were there for a while.
+fn timed(timers: Timers, rhythm: Rhythm, step_ms: u64) -> Village {
+    let mut village = Village::new(7);
+    village.step_ms = step_ms;
+    let now = village.now;
+    let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let record = village.record(&peers, 1);
+    for peer in peers {
+        let budget = Budget::new(Limits::default(), 10 << 20, now);
+        let (key, domain) = (village.keys[&peer].clone(), village.domain(&peer));
+        let mut steward = Steward::new(key, domain, rhythm, Watch::new(timers), budget);
+        steward.adopt(record.clone(), &[], owner(), now).expect("named");
+        village.stewards.insert(peer, steward);
+    }
+    (0..20).for_each(|_| village.turn());
+    village
+}
+
+/// From the moment on at which these are last heard: when the first order was given, and when all is there again.
+fn emergency(village: &mut Village, gone: &[PeerKey], most_ms: u64) -> (u64, u64) {
+    let start = village.now;
+    village.away.extend(gone.iter().copied());
+    let mut first = None;
+    loop {
+        village.turn();
+        let after = village.now.ms_since(start);
+        assert!(after <= most_ms, "{first:?} {:?} {:?}", village.report().assessment, village.report().log);
+        if !village.given.is_empty() {
+            first = first.or(Some(after));
+            // A transfer takes as long as until the next look.
+            while !village.given.is_empty() {
+                village.carry_out();
+            }
+        }
+        if let Some(first) = first.filter(|_| village.report().assessment.state == GroupState::Healthy) {
+            return (first, after);
+        }
+    }
+}
+
+#[test]
+fn a_silent_slot_at_k_plus_1_is_ordered_within_minutes_of_its_hour_and_whole_within_another() {
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    let gone = village.holder(2);
+    let (first, whole) = emergency(&mut village, &[gone], 2 * HOUR);
+    println!("default timers, one slot: first order after {} min, whole after {} min", first / MINUTE, whole / MINUTE);
+    // An hour, a look, a minute of the test's own.
+    assert!((HOUR..=HOUR + 6 * MINUTE).contains(&first), "{first}");
+    assert!(whole <= HOUR + 15 * MINUTE, "{whole}");
+    // All that is missing, when as much as possible falls silent at once.
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    let gone = [village.holder(1), village.holder(2)];
+    let (first, whole) = emergency(&mut village, &gone, 2 * HOUR);
+    println!("default timers, two slots: first order after {} min, whole after {} min", first / MINUTE, whole / MINUTE);
+    assert!(first <= HOUR + 6 * MINUTE && whole <= HOUR + 15 * MINUTE, "{first} {whole}");
+}
+
+#[test]
+fn a_steward_that_died_after_the_holder_costs_a_short_turn_each_time() {
+    for first_steward in [true, false] {
+        let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+        let subject = Subject::Slot(2);
+        let group = village.ticket.id();
+        let any = village.stewards.values().next().expect("seven");
+        let of = |peer: &PeerKey| any.groups[&group].standing(peer, &subject);
+        let first = *village.stewards.keys().min_by_key(|peer| of(peer)).expect("seven");
+        let last = *village.stewards.keys().max_by_key(|peer| of(peer)).expect("seven");
+        // It is still taken for late when the hour is over.
+        village.away.insert(village.holder(2));
+        (0..50).for_each(|_| village.turn());
+        let gone = if first_steward { first } else { last };
+        let (first, whole) = emergency(&mut village, &[gone], 2 * HOUR);
+        println!("a steward dies too ({first_steward}): {} min, whole {} min", first / MINUTE, whole / MINUTE);
+        assert!(first <= 20 * MINUTE && whole <= 35 * MINUTE, "{first} {whole}");
+    }
+}
+
+#[test]
+fn in_a_trial_of_a_thousandth_it_takes_seconds() {
+    let (timers, rhythm) = trial();
+    let mut village = timed(timers, rhythm, 100);
+    let gone = [village.holder(1), village.holder(2)];
+    let (first, whole) = emergency(&mut village, &gone, 60_000);
+    println!("a thousandth: first order after {first} ms, whole after {whole} ms");
+    assert!((6000..=7000).contains(&first) && whole <= 9000, "{first} {whole}");
+}
+
+/// What waited for half a day since it failed on other days does not wait in an emergency.
+#[test]
+fn an_old_pause_is_over_when_an_emergency_begins() {
+    let mut village = Village::new(7);
+    let (group, now, subject, rhythm) = (village.ticket.id(), village.now, Subject::Slot(2), Rhythm::default());
+    let any = &village.stewards.values().next().expect("seven").groups[&group];
+    let me = *village.stewards.keys().min_by_key(|peer| any.standing(peer, &subject)).expect("seven");
+    let steward = village.stewards.get_mut(&me).expect("there");
+    let watched = steward.groups.get_mut(&group).expect("watched");
+    (0..8).for_each(|_| watched.disappointed(subject, None, None, now, &rhythm));
+    let later = now.plus_ms(2 * HOUR);
+    assert!(!watched.is_our_turn(&me, subject, &steward.watch, later, &rhythm));
+    watched.note_alarm(true, later, &rhythm);
+    assert!(watched.is_our_turn(&me, subject, &steward.watch, later, &rhythm));
+    // While it lasts one failure is a short pause, and many are long ones.
+    let waits: Vec<bool> = (0..6)
+        .map(|_| {
+            watched.disappointed(subject, None, None, later, &rhythm);
+            !watched.is_our_turn(&me, subject, &steward.watch, later.plus_ms(HOUR), &rhythm)
+        })
+        .collect();
+    assert_eq!(waits, [false, false, false, false, true, true]);
+}
+
+/// All five sleep eight hours a night, each at its own time: the first nights cost what is missed, and none after that anything.
+#[test]
+fn machines_that_sleep_every_night_cost_their_first_nights_only() {
+    let mut village = timed(Timers::default(), Rhythm::default(), 4 * MINUTE);
+    let start = village.now;
+    let sleepers: Vec<PeerKey> = (0..5).map(|at| village.holder(at)).collect();
+    let mut nights = vec![0usize; 10];
+    while village.now.ms_since(start) < 10 * 24 * HOUR {
+        let hour = village.now.ms_since(start) / HOUR % 24;
+        for (at, peer) in (0u64..).zip(&sleepers) {
+            // Two at a time are off, nearly always.
+            let asleep = (hour + 24 - at * 5) % 24 < 8;
+            if asleep {
+                village.away.insert(*peer)
+            } else {
+                village.away.remove(peer)
+            };
+        }
+        village.turn();
+        while !village.given.is_empty() {
+            let moved = match village.carry_out() {
+                Action::Rebuild { ordinals, helpers, .. } => ordinals.len() * helpers.len(),
+                Action::Copy { ordinals, .. } => ordinals.len(),
+                _ => 0,
+            };
+            nights[(village.now.ms_since(start) / (24 * HOUR)).min(9) as usize] += moved;
+        }
+    }
+    println!("shards moved on each day for five sleepers of a group of {STRIPES} stripes: {nights:?}");
+    let all: usize = nights.iter().sum();
+    // Each slot once, from three: no more than the group was worth thrice.
+    assert!(all > 0 && all <= 5 * 3 * usize::from(STRIPES), "{nights:?}");
+    assert_eq!(nights[2..].iter().sum::<usize>(), 0, "{nights:?}");
+}

@@ -1,0 +1,54 @@
+//! What a run of months did.
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MonthsReport {
+    /// Hash of the event log.
+    pub trace: String,
+    /// Its lines.
+    pub events: u64,
+    /// Peers that left for good.
+    pub departed: u32,
+    /// Holders among them, a slot each.
+    pub holders_lost: u32,
+    /// Orders that were certified.
+    pub orders: u32,
+    /// ... of these copies carried out,
+    pub copies: u32,
+    /// rebuilds carried out,
+    pub rebuilds: u32,
+    /// and failures told.
+    pub failures: u32,
+    /// Changes of stewards.
+    pub changes: u32,
+    /// Stewards that crashed and were started again from what they had written.
+    pub crashes: u32,
+    /// Shards that rotted and were healed.
+    pub healed: u32,
+    /// Proposals that bad stewards made of their own,
+    pub forged: u32,
+    /// ... of these such as got their signatures.
+    pub forged_orders: u32,
+    /// Most orders certified within a day, in a group.
+    pub most_a_day: u32,
+    /// Orders certified while the network was cut.
+    pub orders_while_cut: u32,
+    /// Orders given while the proposer's group was an emergency,
+    pub urgent: u32,
+    /// and shards that these moved, a rebuild as many as it has helpers.
+    pub urgent_shards: u64,
+    /// Orders given while many had fallen silent at once, ...
+    pub frozen: u32,
+    /// ... and those of them for groups that were no emergency.
+    pub frozen_not_urgent: u32,
+    /// Stripes that are lost in the end; none, unless the stewards sleep.
+    pub lost: u32,
+    /// Groups that lost more than half of their stewards before these could be replaced.
+    pub stuck: u32,
+    /// Groups that nobody watches in the end: the stewards' colour ran empty.
+    pub unwatched: u32,
+    /// Slots below target in the end.
+    pub below_target: u32,
+    /// Longest that a slot had no live holder while somebody of its colour was there, in hours.
+    pub longest_gap_hours: u64,
+}

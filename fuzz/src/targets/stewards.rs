@@ -209,16 +209,8 @@ fn duty() -> Duty {
 
 fn findings() -> Findings {
     let (holder, missing) = (PeerKey::from_bytes([2; 32]), [1].into_iter().collect());
-    Findings {
-        group: ticket().id(),
-        slot: slot(1),
-        holder,
-        good: 300,
-        silent: 1,
-        missing,
-        shown: [7].into_iter().collect(),
-        proof: Some(vec![5; 40]),
-    }
+    let (shown, proof) = ([7].into_iter().collect(), Some(vec![5; 40]));
+    Findings { group: ticket().id(), slot: slot(1), holder, good: 300, silent: 1, missing, shown, proof }
 }
 
 fn questioned() -> Questioned {
@@ -329,6 +321,7 @@ fn resume(bytes: &[u8]) {
     let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
     for now in [NOW, Timestamp(999_999), Timestamp(0), Timestamp(u64::MAX)] {
         let _ = (steward.report(&group, now), steward.inventory_due(now, 100), steward.concerned());
+        assert!(steward.audits_due(now, &[], 100).is_empty(), "of nobody");
         steward.tick(now, &[], &mut rng);
         while steward.poll().is_some() {}
     }

@@ -109,7 +109,7 @@ impl Watched {
         let period = rhythm.audit_ms.max(1);
         let rest = period - phase(me, &self.group(), slot, holder, period);
         let round = at.0.saturating_add(rest) / period;
-        (round, Timestamp((round + 1).saturating_mul(period).saturating_sub(rest)))
+        (round, Timestamp(round.saturating_add(1).saturating_mul(period).saturating_sub(rest)))
     }
 
     /// Holders that are to get an auditor now: each once in a round.

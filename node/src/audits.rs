@@ -1,3 +1,5 @@
 //! Audits as a node does them; what they are, and what an answer proves, is [`cairn_core::audit`]'s.
 
 pub mod answer;
+pub(crate) mod odds;
+pub mod tokens;

@@ -70,6 +70,7 @@ fn needs_vault(verb: &Verb) -> bool {
     !matches!(
         verb,
         Verb::Recover(_)
+            | Verb::AuditToken(_)
             | Verb::Peers
             | Verb::Plan(_)
             | Verb::Status

@@ -28,6 +28,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
+    standing::ports::Witness,
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
@@ -46,6 +47,8 @@ pub struct Node {
     /// None when only the store was opened.
     online: Option<Online>,
     store: Option<Store>,
+    /// Who takes note of what is seen of peers, when this node has somebody who does.
+    witness: Option<Arc<dyn Witness>>,
     /// Runs when this node stores.
     stewardship: Stewardship,
     /// Our part in rebuilds, when this node stores.
@@ -177,7 +180,7 @@ impl Node {
         listening(&handle).await;
         let online =
             Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
-        Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
+        Ok(Self { dir, online: Some(online), store, witness: None, stewardship, rebuilding })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -190,7 +193,8 @@ impl Node {
         }
         // Nothing is written, so no pledge is needed.
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
-        Ok(Self { dir, online: None, store: Some(store), stewardship: Stewardship::default(), rebuilding: None })
+        let stewardship = Stewardship::default();
+        Ok(Self { dir, online: None, store: Some(store), witness: None, stewardship, rebuilding: None })
     }
 
     /// The data folder.
@@ -250,6 +254,12 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
+    }
+
+    /// Who takes note of what is seen of peers.
+    #[must_use]
+    pub fn witness(&self) -> Option<Arc<dyn Witness>> {
+        self.witness.clone()
     }
 
     /// This node's work as a steward; at rest when it does not store.

@@ -31,7 +31,6 @@ use crate::{
     ops::{AuditTokenArgs, Event, Outcome, Progress, VerbResult, decode_path},
     overlay::{Overlay, OverlayError, ShardChallenge, TransferError},
     standing::ports::Witness,
-
 };
 
 /// Tokens that are marked as used and then asked with, before the next: what an interruption may burn.
@@ -161,7 +160,9 @@ async fn ask<'a>(
             Ok(got) => verify_digest(&got.challenge, &got.answer, token, root).ok(),
             Err(TransferError::ShuttingDown) => {
                 let error = OverlayError::ShuttingDown;
-                return Err(Failure::new(ExitCode::Failed, "SHUTTING_DOWN", "this node is going down").caused_by(&error));
+                return Err(
+                    Failure::new(ExitCode::Failed, "SHUTTING_DOWN", "this node is going down").caused_by(&error)
+                );
             }
             Err(error) => {
                 tracing::debug!(peer = %holder.short(), %error, "a token was not answered");
@@ -244,14 +245,16 @@ impl Used {
 }
 
 fn cannot_mark(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(ExitCode::Failed, "TOKENS_NOT_MARKED", format!("cannot note which tokens were used in {}", path.display()))
-        .caused_by(error)
-        .with_hint("a token that was used twice shows nothing, so nobody was asked")
+    Failure::new(
+        ExitCode::Failed,
+        "TOKENS_NOT_MARKED",
+        format!("cannot note which tokens were used in {}", path.display()),
+    )
+    .caused_by(error)
+    .with_hint("a token that was used twice shows nothing, so nobody was asked")
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|e| Failure::new(ExitCode::Failed, "WORKER", "a worker thread died").caused_by(&e))?
 }

@@ -10,7 +10,8 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn audit                                   the newest snapshot, 20 shards of each holder\n  \
+#[command(
+    after_help = "Examples:\n  cairn audit                                   the newest snapshot, 20 shards of each holder\n  \
     cairn audit 1a2b3c4d --samples 300            of a holder that lost 1 in 100, one is found with 95 %\n  \
     cairn audit --all --full-slots                every shard that was ever given out\n  \
     cairn audit --make-token proof.tokens         for somebody who may see that it is held, and no byte of it\n  \
@@ -23,7 +24,8 @@ use crate::{
     What tokens show: the same to somebody who has no key. Each is good for one question, since a holder may keep the answer;\n\
     which were used is noted in FILE.used. They are believed as far as their maker is: who made them knows the answers, and\n\
     chose the shards. Tokens open and grant nothing.\n\n\
-    Exit codes: 0 all right, 4 some did not answer, 5 something is missing or wrong")]
+    Exit codes: 0 all right, 4 some did not answer, 5 something is missing or wrong"
+)]
 pub(super) struct Audit {
     /// Snapshot: `latest`, or the beginning of its id [default: latest]
     #[arg(value_name = "SNAP", conflicts_with_all = ["all", "token"])]

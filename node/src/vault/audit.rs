@@ -107,7 +107,9 @@ pub(super) async fn audit(
     let started = Instant::now();
     let samples = match (args.full_slots, args.samples.unwrap_or(SAMPLES)) {
         (true, _) => u64::MAX,
-        (false, 0) => return Err(Failure::new(ExitCode::Usage, "USAGE", "no samples show nothing; ask for at least one")),
+        (false, 0) => {
+            return Err(Failure::new(ExitCode::Usage, "USAGE", "no samples show nothing; ask for at least one"));
+        }
         (false, samples) => samples.into(),
     };
     let reader = Reader::new(vault.keys.clone(), overlay.clone(), Some(vault.catalogue.clone()));

@@ -262,7 +262,10 @@ fn made_tokens(f: &Figures<'_>) -> Vec<String> {
     if f.count("failed") > 0 {
         out.push(format!("{} shards could not be had; they are named above", f.count("failed")));
     }
-    out.push("Whoever has the file can ask once with each token; it opens nothing. Give it to nobody who holds shards".to_owned());
+    out.push(
+        "Whoever has the file can ask once with each token; it opens nothing. Give it to nobody who holds shards"
+            .to_owned(),
+    );
     out
 }
 

@@ -8,7 +8,9 @@ use cairn_core::{
     peer_view::PeerView,
     steward::wire::{Answer, GroupMap, Questioned, Refusal, Request},
 };
-use cairn_proto::{Domain, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest, wire::RefusalCode};
+use cairn_proto::{
+    Domain, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest, wire::RefusalCode,
+};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 

@@ -148,7 +148,8 @@ pub(super) async fn choose(
     let mut said = Said::new();
     ask(overlay, &groups, rows.iter().flat_map(|row| holders(row)).collect(), &mut said).await?;
     // Where somebody is silent or lacks something, stewards may know who holds it now.
-    let mut short: BTreeSet<u32> = said.iter().filter(|(_, s)| s.iter().any(|(_, bits)| bits.is_none())).map(|((g, _), _)| *g).collect();
+    let mut short: BTreeSet<u32> =
+        said.iter().filter(|(_, s)| s.iter().any(|(_, bits)| bits.is_none())).map(|((g, _), _)| *g).collect();
     for row in vault.catalogue.stripes() {
         let row = row.map_err(failures::catalogue)?;
         if wanted(&row) && row.present().any(|(slot, _)| !is_named(&said, &row, slot)) {

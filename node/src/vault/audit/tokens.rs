@@ -1,10 +1,6 @@
 //! Makes a file of tokens for somebody who is to see that the shards are held and not what is in them.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use cairn_core::audit::{
     Token,

@@ -103,8 +103,7 @@ async fn a_wrong_answer_is_kept_as_a_proof_and_told() {
     let liar = victim(&owner);
     owner.overlay.set_manner(&liar, Manner::Liar);
     let notes = std::sync::Arc::new(Notes::default());
-    let ctx =
-        VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared(), witness: Some(notes.clone()) };
+    let ctx = VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared(), witness: Some(notes.clone()) };
     let (events, mut told) = mpsc::channel(10_000);
     let verb = Verb::Audit(AuditArgs { all: true, ..most(3) });
     let ended = run_verb(&ctx, verb, None, None, None, events, CancellationToken::new()).await;
@@ -148,7 +147,8 @@ async fn a_third_party_asks_once_with_each_token_and_sees_no_byte() {
     let other = Owner { overlay: owner.overlay.clone(), data: owner.dir.path().join("other"), ..self::blank() };
     owner.overlay.take_fetched();
     let some = other.run(Verb::AuditToken(token_args(&file, Some(5)))).await.expect(ExitCode::Success);
-    let figures = |ran: &Ran| ["right", "used_before", "left"].map(|key| ran.summary()[key].as_u64().expect("a figure"));
+    let figures =
+        |ran: &Ran| ["right", "used_before", "left"].map(|key| ran.summary()[key].as_u64().expect("a figure"));
     assert_eq!(figures(&some), [5, 0, 7]);
     let rest = other.run(Verb::AuditToken(token_args(&file, None))).await.expect(ExitCode::Success);
     assert_eq!(figures(&rest), [7, 5, 0]);

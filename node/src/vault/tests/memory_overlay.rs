@@ -504,7 +504,9 @@ impl Overlay for MemoryOverlay {
             }
             self.access(at, |peer| {
                 let mut bits = [0u8; 32];
-                for (_, _, ordinal) in peer.shards.keys().chain(&peer.dropped).filter(|(g, s, _)| *g == id && *s == slot.as_u8()) {
+                for (_, _, ordinal) in
+                    peer.shards.keys().chain(&peer.dropped).filter(|(g, s, _)| *g == id && *s == slot.as_u8())
+                {
                     bits[usize::from(*ordinal / 8)] |= 1 << (ordinal % 8);
                 }
                 Ok(bits)

@@ -26,11 +26,7 @@ impl MemoryOverlay {
         self.world().peers[peer].shards.len()
     }
 
-    pub(super) async fn holder_answers(
-        &self,
-        at: PeerKey,
-        about: ShardChallenge,
-    ) -> Result<Challenged, TransferError> {
+    pub(super) async fn holder_answers(&self, at: PeerKey, about: ShardChallenge) -> Result<Challenged, TransferError> {
         self.step().await;
         let asker = SigningKey::from_bytes(&[0xee; 32]);
         let sealed = about.seal(at, &asker, now());

@@ -2,3 +2,5 @@
 
 pub mod answer;
 pub mod auditor;
+pub(crate) mod odds;
+pub mod tokens;

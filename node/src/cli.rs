@@ -15,6 +15,7 @@ use crate::{
     telemetry::{self, Verbosity},
 };
 
+mod audit;
 mod backup;
 mod debug;
 mod demo;
@@ -120,6 +121,8 @@ enum Command {
     Restore(restore::Restore),
     /// Verify that every shard is there, and with --read-data that it is right
     Check(listing::Check),
+    /// Have holders show random parts of what they keep: does everybody still have it?
+    Audit(audit::Audit),
     /// Sizes and counts of the vault
     Stats(listing::Stats),
     /// What the node does and where every group stands
@@ -307,6 +310,7 @@ async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Dump(c) => restore::dump(context, c).await,
         Command::Restore(c) => execute::verb(context, c.verb()?).await,
         Command::Check(c) => execute::verb(context, c.verb()).await,
+        Command::Audit(c) => execute::verb(context, c.verb()?).await,
         Command::Stats(_) => execute::verb(context, crate::ops::Verb::Stats).await,
         Command::Status(_) => execute::verb(context, crate::ops::Verb::Status).await,
         Command::Peers(c) => peers::run(context, c).await,

@@ -206,6 +206,7 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Dump(_) => "dump",
         Verb::Restore(_) => "restore",
         Verb::Check(_) => "check",
+        Verb::Audit(_) | Verb::AuditToken(_) => "audit",
         Verb::Stats => "stats",
         Verb::Status => "status",
         Verb::Peers | Verb::Explain(_) => "peers",

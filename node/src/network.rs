@@ -41,6 +41,7 @@ use std::{
 };
 
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile};
+use ed25519_dalek::SigningKey;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
@@ -231,6 +232,8 @@ pub struct NetworkHandle {
 
 struct Inner {
     me: PeerKey,
+    /// Signs challenges; zeroized on drop.
+    key: SigningKey,
     domain: Domain,
     commands: mpsc::Sender<Command>,
     client: ShardClient,
@@ -290,7 +293,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
 
     let carried = !circuits.is_empty();
     let identity = Arc::new(config.identity);
-    let me = identity.peer();
+    let (me, key) = (identity.peer(), identity.signing_key().clone());
     let (workers, worker_tasks) = Workers::start(config.limits.workers, config.limits.queue);
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let server = Server::new(
@@ -353,6 +356,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     });
     let inner = Inner {
         me,
+        key,
         domain: config.domain,
         client: ShardClient::new(me, commands.clone(), config.patience),
         stewards: StewardClient::new(commands.clone(), config.patience),

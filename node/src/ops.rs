@@ -54,6 +54,10 @@ pub enum Verb {
     Restore(RestoreArgs),
     /// Verify that everything is there, and with `read_data` that it is right.
     Check(CheckArgs),
+    /// Have holders show random leaves of what they keep, or make tokens for somebody else who will.
+    Audit(AuditArgs),
+    /// Have holders show by tokens that they keep what these were made of.
+    AuditToken(AuditTokenArgs),
     /// Sizes and counts of the vault.
     Stats,
     /// Where every group stands: holders, margin; what the node does.
@@ -207,6 +211,32 @@ pub struct CheckArgs {
     pub read_data: bool,
     /// Fetch and verify this part of the stripes: `10%`, `1/5` or a size.
     pub read_data_subset: Option<String>,
+}
+
+/// Arguments of [`Verb::Audit`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditArgs {
+    /// Snapshot id prefix or `latest`, which it also is when `None`.
+    pub snapshot: Option<String>,
+    /// All that the vault has, snapshot or not.
+    pub all: bool,
+    /// Shards to ask for at each holder; tokens to make.
+    pub samples: Option<u32>,
+    /// Ask each holder for every shard.
+    pub full_slots: bool,
+    /// Make tokens into this new file (percent-encoded absolute path) and ask nobody.
+    pub make_token: Option<String>,
+}
+
+/// Arguments of [`Verb::AuditToken`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditTokenArgs {
+    /// The file, percent-encoded absolute path.
+    pub file: String,
+    /// How many tokens to use; all that are left when `None`.
+    pub samples: Option<u32>,
 }
 
 /// Arguments of [`Verb::Recover`].

@@ -10,7 +10,8 @@ use cairn_core::{
     steward::wire::{GroupMap, Refusal},
 };
 use cairn_proto::{
-    Domain, GroupTicket, PeerKey, ShardRoot, Slot, Timestamp, VaultKey,
+    Domain, GroupTicket, PeerKey, ShardRoot, Slot, StatementId, Timestamp, VaultKey,
+    audit::{Challenge, Way},
     message::{HeadRecord, Receipt},
     signed::SignedBytes,
     wire::{Priority, RefusalCode},
@@ -124,6 +125,65 @@ pub struct HeadPublished {
     pub kept_by: usize,
 }
 
+/// What a holder is to show of a shard.
+#[derive(Clone, Debug)]
+pub struct ShardChallenge {
+    /// What defines the group.
+    pub ticket: GroupTicket,
+    /// The group's key, to give ourselves leave to read; without one only digests are answered.
+    pub access: Option<Arc<GroupAccess>>,
+    /// Position in the stripe.
+    pub slot: Slot,
+    /// Stripe of the group.
+    pub ordinal: u8,
+    /// The shard's root as its owner knows it.
+    pub root: ShardRoot,
+    /// Where leaves are asked for follows from it.
+    pub nonce: [u8; 32],
+    /// How to answer.
+    pub way: Way,
+    /// How many leaves.
+    pub leaves: u8,
+    /// The last answer that we got of this holder.
+    pub previous: Option<StatementId>,
+}
+
+/// Time for an answer: a line that wakes up, a holder that is busy and asked again.
+const CHALLENGE_MS: u64 = 5 * 60 * 1000;
+
+impl ShardChallenge {
+    /// As it goes to a holder.
+    #[must_use]
+    pub fn seal(&self, holder: PeerKey, key: &SigningKey, now: Timestamp) -> SignedBytes {
+        let challenge = Challenge {
+            auditor: PeerKey::from_bytes(key.verifying_key().to_bytes()),
+            holder,
+            group: self.ticket.id(),
+            slot: self.slot,
+            ordinal: self.ordinal,
+            root: self.root,
+            nonce: self.nonce,
+            way: self.way,
+            slices: self.leaves,
+            previous: self.previous,
+            issued: now,
+            deadline: now.plus_ms(CHALLENGE_MS),
+        };
+        challenge.seal(key)
+    }
+}
+
+/// What a holder answered. Nothing in it is checked but its bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Challenged {
+    /// The challenge as it went out.
+    pub challenge: SignedBytes,
+    /// What the holder signed.
+    pub answer: SignedBytes,
+    /// What it showed.
+    pub slices: Vec<Vec<u8>>,
+}
+
 /// What an owner needs of the network. Every future may be dropped at any await point: the request is cancelled.
 pub trait Overlay: Send + Sync + 'static {
     /// Our own key: the bearer of our grants.
@@ -170,6 +230,9 @@ pub trait Overlay: Send + Sync + 'static {
 
     /// Moves a shard to the holder's trash.
     fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>>;
+
+    /// Has a holder show what it has of a shard; one that is busy is asked again, within reason.
+    fn challenge(&self, at: PeerKey, about: ShardChallenge) -> BoxFuture<'_, Result<Challenged, TransferError>>;
 
     /// Leaves a group's record ([`cairn_proto::GroupRecord::encode`]) to a steward that its mandate names; durable there when
     /// this returns.

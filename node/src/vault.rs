@@ -10,6 +10,7 @@
 //!   Enforced by [`reader`]; attacked by `tests::liars_and_rot`.
 //! - **SEC-1** Names, sizes and chunk boundaries never leave this module in the clear.
 
+mod audit;
 mod backup;
 mod browse;
 pub mod catalogue;

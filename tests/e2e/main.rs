@@ -11,6 +11,7 @@ mod hostile;
 mod netns;
 mod tree;
 
+mod audits;
 mod daemon;
 mod demo;
 mod departure;

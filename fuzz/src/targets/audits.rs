@@ -6,11 +6,14 @@
 use std::{fmt::Debug, sync::LazyLock};
 
 use cairn_core::{
-    audit::{self, Conviction, Outcome, Token},
+    audit::{
+        self, Conviction, Outcome, Token,
+        token_file::{Prepared, TOKEN_FILE_MAX, TOKEN_HOLDERS_MAX, TOKENS_MAX, TokenFile},
+    },
     stripe::root_of,
 };
 use cairn_proto::{
-    DecodeError, Domain, GroupId, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp,
+    CodeParams, DecodeError, Domain, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp,
     audit::{
         Answer, Bench, Challenge, DEADLINE_MAX_MS, DIGEST_LEAVES_MAX, Evidence, Found, Loss, Matter, RESPONSE_MAX,
         Response, SLICE_SIZE, SLICES_MAX, STATEMENT_MAX, SilenceReport, Verdict, VerdictKind, Verified, Vote, Way,
@@ -37,6 +40,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "verdict", seeds: || STAGE.verdicts().iter().map(Verdict::encode).collect(), run: verdict },
         Target { name: "evidence-gossip", seeds: spread_seeds, run: spread },
         Target { name: "audit-token", seeds: || vec![STAGE.token.encode().to_vec()], run: token },
+        Target { name: "audit-token-file", seeds: || vec![token_file_seed()], run: token_file },
     ]
 }
 
@@ -353,6 +357,33 @@ fn token(bytes: &[u8]) {
     let stage = &*STAGE;
     let outcome = audit::verify_digest(&stage.asked_digest, &stage.digest, &token, &stage.root);
     assert_eq!(outcome == Ok(Outcome::Good), token == stage.token, "{outcome:?}");
+}
+
+fn token_file_seed() -> Vec<u8> {
+    let ticket = GroupTicket::new([1; 32], [2; 32], CodeParams::DEFAULT, 9).expect("valid");
+    let one = |ordinal: u8| Prepared {
+        ticket,
+        slot: Slot::new(3).expect("valid"),
+        ordinal,
+        root: STAGE.root,
+        holders: vec![peer(HOLDER); ordinal.into()],
+        token: STAGE.token,
+    };
+    let file = TokenFile { made: Timestamp(7), shards: 300, tokens: (0..4).map(one).collect() };
+    file.encode().expect("valid")
+}
+
+/// As it comes, and with the checksum that it should have: nobody's typing slip, but anybody's file.
+fn token_file(bytes: &[u8]) {
+    let body = &bytes[..bytes.len().saturating_sub(32)];
+    let checksum = blake3::derive_key("cairn 2026-11 audit token file v1", body);
+    let summed = [body, &checksum].concat();
+    for bytes in [bytes, &summed] {
+        let Ok(file) = TokenFile::decode(bytes) else { continue };
+        assert_eq!(file.encode().as_deref(), Ok(bytes), "one encoding");
+        assert!(bytes.len() <= TOKEN_FILE_MAX && file.tokens.len() <= TOKENS_MAX);
+        assert!(file.tokens.iter().all(|prepared| prepared.holders.len() <= TOKEN_HOLDERS_MAX));
+    }
 }
 
 #[cfg(test)]

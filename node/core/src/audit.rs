@@ -16,6 +16,7 @@
 pub mod panel;
 pub mod schedule;
 mod slices;
+pub mod token_file;
 
 use cairn_proto::{
     DecodeError, Domain, GroupTicket, PeerKey, ShardRoot, StatementId, Timestamp,

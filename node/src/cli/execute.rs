@@ -75,6 +75,7 @@ fn needs_vault(verb: &Verb) -> bool {
     !matches!(
         verb,
         Verb::Recover(_)
+            | Verb::AuditToken(_)
             | Verb::Peers
             | Verb::Explain(_)
             | Verb::Plan(_)

@@ -30,7 +30,7 @@ use crate::{
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
-    standing::{Standings, StandingsConfig},
+    standing::{Standings, StandingsConfig, ports::Witness},
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
     vault::{Vault, stream_input::StreamInput},
@@ -268,6 +268,12 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
+    }
+
+    /// Who takes note of what is seen of peers.
+    #[must_use]
+    pub fn witness(&self) -> Option<Arc<dyn Witness>> {
+        self.standings.clone().map(|standings| Arc::new(standings) as Arc<dyn Witness>)
     }
 
     /// This node's work as a steward; at rest when it does not store.

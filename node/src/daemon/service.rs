@@ -108,7 +108,11 @@ impl NodeService {
             _ => Entry::Reader,
         };
         let _turn = self.enter_vault(how).await?;
-        let context = VaultContext { dir: self.node.dir().root().to_owned(), overlay: self.node.overlay()? };
+        let context = VaultContext {
+            dir: self.node.dir().root().to_owned(),
+            overlay: self.node.overlay()?,
+            witness: self.node.witness(),
+        };
         // Whoever drops this future does not wait for the thread, so the thread must be told.
         let cancel = cancel.child_token();
         let _told = cancel.clone().drop_guard();

@@ -23,7 +23,8 @@ use tokio::{
 
 use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
 use crate::overlay::{
-    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
+    Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
+    StewardError, TransferError,
 };
 use crate::standing::ports::Witness;
 
@@ -98,6 +99,10 @@ impl Overlay for NetworkHandle {
 
     fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>> {
         self.inner.client.delete(at, address).boxed()
+    }
+
+    fn challenge(&self, at: PeerKey, about: ShardChallenge) -> BoxFuture<'_, Result<Challenged, TransferError>> {
+        self.challenge_at(at, about).boxed()
     }
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {

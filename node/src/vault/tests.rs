@@ -1,5 +1,6 @@
 //! The vault over a network in memory.
 
+mod audits;
 mod bad_days;
 mod cancelled;
 mod chunk_index;
@@ -127,7 +128,7 @@ impl Owner {
         input: Option<StreamInput>,
         cancel: CancellationToken,
     ) -> Ran {
-        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared() };
+        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None };
         let (sender, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move {
             let mut events = Vec::new();

@@ -5,11 +5,13 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Vault, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
+use super::{Vault, audit, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
 use crate::{
+    audits::tokens,
     failure::{ExitCode, Failure},
     ops::{Event, SecretText, Verb, VerbResult},
     overlay::Overlay,
+    standing::ports::Witness,
 };
 
 /// What every verb works with.
@@ -19,6 +21,8 @@ pub struct VaultContext {
     pub dir: PathBuf,
     /// The network.
     pub overlay: Arc<dyn Overlay>,
+    /// Who takes note of how holders answered, when the node has somebody who does.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// Runs one verb to its end. `passphrase` opens the keyring (`None`: the vault was made without one); `input` is the
@@ -79,10 +83,11 @@ async fn run_reading(
     match verb {
         Verb::Recover(args) => return recover::recover(&ctx.dir, overlay, args, passphrase, events).await,
         Verb::Peers => return report::peers(overlay, events).await,
+        Verb::AuditToken(args) => return tokens::audit(overlay, ctx.witness.clone(), args, events).await,
         Verb::DebugPlacement => return report::placement(&ctx.dir, overlay, passphrase, events).await,
         _ => {}
     }
-    let depth = if matches!(verb, Verb::Check(_)) { Depth::All } else { Depth::Few };
+    let depth = if matches!(verb, Verb::Check(_) | Verb::Audit(_)) { Depth::All } else { Depth::Few };
     let vault = open(ctx, passphrase, depth, events).await?;
     match verb {
         Verb::Snapshots(args) => browse::snapshots(&vault, args, events).await,
@@ -91,11 +96,16 @@ async fn run_reading(
         Verb::Diff(args) => browse::diff(&vault, overlay, args, events).await,
         Verb::Dump(args) => browse::dump(&vault, overlay, args, output, events).await,
         Verb::Check(args) => check::check(&vault, overlay, args, events).await,
+        Verb::Audit(mut args) => match args.make_token.take() {
+            Some(file) => audit::make_token(&vault, overlay, args, &file, events).await,
+            None => audit::audit(&vault, overlay, ctx.witness.clone(), &ctx.dir, args, events).await,
+        },
         Verb::Stats => report::stats(&vault, events).await,
         Verb::Status => report::status(&vault, overlay, events).await,
         Verb::Backup(_)
         | Verb::Restore(_)
         | Verb::Recover(_)
+        | Verb::AuditToken(_)
         | Verb::Peers
         | Verb::Explain(_)
         | Verb::Repair

@@ -48,6 +48,9 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         "backup" => backup(&f),
         "restore" => restore(&f),
         "check" => check(&f),
+        "audit" => audit(&f),
+        "audit-make-token" => made_tokens(&f),
+        "audit-token" => used_tokens(&f),
         "status" => status(&f),
         "stats" => stats(&f),
         "explain" | "verify" => f.lines(),
@@ -218,6 +221,82 @@ fn check(f: &Figures<'_>) -> Vec<String> {
     note("files_lost", "files are lost with them; they are named above");
     if out.len() == before && f.count("num_errors") == 0 {
         out.push("no errors were found".to_owned());
+    }
+    out
+}
+
+fn audit(f: &Figures<'_>) -> Vec<String> {
+    let asked = ["right", "missing", "wrong", "silent"].iter().map(|key| f.count(key)).sum::<u64>();
+    let mut out = vec![format!(
+        "{} asked for {} of the {} in {}, in {:.1} s: {} right",
+        many(f.count("holders"), "holder"),
+        asked,
+        many(f.count("shards"), "shard"),
+        many(f.count("stripes"), "stripe"),
+        f.seconds("total_duration"),
+        f.count("right")
+    )];
+    let mut note = |key: &str, text: &str| {
+        if f.count(key) > 0 {
+            out.push(format!("{} {text}", f.count(key)));
+        }
+    };
+    note("missing", "are missing: their holders say so themselves");
+    note("wrong", "were answered wrongly: the holder signed what is not so, and the proof is kept");
+    note("silent", "were not answered, so nothing is known of them");
+    note("shards_without_holder", "shards have no holder that is known");
+    note("unread", "entries cannot be told where they lie; they are named above");
+    if f.count("missing") + f.count("wrong") > 0 {
+        out.push("`cairn check` counts what is left; the next backup completes it".to_owned());
+    }
+    if let Some(share) = f.0["found_share"].as_f64() {
+        out.push(format!(
+            "Had a holder that answered dropped {:.1} % or more of its shards, one would have been found missing with {:.0} %",
+            share * 100.0,
+            f.seconds("confidence") * 100.0
+        ));
+    }
+    out
+}
+
+fn made_tokens(f: &Figures<'_>) -> Vec<String> {
+    let mut out = vec![format!(
+        "{} for {} shards written to {}, {} fetched",
+        many(f.count("tokens"), "token"),
+        f.count("shards"),
+        plain(&f.0["file"]),
+        f.bytes("bytes_fetched")
+    )];
+    if f.count("failed") > 0 {
+        out.push(format!("{} shards could not be had; they are named above", f.count("failed")));
+    }
+    out.push(
+        "Whoever has the file can ask once with each token; it opens nothing. Give it to nobody who holds shards"
+            .to_owned(),
+    );
+    out
+}
+
+fn used_tokens(f: &Figures<'_>) -> Vec<String> {
+    let mut out = vec![format!("{} used: {} right", many(f.count("tokens"), "token"), f.count("right"))];
+    let mut note = |key: &str, text: &str| {
+        if f.count(key) > 0 {
+            out.push(format!("{} {text}", f.count(key)));
+        }
+    };
+    note("missing", "shards are missing: their holders say so themselves");
+    note("mismatch", "digests are wrong: the holder has other bytes, or the token's maker erred");
+    note("silent", "tokens were not answered by anybody, so nothing is known of their shards");
+    note("used_before", "tokens were used before and not again: the holder may have kept the answer");
+    note("left", "tokens are left");
+    if let Some(share) = f.0["found_share"].as_f64() {
+        out.push(format!(
+            "Had {:.1} % or more of the {} been gone, one would have been found with {:.0} %, if whoever made the tokens drew them \
+             by lot",
+            share * 100.0,
+            many(f.count("shards"), "shard"),
+            f.seconds("confidence") * 100.0
+        ));
     }
     out
 }

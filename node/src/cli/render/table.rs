@@ -106,6 +106,15 @@ const PLANNED_REPAIRS: &[Column] = &[
     column("SURVIVES", "survival", 8, Form::Percent),
     column("WAITS FOR", "waits_for", 0, Form::Text),
 ];
+const AUDITED_HOLDERS: &[Column] = &[
+    column("HOLDER", "peer", 8, Form::Id),
+    column("SHARDS", "shards", 7, Form::Right),
+    column("RIGHT", "right", 7, Form::Right),
+    column("MISSING", "missing", 7, Form::Right),
+    column("WRONG", "wrong", 5, Form::Right),
+    column("SILENT", "silent", 6, Form::Right),
+    column("A LOSS FOUND FROM", "found_share", 17, Form::Percent),
+];
 const LAB_NODES: &[Column] = &[
     column("NODE", "index", 4, Form::Right),
     column("PID", "pid", 7, Form::Right),
@@ -143,6 +152,7 @@ fn columns(kind: &str) -> Option<&'static [Column]> {
         "group" => GROUPS,
         "watched_group" => WATCHED_GROUPS,
         "planned_repair" => PLANNED_REPAIRS,
+        "audited_holder" => AUDITED_HOLDERS,
         "lab_node" => LAB_NODES,
         "plan" => PLANS,
         "plan_figure" => PLAN_FIGURES,

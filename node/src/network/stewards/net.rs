@@ -6,16 +6,18 @@ use bytes::Bytes;
 use cairn_core::{
     part::{Credentials, Pass},
     peer_view::PeerView,
-    steward::wire::{Answer, GroupMap, Refusal, Request},
+    steward::wire::{Answer, GroupMap, Questioned, Refusal, Request},
 };
-use cairn_proto::{Domain, Mandate, Ordinals, PeerKey, Rights, Slot, message::ControlRequest, wire::RefusalCode};
+use cairn_proto::{
+    Domain, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest, wire::RefusalCode,
+};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
     audits::answer::Domains,
     network::{NetworkHandle, clock, command::Command, transfer::client::grant},
-    overlay::{GroupAccess, StewardError, TransferError},
+    overlay::{Challenged, GroupAccess, ShardChallenge, StewardError, TransferError},
     standing::ports::Witness,
     stewardship::ports::{StewardNet, WatchPass},
 };
@@ -101,6 +103,35 @@ impl NetworkHandle {
         match self.ask_patiently(steward, Request::Ask { ticket: group.ticket, grant }).await? {
             Answer::Map(map) => Ok(map),
             answer => Err(unexpected(answer)),
+        }
+    }
+
+    /// Has a holder show what it has of a shard.
+    pub(in crate::network) async fn challenge_at(
+        &self,
+        at: PeerKey,
+        about: ShardChallenge,
+    ) -> Result<Challenged, TransferError> {
+        let now = clock();
+        let challenge = about.seal(at, &self.inner.key, now);
+        let grant = about.access.as_ref().map(|access| grant(access, at, self.inner.me, Rights::GET, now));
+        let questioned = Questioned { ticket: about.ticket, grant, challenge: challenge.clone() };
+        match self.ask_patiently(at, Request::Challenge(Box::new(questioned))).await? {
+            Answer::Audit(response) => {
+                let read = Response::read(&response).map_err(|error| TransferError::Misbehaved(error.to_string()));
+                read.map(|(answer, slices)| Challenged { challenge, answer, slices })
+            }
+            Answer::Refused(why) => {
+                let code = match why {
+                    Refusal::Busy => RefusalCode::Busy,
+                    Refusal::NotSteward => RefusalCode::NotStorage,
+                    Refusal::Old | Refusal::Forged | Refusal::Full => RefusalCode::NotAuthorised,
+                };
+                Err(TransferError::Refused { code, retry_after_ms: 0 })
+            }
+            Answer::Done | Answer::Map(_) | Answer::Kept(_) => {
+                Err(TransferError::Misbehaved("the answer to something else".into()))
+            }
         }
     }
 

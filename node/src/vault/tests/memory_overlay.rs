@@ -25,9 +25,11 @@ use ed25519_dalek::SigningKey;
 use futures::future::BoxFuture;
 
 use crate::overlay::{
-    GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardPut, StewardError, TransferError,
+    Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
+    StewardError, TransferError,
 };
 
+mod audits;
 pub(super) mod stewards;
 
 type Place = (GroupId, u8, u8);
@@ -56,6 +58,8 @@ struct Peer {
     subnet: Domain,
     manner: Manner,
     shards: BTreeMap<Place, (ShardRoot, Bytes)>,
+    /// What it says to have and has not.
+    dropped: BTreeSet<Place>,
 }
 
 #[derive(Clone, Default)]
@@ -140,7 +144,8 @@ impl MemoryOverlay {
             let key = SigningKey::from_bytes(&[i + 1; 32]);
             let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
             let domain = Domain::operator(&format!("d{i}")).expect("valid");
-            let peer_there = Peer { key, domain, subnet: subnet(i), manner: Manner::Honest, shards: BTreeMap::new() };
+            let (shards, dropped) = (BTreeMap::new(), BTreeSet::new());
+            let peer_there = Peer { key, domain, subnet: subnet(i), manner: Manner::Honest, shards, dropped };
             self.world().peers.insert(peer, peer_there);
         }
     }
@@ -499,7 +504,9 @@ impl Overlay for MemoryOverlay {
             }
             self.access(at, |peer| {
                 let mut bits = [0u8; 32];
-                for (_, _, ordinal) in peer.shards.keys().filter(|(g, s, _)| *g == id && *s == slot.as_u8()) {
+                for (_, _, ordinal) in
+                    peer.shards.keys().chain(&peer.dropped).filter(|(g, s, _)| *g == id && *s == slot.as_u8())
+                {
                     bits[usize::from(*ordinal / 8)] |= 1 << (ordinal % 8);
                 }
                 Ok(bits)
@@ -512,6 +519,10 @@ impl Overlay for MemoryOverlay {
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
             self.access(at, |peer| peer.shards.remove(&place).map(|_| ()).ok_or(refused(RefusalCode::NotFound)))
         })
+    }
+
+    fn challenge(&self, at: PeerKey, about: ShardChallenge) -> BoxFuture<'_, Result<Challenged, TransferError>> {
+        Box::pin(self.holder_answers(at, about))
     }
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {

@@ -11,7 +11,9 @@ use std::path::Path;
 use cairn_proto::{
     ByteSize, CodeParams, Domain, Grant, GroupId, GroupTicket, NetworkId, PeerKey, Region, Rights, ShardRoot, Slot,
     Timestamp, VaultKey,
-    message::{self, Advert, ControlAnswer, ControlRequest, HeadRecord, Receipt, Roles, control_request::Ask},
+    message::{
+        self, Advert, ControlAnswer, ControlRequest, HeadRecord, ProofsWanted, Receipt, Roles, control_request::Ask,
+    },
     network_file::NetworkFile,
     signed::SignedBytes,
     wire,
@@ -205,6 +207,8 @@ fn control_seeds() -> Vec<Vec<u8>> {
         ControlRequest { ask: Some(Ask::Adverts(9)) }.encode_to_vec(),
         ControlRequest { ask: Some(Ask::KeepHead(head())) }.encode_to_vec(),
         ControlRequest { ask: Some(Ask::FindHead(vec![1; 32])) }.encode_to_vec(),
+        ControlRequest { ask: Some(Ask::Proofs(ProofsWanted { digest: vec![1; 32], after: vec![2; 32] })) }
+            .encode_to_vec(),
         ControlAnswer {
             adverts: vec![advert(); 3],
             head: head(),

@@ -13,7 +13,6 @@ mod tree;
 
 mod daemon;
 mod demo;
-mod departure;
 mod durability;
 mod interruption;
 mod junk;

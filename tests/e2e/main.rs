@@ -14,7 +14,6 @@ mod tree;
 mod audits;
 mod daemon;
 mod demo;
-mod departure;
 mod durability;
 mod interruption;
 mod junk;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use cairn_core::courtesy::timetable::Timetable;
 use cairn_proto::{ByteSize, Domain, Region, message::Roles, network_file::NetworkFile};
 use libp2p::Multiaddr;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,8 @@ pub struct NodeSettings {
     pub external: Vec<Multiaddr>,
     /// How long everything takes to be noticed and done.
     pub timers: Timers,
+    /// How fast the line may be used, by day and hour.
+    pub timetable: Timetable,
 }
 
 impl NodeSettings {
@@ -79,6 +82,7 @@ impl NodeSettings {
             inbound_per_subnet: None,
             external: Vec::new(),
             timers: Timers::default(),
+            timetable: Timetable::free(),
         }
     }
 }
@@ -123,6 +127,7 @@ pub async fn run(
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = service.node().follow_addresses(listening) => {}
+                () = service.follow_pauses() => {}
             }
             tracing::info!("going down");
             stop.cancel();
@@ -204,6 +209,8 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Plan(_) => "plan",
         Verb::Recover(_) => "recover",
         Verb::Repair => "repair",
+        Verb::Pause(_) => "node pause",
+        Verb::Resume => "node resume",
         Verb::DebugStore => "debug store",
         Verb::DebugPlacement => "debug placement",
     }

@@ -5,6 +5,7 @@ pub mod api;
 mod cancel_at;
 pub mod cli;
 pub mod config;
+pub mod courtesy;
 pub mod daemon;
 pub mod data_dir;
 pub mod demo;

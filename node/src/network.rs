@@ -70,7 +70,8 @@ use self::{
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
 use crate::{
-    geoip::GeoIp, identity::Identity, overlay::OverlayError, stewardship::ports::StewardService, store::HEADS_MAX,
+    courtesy::Courtesy, geoip::GeoIp, identity::Identity, overlay::OverlayError, stewardship::ports::StewardService,
+    store::HEADS_MAX,
 };
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
@@ -144,6 +145,8 @@ pub struct NetworkConfig {
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
     pub ping_every: Duration,
+    /// How the line is used; none uses it as it comes.
+    pub courtesy: Option<Courtesy>,
 }
 
 impl NetworkConfig {
@@ -172,6 +175,7 @@ impl NetworkConfig {
             stewards: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
+            courtesy: None,
         }
     }
 }
@@ -229,6 +233,7 @@ struct Inner {
     me: PeerKey,
     domain: Domain,
     commands: mpsc::Sender<Command>,
+    courtesy: Option<Courtesy>,
     client: ShardClient,
     stewards: StewardClient,
     waits: Waits,
@@ -291,6 +296,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         config.limits,
         workers,
         commands.downgrade(),
+        config.courtesy.clone(),
     );
     let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
@@ -325,8 +331,9 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         },
         protocols,
         keeper: config.store,
+        courtesy: config.courtesy.clone(),
         server: Arc::new(server),
-        desk: Arc::new(Desk::new(config.stewards, config.limits)),
+        desk: Arc::new(Desk::new(config.stewards, config.limits, config.courtesy.clone())),
         announce_every: config.announce_every,
         limits: config.limits,
         waits: config.waits,
@@ -343,7 +350,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let inner = Inner {
         me,
         domain: config.domain,
-        client: ShardClient::new(me, commands.clone(), config.patience),
+        courtesy: config.courtesy.clone(),
+        client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
         waits: config.waits,

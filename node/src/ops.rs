@@ -62,6 +62,10 @@ pub enum Verb {
     Peers,
     /// What this node would order now for the groups that it watches for absent owners. Repair goes on by itself.
     Repair,
+    /// This node serves nobody and takes no part in background work for a while.
+    Pause(PauseArgs),
+    /// ... and does again.
+    Resume,
     /// What a promise takes in this network.
     Plan(crate::plan::PlanArgs),
     /// Rebuild the local catalogue from the network with the recovery phrase; makes the vault when there is none.
@@ -97,6 +101,18 @@ pub struct BackupArgs {
     pub dry_run: bool,
     /// Make no snapshot when nothing changed.
     pub skip_if_unchanged: bool,
+    /// Bytes a second that go out at most.
+    pub limit_up: Option<u64>,
+    /// ... and come in.
+    pub limit_down: Option<u64>,
+}
+
+/// Arguments of [`Verb::Pause`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PauseArgs {
+    /// For so many milliseconds; until it is told to resume when `None`.
+    pub for_ms: Option<u64>,
 }
 
 /// Arguments of [`Verb::Snapshots`].
@@ -167,6 +183,10 @@ pub struct RestoreArgs {
     pub verify: bool,
     /// Say what would be written, write nothing.
     pub dry_run: bool,
+    /// Bytes a second that go out at most.
+    pub limit_up: Option<u64>,
+    /// ... and come in.
+    pub limit_down: Option<u64>,
 }
 
 /// Arguments of [`Verb::Check`].

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Context, execute};
+use super::{Context, execute, limits::Limits};
 use crate::{
     config::Setting,
     daemon::assemble,
@@ -65,6 +65,8 @@ pub(super) struct Backup {
     /// Make no snapshot when nothing changed (exit 8)
     #[arg(long)]
     skip_if_unchanged: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, Failure> {
@@ -90,6 +92,8 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
         force: backup.force,
         dry_run: backup.dry_run,
         skip_if_unchanged: backup.skip_if_unchanged,
+        limit_up: backup.limits.up()?,
+        limit_down: backup.limits.down()?,
     };
     let verb = Verb::Backup(args);
     if backup.stdin_from_command {

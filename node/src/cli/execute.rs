@@ -74,6 +74,8 @@ fn needs_vault(verb: &Verb) -> bool {
             | Verb::Plan(_)
             | Verb::Status
             | Verb::Repair
+            | Verb::Pause(_)
+            | Verb::Resume
             | Verb::DebugStore
             | Verb::DebugPlacement
     )

@@ -1,4 +1,4 @@
-//! `cairn node run`
+//! `cairn node run`, `cairn node pause`, `cairn node resume`
 
 use std::path::PathBuf;
 
@@ -6,12 +6,15 @@ use cairn_proto::{ByteSize, Domain, Region, message::Roles};
 use clap::{Args, Subcommand};
 use libp2p::Multiaddr;
 
-use super::Context;
+use super::{Context, execute, render::Renderer};
 use crate::{
+    api::client::DaemonClient,
     config::Setting,
-    daemon::{self, NodeSettings},
+    courtesy::{self, Pause},
+    daemon::{self, NodeSettings, assemble, service::pause_summary},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    ops::{Event, PauseArgs, Verb},
     timers::Timers,
 };
 
@@ -24,6 +27,39 @@ pub(super) enum Command {
         is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name\n\
         single timers in seconds, as `home_gone = 3600`.")]
     Run(Run),
+    /// Serve nobody and take no part in background work for a while; own backups and restores go on
+    #[command(
+        after_help = "Examples:\n  cairn node pause --for 2h\n  cairn node pause          until `cairn node resume`\n\n\
+        Peers that ask are told to come again, new shards go elsewhere, and what stewards ask is answered, so that nobody takes this\n\
+        node for dead. A pause outlives a restart; `cairn status` shows it."
+    )]
+    Pause(Pausing),
+    /// End a pause
+    Resume,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pausing {
+    /// How long: 90s, 30m, 2h, 3d [default: until `cairn node resume`]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    for_ms: Option<u64>,
+}
+
+/// A number with its unit, in milliseconds: a second to a year.
+fn parse_time(text: &str) -> Result<u64, String> {
+    const SECOND: u64 = 1000;
+    const YEAR: u64 = 365 * 24 * 3600 * SECOND;
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.trim() {
+        "s" => SECOND,
+        "m" | "min" => 60 * SECOND,
+        "h" => 3600 * SECOND,
+        "d" => 24 * 3600 * SECOND,
+        _ => return Err("write it as 90s, 30m, 2h or 3d".to_owned()),
+    };
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    ms.filter(|ms| (SECOND..=YEAR).contains(ms)).ok_or_else(|| "from a second to a year".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +97,11 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
-    let Command::Run(run) = command;
+    let run = match command {
+        Command::Run(run) => run,
+        Command::Pause(pausing) => return pause(context, Some(PauseArgs { for_ms: pausing.for_ms })).await,
+        Command::Resume => return pause(context, None).await,
+    };
     let file = &context.config.node;
     let usage = |what: &str, e: &(dyn std::error::Error + 'static)| {
         Failure::new(ExitCode::Usage, "USAGE", format!("cannot use this {what}")).caused_by(e)
@@ -90,6 +130,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         mdns: !run.no_mdns && file.mdns.unwrap_or(true),
         inbound_per_subnet: file.inbound_per_subnet,
         timers: timers(context)?,
+        timetable: context.timetable()?,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;
@@ -97,6 +138,22 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         super::render::line(&format!("listening {address}"));
     })
     .await?;
+    Ok(ExitCode::Success)
+}
+
+/// By the node that runs, or in the folder of one that does not: it will be paused when it runs.
+async fn pause(context: &Context, args: Option<PauseArgs>) -> Result<ExitCode, Failure> {
+    let root = context.data_dir()?;
+    let dir = DataDir::find(&root)?.ok_or_else(|| assemble::no_store(&root))?;
+    if DaemonClient::find(&dir.socket()).await.is_some() {
+        return execute::verb(context, args.map_or(Verb::Resume, Verb::Pause)).await;
+    }
+    let _lock = dir.lock("node pause")?;
+    let pause = args.map(|args| Pause::lasting(args.for_ms, crate::vault::now()));
+    courtesy::write_pause(dir.root(), pause)?;
+    let mut renderer = Renderer::new(context.output(), false);
+    renderer.show(&Event::Summary { verb: "pause".into(), summary: pause_summary(pause, false) });
+    renderer.finish();
     Ok(ExitCode::Success)
 }
 

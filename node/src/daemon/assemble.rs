@@ -19,6 +19,7 @@ use crate::{
         NodeStatus, StoreStatus,
         server::{SHARDS_PAGE, ShardPage, ShardPlace},
     },
+    courtesy::{Courtesy, CourtesyConfig},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     files::command::CommandStream,
@@ -53,6 +54,7 @@ pub struct Node {
 
 struct Online {
     handle: NetworkHandle,
+    courtesy: Courtesy,
     overlay: Arc<dyn Overlay>,
     network: NetworkFile,
     peer: PeerKey,
@@ -141,6 +143,11 @@ impl Node {
             store.clone().map(|store| Arc::new(StoreKeeper::new(store)) as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::new(stewardship.clone()) as Arc<dyn StewardService>);
+        let courtesy = {
+            let config = CourtesyConfig::new(settings.timetable, Some(dir.root().to_owned()));
+            Courtesy::start(config)
+        };
+        config.courtesy = Some(courtesy.clone());
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let keeper = config.store.clone();
         let handle = match network::start(config).await {
@@ -153,8 +160,9 @@ impl Node {
             }
         };
         if let (Some(store), Some(keeper)) = (&store, keeper) {
+            let timers = settings.timers;
             let parts =
-                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers: settings.timers };
+                Parts { dir: &dir, handle: &handle, store, keeper, key, domain: &domain, timers, courtesy: &courtesy };
             match repairs::start(parts, &stewardship).await {
                 Ok(started) => rebuilding = Some(started),
                 Err(failure) => {
@@ -165,8 +173,16 @@ impl Node {
             }
         }
         listening(&handle).await;
-        let online =
-            Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
+        let online = Online {
+            overlay: Arc::new(handle.clone()),
+            handle,
+            courtesy,
+            network,
+            peer,
+            domain,
+            region,
+            roles: settings.roles,
+        };
         Ok(Self { dir, online: Some(online), store, stewardship, rebuilding })
     }
 
@@ -242,6 +258,22 @@ impl Node {
         self.store.as_ref()
     }
 
+    /// How this node uses its line.
+    ///
+    /// # Errors
+    /// Only the store was opened.
+    pub fn courtesy(&self) -> Result<&Courtesy, Failure> {
+        Ok(&self.online()?.courtesy)
+    }
+
+    /// Says to the network again what we offer.
+    pub async fn announce(&self) {
+        if let Some(online) = &self.online {
+            // A node that goes down has nothing to say.
+            let _ = online.handle.announce().await;
+        }
+    }
+
     /// This node's work as a steward; at rest when it does not store.
     #[must_use]
     pub const fn stewardship(&self) -> &Stewardship {
@@ -306,6 +338,7 @@ impl Node {
                 }
             }),
             vault: self.dir.has_vault(),
+            courtesy: Some(online.courtesy.status()),
         })
     }
 }

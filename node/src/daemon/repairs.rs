@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::entropy;
 use crate::{
+    courtesy::Courtesy,
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     network::{NetworkHandle, keeper::ShardKeeper},
@@ -20,9 +21,6 @@ use crate::{
     store::Store,
     timers::Timers,
 };
-
-/// Bytes a second that our line is taken to carry, 10 Mbit/s: nothing measures it yet.
-const UPSTREAM: u64 = 1_250_000;
 
 /// What a node's part in repairs is made from.
 pub(super) struct Parts<'a> {
@@ -33,6 +31,7 @@ pub(super) struct Parts<'a> {
     pub(super) key: SigningKey,
     pub(super) domain: &'a Domain,
     pub(super) timers: Timers,
+    pub(super) courtesy: &'a Courtesy,
 }
 
 /// Our part in rebuilds, as it runs.
@@ -61,7 +60,8 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, key, domain, timers } = parts;
+    let Parts { dir, handle, store, keeper, key, domain, timers, courtesy } = parts;
+    let line = courtesy.clone();
     let entropy = entropy()?;
     let rebuilds = rebuilds(dir, handle, keeper, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
@@ -71,7 +71,7 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         domain: domain.clone(),
         shelf: Arc::new(store.clone()),
         timers,
-        upstream: UPSTREAM,
+        upstream: Arc::new(move || line.upstream()),
         clock: Arc::new(crate::vault::now),
         entropy,
     };

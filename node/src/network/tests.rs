@@ -3,6 +3,7 @@
 mod absent;
 mod answers;
 mod cancelled;
+mod courtesy;
 mod crowds;
 mod discovery;
 mod heads;

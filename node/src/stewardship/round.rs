@@ -88,6 +88,8 @@ pub(super) struct Keeper {
     pub(super) hurried: BTreeSet<Holding>,
     /// Who compared a group with us that we do not know, and when that was answered. At most [`STRANGERS_MAX`].
     pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
+    /// What our line carries.
+    pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// Who asks for an unknown group is answered, by a message of ours to a peer that may not listen, as often as this.
@@ -146,7 +148,10 @@ impl Keeper {
                     out.ask = self.whom_to_ask(ask, now);
                     again = true;
                 }
-                Input::Save => self.save_beliefs(),
+                Input::Save => {
+                    self.save_beliefs();
+                    self.steward.set_upstream((self.upstream)(), now);
+                }
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
                 Input::Plan(to) => {

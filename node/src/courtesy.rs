@@ -6,10 +6,10 @@
 //! # Invariants
 //!
 //! - **CRT-1** and **CRT-2** of [`cairn_core::courtesy::gate`] hold here, but for steps of what has begun: those go after
-//!   [`line::PIECE_WAIT_MAX`] in any case, and others wait for them. Attacked by `courtesy::tests`.
+//!   ten seconds in any case, and others wait for them. Attacked by `courtesy::tests`.
 //! - **CRT-3** A node that is paused moves no shard byte for others, and answers all the same: `Busy`, and when to come again.
 //!   Enforced in [`crate::network`]'s server and desk, in [`crate::rebuild`] and in [`crate::stewardship`]; attacked by
-//!   `network::tests::courtesy` and `rebuild::tests`.
+//!   `network::tests::courtesy` and `rebuild::tests::gone`.
 
 mod files;
 pub mod limits;
@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::line::Restores;
 pub use self::line::{Line, Meter};
+use self::line::{Patience, Restores};
 use crate::{failure::Failure, store::Clock};
 
 /// Between two looks at the meter: it counts whole seconds.
@@ -151,14 +151,14 @@ impl Courtesy {
     #[must_use]
     pub fn start(config: CourtesyConfig) -> Self {
         let CourtesyConfig { timetable, folder, clock, local } = config;
-        let restores = Arc::new(Restores::new());
+        let (restores, patience) = (Arc::new(Restores::new(line::steady())), Patience::default());
         let now = clock();
         let pause = folder.as_deref().and_then(files::read_pause).filter(|pause| pause.left_ms(now) > 0);
         let upstream = folder.as_deref().map(|folder| files::read_upstream(folder, now.0 / DAY_MS)).unwrap_or_default();
         let speeds = timetable.at(local());
         let inner = Arc::new(Inner {
-            up: Line::new(restores.clone()),
-            down: Line::new(restores),
+            up: Line::new(restores.clone(), patience),
+            down: Line::new(restores, patience),
             meter: Arc::default(),
             timetable,
             folder,
@@ -298,23 +298,33 @@ impl Inner {
                 self.pause.send_replace(None);
             }
             if tick.is_multiple_of(TABLE_EVERY) {
-                let speeds = self.timetable.at((self.local)());
-                if speeds != self.speeds() {
-                    tracing::info!(?speeds, "other limits hold");
-                    self.set_speeds(speeds);
-                }
+                self.look_at_table();
             }
-            let (bytes, loaded) = self.meter.take();
-            // The first second of a load fills buffers.
-            if loaded && loaded_before && bytes > 0 {
-                self.upstream.lock().unwrap_or_else(PoisonError::into_inner).note(now.0 / DAY_MS, bytes);
-                news = true;
-            }
-            loaded_before = loaded;
+            news |= self.count_second(&mut loaded_before, now);
             if tick.is_multiple_of(SAVE_EVERY) && std::mem::take(&mut news) {
                 self.save().await;
             }
         }
+    }
+
+    fn look_at_table(&self) {
+        let speeds = self.timetable.at((self.local)());
+        if speeds != self.speeds() {
+            tracing::info!(?speeds, "other limits hold");
+            self.set_speeds(speeds);
+        }
+    }
+
+    /// A second is over; whether it says something of what the line carries.
+    fn count_second(&self, loaded_before: &mut bool, now: Timestamp) -> bool {
+        let (bytes, loaded) = self.meter.take();
+        // The first second of a load fills buffers.
+        let counts = loaded && *loaded_before && bytes > 0;
+        *loaded_before = loaded;
+        if counts {
+            self.upstream.lock().unwrap_or_else(PoisonError::into_inner).note(now.0 / DAY_MS, bytes);
+        }
+        counts
     }
 
     async fn save(&self) {

@@ -23,11 +23,24 @@ use tokio::{
     time::Instant,
 };
 
-/// A piece that background work holds back for restores goes all the same after this: less than a peer waits for a sign of life.
-pub const DEFER_MAX: Duration = Duration::from_secs(5);
-/// A piece with a place in the queue goes all the same after this, and is waited for by those behind it: less than the fifteen
-/// seconds after which a peer thinks that we are gone.
-pub const PIECE_WAIT_MAX: Duration = Duration::from_secs(10);
+use crate::store::Clock;
+
+/// How long a piece waits at most; tests make it short.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Background work that is held back for restores goes all the same after this.
+    pub(super) defer: Duration,
+    /// A piece with a place in the queue goes all the same after this, and is waited for by those behind it: less than the
+    /// fifteen seconds after which a peer thinks that we are gone.
+    pub(super) piece: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { defer: Duration::from_secs(5), piece: Duration::from_secs(10) }
+    }
+}
+
 /// What moves at once without a limit.
 const STEP: usize = 64 * 1024;
 /// A transfer that would take longer than this is not begun: it is told to come again. A requester gives one two minutes.
@@ -74,19 +87,25 @@ impl Meter {
 }
 
 /// What both directions know of restores: on either they are what background work gives way to.
-#[derive(Debug)]
 pub(super) struct Restores {
-    began: Instant,
+    steady: Clock,
     defer: Mutex<Deference>,
 }
 
+/// A clock that nobody sets.
+pub(super) fn steady() -> Clock {
+    let began = Instant::now();
+    Arc::new(move || Timestamp(began.elapsed().as_millis() as u64))
+}
+
 impl Restores {
-    pub(super) fn new() -> Self {
-        Self { began: Instant::now(), defer: Mutex::new(Deference::new(Timestamp(0))) }
+    pub(super) fn new(steady: Clock) -> Self {
+        let defer = Mutex::new(Deference::new(steady()));
+        Self { steady, defer }
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp(self.began.elapsed().as_millis() as u64)
+        (self.steady)()
     }
 
     fn lock(&self) -> MutexGuard<'_, Deference> {
@@ -102,6 +121,7 @@ struct Gated {
 /// One direction.
 pub struct Line {
     restores: Arc<Restores>,
+    patience: Patience,
     limited: AtomicBool,
     gated: Mutex<Gated>,
     changed: Notify,
@@ -112,20 +132,31 @@ pub struct Line {
 pub struct Crowded;
 
 impl Line {
-    pub(super) fn new(restores: Arc<Restores>) -> Arc<Self> {
+    pub(super) fn new(restores: Arc<Restores>, patience: Patience) -> Arc<Self> {
         let gated = Gated { gate: Gate::new(None, restores.now()), waiting: BTreeMap::new() };
-        Arc::new(Self { restores, limited: AtomicBool::new(false), gated: Mutex::new(gated), changed: Notify::new() })
+        Arc::new(Self {
+            restores,
+            patience,
+            limited: AtomicBool::new(false),
+            gated: Mutex::new(gated),
+            changed: Notify::new(),
+        })
     }
 
     /// Lets pass whoever's turn it is, as long as it is polled.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
-            let wait = self.lock().let_pass(self.restores.now());
+            let wait = self.let_pass();
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = pause(wait) => {}
             }
         }
+    }
+
+    /// Lets pass whoever's turn is now; when the next one's is.
+    pub(super) fn let_pass(&self) -> Option<WaitMs> {
+        self.lock().let_pass(self.restores.now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Gated> {
@@ -182,18 +213,18 @@ impl Line {
         Ok(())
     }
 
-    /// One step of a transfer that has begun, or a slice of a rebuild: within [`PIECE_WAIT_MAX`] in any case, because the other side
+    /// One step of a transfer that has begun, or a slice of a rebuild: within ten seconds in any case, because the other side
     /// takes longer silence for death. What goes before its turn is waited for by the others.
     pub async fn pass_piece(&self, class: Priority, bytes: usize) {
-        let passed = tokio::time::timeout(PIECE_WAIT_MAX, self.pass(class, bytes)).await;
+        let passed = tokio::time::timeout(self.patience.piece, self.pass(class, bytes)).await;
         if !matches!(passed, Ok(Ok(()))) {
             self.spend(bytes);
         }
     }
 
-    /// Background work beside restores, for [`DEFER_MAX`] at most.
+    /// Background work beside restores, for so long at most.
     async fn give_way(&self, bytes: usize) {
-        let until = Instant::now() + DEFER_MAX;
+        let until = Instant::now() + self.patience.defer;
         while Instant::now() < until {
             let now = self.restores.now();
             let Err(WaitMs(wait)) = self.restores.lock().may_pass(bytes as u64, now) else { return };
@@ -249,7 +280,7 @@ impl Line {
 
     /// How many wait.
     #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 }

@@ -261,6 +261,9 @@ fn an_upstream_is_what_many_seconds_of_two_days_carried() {
         line.note(100, 2 * MIB);
     }
     assert_eq!(line.measured(), Some(2 * MIB), "slow readers do not lower it");
+    let mut faster = Upstream::default();
+    (1..=100).for_each(|n| faster.note(100, n * MIB));
+    assert_eq!(faster.measured(), Some(71 * MIB), "the thirtieth of a hundred");
     for day in [101, 102] {
         (0..NEEDED as u64).for_each(|n| line.note(day, day * MIB + n));
     }

@@ -229,6 +229,7 @@ async fn what_the_line_carried_is_measured_and_kept() {
     let counted = (0..2 * NEEDED).filter(|_| second(&mut before, 300 * KIB)).count();
     assert!(counted >= 2 * NEEDED - 1, "{counted}");
     drop(under_way);
+    assert!(!second(&mut before, 900 * KIB), "it ended in the middle of it");
     let status = courtesy.status();
     assert_eq!((status.upstream_measured, status.upstream), (true, 300 * KIB as u64), "what buffers took is left out");
     inner.save().await;

@@ -35,6 +35,7 @@ pub(super) enum Command {
     )]
     Pause(Pausing),
     /// End a pause
+    #[command(after_help = "Examples:\n  cairn node resume\n  cairn node resume --data-dir /srv/cairn")]
     Resume,
 }
 

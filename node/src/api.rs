@@ -22,6 +22,7 @@ use cairn_proto::{ByteSize, Domain, NetworkId, PeerKey, Region};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    courtesy::CourtesyStatus,
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, Verb, VerbResult},
 };
@@ -139,6 +140,9 @@ pub struct NodeStatus {
     pub store: Option<StoreStatus>,
     /// Whether the data folder has a vault.
     pub vault: bool,
+    /// How it uses its line.
+    #[serde(default)]
+    pub courtesy: Option<CourtesyStatus>,
 }
 
 /// Exact figures of the store.

@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, process::ExitCode as ProcessExit};
 
+use cairn_core::courtesy::timetable::Timetable;
 use cairn_proto::{Domain, Region};
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ mod demo;
 mod execute;
 mod init;
 mod lab;
+mod limits;
 mod listing;
 mod network;
 mod node;
@@ -196,6 +198,14 @@ impl Context {
             .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot use this domain").caused_by(&e))
     }
 
+    /// `[limits]` of the settings.
+    fn timetable(&self) -> Result<Timetable, Failure> {
+        self.config
+            .limits
+            .timetable()
+            .map_err(|e| Failure::new(ExitCode::Usage, "LIMITS", "cannot use these limits").caused_by(&e))
+    }
+
     /// What an owner's short-lived node is told. Where it is matters to it alone: it tells nobody.
     fn client(&self) -> Result<daemon::NodeSettings, Failure> {
         let file = &self.config.node;
@@ -208,6 +218,7 @@ impl Context {
                 .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot use this region").caused_by(&e))?,
             geoip: named("CAIRN_GEOIP", file.geoip.as_ref()),
             geoip_asn: named("CAIRN_GEOIP_ASN", file.geoip_asn.as_ref()),
+            timetable: self.timetable()?,
             ..daemon::NodeSettings::client()
         })
     }

@@ -10,6 +10,7 @@ use cairn_proto::ByteSize;
 use serde::Deserialize;
 
 use crate::{
+    courtesy::limits::{self, LimitsSection},
     failure::{ExitCode, Failure},
     timers::{self, TimersSection},
 };
@@ -34,6 +35,8 @@ pub struct FileConfig {
     pub owner: OwnerSection,
     /// `[timers]`: how long everything takes to be noticed and done, for trials.
     pub timers: TimersSection,
+    /// `[limits]`: how fast the line may be used, by day and hour.
+    pub limits: LimitsSection,
 }
 
 /// The section `[node]`.
@@ -98,10 +101,10 @@ const KEYS: [&str; 17] = [
     "owner.sla",
 ];
 
-const SECTIONS: [&str; 3] = ["node", "owner", "timers"];
+const SECTIONS: [&str; 4] = ["node", "owner", "timers", "limits"];
 
 fn known_keys() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().chain(timers::KEYS).copied()
+    KEYS.iter().chain(timers::KEYS).chain(&limits::KEYS).copied()
 }
 
 impl FileConfig {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use cairn_core::courtesy::timetable::Timetable;
 use cairn_proto::{ByteSize, Domain, Region, message::Roles, network_file::NetworkFile};
 use libp2p::Multiaddr;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,8 @@ pub struct NodeSettings {
     pub external: Vec<Multiaddr>,
     /// How long everything takes to be noticed and done.
     pub timers: Timers,
+    /// How fast the line may be used, by day and hour.
+    pub timetable: Timetable,
 }
 
 impl NodeSettings {
@@ -82,6 +85,7 @@ impl NodeSettings {
             inbound_per_subnet: None,
             external: Vec::new(),
             timers: Timers::default(),
+            timetable: Timetable::free(),
         }
     }
 }
@@ -131,6 +135,7 @@ pub async fn run(
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = service.node().follow_addresses(listening) => {}
+                () = service.follow_pauses() => {}
             }
             tracing::info!("going down");
             stop.cancel();
@@ -215,6 +220,8 @@ fn purpose(verb: &Verb) -> &'static str {
         Verb::Repair => "repair",
         Verb::Leave(_) => "node leave",
         Verb::Health => "node health",
+        Verb::Pause(_) => "node pause",
+        Verb::Resume => "node resume",
         Verb::DebugStore => "debug store",
         Verb::DebugPlacement => "debug placement",
     }

@@ -6,6 +6,7 @@ pub mod audits;
 mod cancel_at;
 pub mod cli;
 pub mod config;
+pub mod courtesy;
 pub mod daemon;
 pub mod data_dir;
 pub mod demo;

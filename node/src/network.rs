@@ -71,8 +71,8 @@ use self::{
     transfer::{client::ShardClient, server::Server, workers::Workers},
 };
 use crate::{
-    geoip::GeoIp, identity::Identity, overlay::OverlayError, standing::Standings, stewardship::ports::StewardService,
-    store::HEADS_MAX, timers::Timers,
+    courtesy::Courtesy, geoip::GeoIp, identity::Identity, overlay::OverlayError, standing::Standings,
+    stewardship::ports::StewardService, store::HEADS_MAX, timers::Timers,
 };
 
 /// Commands that may wait for the Swarm's owner; it takes thousands a second, so more means that it is stuck.
@@ -148,6 +148,8 @@ pub struct NetworkConfig {
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
     pub ping_every: Duration,
+    /// How the line is used; none uses it as it comes.
+    pub courtesy: Option<Courtesy>,
 }
 
 impl NetworkConfig {
@@ -177,6 +179,7 @@ impl NetworkConfig {
             standings: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
+            courtesy: None,
         }
     }
 }
@@ -236,6 +239,7 @@ struct Inner {
     key: SigningKey,
     domain: Domain,
     commands: mpsc::Sender<Command>,
+    courtesy: Option<Courtesy>,
     client: ShardClient,
     stewards: StewardClient,
     standings: Standings,
@@ -303,6 +307,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         config.limits,
         workers,
         commands.downgrade(),
+        config.courtesy.clone(),
     );
     let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
@@ -338,8 +343,9 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         },
         protocols,
         keeper: config.store,
+        courtesy: config.courtesy.clone(),
         server: Arc::new(server),
-        desk: Arc::new(Desk::new(config.stewards, config.limits)),
+        desk: Arc::new(Desk::new(config.stewards, config.limits, config.courtesy.clone())),
         announce_every: config.announce_every,
         limits: config.limits,
         waits: config.waits,
@@ -358,7 +364,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         me,
         key,
         domain: config.domain,
-        client: ShardClient::new(me, commands.clone(), config.patience),
+        courtesy: config.courtesy.clone(),
+        client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
         standings,

@@ -72,6 +72,10 @@ pub enum Verb {
     Leave(LeaveArgs),
     /// How this node does as a holder, in plain words.
     Health,
+    /// This node serves nobody and takes no part in background work for a while.
+    Pause(PauseArgs),
+    /// ... and does again.
+    Resume,
     /// What a promise takes in this network.
     Plan(crate::plan::PlanArgs),
     /// Rebuild the local catalogue from the network with the recovery phrase; makes the vault when there is none.
@@ -117,6 +121,10 @@ pub struct BackupArgs {
     pub skip_if_unchanged: bool,
     /// What the vault promises from now on: an SLA's name, or `none`; what it promised before when `None`.
     pub sla: Option<String>,
+    /// Bytes a second that go out at most.
+    pub limit_up: Option<u64>,
+    /// ... and come in.
+    pub limit_down: Option<u64>,
 }
 
 /// Arguments of [`Verb::Leave`]. Without any: go on with the plan that there is, or leave in a day.
@@ -131,6 +139,14 @@ pub struct LeaveArgs {
     pub cancel: bool,
     /// What `now` costs the others is known.
     pub yes: bool,
+}
+
+/// Arguments of [`Verb::Pause`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PauseArgs {
+    /// For so many milliseconds; until it is told to resume when `None`.
+    pub for_ms: Option<u64>,
 }
 
 /// Arguments of [`Verb::Snapshots`].
@@ -201,6 +217,10 @@ pub struct RestoreArgs {
     pub verify: bool,
     /// Say what would be written, write nothing.
     pub dry_run: bool,
+    /// Bytes a second that go out at most.
+    pub limit_up: Option<u64>,
+    /// ... and come in.
+    pub limit_down: Option<u64>,
 }
 
 /// Arguments of [`Verb::Check`].

@@ -26,14 +26,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cairn_core::{blind::wire::Message, steward::message::Failure};
-use cairn_proto::{Domain, PeerKey};
+use cairn_core::{
+    blind::{SLICE_SIZE, wire::Message},
+    steward::message::Failure,
+};
+use cairn_proto::{Domain, PeerKey, SHARD_SIZE, wire::Priority};
 use ed25519_dalek::SigningKey;
 use futures::{AsyncRead, AsyncWrite, FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{network::keeper::ShardKeeper, overlay::TransferError, stewardship::ports::Rebuilder};
+use crate::{
+    courtesy::{Courtesy, Line},
+    network::keeper::ShardKeeper,
+    overlay::TransferError,
+    stewardship::ports::Rebuilder,
+};
 
 mod helper;
 mod holder;
@@ -94,6 +102,11 @@ pub trait RebuildNet: Send + Sync + 'static {
 
     /// A peer's domain as it was pinned when it was first heard of.
     fn pinned_domain(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>>;
+
+    /// How our line is used; none uses it as it comes.
+    fn courtesy(&self) -> Option<&Courtesy> {
+        None
+    }
 }
 
 /// How long parties wait for each other.
@@ -225,6 +238,20 @@ impl Shared {
             Ok(_) => tracing::debug!(peer = %from.short(), "a rebuild stream began with something else"),
             Err(error) => tracing::debug!(peer = %from.short(), %error, "a rebuild stream ended"),
         }
+    }
+
+    /// Waits for its turn with a slice of a rebuild: background work.
+    async fn pass_slice(&self, line: fn(&Courtesy) -> &Line) {
+        if let Some(courtesy) = self.net.courtesy() {
+            line(courtesy).pass_piece(Priority::Low, SLICE_SIZE).await;
+        }
+    }
+
+    /// Whether another session may begin: not while we are paused, nor while our line has enough to do.
+    fn may_begin(&self, line: fn(&Courtesy) -> &Line) -> bool {
+        self.net.courtesy().is_none_or(|courtesy| {
+            courtesy.paused_ms().is_none() && line(courtesy).may_begin(Priority::Low, 0, SHARD_SIZE as u64).is_ok()
+        })
     }
 
     /// A stream to a peer, in time.

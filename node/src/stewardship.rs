@@ -78,8 +78,8 @@ pub struct StewardshipConfig {
     pub shelf: Arc<dyn Shelf>,
     /// How long everything takes.
     pub timers: Timers,
-    /// Bytes a second of our line.
-    pub upstream: u64,
+    /// Bytes a second of our line, as far as is known when it is asked.
+    pub upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The time.
     pub clock: Clock,
     /// Fresh random bytes, for orders' nonces.
@@ -137,7 +137,7 @@ impl Stewardship {
         let read = move || {
             let files = StateFiles::open(folder, disk)?;
             let watch = beliefs(&files, &timers);
-            let budget = Budget::new(Limits::default(), upstream, now);
+            let budget = Budget::new(Limits::default(), upstream(), now);
             let mut steward = Steward::new(steward_key, own, rhythm, watch, budget);
             let lost = resume(&mut steward, &files, now)?;
             let rng = ChaCha20Rng::from_seed(entropy);
@@ -150,6 +150,7 @@ impl Stewardship {
                 returned: Default::default(),
                 hurried: Default::default(),
                 strangers: Default::default(),
+                upstream,
             };
             Ok::<_, io::Error>((keeper, files, lost))
         };

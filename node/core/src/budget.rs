@@ -20,7 +20,7 @@ use crate::{
     liveness::Outage,
 };
 
-mod bucket;
+pub(crate) mod bucket;
 #[cfg(test)]
 mod tests;
 

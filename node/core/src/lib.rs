@@ -10,6 +10,7 @@ pub mod budget;
 pub mod carrier;
 pub mod chunking;
 pub mod colour;
+pub mod courtesy;
 pub mod crowd;
 pub mod discovery;
 pub mod durability;

@@ -175,6 +175,11 @@ impl Steward {
         Self { me, domain, key, rhythm, groups, crowd, watch, budget, effects, now: Timestamp(0) }
     }
 
+    /// What our line carries was measured again, in bytes a second.
+    pub fn set_upstream(&mut self, upstream: u64, now: Timestamp) {
+        self.budget.set_upstream(upstream, now);
+    }
+
     /// Notes what time it is; whether it went back, what was to wait is set right.
     fn clock(&mut self, now: Timestamp) {
         if now < self.now {

@@ -10,7 +10,7 @@ use std::{
 use cairn_core::durability::{Sla, UnknownSla};
 use clap::Args;
 
-use super::{Context, execute};
+use super::{Context, execute, limits::Limits};
 use crate::{
     config::Setting,
     daemon::assemble,
@@ -70,6 +70,8 @@ pub(super) struct Backup {
     /// (99.99 %), platinum (99.999 %), or none: the network's size decides [default: as before; see `cairn plan`]
     #[arg(long, value_name = "SLA", value_parser = sla)]
     sla: Option<String>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 fn sla(name: &str) -> Result<String, String> {
@@ -103,6 +105,8 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
         dry_run: backup.dry_run,
         skip_if_unchanged: backup.skip_if_unchanged,
         sla: Setting::flag(backup.sla.clone()).or(context.config.owner.sla.clone()).get(),
+        limit_up: backup.limits.up()?,
+        limit_down: backup.limits.down()?,
     };
     let verb = Verb::Backup(args);
     if backup.stdin_from_command {

@@ -83,6 +83,8 @@ fn needs_vault(verb: &Verb) -> bool {
             | Verb::Repair
             | Verb::Leave(_)
             | Verb::Health
+            | Verb::Pause(_)
+            | Verb::Resume
             | Verb::DebugStore
             | Verb::DebugPlacement
     )

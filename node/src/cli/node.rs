@@ -1,4 +1,4 @@
-//! `cairn node ..`
+//! `cairn node run`, `leave`, `health`, `pause`, `resume`
 
 use std::path::PathBuf;
 
@@ -6,13 +6,15 @@ use cairn_proto::{ByteSize, Domain, Region, message::Roles};
 use clap::{Args, Subcommand};
 use libp2p::Multiaddr;
 
-use super::{Context, execute};
+use super::{Context, execute, render::Renderer};
 use crate::{
+    api::client::DaemonClient,
     config::Setting,
-    daemon::{self, NodeSettings},
+    courtesy::{self, Pause},
+    daemon::{self, NodeSettings, assemble, service::pause_summary},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
-    ops::{LeaveArgs, Verb},
+    ops::{Event, LeaveArgs, PauseArgs, Verb},
     timers::Timers,
 };
 
@@ -40,6 +42,16 @@ pub(super) enum Command {
         when the clock is wrong, 5 when shards are\ndamaged, 13 when nobody is reached, 14 when the disk is full (the gravest first)."
     )]
     Health,
+    /// Serve nobody and take no part in background work for a while; own backups and restores go on
+    #[command(
+        after_help = "Examples:\n  cairn node pause --for 2h\n  cairn node pause          until `cairn node resume`\n\n\
+        Peers that ask are told to come again, new shards go elsewhere, and what stewards ask is answered, so that nobody takes this\n\
+        node for dead. A pause outlives a restart; `cairn status` shows it."
+    )]
+    Pause(Pausing),
+    /// End a pause
+    #[command(after_help = "Examples:\n  cairn node resume\n  cairn node resume --data-dir /srv/cairn")]
+    Resume,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +77,30 @@ fn span(text: &str) -> Result<u64, String> {
     let found = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?.trim().parse::<u64>().ok()?, *ms)));
     let ms = found.and_then(|(count, ms)| count.checked_mul(ms)).ok_or("it is a number with s, m, h or d, as 24h")?;
     if ms > cairn_core::steward::LEAVE_AHEAD_MS { Err("it is at most 30d".to_owned()) } else { Ok(ms) }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pausing {
+    /// How long: 90s, 30m, 2h, 3d [default: until `cairn node resume`]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    for_ms: Option<u64>,
+}
+
+/// A number with its unit, in milliseconds: a second to a year.
+fn parse_time(text: &str) -> Result<u64, String> {
+    const SECOND: u64 = 1000;
+    const YEAR: u64 = 365 * 24 * 3600 * SECOND;
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.trim() {
+        "s" => SECOND,
+        "m" | "min" => 60 * SECOND,
+        "h" => 3600 * SECOND,
+        "d" => 24 * 3600 * SECOND,
+        _ => return Err("write it as 90s, 30m, 2h or 3d".to_owned()),
+    };
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    ms.filter(|ms| (SECOND..=YEAR).contains(ms)).ok_or_else(|| "from a second to a year".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +144,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         Command::Leave(Leave { within, now, cancel, yes }) => {
             return execute::verb(context, Verb::Leave(LeaveArgs { in_ms: within, now, cancel, yes })).await;
         }
+        Command::Pause(pausing) => return pause(context, Some(PauseArgs { for_ms: pausing.for_ms })).await,
+        Command::Resume => return pause(context, None).await,
     };
     let file = &context.config.node;
     let usage = |what: &str, e: &(dyn std::error::Error + 'static)| {
@@ -137,6 +175,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         mdns: !run.no_mdns && file.mdns.unwrap_or(true),
         inbound_per_subnet: file.inbound_per_subnet,
         timers: timers(context)?,
+        timetable: context.timetable()?,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;
@@ -144,6 +183,22 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         super::render::line(&format!("listening {address}"));
     })
     .await?;
+    Ok(ExitCode::Success)
+}
+
+/// By the node that runs, or in the folder of one that does not: it will be paused when it runs.
+async fn pause(context: &Context, args: Option<PauseArgs>) -> Result<ExitCode, Failure> {
+    let root = context.data_dir()?;
+    let dir = DataDir::find(&root)?.ok_or_else(|| assemble::no_store(&root))?;
+    if DaemonClient::find(&dir.socket()).await.is_some() {
+        return execute::verb(context, args.map_or(Verb::Resume, Verb::Pause)).await;
+    }
+    let _lock = dir.lock("node pause")?;
+    let pause = args.map(|args| Pause::lasting(args.for_ms, crate::vault::now()));
+    courtesy::write_pause(dir.root(), pause)?;
+    let mut renderer = Renderer::new(context.output(), false);
+    renderer.show(&Event::Summary { verb: "pause".into(), summary: pause_summary(pause, false) });
+    renderer.finish();
     Ok(ExitCode::Success)
 }
 

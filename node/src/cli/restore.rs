@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Context, execute};
+use super::{Context, execute, limits::Limits};
 use crate::{
     failure::{ExitCode, Failure},
     ops::{DumpArgs, RestoreArgs, Verb, encode_path},
@@ -38,6 +38,8 @@ pub(super) struct Restore {
     /// Say what would be written, write nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -63,6 +65,8 @@ impl Restore {
             overwrite,
             verify: self.verify,
             dry_run: self.dry_run,
+            limit_up: self.limits.up()?,
+            limit_down: self.limits.down()?,
         }))
     }
 }

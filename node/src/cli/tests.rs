@@ -55,6 +55,11 @@ fn command_lines_of_the_contract_parse() {
         "node health --json",
         "node run --region EU/DE --geoip city.mmdb --geoip-asn asn.mmdb",
         "plan --sla gold --size 500GB --churn 20% --repair-time 36h --online 95% --shock 10% --domains 64",
+        "backup a --limit-up 2MiB/s --limit-download 512",
+        "restore latest --target t --limit-down 500kB/s",
+        "node pause",
+        "node pause --for 90m",
+        "node resume",
         "recover",
         "debug store --json",
         "debug placement --explain",
@@ -84,6 +89,10 @@ fn contradictions_are_usage_errors() {
         "check --read-data --read-data-subset 1/2",
         "frob",
         "peers --explain 1a2b --verify f",
+        "node pause --for 2",
+        "node pause --for 0s",
+        "node pause --for 2y",
+        "node resume --for 2h",
     ] {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");

@@ -21,6 +21,7 @@ use crate::{
         server::{SHARDS_PAGE, ShardPage, ShardPlace},
     },
     audits::auditor::Auditor,
+    courtesy::{Courtesy, CourtesyConfig},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     files::command::CommandStream,
@@ -63,6 +64,7 @@ pub struct Node {
 
 struct Online {
     handle: NetworkHandle,
+    courtesy: Courtesy,
     overlay: Arc<dyn Overlay>,
     network: NetworkFile,
     peer: PeerKey,
@@ -154,6 +156,8 @@ impl Node {
         config.store = keeper.clone().map(|keeper| keeper as Arc<dyn network::keeper::ShardKeeper>);
         config.data_dir = Some(dir.root().to_owned());
         config.stewards = stores.then(|| Arc::clone(&front) as Arc<dyn StewardService>);
+        let courtesy = Courtesy::start(CourtesyConfig::new(settings.timetable, Some(dir.root().to_owned())));
+        config.courtesy = Some(courtesy.clone());
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
         config.standings = Some(standings.clone());
@@ -179,6 +183,7 @@ impl Node {
                 key,
                 domain: &domain,
                 timers: settings.timers,
+                courtesy: &courtesy,
             };
             match repairs::start(parts, &stewardship).await {
                 Ok(started) => rebuilding = Some(started),
@@ -190,8 +195,16 @@ impl Node {
             }
         }
         listening(&handle).await;
-        let online =
-            Online { overlay: Arc::new(handle.clone()), handle, network, peer, domain, region, roles: settings.roles };
+        let online = Online {
+            overlay: Arc::new(handle.clone()),
+            handle,
+            courtesy,
+            network,
+            peer,
+            domain,
+            region,
+            roles: settings.roles,
+        };
         let (online, standings) = (Some(online), Some(standings));
         Ok(Self { dir, online, store, stewardship, auditor, holdings, rebuilding, standings })
     }
@@ -274,6 +287,22 @@ impl Node {
     #[must_use]
     pub fn witness(&self) -> Option<Arc<dyn Witness>> {
         self.standings.clone().map(|standings| Arc::new(standings) as Arc<dyn Witness>)
+    }
+
+    /// How this node uses its line.
+    ///
+    /// # Errors
+    /// Only the store was opened.
+    pub fn courtesy(&self) -> Result<&Courtesy, Failure> {
+        Ok(&self.online()?.courtesy)
+    }
+
+    /// Says to the network again what we offer.
+    pub async fn announce(&self) {
+        if let Some(online) = &self.online {
+            // A node that goes down has nothing to say.
+            let _ = online.handle.announce().await;
+        }
     }
 
     /// This node's work as a steward; at rest when it does not store.
@@ -364,6 +393,7 @@ impl Node {
                 }
             }),
             vault: self.dir.has_vault(),
+            courtesy: Some(online.courtesy.status()),
         })
     }
 }

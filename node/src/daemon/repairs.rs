@@ -18,6 +18,7 @@ use crate::{
         answer::{self, Answerer},
         auditor::{Auditor, AuditorConfig},
     },
+    courtesy::Courtesy,
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     holdings::{Holdings, HoldingsConfig},
@@ -28,9 +29,6 @@ use crate::{
     store::Store,
     timers::Timers,
 };
-
-/// Bytes a second that our line is taken to carry, 10 Mbit/s: nothing measures it yet.
-const UPSTREAM: u64 = 1_250_000;
 
 /// What a node's part in repairs is made from.
 pub(super) struct Parts<'a> {
@@ -46,6 +44,7 @@ pub(super) struct Parts<'a> {
     pub(super) key: SigningKey,
     pub(super) domain: &'a Domain,
     pub(super) timers: Timers,
+    pub(super) courtesy: &'a Courtesy,
 }
 
 /// Our part in rebuilds, as it runs.
@@ -74,8 +73,9 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         let text = format!("cannot use {}", what.display());
         Failure::new(ExitCode::Failed, "STEWARDSHIP", text).caused_by(e)
     };
-    let Parts { dir, handle, store, keeper, holdings, front, auditor, witness, key, domain, timers } = parts;
+    let Parts { dir, handle, store, keeper, holdings, front, auditor, witness, key, domain, timers, courtesy } = parts;
     let shards: Arc<dyn ShardKeeper> = Arc::clone(&keeper) as _;
+    let line = courtesy.clone();
     let (entropy, of_audits) = (entropy()?, entropy()?);
     front.answers(Answerer::new(answer::Setup {
         key: key.clone(),
@@ -83,7 +83,8 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         domains: Arc::new(handle.clone()),
         losses: Some(Arc::new(holdings.clone())),
         clock: Arc::new(crate::vault::now),
-        day: Duration::from_millis(timers.liveness.day_ms),
+        // The round that audits are counted by.
+        day: Duration::from_millis(timers.rhythm.audit_ms),
     }));
     let rebuilds = rebuilds(dir, handle, shards, key.clone()).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
@@ -102,7 +103,7 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         domain: domain.clone(),
         shelf: keeper,
         timers,
-        upstream: UPSTREAM,
+        upstream: Arc::new(move || line.upstream()),
         clock: Arc::new(crate::vault::now),
         entropy,
     };

@@ -16,6 +16,7 @@ use crate::{
         NodeStatus,
         server::{Call, Service, ShardPage, ShardPlace},
     },
+    courtesy::Pause,
     failure::{ExitCode, Failure},
     ops::{Event, Outcome, SecretText, Verb, VerbResult},
     plan::{self, PlanArgs},
@@ -93,6 +94,8 @@ impl NodeService {
             Verb::Repair => self.plan_repair(&call.events).await,
             Verb::Leave(args) => self.leave(*args, &call.events, &call.cancel).await,
             Verb::Health => self.health(&call.events).await,
+            Verb::Pause(args) => self.pause(Some(Pause::lasting(args.for_ms, crate::vault::now())), &call.events).await,
+            Verb::Resume => self.pause(None, &call.events).await,
             Verb::Plan(args) => self.plan(args.clone(), &call.events).await,
             _ => self.in_vault(call).await,
         }
@@ -284,6 +287,24 @@ impl NodeService {
         Ok(Outcome { code: ExitCode::Success })
     }
 
+    /// On disk when it is said, and the others hear of it soon. Its end is told by [`NodeService::follow_pauses`].
+    async fn pause(&self, pause: Option<Pause>, events: &mpsc::Sender<Event>) -> VerbResult {
+        let courtesy = self.node.courtesy()?.clone();
+        assemble::blocking(move || courtesy.set_pause(pause)).await??;
+        send(events, Event::Summary { verb: "pause".into(), summary: pause_summary(pause, true) }).await;
+        Ok(Outcome { code: ExitCode::Success })
+    }
+
+    /// Tells the others of every pause and of its end, for as long as the node runs.
+    pub(super) async fn follow_pauses(&self) {
+        let Ok(courtesy) = self.node.courtesy() else { return std::future::pending().await };
+        let mut pauses = courtesy.pauses();
+        while pauses.changed().await.is_ok() {
+            self.node.announce().await;
+        }
+        std::future::pending().await
+    }
+
     async fn node_status(&self, refresh: bool) -> Result<NodeStatus, Failure> {
         // A node without peers still has a status.
         let peers = self.known_peers(refresh).await.unwrap_or_default();
@@ -315,6 +336,15 @@ impl Service for NodeService {
         }
         .boxed()
     }
+}
+
+/// What `node pause` and `node resume` end with.
+pub(crate) fn pause_summary(pause: Option<Pause>, runs: bool) -> serde_json::Value {
+    let until = match pause {
+        Some(Pause::Until(end)) => Some(end.0),
+        _ => None,
+    };
+    serde_json::json!({ "paused": pause.is_some(), "until_ms": until, "node_runs": runs })
 }
 
 fn peer_row(peer: &PeerView) -> serde_json::Value {

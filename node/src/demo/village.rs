@@ -152,6 +152,7 @@ impl Resident {
             inbound_per_subnet: None,
             external: Vec::new(),
             timers: crate::timers::Timers::default(),
+            timetable: cairn_core::courtesy::timetable::Timetable::free(),
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

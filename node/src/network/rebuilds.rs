@@ -15,6 +15,7 @@ use super::{
     streams::{self, InboundStream, Kind},
 };
 use crate::{
+    courtesy::Courtesy,
     overlay::{OverlayError, TransferError},
     rebuild::{Arrival, Pipe, RebuildNet},
 };
@@ -45,6 +46,10 @@ impl NetworkHandle {
 }
 
 impl RebuildNet for NetworkHandle {
+    fn courtesy(&self) -> Option<&Courtesy> {
+        self.inner.courtesy.as_ref()
+    }
+
     fn me(&self) -> PeerKey {
         self.inner.me
     }

@@ -132,6 +132,7 @@ pub(crate) struct NetworkTask {
     pub(crate) portrait: SelfPortrait,
     pub(crate) protocols: Protocols,
     pub(crate) keeper: Option<Arc<dyn ShardKeeper>>,
+    pub(crate) courtesy: Option<crate::courtesy::Courtesy>,
     pub(crate) server: Arc<Server>,
     pub(crate) desk: Arc<Desk>,
     pub(crate) announce_every: Duration,

@@ -4,6 +4,7 @@ mod absent;
 mod answers;
 mod cancelled;
 mod conduct;
+mod courtesy;
 mod crowds;
 mod discovery;
 mod heads;

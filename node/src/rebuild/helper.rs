@@ -21,7 +21,7 @@ use super::{
     links::Expected,
     pipe::{self, Incoming, Outgoing, PipeError},
 };
-use crate::{network::clock, signatures};
+use crate::{courtesy::Courtesy, network::clock, signatures};
 
 /// Stripes of orders that a fingerprint was given for and that still stand: sixteen orders of whole groups. A full list gives no more.
 const PRINTS_MAX: usize = 4096;
@@ -62,6 +62,9 @@ impl Shared {
 
     /// SEP-1: everything that we can know of it, we check ourselves.
     async fn check(&self, from: PeerKey, invite: &Invite) -> Result<Invited, Refusal> {
+        if !self.may_begin(Courtesy::up) {
+            return Err(Refusal::Busy);
+        }
         let domain = self.net.pinned_domain(from).await.ok_or(Refusal::Unknown)?;
         let me = self.net.me();
         let order = &invite.credentials.certificate.order;
@@ -187,7 +190,10 @@ impl Shared {
             let wait = if slice == 0 { self.patience.open + self.patience.answer + stall } else { stall };
             let read = async {
                 match &mut previous {
-                    Some(previous) => previous.slice(&mut incoming, wait).await.map_err(|_| Break::Previous),
+                    Some(previous) => {
+                        self.pass_slice(Courtesy::down).await;
+                        previous.slice(&mut incoming, wait).await.map_err(|_| Break::Previous)
+                    }
                     None => Ok(()),
                 }
             };
@@ -197,6 +203,7 @@ impl Shared {
             if slice == 0 && !self.ledger.begun(id).await {
                 return Err(Break::Own);
             }
+            self.pass_slice(Courtesy::up).await;
             next.slice(&out, stall).await.map_err(|_| Break::Next)?;
         }
         if let Some(previous) = previous {

@@ -21,7 +21,7 @@ use futures::{
 use tokio::time::Instant;
 
 use super::{Pipe, Shared, entropy, links::Expected, pipe};
-use crate::network::clock;
+use crate::{courtesy::Courtesy, network::clock};
 
 /// Between two questions to a helper that said that it is busy, or does not know us yet.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -210,6 +210,7 @@ impl Shared {
         let mut incoming = vec![0; SLICE_SIZE];
         for slice in 0..SLICES {
             let first = if slice == 0 { patience.open + patience.answer } else { std::time::Duration::ZERO };
+            self.pass_slice(Courtesy::down).await;
             let came = link.slice(&mut incoming, first + patience.stall).await;
             let begins = came.is_ok() && slice == 0;
             if came.is_err() || begins && !self.ledger.begun(id).await || holder.take(slice, &incoming).is_err() {

@@ -281,7 +281,11 @@ impl Newcomer {
         let inner = &self.0;
         let order = &given.credentials.certificate.order;
         let left = || Duration::from_millis(order.expires.ms_since(inner.now()));
-        let Ok(lane) = tokio::time::timeout(left(), inner.lanes.acquire()).await else {
+        let turn = async {
+            inner.tools.net.ready().await;
+            inner.lanes.acquire().await
+        };
+        let Ok(lane) = tokio::time::timeout(left(), turn).await else {
             tracing::info!(group = %order.group.short(), "an order was over before it was its turn");
             return Took::None(Failure::Refused, task.part.stewards.clone());
         };
@@ -344,6 +348,8 @@ impl Newcomer {
         if tools.shelf.has(group, task.slot, row.ordinal, &row.root) {
             return Ok(());
         }
+        // It may have been paused meanwhile.
+        tools.net.ready().await;
         let from = source(&task.part.action);
         let bytes = match from {
             Some(from) => self.copy(from, &credentials, row.ordinal).await?,

@@ -14,7 +14,7 @@ use cairn_core::{
     },
 };
 use cairn_proto::{Certificate, Ordinals, PeerKey, Slot};
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::{overlay::TransferError, standing::ports::Witness};
 
@@ -53,6 +53,11 @@ pub trait StewardNet: Send + Sync + 'static {
 
     /// Which ordinals of a slot a holder has, under a mandate.
     fn holding(&self, at: PeerKey, pass: WatchPass, slot: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>>;
+
+    /// Waits until this node takes part in background work: it may be paused.
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 
     /// One shard from the source that an order names, by the new holder that it names. Not checked against a root.
     fn fetch(

@@ -96,6 +96,8 @@ pub(super) struct Keeper {
     pub(super) hurried: BTreeSet<Holding>,
     /// Who compared a group with us that we do not know, and when that was answered. At most [`STRANGERS_MAX`].
     pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
+    /// What our line carries.
+    pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// Who asks for an unknown group is answered, by a message of ours to a peer that may not listen, as often as this.
@@ -159,7 +161,10 @@ impl Keeper {
                     again = true;
                 }
                 Input::Convicted(peers) => self.steward.condemn(peers, now),
-                Input::Save => self.save_beliefs(),
+                Input::Save => {
+                    self.save_beliefs();
+                    self.steward.set_upstream((self.upstream)(), now);
+                }
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
                 Input::Plan(to) => {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Vault, audit, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
 use crate::{
     audits::tokens,
+    courtesy::verb::Limited,
     failure::{ExitCode, Failure},
     ops::{Event, SecretText, Verb, VerbResult},
     overlay::Overlay,
@@ -40,7 +41,12 @@ pub async fn run_verb(
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) -> VerbResult {
-    let overlay = ctx.overlay.clone();
+    let (limit_up, limit_down) = match &verb {
+        Verb::Backup(args) => (args.limit_up, args.limit_down),
+        Verb::Restore(args) => (args.limit_up, args.limit_down),
+        _ => (None, None),
+    };
+    let overlay = Limited::wrap(ctx.overlay.clone(), limit_up, limit_down);
     // Work that has no checkpoint of its own is dropped where it stands: it changes nothing.
     let until = |cancel: CancellationToken| async move {
         cancel.cancelled().await;
@@ -111,6 +117,8 @@ async fn run_reading(
         | Verb::Repair
         | Verb::Leave(_)
         | Verb::Health
+        | Verb::Pause(_)
+        | Verb::Resume
         | Verb::Plan(_)
         | Verb::DebugStore
         | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),

@@ -43,7 +43,7 @@ impl Rate {
 
 /// Starts full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     rate: Rate,
     /// Thousandths of a byte, at most a thousand times the burst.
     level: u64,
@@ -52,7 +52,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) const fn full(rate: Rate, now: Timestamp) -> Self {
+    pub(crate) const fn full(rate: Rate, now: Timestamp) -> Self {
         Self { rate, level: rate.burst * 1000, at: now }
     }
 
@@ -66,14 +66,14 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    pub(super) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
+    pub(crate) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
         self.settle(now);
         self.rate = rate;
         self.level = self.level.min(rate.burst * 1000);
     }
 
     /// How long until so many bytes can be taken and what must stay is left; `None` when that is so.
-    pub(super) fn wait(&self, now: Timestamp, class: Priority, bytes: u64) -> Option<WaitMs> {
+    pub(crate) fn wait(&self, now: Timestamp, class: Priority, bytes: u64) -> Option<WaitMs> {
         let stays = match class {
             Priority::Critical => 0,
             Priority::High | Priority::Normal => self.rate.burst / 4,
@@ -94,12 +94,12 @@ impl Bucket {
     }
 
     /// How long until it is full.
-    pub(super) fn full_in(&self, now: Timestamp) -> WaitMs {
+    pub(crate) fn full_in(&self, now: Timestamp) -> WaitMs {
         self.until(self.rate.burst, now).unwrap_or(WaitMs(0))
     }
 
     /// Takes what [`Bucket::wait`] said is there.
-    pub(super) fn take(&mut self, now: Timestamp, bytes: u64) {
+    pub(crate) fn take(&mut self, now: Timestamp, bytes: u64) {
         self.settle(now);
         self.level = self.level.saturating_sub(bytes.saturating_mul(1000));
     }

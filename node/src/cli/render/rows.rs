@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     table,
-    values::{pairs, plain, printable, short_id, time},
+    values::{moment, pairs, plain, printable, short_id, time},
 };
 
 /// One row; mostly one line. `long` is `ls -l`.
@@ -103,6 +103,39 @@ fn entry(row: &Value, long: bool) -> String {
     )
 }
 
+/// How the node uses its line.
+fn line(courtesy: &Value) -> Vec<String> {
+    if !courtesy.is_object() {
+        return Vec::new();
+    }
+    let rate = |bytes: u64| format!("{}/s", ByteSize(bytes));
+    let limit = |key: &str| courtesy[key].as_u64().map_or_else(|| "no limit".to_owned(), rate);
+    let until = match courtesy["changes_in_minutes"].as_u64() {
+        Some(minutes) if minutes >= 120 => format!(", for {} h {} min more", minutes / 60, minutes % 60),
+        Some(minutes) => format!(", for {minutes} min more"),
+        None => String::new(),
+    };
+    let why = match courtesy["timetable_row"].as_u64() {
+        Some(row) => format!(" (row {} of the timetable)", row + 1),
+        None => String::new(),
+    };
+    let carries = courtesy["upstream"].as_u64().map_or_else(String::new, rate);
+    let how = if courtesy["upstream_measured"] == true { "measured" } else { "assumed" };
+    let mut out = vec![format!(
+        "Line      up {}, down {}{why}{until}; it carries {carries} up ({how})",
+        limit("limit_up"),
+        limit("limit_down")
+    )];
+    if courtesy["paused"] == true {
+        let until = courtesy["paused_until"].as_u64();
+        let until = until.map_or_else(|| "`cairn node resume`".to_owned(), |until| format!("{} UTC", moment(until)));
+        out.push(format!(
+            "Paused    until {until}: it serves nobody and takes no part; own backups and restores go on"
+        ));
+    }
+    out
+}
+
 /// What `cairn status` says of the node itself.
 fn this_node(row: &Value) -> Vec<String> {
     let id = |key: &str| short_id(row[key].as_str().unwrap_or("-"));
@@ -147,5 +180,6 @@ fn this_node(row: &Value) -> Vec<String> {
             bytes("disk_bytes")
         ));
     }
+    out.extend(line(&row["courtesy"]));
     out
 }

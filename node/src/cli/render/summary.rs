@@ -3,7 +3,7 @@
 use cairn_proto::ByteSize;
 use serde_json::Value;
 
-use super::values::{block, plain, short_id, time};
+use super::values::{block, moment, plain, short_id, time};
 use crate::ops::Progress;
 
 /// `1 group`, `2 groups`.
@@ -84,6 +84,7 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
                 f.bytes("bytes")
             ),
         }],
+        "pause" => vec![pause(&f)],
         "debug-store" => vec![format!("{}, {}", many(f.count("shards"), "shard"), f.bytes("bytes"))],
         "lab" => vec![format!(
             "{} of {} nodes up; network file {}",
@@ -105,6 +106,15 @@ pub(super) fn nothing(verb: &str, summary: &Value) -> Option<&'static str> {
         "find" if f.count("matches") == 0 => Some("nothing matches"),
         "ls" if f.count("entries") == 0 => Some("an empty folder"),
         _ => None,
+    }
+}
+
+fn pause(f: &Figures<'_>) -> String {
+    let when = if f.is("node_runs") { "" } else { " when it runs" };
+    match (f.is("paused"), f.0["until_ms"].as_u64()) {
+        (false, _) => format!("the node takes part{when}"),
+        (true, None) => format!("the node is paused{when}, until `cairn node resume`"),
+        (true, Some(until)) => format!("the node is paused{when}, until {} UTC", moment(until)),
     }
 }
 

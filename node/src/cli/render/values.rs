@@ -75,3 +75,9 @@ pub(super) fn time(text: &str) -> String {
         _ => printable(text),
     }
 }
+
+/// A time in milliseconds since 1970, to the second.
+pub(super) fn moment(ms: u64) -> String {
+    let told = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    told.map_or_else(|| "?".to_owned(), |told| told.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}

@@ -68,6 +68,15 @@ impl StewardNet for NetworkHandle {
         .boxed()
     }
 
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Some(courtesy) = &self.inner.courtesy {
+                courtesy.resumed().await;
+            }
+        }
+        .boxed()
+    }
+
     fn fetch(
         &self,
         from: PeerKey,

@@ -8,12 +8,13 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use cairn_core::steward::wire::{Answer, MESSAGE_MAX, Refusal, Request};
-use cairn_proto::{PeerKey, mandate::GROUP_RECORD_MAX};
+use cairn_proto::{PeerKey, mandate::GROUP_RECORD_MAX, wire::Priority};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, FutureExt as _, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{SHORT_MAX, read_length, write};
 use crate::{
+    courtesy::Courtesy,
     network::transfer::{
         frame::{self, FrameError, Progress},
         server::{PeerPlaces, ServerLimits},
@@ -37,13 +38,18 @@ pub(crate) struct Desk {
     /// For what is no longer than a group's record, and for what is.
     memory: [Arc<Semaphore>; 2],
     maps: Arc<Semaphore>,
+    courtesy: Option<Courtesy>,
 }
 
 /// A question, or why it is not looked at.
 type Heard = Result<Request, Refusal>;
 
 impl Desk {
-    pub(crate) fn new(service: Option<Arc<dyn StewardService>>, limits: ServerLimits) -> Self {
+    pub(crate) fn new(
+        service: Option<Arc<dyn StewardService>>,
+        limits: ServerLimits,
+        courtesy: Option<Courtesy>,
+    ) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
         Self {
             service,
@@ -52,6 +58,7 @@ impl Desk {
             refusing: places(REFUSING_MAX),
             memory: [0, 1].map(|_| places(limits.stewards.memory / 2 / PERMIT_BYTES)),
             maps: places(limits.stewards.maps),
+            courtesy,
         }
     }
 
@@ -100,6 +107,11 @@ impl Desk {
             Ok(request) => request,
             Err(why) => return self.say(io, &Answer::Refused(why)).await,
         };
+        // What moves shard bytes waits for the end of a pause; words do not, or we would be taken for gone.
+        let moves = matches!(request, Request::Give { .. } | Request::Duty(_) | Request::Challenge(_));
+        if moves && self.courtesy.as_ref().is_some_and(|courtesy| courtesy.paused_ms().is_some()) {
+            return self.say(io, &Answer::Refused(Refusal::Busy)).await;
+        }
         let turn = match request {
             Request::Ask { .. } => {
                 let turn = tokio::time::timeout(self.limits.memory_wait, self.maps.clone().acquire_owned()).await;
@@ -114,11 +126,15 @@ impl Desk {
         drop(memory);
         let answer = answered.ok().and_then(Result::ok).unwrap_or(Answer::Refused(Refusal::Busy));
         let encoded = answer.encode();
+        let shows_shards = matches!(answer, Answer::Audit(_));
         drop((answer, turn));
         let mut bytes = encoded.inspect_err(|error| tracing::error!(%error, "an answer cannot be sent"))?;
         let paid = self.pay(bytes.len()).await;
         if paid.is_none() {
             bytes = Answer::Refused(Refusal::Busy).encode()?;
+        }
+        if let Some(courtesy) = self.courtesy.as_ref().filter(|_| shows_shards) {
+            courtesy.up().pass_piece(Priority::Low, bytes.len()).await;
         }
         self.write(io, &bytes).await
     }

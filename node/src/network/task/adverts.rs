@@ -48,6 +48,10 @@ impl NetworkTask {
         self.own_addresses().iter().find_map(located).unwrap_or_else(Region::unknown)
     }
 
+    fn is_paused(&self) -> bool {
+        self.courtesy.as_ref().is_some_and(|courtesy| courtesy.paused_ms().is_some())
+    }
+
     /// Gossips our advert; owners, who offer nothing, stay silent.
     pub(super) fn announce(&mut self, now: Timestamp) {
         self.state.announce_at = Instant::now() + self.announce_every;
@@ -68,7 +72,8 @@ impl NetworkTask {
             region,
             roles: me.roles,
             give: space.map_or(me.give, |s| s.give),
-            free: space.map_or(ByteSize(0), |s| s.free),
+            // Nobody plans with a node that takes nothing.
+            free: space.filter(|_| !self.is_paused()).map_or(ByteSize(0), |s| s.free),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.own_addresses().iter().map(ToString::to_string).collect(),
         };

@@ -338,7 +338,7 @@ mod holders {
 
     fn link_with(patience: ClientPatience) -> (Link, Pipe) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        (Link::start(ours.compat(), patience), theirs.compat())
+        (Link::start(ours.compat(), patience, None), theirs.compat())
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use super::{
     server::Lane,
 };
 use crate::{
+    courtesy::{Courtesy, Line},
     network::{
         clock,
         command::Command,
@@ -51,6 +52,7 @@ pub(crate) struct ShardClient {
     commands: mpsc::Sender<Command>,
     links: Mutex<HashMap<(PeerKey, Lane), LinkPlace>>,
     patience: ClientPatience,
+    courtesy: Option<Courtesy>,
 }
 
 /// One request, before it has a link.
@@ -87,8 +89,21 @@ impl<'a> Access<'a> {
 }
 
 impl ShardClient {
-    pub(crate) fn new(me: PeerKey, commands: mpsc::Sender<Command>, patience: ClientPatience) -> Self {
-        Self { me, commands, links: Mutex::default(), patience }
+    pub(crate) fn new(
+        me: PeerKey,
+        commands: mpsc::Sender<Command>,
+        patience: ClientPatience,
+        courtesy: Option<Courtesy>,
+    ) -> Self {
+        Self { me, commands, links: Mutex::default(), patience, courtesy }
+    }
+
+    /// Waits until so much may be moved. Before a request is made, so that nobody takes our own wait for the other's silence.
+    async fn pass(&self, line: fn(&Courtesy) -> &Line, class: Priority, bytes: usize) -> Result<(), TransferError> {
+        match &self.courtesy {
+            Some(courtesy) => line(courtesy).pass(class, bytes).await.map_err(|_| TransferError::TimedOut),
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn put(
@@ -117,6 +132,7 @@ impl ShardClient {
             payload: put.bytes.clone(),
             answer: FrameKind::Stored,
         };
+        self.pass(Courtesy::up, priority.max(Priority::Normal), SHARD_SIZE).await?;
         let frame = self.ask(&request).await?;
         kept(&frame.head, to, &put)
     }
@@ -145,8 +161,9 @@ impl ShardClient {
             payload: Bytes::new(),
             answer: FrameKind::Data,
         };
-        let frame = self.ask(&request).await?;
         let expected = if length == 0 { SHARD_SIZE.saturating_sub(offset as usize) } else { length as usize };
+        self.pass(Courtesy::down, priority.max(Priority::High), expected).await?;
+        let frame = self.ask(&request).await?;
         if frame.payload.len() != expected {
             return Err(TransferError::Misbehaved(format!("{} bytes instead of {expected}", frame.payload.len())));
         }
@@ -196,11 +213,12 @@ impl ShardClient {
             to: from,
             group: Access::shown(group, FrameKind::OpenOrder, &pass),
             kind: FrameKind::Get,
-            priority: Priority::Normal,
+            priority: Priority::Low,
             head: head.encode_to_vec(),
             payload: Bytes::new(),
             answer: FrameKind::Data,
         };
+        self.pass(Courtesy::down, request.priority, SHARD_SIZE).await?;
         let frame = self.ask(&request).await?;
         if frame.payload.len() != SHARD_SIZE {
             return Err(TransferError::Misbehaved(format!("{} bytes instead of a shard", frame.payload.len())));
@@ -257,8 +275,10 @@ impl ShardClient {
             else {
                 break result;
             };
-            let pause = Duration::from_millis((*retry_after_ms).clamp(BUSY_WAIT.0, BUSY_WAIT.1));
-            if Instant::now() + pause > give_up {
+            let said = Duration::from_millis(*retry_after_ms);
+            let pause = said.clamp(Duration::from_millis(BUSY_WAIT.0), Duration::from_millis(BUSY_WAIT.1));
+            // Whoever is paused says so at once, and others have it too.
+            if Instant::now() + pause.max(said) > give_up {
                 break result;
             }
             tokio::time::sleep(pause).await;
@@ -338,7 +358,8 @@ impl ShardClient {
             return Ok(link.clone());
         }
         let stream = streams::open(&self.commands, to, Kind::Shard, self.patience.open).await?;
-        Ok(place.insert(Link::start(stream, self.patience)).clone())
+        let meter = self.courtesy.as_ref().map(|courtesy| courtesy.meter().clone());
+        Ok(place.insert(Link::start(stream, self.patience, meter)).clone())
     }
 }
 

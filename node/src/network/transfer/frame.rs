@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,10 @@ use cairn_proto::{
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use crate::store::{Arriving, ShardBytes};
+use crate::{
+    courtesy::Meter,
+    store::{Arriving, ShardBytes},
+};
 
 /// Bytes moved between two marks of progress: small enough that 15 s of silence means something on a slow line.
 pub(crate) const STEP: usize = 64 * 1024;
@@ -61,11 +67,18 @@ pub(crate) enum FrameError {
 pub(crate) struct Progress {
     start: Instant,
     last_ms: AtomicU64,
+    /// Counts the payloads that are written.
+    meter: Option<Arc<Meter>>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), last_ms: AtomicU64::new(0) }
+        Self::metered(None)
+    }
+
+    /// What is written counts as what our line carries.
+    pub(crate) fn metered(meter: Option<Arc<Meter>>) -> Self {
+        Self { start: Instant::now(), last_ms: AtomicU64::new(0), meter }
     }
 
     pub(crate) fn mark(&self) {
@@ -161,14 +174,37 @@ pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     frame: &Frame,
     progress: &Progress,
 ) -> io::Result<()> {
+    write_front(io, frame, progress).await?;
+    write_payload(io, &frame.payload, progress).await
+}
+
+/// Writes what stands before a frame's payload.
+pub(crate) async fn write_front<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    frame: &Frame,
+    progress: &Progress,
+) -> io::Result<()> {
     let mut front = Vec::with_capacity(FRAME_HEADER_SIZE + frame.head.len());
     front.extend_from_slice(&frame.header().encode());
     front.extend_from_slice(&frame.head);
     io.write_all(&front).await?;
     progress.mark();
-    for step in frame.payload.chunks(STEP) {
+    Ok(())
+}
+
+/// Writes a payload, or a part of it.
+pub(crate) async fn write_payload<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    payload: &[u8],
+    progress: &Progress,
+) -> io::Result<()> {
+    let _under_way = progress.meter.as_ref().filter(|_| !payload.is_empty()).map(|meter| meter.begin());
+    for step in payload.chunks(STEP) {
         io.write_all(step).await?;
         progress.mark();
+        if let Some(meter) = &progress.meter {
+            meter.went(step.len());
+        }
     }
     Ok(())
 }

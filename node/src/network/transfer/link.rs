@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Frame, FrameError, Progress};
+use crate::courtesy::Meter;
 
 /// How patient a requester is. Tests make it short.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +134,7 @@ impl OpenGroups {
 
 impl Link {
     /// Starts the two tasks of a fresh stream.
-    pub(crate) fn start<S>(stream: S, patience: ClientPatience) -> Self
+    pub(crate) fn start<S>(stream: S, patience: ClientPatience, meter: Option<Arc<Meter>>) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -141,7 +142,7 @@ impl Link {
             waiting: Mutex::default(),
             places: Semaphore::new(IN_FLIGHT_MAX),
             next: AtomicU32::new(1),
-            progress: Progress::new(),
+            progress: Progress::metered(meter),
             closed: CancellationToken::new(),
             groups: tokio::sync::Mutex::default(),
         });

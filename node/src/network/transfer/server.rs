@@ -13,11 +13,12 @@
 
 mod groups;
 mod limits;
+mod manners;
 mod passes;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -40,6 +41,7 @@ pub use self::limits::ServerLimits;
 use self::{
     groups::{Groups, Wish},
     limits::{Memory, PERMIT_BYTES},
+    manners::Owed,
     passes::{Checks, Passed},
 };
 use super::{
@@ -47,6 +49,7 @@ use super::{
     workers::Workers,
 };
 use crate::{
+    courtesy::Courtesy,
     identity::Identity,
     network::{clock, command::Command, keeper::ShardKeeper},
     store::{NewShard, ShardBytes},
@@ -66,6 +69,7 @@ pub(crate) struct Server {
     memory: Arc<Semaphore>,
     workers: Workers,
     checks: Checks,
+    courtesy: Option<Courtesy>,
 }
 
 impl Server {
@@ -76,10 +80,11 @@ impl Server {
         limits: ServerLimits,
         workers: Workers,
         commands: mpsc::WeakSender<Command>,
+        courtesy: Option<Courtesy>,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits.memory / PERMIT_BYTES));
         let checks = Checks::new(commands, limits.memory_wait);
-        Self { identity, domain, keeper, limits, memory, workers, checks }
+        Self { identity, domain, keeper, limits, memory, workers, checks, courtesy }
     }
 
     /// Serves one stream until it ends, breaks the protocol, idles for too long, or `stop`.
@@ -94,7 +99,8 @@ impl Server {
     {
         let (mut reader, mut writer) = stream.split();
         let (answers, mut queue) = mpsc::channel::<Answer>(REQUESTS_PER_STREAM);
-        let (frame_time, stall_time) = (self.limits.frame_time, self.limits.stall_time);
+        let (limits, courtesy) = (self.limits, self.courtesy.clone());
+        let owed = Arc::new(AtomicU64::new(0));
         let session = Session {
             server: self,
             remote,
@@ -103,19 +109,13 @@ impl Server {
             running: Arc::new(Mutex::new(HashSet::new())),
             slots: Arc::new(Semaphore::new(REQUESTS_PER_STREAM)),
             answers,
+            owed,
             progress: Progress::new(),
         };
-        let written = Progress::new();
+        let written = Progress::metered(courtesy.as_ref().map(|courtesy| courtesy.meter().clone()));
         let write = async move {
             while let Some(answer) = queue.recv().await {
-                let work = async {
-                    frame::write_frame(&mut writer, &answer.frame, &written).await?;
-                    if queue.is_empty() {
-                        writer.flush().await?;
-                    }
-                    Ok(())
-                };
-                frame::moving(frame_time, stall_time, &written, work).await?;
+                manners::write(&mut writer, &answer, courtesy.as_ref(), &limits, &written, || queue.is_empty()).await?;
             }
             Ok::<(), FrameError>(writer.close().await?)
         };
@@ -134,18 +134,32 @@ impl Server {
 /// An answer with what it holds until it is written: its place among the stream's requests, and its memory.
 struct Answer {
     frame: Frame,
+    /// How urgent its payload is to us, whatever the request said.
+    class: Priority,
     _slot: OwnedSemaphorePermit,
     _memory: Option<Memory>,
+    _owed: Option<Owed>,
 }
 
-/// A refusal and when to ask again.
-struct No(RefusalCode);
+impl Answer {
+    /// One without a payload.
+    fn short(frame: Frame, slot: OwnedSemaphorePermit) -> Self {
+        Self { frame, class: Priority::High, _slot: slot, _memory: None, _owed: None }
+    }
+}
+
+/// A refusal and when to ask again, in milliseconds; 0 when that does not help.
+struct No(RefusalCode, u64);
 
 impl From<RefusalCode> for No {
     fn from(code: RefusalCode) -> Self {
-        Self(code)
+        let soon = matches!(code, RefusalCode::Busy | RefusalCode::UnknownBearer);
+        Self(code, if soon { BUSY_RETRY_MS } else { 0 })
     }
 }
+
+/// An admitted request, and how urgent it is to us.
+type Admitted = (Task, Priority);
 
 /// What an admitted request will do.
 enum Task {
@@ -178,6 +192,8 @@ struct Session {
     /// Places for requests, held until the answer is written.
     slots: Arc<Semaphore>,
     answers: mpsc::Sender<Answer>,
+    /// Bytes of shards that were asked for on this stream and are not written.
+    owed: Arc<AtomicU64>,
     progress: Progress,
 }
 
@@ -199,26 +215,26 @@ impl Session {
             if header.kind == FrameKind::Open {
                 let frame = match self.open_group(&head, clock()) {
                     Ok(()) => answer(&header, FrameKind::Opened, Vec::new()),
-                    Err(No(code)) => refusal(&header, code),
+                    Err(no) => refusal(&header, no),
                 };
-                self.send(Answer { frame, _slot: slot, _memory: None }).await;
+                self.send(Answer::short(frame, slot)).await;
                 continue;
             }
             if matches!(header.kind, FrameKind::OpenOrder | FrameKind::OpenWatch) {
                 let frame = match self.open_by_pass(&header, io).await? {
                     Ok(()) => answer(&header, FrameKind::Opened, Vec::new()),
-                    Err(No(code)) => refusal(&header, code),
+                    Err(no) => refusal(&header, no),
                 };
-                self.send(Answer { frame, _slot: slot, _memory: None }).await;
+                self.send(Answer::short(frame, slot)).await;
                 continue;
             }
             let admitted = match self.admit(&header, &head, clock())? {
-                Ok(task) => self.pay(task.memory()).await.map(|memory| (task, memory)),
+                Ok((task, class)) => self.accept(task, class).await,
                 Err(no) => Err(no),
             };
             let payload_len = header.payload_len as usize;
             match admitted {
-                Ok((task, memory)) => {
+                Ok(((task, class), memory)) => {
                     let payload = async {
                         match task {
                             // Admitted only with a shard's length.
@@ -227,11 +243,12 @@ impl Session {
                         }
                     };
                     let payload = frame::moving(limits.frame_time, limits.stall_time, &self.progress, payload).await?;
-                    self.start(header, task, payload, slot, memory).await?;
+                    self.start(header, (task, class), payload, slot, memory).await?;
                 }
-                Err(No(code)) => {
+                Err(no) => {
                     frame::within(limits.frame_time, frame::drain(io, payload_len)).await?;
-                    self.send(Answer { frame: refusal(&header, code), _slot: slot, _memory: None }).await;
+                    self.uninvited(payload_len);
+                    self.send(Answer::short(refusal(&header, no), slot)).await;
                 }
             }
         }
@@ -285,20 +302,26 @@ impl Session {
         if let (Ok(Passed::Watch { ticket, watchers, .. }), Some(keeper)) = (&opened, &self.server.keeper) {
             keeper.watched(ticket.id(), (**watchers).clone());
         }
-        Ok(opened.map(|pass| self.groups.open(*pass.ticket()).by_pass(&pass)).map_err(No))
+        Ok(opened.map(|pass| self.groups.open(*pass.ticket()).by_pass(&pass)).map_err(No::from))
     }
 
     /// Decides on a request from its head alone. The outer error closes the stream.
-    fn admit(&self, header: &FrameHeader, head: &[u8], now: Timestamp) -> Result<Result<Task, No>, FrameError> {
+    fn admit(&self, header: &FrameHeader, head: &[u8], now: Timestamp) -> Result<Result<Admitted, No>, FrameError> {
         let broken = |why| FrameError::Malformed(cairn_proto::DecodeError::Invalid { what: "request", why });
         if self.running().contains(&header.request) {
             return Err(broken("its number is in use"));
         }
         let parsed = match header.kind {
-            FrameKind::Put => self.admit_put(head, header.payload_len as usize, now),
-            FrameKind::Get => self.admit_get(head, now),
-            FrameKind::Has => self.admit_has(head, now),
-            FrameKind::Delete => self.admit_delete(head, now),
+            FrameKind::Put => {
+                let put = self.admit_put(head, header.payload_len as usize, now);
+                put.map(|task| (task, header.priority.max(Priority::Normal)))
+            }
+            FrameKind::Get => {
+                let get = self.admit_get(head, now);
+                get.map(|(task, by_owner)| (task, manners::reading(header.priority, by_owner)))
+            }
+            FrameKind::Has => self.admit_has(head, now).map(|task| (task, Priority::High)),
+            FrameKind::Delete => self.admit_delete(head, now).map(|task| (task, Priority::Normal)),
             _ => return Err(broken("only a holder sends this")),
         };
         Ok(parsed)
@@ -306,7 +329,7 @@ impl Session {
 
     fn admit_put(&self, head: &[u8], payload_len: usize, now: Timestamp) -> Result<Task, No> {
         let put: PutShard = message::decode(head, "put").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&put.group, put.slot, Wish::Put, now)?;
+        let (group, slot, _) = self.allowed(&put.group, put.slot, Wish::Put, now)?;
         let ordinal = message::ordinal(put.ordinal).map_err(|_| RefusalCode::BadRequest)?;
         let root = ShardRoot::from_slice(&put.root).map_err(|_| RefusalCode::BadRequest)?;
         if payload_len != SHARD_SIZE {
@@ -315,42 +338,42 @@ impl Session {
         Ok(Task::Put { group, slot, ordinal, root, lease_until: Timestamp(put.lease_until) })
     }
 
-    fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
+    fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<(Task, bool), No> {
         let get: GetShard = message::decode(head, "get").map_err(|_| RefusalCode::BadRequest)?;
         let ordinal = message::ordinal(get.ordinal).map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&get.group, get.slot, Wish::Get(ordinal), now)?;
+        let (group, slot, by_owner) = self.allowed(&get.group, get.slot, Wish::Get(ordinal), now)?;
         let end = u64::from(get.offset) + u64::from(get.length);
         if get.offset as usize >= SHARD_SIZE || end > SHARD_SIZE as u64 {
             return Err(RefusalCode::BadRequest.into());
         }
-        Ok(Task::Get { group, slot, ordinal, offset: get.offset, length: get.length })
+        Ok((Task::Get { group, slot, ordinal, offset: get.offset, length: get.length }, by_owner))
     }
 
     fn admit_has(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
         let has: HasShards = message::decode(head, "has").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&has.group, has.slot, Wish::Has, now)?;
+        let (group, slot, _) = self.allowed(&has.group, has.slot, Wish::Has, now)?;
         Ok(Task::Has { group, slot })
     }
 
     fn admit_delete(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
         let delete: DeleteShard = message::decode(head, "delete").map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot) = self.allowed(&delete.group, delete.slot, Wish::Delete, now)?;
+        let (group, slot, _) = self.allowed(&delete.group, delete.slot, Wish::Delete, now)?;
         let ordinal = message::ordinal(delete.ordinal).map_err(|_| RefusalCode::BadRequest)?;
         Ok(Task::Delete { group, slot, ordinal })
     }
 
-    /// The group is open for that, and the slot is our colour (SEP-1).
-    fn allowed(&self, group: &[u8], slot: u32, wish: Wish, now: Timestamp) -> Result<(GroupId, Slot), No> {
+    /// The group is open for that, and the slot is our colour (SEP-1); also whether its owner opened it.
+    fn allowed(&self, group: &[u8], slot: u32, wish: Wish, now: Timestamp) -> Result<(GroupId, Slot, bool), No> {
         if self.server.keeper.is_none() {
             return Err(RefusalCode::NotStorage.into());
         }
         let group = GroupId::from_slice(group).map_err(|_| RefusalCode::BadRequest)?;
         let slot = message::slot(slot).map_err(|_| RefusalCode::BadRequest)?;
-        let ticket = self.groups.allows(&group, slot, wish, now).ok_or(RefusalCode::NotAuthorised)?;
+        let (ticket, by_owner) = self.groups.allows(&group, slot, wish, now).ok_or(RefusalCode::NotAuthorised)?;
         if !may_hold(ticket, &self.server.domain, slot) {
             return Err(RefusalCode::WrongColour.into());
         }
-        Ok((group, slot))
+        Ok((group, slot, by_owner))
     }
 
     /// NET-2: takes memory from the peer's budget, then from everybody's, or says `Busy`.
@@ -373,7 +396,7 @@ impl Session {
     async fn start(
         &self,
         header: FrameHeader,
-        task: Task,
+        (task, class): Admitted,
         payload: ShardBytes,
         slot: OwnedSemaphorePermit,
         memory: Option<Memory>,
@@ -382,6 +405,7 @@ impl Session {
         let server = self.server.clone();
         let running = self.running.clone();
         let answers = self.answers.clone();
+        let owed = matches!(task, Task::Get { .. }).then(|| Owed::new(&self.owed, task.memory()));
         let job = async move {
             let is_running = || running.lock().unwrap_or_else(PoisonError::into_inner).contains(&header.request);
             if !is_running() {
@@ -393,12 +417,12 @@ impl Session {
             }
             // Only shard bytes are paid for: a refusal or a receipt that is never read must not hold a shard's room.
             let memory = memory.filter(|_| !frame.payload.is_empty());
-            let _ = answers.try_send(Answer { frame, _slot: slot, _memory: memory });
+            let _ = answers.try_send(Answer { frame, class, _slot: slot, _memory: memory, _owed: owed });
         };
-        if !self.server.workers.submit(header.priority, job.boxed()) {
+        if !self.server.workers.submit(class, job.boxed()) {
             self.running().remove(&header.request);
             if let Ok(slot) = self.slots.clone().acquire_owned().await {
-                self.send(Answer { frame: refusal(&header, RefusalCode::Busy), _slot: slot, _memory: None }).await;
+                self.send(Answer::short(refusal(&header, RefusalCode::Busy.into()), slot)).await;
             }
         }
         Ok(())
@@ -407,7 +431,7 @@ impl Session {
 
 impl Server {
     async fn execute(&self, header: &FrameHeader, task: Task, payload: ShardBytes) -> Frame {
-        let Some(keeper) = &self.keeper else { return refusal(header, RefusalCode::NotStorage) };
+        let Some(keeper) = &self.keeper else { return refusal(header, RefusalCode::NotStorage.into()) };
         let done = match task {
             Task::Put { group, slot, ordinal, root, lease_until } => {
                 let offered = NewShard { group, slot, ordinal, root, lease_until, bytes: payload };
@@ -436,7 +460,7 @@ impl Server {
                 keeper.delete(group, slot, ordinal).await.map(|()| answer(header, FrameKind::Deleted, Vec::new()))
             }
         };
-        done.unwrap_or_else(|code| refusal(header, code))
+        done.unwrap_or_else(|code| refusal(header, code.into()))
     }
 }
 
@@ -444,9 +468,7 @@ fn answer(request: &FrameHeader, kind: FrameKind, head: Vec<u8>) -> Frame {
     Frame { kind, priority: request.priority, request: request.request, head, payload: Bytes::new() }
 }
 
-fn refusal(request: &FrameHeader, code: RefusalCode) -> Frame {
-    let soon = matches!(code, RefusalCode::Busy | RefusalCode::UnknownBearer);
-    let retry_after_ms = if soon { BUSY_RETRY_MS } else { 0 };
+fn refusal(request: &FrameHeader, No(code, retry_after_ms): No) -> Frame {
     answer(request, FrameKind::Refused, Refused { code: code as i32, retry_after_ms }.encode_to_vec())
 }
 

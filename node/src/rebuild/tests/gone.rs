@@ -16,7 +16,10 @@ use super::{
     lines::{Kind, Tape},
     village::{DEADLINE, PATIENT, Plan, Village},
 };
-use crate::network::keeper::{ShardKeeper as _, memory::MemoryKeeper};
+use crate::{
+    courtesy::{Courtesy, Pause},
+    network::keeper::{ShardKeeper as _, memory::MemoryKeeper},
+};
 
 const HELPERS: [usize; 5] = [1, 2, 5, 6, 7];
 /// The third of the chain.
@@ -85,4 +88,19 @@ async fn who_breaks_off_again_and_again_uses_nobodys_sessions_up() {
     }
     assert_eq!(left.load(Ordering::SeqCst), 0, "all of them began, and broke off");
     assert!(village.rebuild(0).await.is_ok());
+}
+
+/// CRT-3: it says so, and helps when its pause is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_paused_helps_later() {
+    let courtesy = Courtesy::free();
+    courtesy.set_pause(Some(Pause::UntilResumed)).expect("in memory");
+    let mut plan = Plan::new(CodeParams::DEFAULT, 0, &HELPERS, &[5]);
+    let its = courtesy.clone();
+    plan.lines = Box::new(move |at| Kind { courtesy: (at == THIRD).then(|| its.clone()), ..Kind::default() });
+    plan.patience = Box::new(|_| Patience { busy: Duration::ZERO, ..PATIENT });
+    let village = Village::start(plan).await;
+    assert_eq!(village.rebuild(0).await, Err(Failure::Missing(village.nodes[&THIRD].peer)));
+    courtesy.set_pause(None).expect("in memory");
+    village.rebuild(0).await.expect("all help");
 }

@@ -44,6 +44,8 @@ pub(super) struct Kind {
     pub(super) breaks: Option<Arc<AtomicUsize>>,
     /// What comes in is delayed.
     pub(super) slow: Option<Slow>,
+    /// How it is used.
+    pub(super) courtesy: Option<Courtesy>,
 }
 
 /// How long bytes are under way to a node, and how many come in at a time.
@@ -96,6 +98,10 @@ impl RebuildNet for Lines {
 
     fn pinned_domain(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>> {
         self.handle.pinned_domain(peer)
+    }
+
+    fn courtesy(&self) -> Option<&Courtesy> {
+        self.kind.courtesy.as_ref()
     }
 }
 

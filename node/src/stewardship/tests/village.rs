@@ -370,7 +370,7 @@ impl Village {
             domain: world.domains[&peer].clone(),
             shelf: Arc::clone(&world.shelves[&peer]) as Arc<dyn Shelf>,
             timers: Self::timers(),
-            upstream: 100 << 20,
+            upstream: Arc::new(|| 100 << 20),
             clock: Arc::new(move || clock.now()),
             entropy: *peer.as_bytes(),
         };

@@ -37,7 +37,8 @@ impl Opened {
         }
     }
 
-    fn allows(&self, slot: Slot, wish: Wish, now: Timestamp) -> bool {
+    /// Whether it is, and then whether by its owner's grant.
+    fn allows(&self, slot: Slot, wish: Wish, now: Timestamp) -> Option<bool> {
         let right = match wish {
             Wish::Put => Rights::PUT,
             Wish::Get(_) | Wish::Has => Rights::GET,
@@ -48,7 +49,7 @@ impl Opened {
             now < until && of == slot && matches!(wish, Wish::Get(ordinal) if ordinals.contains(ordinal))
         });
         let watched = wish == Wish::Has && self.watch.is_some_and(|until| now < until);
-        granted || ordered || watched
+        (granted || ordered || watched).then_some(granted)
     }
 }
 
@@ -74,9 +75,15 @@ impl Groups {
         self.open.entry(id).or_insert(Opened { ticket, grant: None, order: None, watch: None })
     }
 
-    /// The ticket of an open group, when it is open for that.
-    pub(super) fn allows(&self, group: &GroupId, slot: Slot, wish: Wish, now: Timestamp) -> Option<&GroupTicket> {
+    /// The ticket of an open group, when it is open for that, and whether it is by its owner's grant.
+    pub(super) fn allows(
+        &self,
+        group: &GroupId,
+        slot: Slot,
+        wish: Wish,
+        now: Timestamp,
+    ) -> Option<(&GroupTicket, bool)> {
         let opened = self.open.get(group)?;
-        opened.allows(slot, wish, now).then_some(&opened.ticket)
+        opened.allows(slot, wish, now).map(|by_owner| (&opened.ticket, by_owner))
     }
 }

@@ -305,7 +305,7 @@ impl<'a> World<'a> {
 
     /// On which side of a cut.
     fn side(&self, at: usize) -> usize {
-        usize::from(at % usize::from(self.settings.cut_parts.max(1)) != 0)
+        usize::from(!at.is_multiple_of(usize::from(self.settings.cut_parts.max(1))))
     }
 
     /// How everybody that can be heard there looks to a peer of that side.

@@ -258,7 +258,7 @@ pub fn assess(
     let missing = missing(k, replicas, &all, policy, emergency);
     let state = if live < k {
         GroupState::Lost
-    } else if few(certain) || missed {
+    } else if emergency.0 || emergency.1 {
         GroupState::Critical
     } else if missing.iter().any(|missing| *missing > 0) {
         GroupState::Degraded

@@ -1,4 +1,5 @@
-//! Who may connect: only peers whose key solves the network's static puzzle, and that are not proved to have lied.
+//! Who may connect: only peers whose key solves the network's static puzzle, and that are not proved to have lied. We ourselves may still
+//! go to one that lied: an owner may need the very shard that it has, and checks every byte.
 //!
 //! # Invariants
 //!
@@ -58,10 +59,16 @@ impl Admission {
         if !solves_puzzle(&self.network, &key, self.puzzle_bits) {
             return Err(ConnectionDenied::new(NotAdmitted::Puzzle));
         }
-        if self.standings.is_convicted(&key) {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    /// Who comes to us, besides.
+    fn check_visitor(&self, peer: &PeerId) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
+        let handler = self.check(peer)?;
+        if peer_key(peer).is_some_and(|key| self.standings.is_convicted(&key)) {
             return Err(ConnectionDenied::new(NotAdmitted::Convicted));
         }
-        Ok(dummy::ConnectionHandler)
+        Ok(handler)
     }
 }
 
@@ -76,7 +83,7 @@ impl NetworkBehaviour for Admission {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check(&peer)
+        self.check_visitor(&peer)
     }
 
     fn handle_established_outbound_connection(

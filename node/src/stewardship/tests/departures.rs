@@ -21,7 +21,7 @@ async fn a_leaving_holder_is_told_when_its_slot_lies_elsewhere_also_after_a_cras
     village.asks(steward, leaver, 2).await;
     let status = holdings.leave_status();
     assert_eq!((status.groups_unwatched, status.stewards, status.shards_needed), (0, 7, u64::from(STRIPES)));
-    assert_eq!(status.rebuild_bytes, 3 * u64::from(STRIPES) << 20, "k helpers for each");
+    assert_eq!(status.rebuild_bytes, (3 * u64::from(STRIPES)) << 20, "k helpers for each");
 
     let at = village.world.now().plus_ms(5 * HOUR);
     holdings.leave(at);

@@ -37,6 +37,9 @@ use crate::{
 /// Holders asked at once what they have.
 const ASKED: usize = 32;
 
+/// A shard, and whom to ask for it.
+pub(super) type Sampled = (Target, Vec<PeerKey>);
+
 /// One shard to ask for.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
@@ -235,7 +238,7 @@ impl Chosen {
         vault: &Vault,
         most: u64,
         rng: &mut ChaCha20Rng,
-    ) -> Result<(Vec<(Target, Vec<PeerKey>)>, u64), Failure> {
+    ) -> Result<(Vec<Sampled>, u64), Failure> {
         let (mut lots, mut chosen) = (Lots::default(), Vec::new());
         self.each(vault, |target, holders| {
             if !holders.is_empty()

@@ -52,7 +52,9 @@ fn proofs(owner: &Owner) -> Vec<PathBuf> {
 }
 
 #[derive(Default)]
-struct Notes(Mutex<(Vec<(PeerKey, Observed)>, Vec<Evidence>)>);
+struct Notes(Mutex<(Vec<Sight>, Vec<Evidence>)>);
+
+type Sight = (PeerKey, Observed);
 
 impl Witness for Notes {
     fn saw(&self, peer: PeerKey, seen: Observed) {

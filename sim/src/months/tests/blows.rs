@@ -44,7 +44,8 @@ fn a_third_is_lost_within_an_hour() {
     assert!(sum.holders_lost > 10, "{sum:?}");
     // Frozen but for what is critical: hardly anything else is given, such as was signed before it was seen.
     assert!(sum.frozen_not_urgent * 10 <= sum.orders, "{sum:?}");
-    assert!(sum.below_target <= sum.holders_lost / 4, "{sum:?}");
+    // Of some colours nobody is left.
+    assert!(sum.below_target <= sum.holders_lost / 2, "{sum:?}");
 }
 
 #[test]

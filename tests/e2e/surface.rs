@@ -7,9 +7,13 @@ use serde_json::Value;
 use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 
 /// Every verb that there is.
-const VERBS: [&[&str]; 31] = [
+const VERBS: [&[&str]; 36] = [
     &["network", "new"],
     &["node", "run"],
+    &["node", "leave"],
+    &["node", "health"],
+    &["node", "pause"],
+    &["node", "resume"],
     &["init"],
     &["backup"],
     &["snapshots"],
@@ -19,6 +23,7 @@ const VERBS: [&[&str]; 31] = [
     &["dump"],
     &["restore"],
     &["check"],
+    &["audit"],
     &["stats"],
     &["status"],
     &["peers"],

@@ -24,7 +24,7 @@ use cairn_core::{
 };
 use cairn_proto::{
     Domain, Grant, GroupId, PeerKey, Rights, Slot, Timestamp,
-    audit::{self as signed, Challenge, Found, Loss, Response},
+    audit::{self as signed, Challenge, Found, Loss, Response, Way},
     wire::RefusalCode,
 };
 use ed25519_dalek::SigningKey;
@@ -137,14 +137,20 @@ impl Inner {
         if sealed.signer != from.as_bytes() {
             return Err(Refusal::Forged);
         }
-        // One that we do not know yet tells us by and by.
-        let domain = self.setup.domains.pinned(from).await.ok_or(Refusal::Busy)?;
+        let pinned = self.setup.domains.pinned(from).await;
+        let is_known = pinned.is_some();
+        // Whoever only uses the network says nothing of itself: it counts as a domain of its own, which is nobody's colour below.
+        let domain = pinned.unwrap_or_else(|| Domain::of_peer(&from));
         let now = (self.setup.clock)();
         let reads = grant.is_some();
         if !self.quotas().may_ask(&domain, reads, now) {
             return Err(Refusal::Busy);
         }
         let challenge = Challenge::open(&sealed).map_err(|_| Refusal::Forged)?;
+        // An owner shows its leave, and a digest shows nobody a byte. Who goes by its colour, and is not known yet, is by and by.
+        if !is_known && !reads && challenge.way == Way::Slices {
+            return Err(Refusal::Busy);
+        }
         let may_read = match grant {
             Some(grant) => self.is_leave(&grant, &ticket, from, now).then_some(true).ok_or(Refusal::Forged)?,
             None => false,

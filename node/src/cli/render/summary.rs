@@ -251,9 +251,9 @@ fn audit(f: &Figures<'_>) -> Vec<String> {
             out.push(format!("{} {text}", f.count(key)));
         }
     };
-    note("missing", "are missing: their holders say so themselves");
-    note("wrong", "were answered wrongly: the holder signed what is not so, and the proof is kept");
-    note("silent", "were not answered, so nothing is known of them");
+    note("missing", "missing: their holders say so themselves");
+    note("wrong", "answered wrongly: the holder signed what is not so, and the proof is kept");
+    note("silent", "not answered, so nothing is known of them");
     note("shards_without_holder", "shards have no holder that is known");
     note("unread", "entries cannot be told where they lie; they are named above");
     if f.count("missing") + f.count("wrong") > 0 {

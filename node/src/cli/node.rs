@@ -57,7 +57,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Leave {
     /// When: a number with s, m, h or d, at most 30d [default: 24h]
-    #[arg(long = "in", value_name = "TIME", value_parser = span, conflicts_with_all = ["now", "cancel"])]
+    #[arg(long = "in", value_name = "TIME", value_parser = parse_ahead, conflicts_with_all = ["now", "cancel"])]
     within: Option<u64>,
     /// At once: says what it costs the others, and asks for --yes
     #[arg(long, conflicts_with = "cancel")]
@@ -70,12 +70,9 @@ pub(super) struct Leave {
     yes: bool,
 }
 
-/// `90s`, `30m`, `24h`, `7d`, in milliseconds.
-fn span(text: &str) -> Result<u64, String> {
-    const SECOND: u64 = 1000;
-    let units = [("s", SECOND), ("m", 60 * SECOND), ("h", 3600 * SECOND), ("d", 24 * 3600 * SECOND)];
-    let found = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?.trim().parse::<u64>().ok()?, *ms)));
-    let ms = found.and_then(|(count, ms)| count.checked_mul(ms)).ok_or("it is a number with s, m, h or d, as 24h")?;
+/// A time to leave in, in milliseconds.
+fn parse_ahead(text: &str) -> Result<u64, String> {
+    let ms = parse_time(text)?;
     if ms > cairn_core::steward::LEAVE_AHEAD_MS { Err("it is at most 30d".to_owned()) } else { Ok(ms) }
 }
 

@@ -128,7 +128,8 @@ impl Scene<'_> {
     }
 
     /// Peers that may take the slot over, best first (SEP-1: of its colour, and somebody else than everybody who ever had another
-    /// slot).
+    /// slot). Last come those of a domain that has or had the slot with another machine, as far as none of these is here: replicas
+    /// of one domain are worth one (SEP-2), but more than none, and a disk that died often comes back empty under another name.
     pub(super) fn new_holders(&self, group: &Watched, slot: Slot, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let policy = self.policy(group);
         let request = self.request(group, &policy, avoid);
@@ -138,9 +139,18 @@ impl Scene<'_> {
         let holders: Vec<Vec<PeerKey>> = group.ever().into_iter().map(|slot| slot.into_iter().collect()).collect();
         let mine: BTreeSet<PeerKey> = holders.get(slot.index()).into_iter().flatten().copied().collect();
         let others: Vec<PeerKey> = ranked.iter().copied().filter(|peer| !mine.contains(peer)).collect();
-        let vacancy = Vacancy { slot: slot.index(), holders: &holders, beside: &mine, failed: avoid };
-        let ranked = placement::replacements(&others, &vacancy, self.peers, &policy).into_iter().map(|r| r.peer);
-        ranked.filter(|peer| !self.leaves(peer)).collect()
+        let beside = |beside: &BTreeSet<PeerKey>| {
+            let vacancy = Vacancy { slot: slot.index(), holders: &holders, beside, failed: avoid };
+            placement::replacements(&others, &vacancy, self.peers, &policy)
+        };
+        let here: BTreeSet<PeerKey> = mine.iter().copied().filter(|peer| self.is_here(peer)).collect();
+        let mut ranked: Vec<PeerKey> = beside(&mine).into_iter().map(|r| r.peer).collect();
+        if here.len() < mine.len() {
+            let again = beside(&here).into_iter().map(|r| r.peer).filter(|peer| !ranked.contains(peer));
+            ranked.extend(again.collect::<Vec<_>>());
+        }
+        ranked.retain(|peer| !self.leaves(peer));
+        ranked
     }
 
     /// Peers that may become stewards, best first.

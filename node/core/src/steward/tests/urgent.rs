@@ -100,6 +100,29 @@ fn in_a_trial_of_a_thousandth_it_takes_seconds() {
     assert!((6000..=7000).contains(&first) && whole <= 9000, "{first} {whole}");
 }
 
+/// Where nobody else has the colour, a domain whose machine died is its own heir when it comes back empty, under another name; and not
+/// before the machine is gone.
+#[test]
+fn a_domain_that_comes_back_empty_takes_its_own_slot_again() {
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    let (gone, code) = (village.holder(2), village.ticket.code());
+    let others: Vec<PeerKey> = village.of_colour(2).into_iter().filter(|peer| *peer != gone).collect();
+    village.views.retain(|view| !others.contains(&view.peer));
+    let domain = village.domain(&gone);
+    village.settle(200);
+    let again = village.views.last_mut().expect("settled");
+    again.domain = domain;
+    let again = again.peer;
+    village.turns(3);
+    assert!(village.given.is_empty(), "a replica of the same domain is worth nothing while the first is there");
+    let (first, _) = emergency(&mut village, &[gone], 2 * HOUR);
+    assert!(first <= HOUR + 6 * MINUTE, "{first}");
+    let (_, steward) = village.stewards.iter().next().expect("seven");
+    let group = &steward.groups[&village.ticket.id()];
+    assert!(group.holders(slot(2)).contains(&again));
+    assert!(code.each_slot().filter(|at| *at != slot(2)).all(|at| !group.holders(at).contains(&again)), "SEP-1");
+}
+
 /// What waited for half a day since it failed on other days does not wait in an emergency.
 #[test]
 fn an_old_pause_is_over_when_an_emergency_begins() {

@@ -66,7 +66,7 @@ impl Places {
 impl Owner {
     /// False when the verb was dropped before its end.
     async fn run_until(&self, places: &Places, verb: Verb) -> bool {
-        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None };
+        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None, fallback: Default::default() };
         let (events, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
         let run = run_verb(&ctx, verb, None, None, None, events, CancellationToken::new());

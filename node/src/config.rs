@@ -189,8 +189,8 @@ fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
                 list.iter().filter_map(toml::Value::as_table).try_for_each(|inner| check_keys(inner, &path))?;
             }
             _ => {
-                let near =
-                    nearest(&path, value.is_table() || is_list_of_tables(value)).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let near = nearest(&path, value.is_table() || is_list_of_tables(value))
+                    .map_or_else(String::new, |n| format!("did you mean `{n}`?"));
                 return Err(ConfigError { message: format!("unknown key `{path}`"), hint: near });
             }
         }

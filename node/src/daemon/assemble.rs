@@ -208,7 +208,17 @@ impl Node {
             roles: settings.roles,
         };
         let (online, standings) = (Some(online), Some(standings));
-        Ok(Self { dir, fallback: settings.fallback, online, store, stewardship, auditor, holdings, rebuilding, standings })
+        Ok(Self {
+            dir,
+            fallback: settings.fallback,
+            online,
+            store,
+            stewardship,
+            auditor,
+            holdings,
+            rebuilding,
+            standings,
+        })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -223,7 +233,17 @@ impl Node {
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
         let (stewardship, auditor, holdings) = (Stewardship::default(), Auditor::default(), Holdings::default());
         let (online, rebuilding, standings) = (None, None, None);
-        Ok(Self { dir, fallback: Fallbacks::default(), online, store: Some(store), stewardship, auditor, holdings, rebuilding, standings })
+        Ok(Self {
+            dir,
+            fallback: Fallbacks::default(),
+            online,
+            store: Some(store),
+            stewardship,
+            auditor,
+            holdings,
+            rebuilding,
+            standings,
+        })
     }
 
     /// The data folder.

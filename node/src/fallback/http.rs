@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn base64_is_what_everybody_takes_it_for() {
-        let known = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\u{ff}", "w78=")];
+        let known =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\u{ff}", "w78=")];
         for (plain, encoded) in known {
             assert_eq!(base64(plain.as_bytes()), encoded);
         }

@@ -198,7 +198,9 @@ impl Provider {
         let payload = PutPayload::from(id.to_vec());
         self.request(MARKER_TIME, async { self.store.put(&at, payload).await.map(|_| ()) }).await?;
         // Another machine may have done the same: the last one stands for both.
-        self.id().await?.ok_or_else(|| ProviderError::Marker("what is written there is not there afterwards".to_owned()))
+        self.id()
+            .await?
+            .ok_or_else(|| ProviderError::Marker("what is written there is not there afterwards".to_owned()))
     }
 
     /// Writes an object; durable there, by its word, when this returns.

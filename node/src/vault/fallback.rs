@@ -122,9 +122,7 @@ pub(super) fn usage(catalogue: &Catalogue, overlay: &dyn Overlay) -> Result<BTre
 
 /// The same for programs.
 pub(super) fn told(usage: &BTreeMap<String, Usage>) -> Value {
-    let one = |(name, one): (&String, &Usage)| {
-        json!({ "provider": name, "groups": one.groups.len(), "slots": one.slots, "shards": one.shards })
-    };
+    let one = |(name, one): (&String, &Usage)| json!({ "provider": name, "groups": one.groups.len(), "slots": one.slots, "shards": one.shards });
     usage.iter().map(one).collect()
 }
 
@@ -224,7 +222,9 @@ pub(super) async fn move_back(session: &Session, cancel: &CancellationToken, tim
 async fn move_slot(session: &Session, there: There, most: usize) -> Result<usize, CatalogueError> {
     let There { row, access, slot, provider, needed, .. } = there;
     // This run may have changed it meanwhile.
-    let Some(mut row) = session.groups.current(row.number).or(session.catalogue.group(row.number)?) else { return Ok(0) };
+    let Some(mut row) = session.groups.current(row.number).or(session.catalogue.group(row.number)?) else {
+        return Ok(0);
+    };
     let at = slot.index();
     let Some(held) = row.holders.get(at).cloned() else { return Ok(0) };
     let Some(peer) = session.groups.candidates(&row, at, &BTreeSet::new()).first().copied() else { return Ok(0) };
@@ -277,12 +277,7 @@ async fn move_slot(session: &Session, there: There, most: usize) -> Result<usize
 }
 
 /// Stripes of a group that are in `needed` and not in `has`.
-fn stripes(
-    session: &Session,
-    group: u32,
-    needed: &Ordinals,
-    has: &Ordinals,
-) -> Result<Vec<StripeRow>, CatalogueError> {
+fn stripes(session: &Session, group: u32, needed: &Ordinals, has: &Ordinals) -> Result<Vec<StripeRow>, CatalogueError> {
     let mut found = Vec::new();
     for row in session.catalogue.stripes() {
         let row = row?;
@@ -323,7 +318,8 @@ async fn sweep_slot(session: &Session, there: There) -> usize {
     }
     let Ok(theirs) = session.overlay.has_shards(*peer, access.clone(), slot).await else { return 0 };
     // Its word is not enough.
-    if !covers(&theirs, &needed) || !refill::proves(session, row.number, &access, slot, *peer, &both(&theirs, &has)).await
+    if !covers(&theirs, &needed)
+        || !refill::proves(session, row.number, &access, slot, *peer, &both(&theirs, &has)).await
     {
         return 0;
     }
@@ -349,9 +345,10 @@ pub(super) fn in_head(catalogue: &Catalogue) -> Result<Vec<ProviderRow>, Catalog
 /// Which of these groups' slots lie where we do not reach, in words: which provider is missing, and how much lies there.
 pub(super) fn missing(groups: &[GroupRow], storage: &Storage) -> Option<String> {
     let lying = |name: &str| {
-        let slots = groups.iter().flat_map(|row| &row.holders).filter(|held| {
-            held.first().is_some_and(|first| storage.name_of(first) == Some(name))
-        });
+        let slots = groups
+            .iter()
+            .flat_map(|row| &row.holders)
+            .filter(|held| held.first().is_some_and(|first| storage.name_of(first) == Some(name)));
         slots.count()
     };
     let list: Vec<String> = storage

@@ -398,8 +398,7 @@ impl Groups {
             let holders = row.get_mut(slot)?;
             if holders.len() >= HOLDERS_MAX {
                 // Whoever stands for fallback storage stays: the row is what tells how much of the group it ever had (SEP-6).
-                let nothing =
-                    |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p)) && !stand.is_one(p);
+                let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p)) && !stand.is_one(p);
                 let at = holders.iter().position(nothing)?;
                 let left = holders.remove(at);
                 if !book.remember(group, slot, left, &[], FORMER_MAX) {

@@ -44,8 +44,8 @@ use super::{
 };
 use crate::overlay::{GroupAccess, ShardAddress, ShardPut, TransferError};
 use asked::{Asked, Ordinals, with};
-use heirs::{Failed, Heir, NEW_OFFERS};
 pub(super) use heirs::proves;
+use heirs::{Failed, Heir, NEW_OFFERS};
 
 /// Those outside a row who are asked what they have before anybody is given more: the best candidates.
 const OUTSIDE_ASKED: usize = 4;

@@ -98,8 +98,7 @@ pub(super) async fn status(
         let group = group.map_err(failures::catalogue)?;
         groups += 1;
         let leans = |held: &[PeerKey]| fallback::leans_on(held, overlay.as_ref());
-        let lives =
-            |held: &&Vec<PeerKey>| held.iter().any(|p| alive.contains(p)) || leans(held).is_some_and(named);
+        let lives = |held: &&Vec<PeerKey>| held.iter().any(|p| alive.contains(p)) || leans(held).is_some_and(named);
         let live = group.holders.iter().filter(lives).count();
         let leaning: BTreeSet<&str> = group.holders.iter().filter_map(|held| leans(held)).collect();
         let margin = live as i64 - group.code.data() as i64;

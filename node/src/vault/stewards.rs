@@ -336,7 +336,14 @@ impl Run<'_> {
         let floor = known.as_ref().map_or(0, |known| known.floor);
         let above = before.map_or(0, |mandate| mandate.generation).max(floor).saturating_add(1);
         let generation = self.sequence.max(above);
-        let mandate = records::mandate(&self.peers_only(row), access, generation, chosen.clone(), self.session.replicas, self.now)?;
+        let mandate = records::mandate(
+            &self.peers_only(row),
+            access,
+            generation,
+            chosen.clone(),
+            self.session.replicas,
+            self.now,
+        )?;
         let new = |steward| Confirmed { steward, sheets: 0, at: Timestamp(0), silent_since: Timestamp(0) };
         let silence = |steward: &PeerKey| {
             let before = known.iter().flat_map(|known| &known.stewards).find(|one| one.steward == *steward);

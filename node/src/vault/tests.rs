@@ -131,7 +131,12 @@ impl Owner {
         input: Option<StreamInput>,
         cancel: CancellationToken,
     ) -> Ran {
-        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None, fallback: self.fallback.clone() };
+        let ctx = VaultContext {
+            dir: self.data.clone(),
+            overlay: self.overlay.shared(),
+            witness: None,
+            fallback: self.fallback.clone(),
+        };
         let (sender, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move {
             let mut events = Vec::new();

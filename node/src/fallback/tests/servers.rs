@@ -40,6 +40,7 @@ impl Server {
             eprintln!("NOT RUN: no servers in {}; scripts/test installs them", tools.display());
             return None;
         }
+        assert!(tools.is_dir(), "no servers in {}: scripts/test installs them", tools.display());
         let dir = tempfile::tempdir().expect("temp dir");
         let files = dir.path().join("files");
         std::fs::create_dir(&files).expect("made");

@@ -5,7 +5,7 @@
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, header};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use object_store::{
     ClientOptions,
@@ -21,6 +21,8 @@ use crate::ops::SecretText;
 const ANSWER: Duration = Duration::from_secs(60);
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Most bytes of an answer: an object is a little over 1 MiB, a listing of a thousand less. A server may send anything.
+const BODY_MAX: usize = 4 << 20;
 /// Idle connections that are kept to one host: as many as requests are under way.
 const IDLE: usize = 8;
 
@@ -105,7 +107,10 @@ impl HttpService for Line {
         let answer = tokio::time::timeout(ANSWER, self.client.request(request)).await;
         let answer = answer.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?.map_err(failed)?;
         let (parts, body) = answer.into_parts();
-        let body = body.map_err(|e| HttpError::new(HttpErrorKind::Interrupted, e));
+        let body = Limited::new(body, BODY_MAX).map_err(|e| {
+            let kind = if e.is::<LengthLimitError>() { HttpErrorKind::Decode } else { HttpErrorKind::Interrupted };
+            HttpError::new_boxed(kind, e)
+        });
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }

@@ -162,6 +162,9 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
     })
 }
 
+/// The least is best: empty slots, whether the owner's domain is of a slot, stewards.
+type LeaningMerit = (usize, bool, Reverse<usize>);
+
 /// Draws for as few empty slots as can be, at most `room`, one peer each: of those draws first one in which the owner's own
 /// domain is of no slot's colour, then one with more stewards.
 pub(super) fn draw_leaning<R: CryptoRng + ?Sized>(
@@ -173,7 +176,7 @@ pub(super) fn draw_leaning<R: CryptoRng + ?Sized>(
     let policy = request.policy;
     let slots = policy.code.slots();
     let fewest = slots.saturating_sub(domains.len());
-    let mut best: Option<((usize, bool, Reverse<usize>), Vec<u8>, Draw)> = None;
+    let mut best: Option<(LeaningMerit, Vec<u8>, Draw)> = None;
     for attempt in 0..TRIES_TO_LEAN {
         let mut salt = [0u8; 32];
         match strategy {

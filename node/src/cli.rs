@@ -13,6 +13,7 @@ use crate::{
     config::FileConfig,
     daemon,
     failure::{ExitCode, Failure},
+    fallback::Fallbacks,
     telemetry::{self, Verbosity},
 };
 
@@ -206,6 +207,12 @@ impl Context {
             .map_err(|e| Failure::new(ExitCode::Usage, "LIMITS", "cannot use these limits").caused_by(&e))
     }
 
+    /// `[[fallback]]` of the settings.
+    fn fallback(&self) -> Result<Fallbacks, Failure> {
+        Fallbacks::new(self.config.fallback.clone())
+            .map_err(|e| Failure::new(ExitCode::Usage, "FALLBACK", "cannot use this fallback storage").caused_by(&e))
+    }
+
     /// What an owner's short-lived node is told. Where it is matters to it alone: it tells nobody.
     fn client(&self) -> Result<daemon::NodeSettings, Failure> {
         let file = &self.config.node;
@@ -219,6 +226,7 @@ impl Context {
             geoip: named("CAIRN_GEOIP", file.geoip.as_ref()),
             geoip_asn: named("CAIRN_GEOIP_ASN", file.geoip_asn.as_ref()),
             timetable: self.timetable()?,
+            fallback: self.fallback()?,
             ..daemon::NodeSettings::client()
         })
     }

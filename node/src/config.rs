@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::{
     courtesy::limits::{self, LimitsSection},
     failure::{ExitCode, Failure},
+    fallback::{self, FallbackSection},
     timers::{self, TimersSection},
 };
 
@@ -37,6 +38,8 @@ pub struct FileConfig {
     pub timers: TimersSection,
     /// `[limits]`: how fast the line may be used, by day and hour.
     pub limits: LimitsSection,
+    /// `[[fallback]]`: storage for what the network has nobody for.
+    pub fallback: Vec<FallbackSection>,
 }
 
 /// The section `[node]`.
@@ -101,10 +104,10 @@ const KEYS: [&str; 17] = [
     "owner.sla",
 ];
 
-const SECTIONS: [&str; 4] = ["node", "owner", "timers", "limits"];
+const SECTIONS: [&str; 5] = ["node", "owner", "timers", "limits", "fallback"];
 
 fn known_keys() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().chain(timers::KEYS).chain(&limits::KEYS).copied()
+    KEYS.iter().chain(timers::KEYS).chain(&limits::KEYS).chain(&fallback::KEYS).copied()
 }
 
 impl FileConfig {
@@ -181,14 +184,22 @@ fn check_keys(table: &toml::Table, prefix: &str) -> Result<(), ConfigError> {
         let section = known_keys().any(|k| k.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('.')));
         match value {
             toml::Value::Table(inner) if section => check_keys(inner, &path)?,
+            // What a list of tables should look like is told when it is read.
+            toml::Value::Array(list) if section => {
+                list.iter().filter_map(toml::Value::as_table).try_for_each(|inner| check_keys(inner, &path))?;
+            }
             _ => {
-                let near =
-                    nearest(&path, value.is_table()).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let near = nearest(&path, value.is_table() || is_list_of_tables(value))
+                    .map_or_else(String::new, |n| format!("did you mean `{n}`?"));
                 return Err(ConfigError { message: format!("unknown key `{path}`"), hint: near });
             }
         }
     }
     Ok(())
+}
+
+fn is_list_of_tables(value: &toml::Value) -> bool {
+    value.as_array().is_some_and(|list| list.iter().any(toml::Value::is_table))
 }
 
 /// The known key with the fewest edits; `None` when all are too far to be a slip.

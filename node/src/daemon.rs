@@ -18,6 +18,7 @@ use crate::{
     api::server,
     data_dir::{DataDir, WriterLock},
     failure::Failure,
+    fallback::Fallbacks,
     ops::Verb,
     timers::Timers,
 };
@@ -66,6 +67,8 @@ pub struct NodeSettings {
     pub timers: Timers,
     /// How fast the line may be used, by day and hour.
     pub timetable: Timetable,
+    /// Where the owner's verbs put what the network has nobody for.
+    pub fallback: Fallbacks,
 }
 
 impl NodeSettings {
@@ -86,6 +89,7 @@ impl NodeSettings {
             external: Vec::new(),
             timers: Timers::default(),
             timetable: Timetable::free(),
+            fallback: Fallbacks::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod data_dir;
 pub mod demo;
 pub mod failure;
+pub mod fallback;
 pub mod files;
 pub mod geoip;
 pub mod holdings;

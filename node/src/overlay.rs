@@ -197,6 +197,11 @@ pub trait Overlay: Send + Sync + 'static {
         None
     }
 
+    /// Whether a holder that a group's row names is no peer but stands for fallback storage, and for which: its name.
+    fn fallback_of(&self, _holder: &PeerKey) -> Option<&str> {
+        None
+    }
+
     /// Peers known now, from gossiped adverts and random walks in the DHT. With `refresh`, walks first until
     /// enough storage peers are known or nothing new turns up.
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>>;

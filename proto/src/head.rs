@@ -4,7 +4,7 @@
 use crate::{
     DecodeError, Timestamp,
     index::{RunPlace, StripeRow},
-    layout::{Reader, at_most, put_number},
+    layout::{Reader, at_most, put_bytes, put_number},
     manifest::{GroupRow, put_groups, read_groups},
 };
 
@@ -20,8 +20,32 @@ pub const HEAD_CONTENT_MAX: usize = 15 * HEAD_STEP - 2;
 pub const HEAD_STEP: usize = 512;
 /// Most runs that a manifest is cut into.
 pub const MANIFEST_RUNS_MAX: usize = 16;
+/// Most providers of fallback storage that a vault ever had: far more than are in use at a time, since one that moved away
+/// is forgotten only when nothing lies there any more.
+pub const PROVIDERS_MAX: usize = 16;
+/// Most bytes of a provider's name.
+pub const PROVIDER_NAME_MAX: usize = 32;
 
 const WHAT: &str = "head";
+
+/// A provider of fallback storage at which some slots lie, so that whoever recovers the vault on a blank machine can be told
+/// what is missing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProviderRow {
+    /// What its marker object says: drawn at random when it was first used.
+    pub id: [u8; 32],
+    /// As its owner calls it.
+    pub name: String,
+}
+
+impl ProviderRow {
+    /// Whether a provider may be called so: short, and plain enough for a terminal.
+    #[must_use]
+    pub fn may_be_named(name: &str) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !name.is_empty() && name.len() <= PROVIDER_NAME_MAX && name.chars().all(plain)
+    }
+}
 
 /// What a head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +66,8 @@ pub struct HeadContent {
     pub tail: Vec<StripeRow>,
     /// Where the manifest lies: its runs in order, at least one.
     pub manifest: Vec<RunPlace>,
+    /// Providers of fallback storage, ascending by id. None is no byte, as in heads from before there were any.
+    pub providers: Vec<ProviderRow>,
 }
 
 impl HeadContent {
@@ -66,6 +92,13 @@ impl HeadContent {
         put_number(&mut out, self.manifest.len() as u64);
         for place in &self.manifest {
             place.put(&mut out)?;
+        }
+        if !self.providers.is_empty() {
+            put_number(&mut out, self.providers.len() as u64);
+            for row in &self.providers {
+                out.extend_from_slice(&row.id);
+                put_bytes(&mut out, row.name.as_bytes());
+            }
         }
         at_most(WHAT, HEAD_CONTENT_MAX, out.len())?;
         Ok(out)
@@ -93,8 +126,17 @@ impl HeadContent {
         for _ in 0..r.count(MANIFEST_RUNS_MAX, 6)? {
             manifest.push(RunPlace::read(&mut r)?);
         }
+        let mut providers = Vec::new();
+        if !r.is_empty() {
+            for _ in 0..r.count(PROVIDERS_MAX, 34)? {
+                providers.push(ProviderRow { id: r.array()?, name: r.text(PROVIDER_NAME_MAX)? });
+            }
+            if providers.is_empty() {
+                return Err(r.invalid("an empty list of providers"));
+            }
+        }
         r.finish()?;
-        let head = Self { format, sequence, generation, created, epoch, groups, tail, manifest };
+        let head = Self { format, sequence, generation, created, epoch, groups, tail, manifest, providers };
         head.check()?;
         Ok(head)
     }
@@ -107,6 +149,13 @@ impl HeadContent {
         at_most("manifest runs", MANIFEST_RUNS_MAX, self.manifest.len())?;
         if self.manifest.is_empty() {
             return bad("no manifest");
+        }
+        at_most("providers", PROVIDERS_MAX, self.providers.len())?;
+        if !self.providers.is_sorted_by(|a, b| a.id < b.id) {
+            return bad("providers out of order");
+        }
+        if !self.providers.iter().all(|row| ProviderRow::may_be_named(&row.name)) {
+            return bad("a provider's name");
         }
         let known = |no| self.tail.iter().any(|row| row.no == no);
         if self.manifest.iter().any(|p| !known(p.stripe) || p.next.is_some_and(|no| !known(no))) {

@@ -10,7 +10,7 @@ use cairn_proto::{
     audit::{
         Answer, Challenge, Evidence, Found, Loss, Matter, SLICE_SIZE, SilenceReport, Verdict, VerdictKind, Vote, Way,
     },
-    head::{FORMAT_VERSION, HeadContent},
+    head::{FORMAT_VERSION, HeadContent, ProviderRow},
     index::{IndexSegment, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
     message::{self, Advert, HeadRecord, Receipt, Roles},
@@ -192,7 +192,11 @@ fn heads() {
         groups: vec![group()],
         tail: vec![stripe_row()],
         manifest: vec![place()],
+        providers: Vec::new(),
     };
+    let provider = |id: u8, name: &str| ProviderRow { id: [id; 32], name: name.to_owned() };
+    let leaning = HeadContent { providers: vec![provider(1, "nas"), provider(2, "s3.example")], ..head.clone() };
+    check("head-content-providers", &leaning.encode().expect("valid"), &leaning, HeadContent::decode);
     check("head-content", &head.encode().expect("valid"), &head, HeadContent::decode);
     let vault = VaultKey::from_bytes(key().verifying_key().to_bytes());
     let record = HeadRecord { vault, generation: 2, sequence: 1000, sealed: vec![0xaa; 60] };

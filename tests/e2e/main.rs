@@ -15,6 +15,7 @@ mod audits;
 mod daemon;
 mod demo;
 mod durability;
+mod fallback;
 mod interruption;
 mod junk;
 mod loss;

@@ -4,7 +4,7 @@
 use cairn_core::pack;
 use cairn_proto::{
     ChunkId, CodeParams, GroupId, PeerKey, ShardRoot, Slot, SnapshotId, StripeId, Timestamp, VaultKey,
-    head::{FORMAT_VERSION, HeadContent},
+    head::{FORMAT_VERSION, HeadContent, ProviderRow},
     index::{IndexSegment, RUN_RAW_MAX, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
     record::{self, Change, KeptHead, Record, RecordKey, ShardHead, StateChange},
@@ -190,8 +190,10 @@ fn head_seeds() -> Vec<Vec<u8>> {
         groups: vec![group_row()],
         tail: vec![stripe_row(1, 2)],
         manifest: vec![place(RunCodec::Zstd, 80, 100)],
+        providers: Vec::new(),
     };
-    vec![head.encode().expect("valid")]
+    let leaning = HeadContent { providers: vec![ProviderRow { id: [7; 32], name: "nas".to_owned() }], ..head.clone() };
+    vec![head.encode().expect("valid"), leaning.encode().expect("valid")]
 }
 
 fn head(bytes: &[u8]) {

@@ -17,6 +17,8 @@ use cairn_proto::{ChunkId, Slot, SnapshotId, StripeId, VaultKey};
 use ed25519_dalek::SigningKey;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::fallback::FallbackKeys;
+
 #[cfg(test)]
 mod tests;
 
@@ -45,10 +47,10 @@ pub enum PhraseError {
 
 /// A 32-byte secret that is wiped when dropped and never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-struct Secret([u8; 32]);
+pub(crate) struct Secret(pub(crate) [u8; 32]);
 
 impl Secret {
-    fn derive(&self, context: &'static str, more: &[u8]) -> Self {
+    pub(crate) fn derive(&self, context: &'static str, more: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.0);
         hasher.update(more);
@@ -212,6 +214,12 @@ impl VaultKeys {
     #[must_use]
     pub fn placement_key(&self, number: u32) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.derive("cairn 2026-11 placement key v1", &number.to_le_bytes()).0)
+    }
+
+    /// The keys for one provider of fallback storage, by its id.
+    #[must_use]
+    pub fn fallback(&self, provider: &[u8; 32]) -> FallbackKeys {
+        FallbackKeys::new(self.secret.derive("cairn 2026-11 fallback secret v1", provider))
     }
 
     /// The keys of an epoch.

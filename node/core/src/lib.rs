@@ -15,6 +15,7 @@ pub mod crowd;
 pub mod discovery;
 pub mod durability;
 pub mod erasure;
+pub mod fallback;
 #[cfg(test)]
 mod golden;
 pub mod keys;

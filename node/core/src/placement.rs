@@ -234,6 +234,36 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas, relaxations, tries: draw.tries })
 }
 
+/// Plans a group that the network is too small for: as few slots as can be, and at most `room`, stay without a peer, for
+/// fallback storage to take ([`crate::fallback`]). One peer a slot; regions are as they come.
+///
+/// # Errors
+/// [`PlacementError::TooFewPeers`] when more slots than `room` would stay empty.
+pub fn plan_leaning<R: CryptoRng + ?Sized>(
+    peers: &[PeerView],
+    request: &GroupRequest<'_>,
+    room: usize,
+    rng: &mut R,
+) -> Result<GroupPlan, PlacementError> {
+    let policy = request.policy;
+    let (fit, rejected) = sift(peers, request);
+    let (fit, _) = independent::thin(&fit, &request.authority);
+    let domains = salt::continents(&fit);
+    let strategy = policy.strategy_for(peers);
+    let draw = salt::draw_leaning(&domains, request, (strategy, room), rng)?;
+    let draw = draw.map_err(|none| PlacementError::TooFewPeers {
+        eligible_domains: domains.len(),
+        needed_domains: policy.code.slots(),
+        more: none.missing.saturating_sub(room).max(1),
+        classes: none.classes,
+        rejected,
+    })?;
+    let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
+    let ranked = rank_classes(&fit, request, &draw.ticket, &ranking);
+    let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
+    Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas: 1, relaxations: Vec::new(), tries: draw.tries })
+}
+
 /// Ranked candidates per slot of a group that exists: for replacements after its plan is gone, and for repair. By
 /// rank alone: [`replacements`] weighs who else holds the group.
 #[must_use]

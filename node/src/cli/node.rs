@@ -173,6 +173,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         inbound_per_subnet: file.inbound_per_subnet,
         timers: timers(context)?,
         timetable: context.timetable()?,
+        fallback: context.fallback()?,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;

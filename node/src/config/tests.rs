@@ -60,3 +60,19 @@ fn timers_are_named_in_seconds() {
     let wrong = FileConfig::parse("[timers]\nhome_gne = 1\n").expect_err("unknown");
     assert_eq!(wrong.hint, "did you mean `timers.home_gone`?");
 }
+
+#[test]
+fn fallback_storage_is_a_list() {
+    let config = FileConfig::parse(
+        "[[fallback]]\nname = \"nas\"\nkind = \"folder\"\npath = \"/mnt/nas\"\n\
+         [[fallback]]\nname = \"s3\"\nkind = \"s3\"\nbucket = \"b\"\n",
+    )
+    .expect("valid");
+    assert_eq!(config.fallback.len(), 2);
+    assert_eq!(config.fallback[0].path, Some("/mnt/nas".into()));
+    let hint = |text: &str| FileConfig::parse(text).expect_err("wrong").hint;
+    assert_eq!(hint("[[fallback]]\nname = \"a\"\nbuket = \"b\"\n"), "did you mean `fallback.bucket`?");
+    assert_eq!(hint("[[falback]]\nname = \"a\"\n"), "did you mean `fallback`?");
+    assert!(FileConfig::parse("fallback = 7\n").is_err());
+    assert!(FileConfig::parse("[fallback]\nname = \"a\"\n").is_err(), "one pair of brackets is another thing");
+}

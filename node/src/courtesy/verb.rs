@@ -51,6 +51,10 @@ impl Overlay for Limited {
         self.inner.my_domain()
     }
 
+    fn fallback_of(&self, holder: &PeerKey) -> Option<&str> {
+        self.inner.fallback_of(holder)
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         self.inner.peers(refresh)
     }

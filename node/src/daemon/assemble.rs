@@ -24,6 +24,7 @@ use crate::{
     courtesy::{Courtesy, CourtesyConfig},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
+    fallback::Fallbacks,
     files::command::CommandStream,
     geoip::GeoIp,
     holdings::Holdings,
@@ -47,6 +48,7 @@ const KEEP_FREE_MAX: u64 = 10 << 30;
 /// A running node.
 pub struct Node {
     dir: DataDir,
+    fallback: Fallbacks,
     /// None when only the store was opened.
     online: Option<Online>,
     store: Option<Store>,
@@ -206,7 +208,17 @@ impl Node {
             roles: settings.roles,
         };
         let (online, standings) = (Some(online), Some(standings));
-        Ok(Self { dir, online, store, stewardship, auditor, holdings, rebuilding, standings })
+        Ok(Self {
+            dir,
+            fallback: settings.fallback,
+            online,
+            store,
+            stewardship,
+            auditor,
+            holdings,
+            rebuilding,
+            standings,
+        })
     }
 
     /// Opens nothing but the store, to look into it.
@@ -221,7 +233,17 @@ impl Node {
         let store = open_store(&dir, Some(ByteSize(u64::MAX / 2)), Some(ByteSize(0))).await?;
         let (stewardship, auditor, holdings) = (Stewardship::default(), Auditor::default(), Holdings::default());
         let (online, rebuilding, standings) = (None, None, None);
-        Ok(Self { dir, online, store: Some(store), stewardship, auditor, holdings, rebuilding, standings })
+        Ok(Self {
+            dir,
+            fallback: Fallbacks::default(),
+            online,
+            store: Some(store),
+            stewardship,
+            auditor,
+            holdings,
+            rebuilding,
+            standings,
+        })
     }
 
     /// The data folder.
@@ -287,6 +309,12 @@ impl Node {
     #[must_use]
     pub fn witness(&self) -> Option<Arc<dyn Witness>> {
         self.standings.clone().map(|standings| Arc::new(standings) as Arc<dyn Witness>)
+    }
+
+    /// Where the owner's verbs put what the network has nobody for.
+    #[must_use]
+    pub fn fallback(&self) -> Fallbacks {
+        self.fallback.clone()
     }
 
     /// How this node uses its line.

@@ -115,6 +115,7 @@ impl NodeService {
             dir: self.node.dir().root().to_owned(),
             overlay: self.node.overlay()?,
             witness: self.node.witness(),
+            fallback: self.node.fallback(),
         };
         // Whoever drops this future does not wait for the thread, so the thread must be told.
         let cancel = cancel.child_token();

@@ -145,7 +145,7 @@ pub(super) async fn audit(
             shares.push(share);
         }
         let row = json!({
-            "peer": holder, "shards": shards, "right": tally.right, "missing": tally.missing,
+            "peer": holder, "fallback": overlay.fallback_of(&holder), "shards": shards, "right": tally.right, "missing": tally.missing,
             "wrong": tally.wrong, "silent": tally.silent, "found_share": share,
         });
         let _ = events.send(Event::Row { kind: "audited_holder".to_owned(), row }).await;
@@ -260,7 +260,7 @@ impl Auditor<'_> {
             // Its proof says more.
             Came::Wrong(_) => return Ok(came),
         };
-        if let Some(witness) = self.witness {
+        if let Some(witness) = self.witness.filter(|_| self.overlay.fallback_of(&holder).is_none()) {
             witness.saw(holder, seen);
         }
         Ok(came)

@@ -30,9 +30,10 @@ use super::{
     Vault,
     catalogue::{CatalogueError, Counters, Meta},
     commit::{Commit, HEAD_QUORUM},
-    failures,
-    groups::{Groups, PlaceError},
+    failures, fallback,
+    groups::{Groups, PlaceError, Use},
     ingest::{Figures, Ingest, Out},
+    leaning::Storage,
     promise::{self, Kept, Promise},
     reader::Reader,
     session::{Session, StoreError, StripeJob},
@@ -64,7 +65,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Runs a backup.
 pub(super) async fn backup(
     vault: &Vault,
-    overlay: Arc<dyn Overlay>,
+    (overlay, storage): (Arc<dyn Overlay>, Arc<Storage>),
     args: BackupArgs,
     input: Option<StreamInput>,
     events: mpsc::Sender<Event>,
@@ -79,18 +80,19 @@ pub(super) async fn backup(
     let source = Source::new(&args, input)?;
     let counters = vault.check_network_head(&overlay).await?;
     let promise = promised(vault, &args)?;
-    let session = Arc::new(open_session(vault, overlay, now, counters, promise, &events, &cancel).await?);
+    let session = Arc::new(open_session(vault, (overlay, &storage), now, counters, promise, &events, &cancel).await?);
     if let Some(kept) = session.promised.as_ref().filter(|_| !args.dry_run) {
         kept.promise.remember(&vault.catalogue).map_err(failures::catalogue)?;
     }
-    let (unreadable, repaired) = match args.dry_run {
-        true => (0, 0),
+    let (unreadable, repaired, moved_back) = match args.dry_run {
+        true => (0, 0, 0),
         false => {
             let unreadable = tokio::select! {
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 looked = super::shortfall::look(&session, now) => looked?,
             };
-            (unreadable, super::shortfall::complete(&session, &cancel, super::shortfall::TIME).await)
+            let repaired = super::shortfall::complete(&session, &cancel, super::shortfall::TIME).await;
+            (unreadable, repaired, fallback::move_back(&session, &cancel, fallback::TIME).await)
         }
     };
 
@@ -142,6 +144,9 @@ pub(super) async fn backup(
 
     let done = ended?;
     let watched = if args.dry_run { Watched::default() } else { stewards::leave(&session, now, &cancel).await };
+    let swept = if args.dry_run { 0 } else { fallback::sweep(&session, &cancel, fallback::TIME).await };
+    let leans = fallback::usage(&vault.catalogue, session.overlay.as_ref()).map_err(failures::catalogue)?;
+    notices::tell_leaning(&storage, &leans, &events).await;
     let stripes_lost = notices::tell(&session, &watched, unreadable, done.stripes_lost, &events).await?;
     let scanned = &done.scanned;
     // Of all runs, not of this one alone: what an earlier run left short is short.
@@ -175,6 +180,9 @@ pub(super) async fn backup(
         "groups_watched": watched.watched,
         "stewards_fewest": watched.fewest,
         "stewards_most": watched.most,
+        "fallback": fallback::told(&leans),
+        "fallback_moved_to_peers": moved_back,
+        "fallback_deleted": swept,
         "placement": { "first_attempt": session.groups.first_attempt() },
         "sla": session.promised.as_ref().map(Kept::told),
     });
@@ -237,7 +245,7 @@ fn promised(vault: &Vault, args: &BackupArgs) -> Result<Option<Promise>, Failure
 /// Knows the peers, takes over the groups that are left open.
 pub(super) async fn open_session(
     vault: &Vault,
-    overlay: Arc<dyn Overlay>,
+    (overlay, storage): (Arc<dyn Overlay>, &Storage),
     now: Timestamp,
     counters: Counters,
     promise: Option<Promise>,
@@ -267,9 +275,14 @@ pub(super) async fn open_session(
         let promised = promise.map(|promise| promise.follow(&peers, stripes, now));
         let policy = promised.as_ref().map_or_else(|| PlacementPolicy::for_network(&peers), |kept| kept.policy(&peers));
         let (keys, owner) = (vault.keys.clone(), owner.clone());
-        let groups = Groups::new(keys, owner, peers.clone(), now, left.clone(), next_group, policy);
+        // Peers of which we have not heard yet come before fallback storage.
+        let leaning = Use { stand: storage.stand(), now: looks == 1 };
+        let groups = Groups::new(keys, owner, peers.clone(), now, left.clone(), next_group, policy, leaning);
         match groups.ready() {
-            Ok(()) => break (groups, promised),
+            Ok(()) => {
+                groups.may_lean();
+                break (groups, promised);
+            }
             Err(PlaceError::Placement(PlacementError::TooFewPeers { .. })) if looks > 1 => {
                 looks -= 1;
                 tokio::select! {

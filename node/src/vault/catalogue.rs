@@ -179,6 +179,8 @@ pub enum Meta {
     LearnedUpTo,
     /// What the vault promises, see [`super::promise`].
     Promise,
+    /// Providers of fallback storage that the vault used, see [`super::leaning`].
+    Providers,
 }
 
 /// The vault's running numbers.

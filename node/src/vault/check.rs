@@ -23,7 +23,7 @@ use super::{
     Vault, browse,
     catalogue::{CatalogueError, Meta},
     content_ids::ContentIds,
-    failures,
+    failures, fallback,
     holdings::{self, Holdings},
     promise::Promise,
     reader::{ReadError, Reader},
@@ -215,7 +215,12 @@ pub(super) async fn check(
     }
     let unread = vault.catalogue.unread_segments().map_err(failures::catalogue)?.len();
     let files_lost = if lost.is_empty() { 0 } else { name_losses(vault, &reader, &lost, events).await? };
+    let leans = fallback::usage(&vault.catalogue, overlay.as_ref()).map_err(failures::catalogue)?;
+    if let Some(text) = fallback::notice(&leans) {
+        let _ = events.send(Event::Notice { id: "FALLBACK_IN_USE".to_owned(), text }).await;
+    }
     let summary = json!({
+        "fallback": fallback::told(&leans),
         "num_errors": (lost.len() + unread) as u64 + damaged,
         "groups": rows.len(),
         "stripes": stripes,

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use super::{
     catalogue::{CatalogueError, CommitRecord, Counters, Meta},
+    fallback,
     ingest::{Ingest, IngestError},
     session::{Session, StoreError, StripeJob},
 };
@@ -213,6 +214,7 @@ impl Commit<'_> {
             groups,
             tail,
             manifest,
+            providers: fallback::in_head(&self.session.catalogue)?,
         };
         let encoded = head.encode()?;
         let sealed = seal_head(&self.session.keys, &head).map_err(|e| CommitError::Seal(e.to_string()))?;

@@ -102,6 +102,10 @@ fn place(error: &PlaceError) -> Failure {
         PlaceError::Placement(e @ PlacementError::Policy(_)) => {
             Failure::new(ExitCode::Failed, "POLICY", e.to_string()).with_hint(e.advice())
         }
+        PlaceError::Leaning { error: e, .. } => {
+            let hint = format!("{}, or name another provider of fallback storage in `[[fallback]]`", e.advice());
+            Failure::new(ExitCode::TooFewPeers, "TOO_FEW_PEERS", error.to_string()).with_hint(hint).retryable()
+        }
         other => bug("PLACEMENT", other),
     }
 }

@@ -31,11 +31,15 @@ use rand_core::SeedableRng as _;
 
 use super::{
     catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX},
+    leaning::Stand,
     placing::{FirstAttempt, FirstAttempts, Relaxed, relaxed, strategy_before},
 };
 use crate::overlay::GroupAccess;
 
+mod lean;
 mod watchers;
+
+pub(super) use lean::Use;
 
 /// Groups that take stripes at the same time, so that throughput grows with the network.
 const OPEN_MAX: usize = 4;
@@ -59,6 +63,14 @@ pub(super) enum PlaceError {
     /// The network is too small.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The network is too small, and so is the fallback storage.
+    #[error("{error}; fallback storage can take {room} slots of a group")]
+    Leaning {
+        /// What the network lacks.
+        error: PlacementError,
+        /// Slots that all providers together may have of one group.
+        room: usize,
+    },
     /// Group numbers are used up.
     #[error("the vault has no group number left")]
     NoNumber,
@@ -91,6 +103,9 @@ struct Book {
     formers: BTreeMap<u32, Vec<Former>>,
     /// Groups whose list of these is not on record as it is.
     grown: BTreeSet<u32>,
+    /// Fallback storage, and whether slots may be given to it now.
+    stand: Stand,
+    lean: bool,
 }
 
 impl Book {
@@ -136,6 +151,7 @@ pub(super) struct Groups {
 
 impl Groups {
     /// Starts with the unsealed groups that are left over, as far as their holders live. `policy`: of the next groups.
+    #[allow(clippy::too_many_arguments, reason = "one call, all that a run knows")]
     pub(super) fn new(
         keys: Arc<VaultKeys>,
         owner: Owner,
@@ -144,6 +160,7 @@ impl Groups {
         left: Vec<GroupRow>,
         next_number: u32,
         mut policy: PlacementPolicy,
+        fallback: Use,
     ) -> Self {
         policy.strategy_before = strategy_before(&keys, &left);
         let this = Self {
@@ -161,6 +178,8 @@ impl Groups {
                 opened: Vec::new(),
                 formers: BTreeMap::new(),
                 grown: BTreeSet::new(),
+                stand: fallback.stand,
+                lean: fallback.now,
             }),
         };
         for row in left {
@@ -204,12 +223,19 @@ impl Groups {
             .filter(|p| placement::eligible(p, &self.owner, &book.policy, self.now).is_ok())
             .map(|p| p.peer)
             .collect();
-        let whole = row.holders.iter().all(|slot| slot.iter().filter(|p| alive.contains(p)).count() >= replicas);
+        let leaning = self.leaning_slots(&book, &row);
+        let whole = row.holders.iter().enumerate().all(|(at, slot)| {
+            slot.iter().filter(|p| alive.contains(p)).count() >= replicas || leaning.contains_key(&at)
+        });
         if row.sealed || row.code != book.policy.code || !whole {
             row.sealed = true;
         }
         let Ok(access) = access_of(&self.keys, &row) else { return };
-        let ranked = row.holders.iter().map(|s| s.iter().filter(|p| alive.contains(p)).copied().collect()).collect();
+        let here = |at: usize, slot: &Vec<PeerKey>| match leaning.get(&at) {
+            Some(holder) => vec![*holder],
+            None => slot.iter().filter(|p| alive.contains(p)).copied().collect(),
+        };
+        let ranked = row.holders.iter().enumerate().map(|(at, slot)| here(at, slot)).collect();
         let kept = row.holders.iter().enumerate().flat_map(|(at, slot)| slot.iter().map(move |p| (at, *p))).collect();
         book.groups.insert(row.number, Open { row, access: Arc::new(access), ranked, in_flight: 0, kept });
     }
@@ -253,7 +279,10 @@ impl Groups {
             now: self.now,
             owner_key: Some(*self.keys.placement_key(number)),
         };
-        let plan = placement::plan_group(&book.peers, &request, &mut rng)?;
+        let plan = match placement::plan_group(&book.peers, &request, &mut rng) {
+            Err(error @ PlacementError::TooFewPeers { .. }) => lean::plan(book, &request, error, &mut rng)?,
+            planned => planned?,
+        };
         for relaxation in &plan.relaxations {
             book.relaxations.insert(relaxed(relaxation));
         }
@@ -346,7 +375,7 @@ impl Groups {
     /// has, or else the one that fits best into the group as it stands (SEP-5).
     pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let mut book = self.book();
-        let Book { groups, avoid, peers, policy, formers, .. } = &*book;
+        let Book { groups, avoid, peers, policy, formers, stand, .. } = &*book;
         let open = groups.get(&group)?;
         let free: Vec<PeerKey> =
             open.ranked.get(slot)?.iter().filter(|p| !avoid.contains(p) && !tried.contains(p)).copied().collect();
@@ -359,14 +388,17 @@ impl Groups {
         let is_apart = |peer: &PeerKey| views.get(peer).is_some_and(|view| apart(formers, slot, view));
         let held = open.row.holders.get(slot)?;
         let mut order = placement::replacements(&free, &vacancy, peers, policy).into_iter();
-        let best = order.find(|r| held.contains(&r.peer) || is_apart(&r.peer))?;
+        let Some(best) = order.find(|r| held.contains(&r.peer) || is_apart(&r.peer)) else {
+            return lean::take_over(&mut book, group, slot, tried);
+        };
         if !held.contains(&best.peer) {
             // A row has room for HOLDERS_MAX: whoever failed before it took anything makes room. It was offered something
             // all the same.
             let mut row = open.row.holders.clone();
             let holders = row.get_mut(slot)?;
             if holders.len() >= HOLDERS_MAX {
-                let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p));
+                // Whoever stands for fallback storage stays: the row is what tells how much of the group it ever had (SEP-6).
+                let nothing = |p: &PeerKey| avoid.contains(p) && !open.kept.contains(&(slot, *p)) && !stand.is_one(p);
                 let at = holders.iter().position(nothing)?;
                 let left = holders.remove(at);
                 if !book.remember(group, slot, left, &[], FORMER_MAX) {
@@ -389,6 +421,7 @@ impl Groups {
     pub(super) fn peer_failed(&self, peer: PeerKey) {
         let mut book = self.book();
         book.avoid.insert(peer);
+        book.stand.give_up(&peer);
         book.first.failed(peer);
         for open in book.groups.values_mut().filter(|g| g.row.holders.iter().flatten().any(|p| *p == peer)) {
             open.row.sealed = true;
@@ -442,7 +475,10 @@ impl Groups {
     /// Living candidates for one more copy of a slot of any group, best first: nobody who is not somebody else than
     /// those of `holding` and of the group's other slots, and as few broken caps as can be.
     pub(super) fn candidates(&self, row: &GroupRow, slot: usize, holding: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
-        let book = self.book();
+        self.candidates_in(&self.book(), row, slot, holding)
+    }
+
+    fn candidates_in(&self, book: &Book, row: &GroupRow, slot: usize, holding: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
         let request = GroupRequest {
             owner: self.owner.clone(),

@@ -78,6 +78,15 @@ impl Holdings {
             .buffer_unordered(ASKED);
         while let Some((number, slot, holder, answer)) = answers.next().await {
             let answers = this.answers.entry((number, slot.as_u8())).or_default();
+            // Fallback storage says nothing about the network, and where it has nothing any more nothing is short for that.
+            if overlay.fallback_of(&holder).is_some() {
+                match answer {
+                    Ok(bits) if bits != [0; 32] => answers.has.push(bits),
+                    Ok(_) => {}
+                    Err(_) => answers.silent.push(holder),
+                }
+                continue;
+            }
             match answer {
                 Ok(bits) => {
                     answers.has.push(bits);

@@ -105,6 +105,10 @@ pub(super) async fn settle(
 async fn said(session: &Session, access: &Arc<GroupAccess>, slot: Slot, holders: &[PeerKey]) -> Asked {
     let mut asked = Asked::default();
     for (_, peer, has) in ask(&session.overlay, access, holders.iter().map(|peer| (slot, *peer)).collect()).await {
+        // Whoever stands for fallback storage makes room for nobody (SEP-6).
+        if session.groups.is_fallback(&peer) {
+            continue;
+        }
         match has {
             Some(bits) => {
                 if bits == [0; 32] {

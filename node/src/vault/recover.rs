@@ -23,21 +23,21 @@ use tokio::sync::mpsc;
 use super::{
     Vault,
     catalogue::{Catalogue, CatalogueError, CommitRecord, Counters, Meta, StripeRecord, guard::Mark},
-    failures,
+    failures, fallback,
     keyring::{self, KeyringError},
+    leaning::{Leaning, Storage, encode},
     reader::{ReadError, Reader},
     vault_dir,
+    verbs::VaultContext,
 };
 use crate::{
     failure::{ExitCode, Failure},
     ops::{Event, ItemError, Outcome, Progress, RecoverArgs, SecretText, VerbResult},
-    overlay::Overlay,
 };
 
 /// Runs a recovery.
 pub(super) async fn recover(
-    data_dir: &Path,
-    overlay: Arc<dyn Overlay>,
+    ctx: &VaultContext,
     args: RecoverArgs,
     passphrase: Option<SecretText>,
     events: &mpsc::Sender<Event>,
@@ -47,7 +47,7 @@ pub(super) async fn recover(
             .caused_by(&e)
             .with_hint("a recovery phrase has 24 words of the BIP39 English list; check spelling and order")
     })?;
-    let (summary, unread) = reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Asked, events).await?;
+    let (summary, unread) = reinstate(ctx, &seed, passphrase.as_ref(), Why::Asked, events).await?;
     if unread > 0 {
         let text = "parts of the index could not be read; what they name comes back with their holders: run `cairn recover` \
                     again then. A backup stores anew what is still here";
@@ -59,16 +59,15 @@ pub(super) async fn recover(
 
 /// Rebuilds a catalogue that was found damaged, with the keys that the keyring has.
 pub(super) async fn heal(
-    data_dir: &Path,
-    overlay: Arc<dyn Overlay>,
+    ctx: &VaultContext,
     passphrase: Option<SecretText>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), Failure> {
-    let (file, given) = (vault_dir(data_dir).join("keyring"), passphrase.clone());
+    let (file, given) = (vault_dir(&ctx.dir).join("keyring"), passphrase.clone());
     let opened = tokio::task::spawn_blocking(move || keyring::open(&file, given.as_ref())).await;
     let secret = opened.map_err(|e| failures::bug("OPEN", &e))?.map_err(failures::keyring)?;
     let seed = MasterSeed::from_entropy(*secret);
-    reinstate(data_dir, overlay, &seed, passphrase.as_ref(), Why::Damage, events).await?;
+    reinstate(ctx, &seed, passphrase.as_ref(), Why::Damage, events).await?;
     let text = "the local catalogue was damaged and has been rebuilt from the network".to_owned();
     let _ = events.send(Event::Notice { id: "CATALOGUE_REBUILT".to_owned(), text }).await;
     Ok(())
@@ -83,13 +82,13 @@ enum Why {
 }
 
 async fn reinstate(
-    data_dir: &Path,
-    overlay: Arc<dyn Overlay>,
+    ctx: &VaultContext,
     seed: &MasterSeed,
     passphrase: Option<&SecretText>,
     why: Why,
     events: &mpsc::Sender<Event>,
 ) -> Result<(serde_json::Value, usize), Failure> {
+    let overlay = &ctx.overlay;
     let keys = Arc::new(VaultKeys::derive(seed));
     let known = overlay.peers(true).await.map_err(failures::overlay)?;
     let record = overlay.find_head(keys.vault_key()).await.map_err(failures::overlay)?.ok_or_else(|| {
@@ -104,7 +103,7 @@ async fn reinstate(
     })?;
     let head = open_head(&keys, &record)
         .map_err(|e| Failure::new(ExitCode::Failed, "HEAD", "the vault's head does not open").caused_by(&e))?;
-    let dir = vault_dir(data_dir);
+    let dir = vault_dir(&ctx.dir);
     let final_place = dir.join("catalogue");
     refuse_open(&final_place)?;
     let local_unread = if why == Why::Asked { look_at_local(&final_place, &keys, &record)? } else { None };
@@ -118,9 +117,16 @@ async fn reinstate(
     remove(&fresh).map_err(failed)?;
     let catalogue = Catalogue::open(&fresh, &keys.vault_key()).map_err(failures::catalogue)?;
     // What is rebuilt already tells where the rest lies: no second list of all stripes in memory.
-    let reader = Reader::new(keys.clone(), overlay, Some(catalogue.clone()));
+    let storage = Arc::new(Storage::open(&keys, &ctx.fallback, &head.providers).await);
+    let leaning = Leaning::wrap(overlay.clone(), storage.clone());
+    let reader = Reader::new(keys.clone(), leaning, Some(catalogue.clone()));
     let vault = Vault { keys, catalogue };
-    let (manifest, unread) = rebuild(&vault, &reader, &record, &head, events).await?;
+    vault.catalogue.set_meta(Meta::Providers, Some(encode(&head.providers))).map_err(failures::catalogue)?;
+    let (manifest, unread) =
+        rebuild(&vault, &reader, &record, &head, events).await.map_err(|e| out_of_reach(e, &head, &storage))?;
+    if let Some(text) = fallback::missing(&manifest.groups, &storage) {
+        let _ = events.send(Event::Notice { id: "FALLBACK_MISSING".to_owned(), text }).await;
+    }
     let (bytes_fetched, wrong_shards) = (reader.bytes_fetched(), reader.wrong_shards());
     keep_formers(&final_place, &vault).map_err(failures::catalogue)?;
     drop((vault, reader));
@@ -166,6 +172,18 @@ async fn reinstate(
     install_keyring(&dir, keyring, seed, passphrase)?;
     remove(&old).map_err(failed)?;
     Ok((summary, unread))
+}
+
+/// What cannot be read may lie at fallback storage that nobody named on this machine.
+fn out_of_reach(failure: Failure, head: &HeadContent, storage: &Storage) -> Failure {
+    match fallback::missing(&head.groups, storage) {
+        Some(text) => {
+            let mut failure = failure.with_hint("name the fallback storage in `[[fallback]]` as before, and try again");
+            failure.causes.push(text);
+            failure
+        }
+        None => failure,
+    }
 }
 
 fn other_vault() -> Failure {

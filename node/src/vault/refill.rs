@@ -44,7 +44,8 @@ use super::{
 };
 use crate::overlay::{GroupAccess, ShardAddress, ShardPut, TransferError};
 use asked::{Asked, Ordinals, with};
-use heirs::{Failed, Heir, NEW_OFFERS, proves};
+pub(super) use heirs::proves;
+use heirs::{Failed, Heir, NEW_OFFERS};
 
 /// Those outside a row who are asked what they have before anybody is given more: the best candidates.
 const OUTSIDE_ASKED: usize = 4;
@@ -115,8 +116,11 @@ impl<'a> Refill<'a> {
             if asked {
                 self.failed.answered(peer, answer.is_some());
             }
+            // Whoever stands for fallback storage keeps its place with nothing in it, and may always be asked again (SEP-6).
+            let stays = overlay.fallback_of(&peer).is_some();
             match answer {
                 Some(bits) if names(&bits, ordinal) => this.holding.insert(peer),
+                _ if stays => false,
                 Some([0, rest @ ..]) if rest == [0; 31] => this.empty.insert(peer),
                 Some(_) => false,
                 None => this.silent.insert(peer),
@@ -178,7 +182,10 @@ impl<'a> Refill<'a> {
             let known = holders.contains(peer);
             !asked.wrong.contains(peer) && !asked.holding.contains(peer) && self.failed.may_be_offered(peer, known)
         });
-        if asked.is_full(holders) {
+        if found.is_empty() && asked.holding.is_empty() {
+            let last = self.session.groups.lean_on(group, at).filter(|peer| !asked.wrong.contains(peer));
+            found.extend(last.filter(|peer| self.failed.may_be_offered(peer, holders.contains(peer))));
+        } else if asked.is_full(holders) {
             let outside = self.session.groups.outside(group, at);
             let heir = self.heirs.get(&(group.number, one.slot.as_u8()));
             let enters = |peer: &PeerKey| {
@@ -375,7 +382,9 @@ impl<'a> Refill<'a> {
         if let Some(at) = leaver {
             holders.remove(at);
         }
-        holders.push(peer);
+        // Who stands for fallback storage is first where it has the slot.
+        let leans = self.session.groups.is_fallback(&peer);
+        holders.insert(if leans { 0 } else { holders.len() }, peer);
         self.session.groups.replace_row(group);
         // Until a head says so, nobody else finds the new holder.
         self.session.catalogue.set_meta(Meta::Moved, Some(vec![1]))?;
@@ -436,6 +445,8 @@ async fn verify(session: &Session, source: &StripeSource, slot: Slot, asked: &mu
     for peer in asked.holding.clone() {
         match gives(session, source, slot, peer).await {
             Some(true) => continue,
+            // An object that opens is what was put there; one that does not gave no bytes.
+            Some(false) if session.groups.is_fallback(&peer) => false,
             Some(false) => asked.wrong.insert(peer),
             // It may have found the shard damaged: then it takes it again, and is read once more.
             None => false,

@@ -16,9 +16,15 @@ use rand_core::SeedableRng as _;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Vault, browse, failures, promise::Promise, session::StoreError};
+use super::{
+    Vault, browse, failures, fallback,
+    leaning::{Leaning, Storage},
+    promise::Promise,
+    session::StoreError,
+};
 use crate::{
     failure::{ExitCode, Failure},
+    fallback::Fallbacks,
     ops::{Event, Outcome, SecretText, VerbResult},
     overlay::Overlay,
 };
@@ -72,7 +78,16 @@ pub(super) async fn stats(vault: &Vault, events: &mpsc::Sender<Event>) -> VerbRe
 }
 
 /// Where every group stands, by what is known of its holders now.
-pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mpsc::Sender<Event>) -> VerbResult {
+pub(super) async fn status(
+    vault: &Vault,
+    overlay: Arc<dyn Overlay>,
+    settings: &Fallbacks,
+    events: &mpsc::Sender<Event>,
+) -> VerbResult {
+    // By their names alone: whether a provider answers is what a check tells.
+    let storage = Arc::new(Storage::open(&vault.keys, &Fallbacks::default(), &vault.providers()?).await);
+    let overlay = Leaning::wrap(overlay, storage);
+    let named = |name: &str| settings.sections().iter().any(|section| section.name == name);
     let (peers, network) = match overlay.peers(false).await {
         Ok(peers) => (peers, "reachable"),
         Err(_) => (Vec::new(), "unreachable"),
@@ -82,7 +97,10 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
     for group in vault.catalogue.groups() {
         let group = group.map_err(failures::catalogue)?;
         groups += 1;
-        let live = group.holders.iter().filter(|s| s.iter().any(|p| alive.contains(p))).count();
+        let leans = |held: &[PeerKey]| fallback::leans_on(held, overlay.as_ref());
+        let lives = |held: &&Vec<PeerKey>| held.iter().any(|p| alive.contains(p)) || leans(held).is_some_and(named);
+        let live = group.holders.iter().filter(lives).count();
+        let leaning: BTreeSet<&str> = group.holders.iter().filter_map(|held| leans(held)).collect();
         let margin = live as i64 - group.code.data() as i64;
         lowest = Some(lowest.map_or(margin, |l: i64| l.min(margin)));
         let holders: Vec<Vec<String>> =
@@ -96,8 +114,14 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
             "slots_live": live,
             "margin": margin,
             "holders": holders,
+            "slots_at_fallback": group.holders.iter().filter(|held| leans(held).is_some()).count(),
+            "fallback": leaning,
         });
         row(events, "group", listed).await;
+    }
+    let usage = fallback::usage(&vault.catalogue, overlay.as_ref()).map_err(failures::catalogue)?;
+    if let Some(text) = fallback::notice(&usage) {
+        let _ = events.send(Event::Notice { id: "FALLBACK_IN_USE".to_owned(), text }).await;
     }
     let snapshots = browse::all(vault)?;
     let counters = vault.catalogue.counters().map_err(failures::catalogue)?;
@@ -110,6 +134,7 @@ pub(super) async fn status(vault: &Vault, overlay: Arc<dyn Overlay>, events: &mp
         "groups": groups,
         "lowest_margin": lowest,
         "stripes_below_target": short,
+        "fallback": fallback::told(&usage),
         "sla": Promise::of(&vault.catalogue).map_err(failures::catalogue)?.map(|promise| promise.sla),
         "snapshots_count": snapshots.len(),
         "latest_snapshot": snapshots.last().map(|(id, _)| id.to_string()),

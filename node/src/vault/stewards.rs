@@ -184,9 +184,19 @@ fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Regist
 impl Run<'_> {
     fn is_due(&self, row: &GroupRow, contents: &Contents, known: Option<&Registration>) -> bool {
         let Some(known) = known else { return true };
-        known.digest != contents.digest(row)
+        known.digest != contents.digest(&self.peers_only(row))
             || known.confirmed() < known.stewards.len()
             || self.choose(row, Some(known)).is_some()
+    }
+
+    /// The row as stewards see it: whoever stands for fallback storage is nobody whom they could hear, so its slots are empty
+    /// for them, and filled when somebody of the colour comes.
+    fn peers_only(&self, row: &GroupRow) -> GroupRow {
+        let mut row = row.clone();
+        for held in &mut row.holders {
+            held.retain(|holder| self.session.overlay.fallback_of(holder).is_none());
+        }
+        row
     }
 
     fn is_silent(&self, one: &Confirmed) -> bool {
@@ -302,7 +312,7 @@ impl Run<'_> {
                 }
             }
         };
-        let digest = contents.digest(&row);
+        let digest = contents.digest(&self.peers_only(&row));
         let fresh = registration.digest != digest;
         if fresh {
             registration.sheets = self.sequence.max(registration.sheets + 1);
@@ -326,7 +336,14 @@ impl Run<'_> {
         let floor = known.as_ref().map_or(0, |known| known.floor);
         let above = before.map_or(0, |mandate| mandate.generation).max(floor).saturating_add(1);
         let generation = self.sequence.max(above);
-        let mandate = records::mandate(row, access, generation, chosen.clone(), self.session.replicas, self.now)?;
+        let mandate = records::mandate(
+            &self.peers_only(row),
+            access,
+            generation,
+            chosen.clone(),
+            self.session.replicas,
+            self.now,
+        )?;
         let new = |steward| Confirmed { steward, sheets: 0, at: Timestamp(0), silent_since: Timestamp(0) };
         let silence = |steward: &PeerKey| {
             let before = known.iter().flat_map(|known| &known.stewards).find(|one| one.steward == *steward);
@@ -365,7 +382,7 @@ impl Run<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let record = records::record(row, access, contents, registration).await?;
+        let record = records::record(&self.peers_only(row), access, contents, registration).await?;
         let answers = lacking.iter().map(|steward| {
             let record = record.clone();
             async move {

@@ -5,6 +5,7 @@ mod bad_days;
 mod cancelled;
 mod chunk_index;
 mod damage;
+mod fallback;
 mod healing;
 mod heirs;
 mod learning;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     failure::{ExitCode, Failure},
+    fallback::Fallbacks,
     ops::{
         BackupArgs, CheckArgs, Event, ItemError, RecoverArgs, RestoreArgs, SecretText, Verb, VerbResult, encode_path,
     },
@@ -40,7 +42,7 @@ use memory_overlay::MemoryOverlay;
 
 use super::{
     Vault,
-    groups::Groups,
+    groups::{Groups, Use},
     stream_input::StreamInput,
     verbs::{VaultContext, run_verb},
 };
@@ -100,6 +102,7 @@ struct Owner {
     data: PathBuf,
     source: PathBuf,
     phrase: SecretText,
+    fallback: Fallbacks,
 }
 
 impl Owner {
@@ -108,7 +111,7 @@ impl Owner {
         let (data, source) = (dir.path().join("data"), dir.path().join("source"));
         std::fs::create_dir_all(&source).expect("made");
         let (_, phrase) = Vault::init(&data, None).expect("a vault");
-        Self { overlay: MemoryOverlay::new(peers), dir, data, source, phrase }
+        Self { overlay: MemoryOverlay::new(peers), dir, data, source, phrase, fallback: Fallbacks::default() }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
@@ -128,7 +131,12 @@ impl Owner {
         input: Option<StreamInput>,
         cancel: CancellationToken,
     ) -> Ran {
-        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None };
+        let ctx = VaultContext {
+            dir: self.data.clone(),
+            overlay: self.overlay.shared(),
+            witness: None,
+            fallback: self.fallback.clone(),
+        };
         let (sender, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move {
             let mut events = Vec::new();
@@ -187,7 +195,7 @@ fn assert_equal_folders(a: &Path, b: &Path) {
 /// The groups of a run that has none yet.
 fn groups_of(keys: Arc<VaultKeys>, me: placement::Owner, peers: Vec<PeerView>, next: u32) -> Groups {
     let policy = PlacementPolicy::for_network(&peers);
-    Groups::new(keys, me, peers, super::now(), Vec::new(), next, policy)
+    Groups::new(keys, me, peers, super::now(), Vec::new(), next, policy, Use::default())
 }
 
 fn noise(seed: u8, length: usize) -> Vec<u8> {

@@ -2,14 +2,21 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use cairn_proto::manifest::GroupRow;
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Vault, audit, backup, browse, check, failures, recover, report, restore, stream_input::StreamInput};
+use super::{
+    Vault, audit, backup, browse, check, failures, fallback,
+    leaning::{Leaning, Storage},
+    recover, report, restore,
+    stream_input::StreamInput,
+};
 use crate::{
     audits::tokens,
     courtesy::verb::Limited,
     failure::{ExitCode, Failure},
+    fallback::Fallbacks,
     ops::{Event, SecretText, Verb, VerbResult},
     overlay::Overlay,
     standing::ports::Witness,
@@ -24,6 +31,8 @@ pub struct VaultContext {
     pub overlay: Arc<dyn Overlay>,
     /// Who takes note of how holders answered, when the node has somebody who does.
     pub witness: Option<Arc<dyn Witness>>,
+    /// Where to put what the network has nobody for.
+    pub fallback: Fallbacks,
 }
 
 /// Runs one verb to its end. `passphrase` opens the keyring (`None`: the vault was made without one); `input` is the
@@ -46,7 +55,7 @@ pub async fn run_verb(
         Verb::Restore(args) => (args.limit_up, args.limit_down),
         _ => (None, None),
     };
-    let overlay = Limited::wrap(ctx.overlay.clone(), limit_up, limit_down);
+    let limited = |overlay| Limited::wrap(overlay, limit_up, limit_down);
     // Work that has no checkpoint of its own is dropped where it stands: it changes nothing.
     let until = |cancel: CancellationToken| async move {
         cancel.cancelled().await;
@@ -59,7 +68,12 @@ pub async fn run_verb(
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 vault = open(ctx, passphrase, Depth::All, &events) => vault?,
             };
-            backup::backup(&vault, overlay, args, input, events, cancel).await
+            let (overlay, storage) = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(failures::interrupted()),
+                reached = lean(ctx, &vault, !args.dry_run, &events) => reached?,
+            };
+            backup::backup(&vault, (limited(overlay), storage), args, input, events, cancel).await
         }
         Verb::Restore(args) => {
             let vault = tokio::select! {
@@ -67,7 +81,12 @@ pub async fn run_verb(
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 vault = open(ctx, passphrase, Depth::Few, &events) => vault?,
             };
-            restore::restore(&vault, overlay, args, events, cancel).await
+            let (overlay, _) = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(failures::interrupted()),
+                reached = lean(ctx, &vault, false, &events) => reached?,
+            };
+            restore::restore(&vault, limited(overlay), args, events, cancel).await
         }
         Verb::DebugStore => Err(Failure::new(ExitCode::Usage, "USAGE", "only a running node has a store")),
         verb => tokio::select! {
@@ -87,7 +106,7 @@ async fn run_reading(
 ) -> VerbResult {
     let overlay = ctx.overlay.clone();
     match verb {
-        Verb::Recover(args) => return recover::recover(&ctx.dir, overlay, args, passphrase, events).await,
+        Verb::Recover(args) => return recover::recover(ctx, args, passphrase, events).await,
         Verb::Peers => return report::peers(overlay, events).await,
         Verb::AuditToken(args) => return tokens::audit(overlay, ctx.witness.clone(), args, events).await,
         Verb::DebugPlacement => return report::placement(&ctx.dir, overlay, passphrase, events).await,
@@ -95,6 +114,11 @@ async fn run_reading(
     }
     let depth = if matches!(verb, Verb::Check(_) | Verb::Audit(_)) { Depth::All } else { Depth::Few };
     let vault = open(ctx, passphrase, depth, events).await?;
+    let overlay = match verb {
+        // They ask nobody for anything that may lie there.
+        Verb::Snapshots(_) | Verb::Stats | Verb::Status => overlay,
+        _ => lean(ctx, &vault, false, events).await?.0,
+    };
     match verb {
         Verb::Snapshots(args) => browse::snapshots(&vault, args, events).await,
         Verb::Ls(args) => browse::ls(&vault, overlay, args, events).await,
@@ -107,7 +131,7 @@ async fn run_reading(
             None => audit::audit(&vault, overlay, ctx.witness.clone(), &ctx.dir, args, events).await,
         },
         Verb::Stats => report::stats(&vault, events).await,
-        Verb::Status => report::status(&vault, overlay, events).await,
+        Verb::Status => report::status(&vault, overlay, &ctx.fallback, events).await,
         Verb::Backup(_)
         | Verb::Restore(_)
         | Verb::Recover(_)
@@ -123,6 +147,27 @@ async fn run_reading(
         | Verb::DebugStore
         | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),
     }
+}
+
+/// The network with the vault's fallback storage among the holders. What of it cannot be used is told.
+async fn lean(
+    ctx: &VaultContext,
+    vault: &Vault,
+    writes: bool,
+    events: &mpsc::Sender<Event>,
+) -> Result<(Arc<dyn Overlay>, Arc<Storage>), Failure> {
+    let storage = Arc::new(vault.storage(&ctx.fallback, writes).await?);
+    for (name, why) in storage.news() {
+        let text = format!("fallback storage {name:?} cannot be used: {why}");
+        let _ = events.send(Event::Notice { id: "FALLBACK_UNUSABLE".to_owned(), text }).await;
+    }
+    if storage.out_of_reach().next().is_some() {
+        let rows: Vec<GroupRow> = vault.catalogue.groups().collect::<Result<_, _>>().map_err(failures::catalogue)?;
+        if let Some(text) = fallback::missing(&rows, &storage) {
+            let _ = events.send(Event::Notice { id: "FALLBACK_MISSING".to_owned(), text }).await;
+        }
+    }
+    Ok((Leaning::wrap(ctx.overlay.clone(), storage.clone()), storage))
 }
 
 /// Held by whoever rebuilds a damaged catalogue; those who come meanwhile find it mended.
@@ -154,7 +199,7 @@ async fn open(
         Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => {}
         healed => return healed,
     }
-    match recover::heal(&ctx.dir, ctx.overlay.clone(), passphrase.clone(), events).await {
+    match recover::heal(ctx, passphrase.clone(), events).await {
         Ok(()) => open_as_it_is(ctx, passphrase, depth).await,
         Err(why) if why.id == "OLDER_HEAD" => Err(why),
         Err(why) => {

@@ -9,7 +9,9 @@ prop_compose! {
         stripes in vec((any::<u8>(), any::<[u8; 32]>(), 0usize..3, 0u8..8), 1..6),
         numbers in any::<(u64, u32, u64, u32)>(),
         runs in 1usize..4,
+        providers in proptest::collection::btree_map(any::<[u8; 32]>(), "[A-Za-z0-9._-]{1,32}", 0..4),
     ) -> HeadContent {
+        let providers = providers.into_iter().map(|(id, name)| ProviderRow { id, name }).collect();
         let tail: Vec<_> = stripes.into_iter().zip(1u64..).map(|((ordinal, seed, group, used), no)| {
             let group = &groups[group % groups.len()];
             let (data, slots) = (group.code.data() as u8, group.code.slots() as u8);
@@ -26,7 +28,7 @@ prop_compose! {
         };
         HeadContent {
             format: FORMAT_VERSION, sequence: numbers.0, generation: numbers.1, created: Timestamp(numbers.2),
-            epoch: numbers.3, groups, tail, manifest: vec![place; runs],
+            epoch: numbers.3, groups, tail, manifest: vec![place; runs], providers,
         }
     }
 }
@@ -84,6 +86,7 @@ fn wide_tail(stripes: u64) -> HeadContent {
         groups: vec![group],
         tail: (1..=stripes).map(row).collect(),
         manifest: vec![place],
+        providers: Vec::new(),
     }
 }
 
@@ -107,4 +110,17 @@ fn heads_that_lead_nowhere_are_refused() {
     refused(|h| h.manifest[0].next = Some(StripeNo(3)));
     refused(|h| h.groups.clear());
     refused(|h| h.tail[0].roots.truncate(7));
+}
+
+#[test]
+fn an_empty_list_of_providers_and_names_that_are_none_are_refused() {
+    let head = wide_tail(1);
+    let encoded = head.encode().expect("valid");
+    assert!(HeadContent::decode(&[&encoded[..], &[0]].concat()).is_err(), "no providers is no byte");
+    for name in ["", "a b", "\u{1b}[0m", "x/y", &"n".repeat(33)] {
+        let provider = ProviderRow { id: [1; 32], name: name.to_owned() };
+        assert!(HeadContent { providers: vec![provider], ..head.clone() }.encode().is_err(), "{name:?}");
+    }
+    let same = vec![ProviderRow { id: [1; 32], name: "a".to_owned() }; 2];
+    assert!(HeadContent { providers: same, ..head }.encode().is_err(), "one stands there twice");
 }

@@ -416,4 +416,5 @@ fn a_plan_is_frozen() {
 
 mod crowds;
 mod first_attempts;
+mod leaning;
 mod networks;

@@ -109,6 +109,7 @@ fn head(sequence: u64) -> HeadContent {
             codec: RunCodec::Raw,
             raw_len: 5,
         }],
+        providers: Vec::new(),
     }
 }
 

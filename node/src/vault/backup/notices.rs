@@ -1,12 +1,31 @@
 //! What the user should know after a backup, though nothing failed.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::mpsc;
 
 use crate::{
     failure::Failure,
     ops::Event,
-    vault::{failures, session::Session, stewards::Watched},
+    vault::{
+        failures,
+        fallback::{self, Usage},
+        leaning::Storage,
+        session::Session,
+        stewards::Watched,
+    },
 };
+
+/// Tells what lies at fallback storage, and what is wrong with it that was not told at the beginning.
+pub(super) async fn tell_leaning(storage: &Storage, leans: &BTreeMap<String, Usage>, events: &mpsc::Sender<Event>) {
+    if let Some(text) = fallback::notice(leans) {
+        let _ = events.send(Event::Notice { id: "FALLBACK_IN_USE".to_owned(), text }).await;
+    }
+    for (name, why) in storage.news() {
+        let text = format!("fallback storage {name:?} failed: {why}");
+        let _ = events.send(Event::Notice { id: "FALLBACK_UNUSABLE".to_owned(), text }).await;
+    }
+}
 
 /// Tells it; how many lost stripes are still needed. `lost` is that, when a commit counted them.
 pub(super) async fn tell(

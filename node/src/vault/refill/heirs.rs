@@ -85,7 +85,7 @@ pub(super) async fn gives(
 }
 
 /// Reads some of the shards of a slot that a peer says to have, chosen at random.
-pub(super) async fn proves(
+pub(in crate::vault) async fn proves(
     session: &Session,
     group: u32,
     access: &Arc<GroupAccess>,

@@ -105,7 +105,12 @@ async fn a_wrong_answer_is_kept_as_a_proof_and_told() {
     let liar = victim(&owner);
     owner.overlay.set_manner(&liar, Manner::Liar);
     let notes = std::sync::Arc::new(Notes::default());
-    let ctx = VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared(), witness: Some(notes.clone()) };
+    let ctx = VaultContext {
+        dir: owner.data.clone(),
+        overlay: owner.overlay.shared(),
+        witness: Some(notes.clone()),
+        fallback: Default::default(),
+    };
     let (events, mut told) = mpsc::channel(10_000);
     let verb = Verb::Audit(AuditArgs { all: true, ..most(3) });
     let ended = run_verb(&ctx, verb, None, None, None, events, CancellationToken::new()).await;
@@ -179,5 +184,12 @@ async fn a_third_party_asks_once_with_each_token_and_sees_no_byte() {
 fn blank() -> Owner {
     let dir = tempfile::tempdir().expect("temp dir");
     let (data, source) = (dir.path().join("data"), dir.path().join("source"));
-    Owner { overlay: MemoryOverlay::new(0), data, source, phrase: SecretText::new(String::new()), dir }
+    Owner {
+        overlay: MemoryOverlay::new(0),
+        data,
+        source,
+        phrase: SecretText::new(String::new()),
+        dir,
+        fallback: Fallbacks::default(),
+    }
 }

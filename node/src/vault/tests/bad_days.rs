@@ -190,7 +190,12 @@ async fn a_dropped_backup_is_as_good_as_a_killed_one() {
     owner.write("a", &noise(1, 40 << 20));
     let cancel = CancellationToken::new();
     owner.overlay.cancel_after(30, cancel.clone());
-    let ctx = VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared(), witness: None };
+    let ctx = VaultContext {
+        dir: owner.data.clone(),
+        overlay: owner.overlay.shared(),
+        witness: None,
+        fallback: Default::default(),
+    };
     let (events, _listener) = mpsc::channel(1024);
     let verb = Verb::Backup(owner.backup_args());
     tokio::select! {

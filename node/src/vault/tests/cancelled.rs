@@ -66,7 +66,12 @@ impl Places {
 impl Owner {
     /// False when the verb was dropped before its end.
     async fn run_until(&self, places: &Places, verb: Verb) -> bool {
-        let ctx = VaultContext { dir: self.data.clone(), overlay: self.overlay.shared(), witness: None };
+        let ctx = VaultContext {
+            dir: self.data.clone(),
+            overlay: self.overlay.shared(),
+            witness: None,
+            fallback: Default::default(),
+        };
         let (events, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
         let run = run_verb(&ctx, verb, None, None, None, events, CancellationToken::new());
@@ -127,7 +132,14 @@ fn fork(base: &Owner) -> Owner {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("temp dir");
     let data = dir.path().join("data");
     copy(&base.data, &data);
-    Owner { overlay: base.overlay.fork(), data, source: base.source.clone(), phrase: base.phrase.clone(), dir }
+    Owner {
+        overlay: base.overlay.fork(),
+        data,
+        source: base.source.clone(),
+        phrase: base.phrase.clone(),
+        dir,
+        fallback: base.fallback.clone(),
+    }
 }
 
 fn copy(from: &Path, to: &Path) {

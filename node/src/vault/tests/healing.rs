@@ -271,7 +271,12 @@ async fn a_group_is_known_before_anything_is_in_it() {
     let cancel = CancellationToken::new();
     owner.overlay.cancel_after(1, cancel.clone());
     owner.overlay.stall_then(true);
-    let ctx = VaultContext { dir: owner.data.clone(), overlay: owner.overlay.shared(), witness: None };
+    let ctx = VaultContext {
+        dir: owner.data.clone(),
+        overlay: owner.overlay.shared(),
+        witness: None,
+        fallback: Default::default(),
+    };
     let (events, _listener) = mpsc::channel(1024);
     let verb = Verb::Backup(owner.backup_args());
     tokio::select! {

@@ -12,6 +12,7 @@ use crate::vault::{
     backup::open_session,
     catalogue::{Catalogue, holders::Former},
     groups::access_of,
+    leaning::Storage,
     shortfall,
 };
 
@@ -181,7 +182,9 @@ async fn completing_ends_when_its_time_is_over() {
     let (events, _listener) = mpsc::channel(1024);
     let cancel = CancellationToken::new();
     let session =
-        open_session(&vault, overlay, crate::vault::now(), counters, None, &events, &cancel).await.expect("opens");
+        open_session(&vault, (overlay, &Storage::default()), crate::vault::now(), counters, None, &events, &cancel)
+            .await
+            .expect("opens");
     assert_eq!(shortfall::complete(&session, &cancel, std::time::Duration::ZERO).await, 0);
     assert_eq!(vault.catalogue.short().expect("readable"), short, "what is left stays noted");
     assert!(shortfall::complete(&session, &cancel, shortfall::TIME).await >= 2);

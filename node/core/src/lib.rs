@@ -17,6 +17,7 @@ pub mod durability;
 pub mod erasure;
 #[cfg(test)]
 mod golden;
+pub mod invitations;
 pub mod keys;
 pub mod liveness;
 pub mod pack;

@@ -1,0 +1,168 @@
+//! One connection's handlers, asleep until both ends have shown their passes.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use cairn_proto::{PeerKey, pass::PASS_MAX};
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
+    future::{BoxFuture, Either},
+};
+use libp2p::{
+    Stream, StreamProtocol,
+    core::upgrade::ReadyUpgrade,
+    swarm::{
+        ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
+        handler::{
+            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound, ListenUpgradeError,
+            SendWrapper,
+        },
+    },
+};
+use tokio::time::{Sleep, sleep};
+
+use super::{PROBATION, Verdict};
+use crate::network::{clock, invitations::Invitations};
+
+type OneOf<A, B> = libp2p::core::either::EitherUpgrade<A, B>;
+
+/// What a gate tells the door, once.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Both let each other in.
+    Open,
+    /// We do not let the peer in.
+    Refused(Verdict),
+    /// The peer does not let us in.
+    TurnedAway(Verdict),
+}
+
+/// A handler behind a gate.
+pub(crate) struct Gated<H> {
+    inner: H,
+    /// None: it is open.
+    gate: Option<Box<Gate>>,
+}
+
+struct Gate {
+    peer: PeerKey,
+    invitations: Invitations,
+    protocol: StreamProtocol,
+    /// Whether our stream was asked for.
+    asked: bool,
+    showing: Option<BoxFuture<'static, io::Result<Verdict>>>,
+    looking: Option<BoxFuture<'static, io::Result<(Stream, Vec<u8>)>>>,
+    answering: Option<BoxFuture<'static, io::Result<()>>>,
+    /// Our verdict on them, and theirs on us.
+    ours: Option<Verdict>,
+    theirs: Option<Verdict>,
+    until: Pin<Box<Sleep>>,
+    /// The end was told; nothing more comes.
+    over: bool,
+}
+
+/// Shows a pass; the verdict. An empty one says that we have none.
+async fn show(mut stream: Stream, pass: Vec<u8>) -> io::Result<Verdict> {
+    let length = u16::try_from(pass.len()).unwrap_or(0);
+    stream.write_all(&length.to_le_bytes()).await?;
+    stream.write_all(&pass[..usize::from(length)]).await?;
+    stream.flush().await?;
+    let mut verdict = [0];
+    stream.read_exact(&mut verdict).await?;
+    Ok(Verdict::from_byte(verdict[0]))
+}
+
+/// Looks at theirs: no more bytes than a pass has.
+async fn look(mut stream: Stream) -> io::Result<(Stream, Vec<u8>)> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await?;
+    let length = usize::from(u16::from_le_bytes(length));
+    if length > PASS_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut pass = vec![0; length];
+    stream.read_exact(&mut pass).await?;
+    Ok((stream, pass))
+}
+
+async fn answer(mut stream: Stream, verdict: Verdict) -> io::Result<()> {
+    stream.write_all(&[verdict as u8]).await?;
+    stream.close().await
+}
+
+impl Gate {
+    /// One step on; what to tell, or `None` when it waits.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<News> {
+        if self.over {
+            return None;
+        }
+        let news = self.step(cx);
+        self.over = news.is_some();
+        news
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Option<News> {
+        if let Some(Poll::Ready(shown)) = self.showing.as_mut().map(|showing| showing.poll_unpin(cx)) {
+            self.showing = None;
+            self.theirs = Some(shown.unwrap_or(Verdict::Late));
+        }
+        if let Some(Poll::Ready(looked)) = self.looking.as_mut().map(|looking| looking.poll_unpin(cx)) {
+            self.looking = None;
+            match looked {
+                Ok((stream, pass)) => {
+                    let judged = self.invitations.admit(&self.peer, &pass, clock());
+                    let verdict = Verdict::of(&pass, &judged);
+                    // From here on who was admitted is answered: it may begin as soon as it reads so.
+                    self.ours = Some(verdict);
+                    self.answering = Some(answer(stream, verdict).boxed());
+                }
+                Err(_) => self.ours = Some(Verdict::False),
+            }
+        }
+        if let Some(Poll::Ready(_)) = self.answering.as_mut().map(|answering| answering.poll_unpin(cx)) {
+            self.answering = None;
+        }
+        let late = self.until.poll_unpin(cx).is_ready();
+        match (self.ours, self.theirs) {
+            _ if late => Some(News::Refused(Verdict::Late)),
+            // They must hear it first.
+            _ if self.answering.is_some() => None,
+            (Some(Verdict::Admitted), Some(Verdict::Admitted)) => Some(News::Open),
+            (Some(ours), _) if ours != Verdict::Admitted => Some(News::Refused(ours)),
+            // What they say of us is told when they have been judged too: one refusal is enough, and ours comes first.
+            (Some(_), Some(theirs)) => Some(News::TurnedAway(theirs)),
+            _ => None,
+        }
+    }
+}
+
+impl<H: ConnectionHandler> Gated<H> {
+    pub(super) fn open(inner: H) -> Self {
+        Self { inner, gate: None }
+    }
+
+    pub(super) fn shut(inner: H, peer: PeerKey, invitations: Invitations, protocol: StreamProtocol) -> Self {
+        let gate = Gate {
+            peer,
+            invitations,
+            protocol,
+            asked: false,
+            showing: None,
+            looking: None,
+            answering: None,
+            ours: None,
+            theirs: None,
+            until: Box::pin(sleep(PROBATION)),
+            over: false,
+        };
+        Self { inner, gate: Some(Box::new(gate)) }
+    }
+
+    /// The gate, while the other side has not been let in.
+    fn closed(&self) -> Option<&Gate> {
+        self.gate.as_deref().filter(|gate| gate.ours != Some(Verdict::Admitted))
+    }
+}

@@ -18,7 +18,7 @@ use crate::{
     api::server,
     data_dir::{DataDir, WriterLock},
     failure::Failure,
-    ops::Verb,
+    ops::{SecretText, Verb},
     timers::Timers,
 };
 
@@ -66,6 +66,8 @@ pub struct NodeSettings {
     pub timers: Timers,
     /// How fast the line may be used, by day and hour.
     pub timetable: Timetable,
+    /// What lets this node into a network by invitation; needed once, then our pass is kept.
+    pub invitation: Option<SecretText>,
 }
 
 impl NodeSettings {
@@ -86,6 +88,7 @@ impl NodeSettings {
             external: Vec::new(),
             timers: Timers::default(),
             timetable: Timetable::free(),
+            invitation: None,
         }
     }
 }
@@ -180,6 +183,10 @@ impl LocalNode {
         };
         if uses_peers(verb) {
             node.meet(MEET).await;
+            if let Some(refused) = node.turned_away() {
+                node.close().await;
+                return Err(refused);
+            }
         }
         Ok(Self { service: NodeService::new(node, false), _lock: lock })
     }

@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod durability;
 mod interruption;
+mod invitations;
 mod junk;
 mod loss;
 mod manners;

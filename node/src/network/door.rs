@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::Either;
+use either::Either;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     core::{Endpoint, transport::PortUse},
@@ -32,7 +32,8 @@ use libp2p::{
 };
 
 pub use self::verdict::Verdict;
-use self::handler::{Gated, News};
+pub(crate) use self::handler::Gated;
+use self::handler::News;
 use super::{behaviour::NodeBehaviour, behaviour::NodeBehaviourEvent, invitations::Invitations, keys::peer_key};
 
 /// How long a connection may stand without both having shown their passes: two round trips and a few signatures, also on a slow line.

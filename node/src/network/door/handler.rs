@@ -7,9 +7,10 @@ use std::{
 };
 
 use cairn_proto::{PeerKey, pass::PASS_MAX};
+use either::Either;
 use futures::{
     AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
-    future::{BoxFuture, Either},
+    future::{self, BoxFuture},
 };
 use libp2p::{
     Stream, StreamProtocol,
@@ -27,7 +28,12 @@ use tokio::time::{Sleep, sleep};
 use super::{PROBATION, Verdict};
 use crate::network::{clock, invitations::Invitations};
 
-type OneOf<A, B> = libp2p::core::either::EitherUpgrade<A, B>;
+/// The one protocol at the gate; everything else.
+type PassUpgrade = SendWrapper<ReadyUpgrade<StreamProtocol>>;
+type Inbound<H> = Either<PassUpgrade, SendWrapper<<H as ConnectionHandler>::InboundProtocol>>;
+type Outbound<H> = Either<PassUpgrade, SendWrapper<<H as ConnectionHandler>::OutboundProtocol>>;
+type InboundInfo<H> = Either<(), <H as ConnectionHandler>::InboundOpenInfo>;
+type OutboundInfo<H> = Either<(), <H as ConnectionHandler>::OutboundOpenInfo>;
 
 /// What a gate tells the door, once.
 #[derive(Debug)]
@@ -72,6 +78,7 @@ async fn show(mut stream: Stream, pass: Vec<u8>) -> io::Result<Verdict> {
     stream.flush().await?;
     let mut verdict = [0];
     stream.read_exact(&mut verdict).await?;
+    let _ = stream.close().await;
     Ok(Verdict::from_byte(verdict[0]))
 }
 
@@ -90,7 +97,12 @@ async fn look(mut stream: Stream) -> io::Result<(Stream, Vec<u8>)> {
 
 async fn answer(mut stream: Stream, verdict: Verdict) -> io::Result<()> {
     stream.write_all(&[verdict as u8]).await?;
-    stream.close().await
+    stream.close().await?;
+    if verdict != Verdict::Admitted {
+        // QUIC loses with a connection what was not read: until it is, this one stands, and no longer than its probation.
+        stream.read(&mut [0]).await?;
+    }
+    Ok(())
 }
 
 impl Gate {
@@ -127,7 +139,9 @@ impl Gate {
         }
         let late = self.until.poll_unpin(cx).is_ready();
         match (self.ours, self.theirs) {
-            _ if late => Some(News::Refused(Verdict::Late)),
+            (ours, _) if late => {
+                Some(News::Refused(ours.filter(|ours| *ours != Verdict::Admitted).unwrap_or(Verdict::Late)))
+            }
             // They must hear it first.
             _ if self.answering.is_some() => None,
             (Some(Verdict::Admitted), Some(Verdict::Admitted)) => Some(News::Open),
@@ -164,5 +178,140 @@ impl<H: ConnectionHandler> Gated<H> {
     /// The gate, while the other side has not been let in.
     fn closed(&self) -> Option<&Gate> {
         self.gate.as_deref().filter(|gate| gate.ours != Some(Verdict::Admitted))
+    }
+}
+
+impl<H: ConnectionHandler> ConnectionHandler for Gated<H> {
+    type FromBehaviour = H::FromBehaviour;
+    type ToBehaviour = Either<News, H::ToBehaviour>;
+    type InboundProtocol = Inbound<H>;
+    type OutboundProtocol = Outbound<H>;
+    type InboundOpenInfo = InboundInfo<H>;
+    type OutboundOpenInfo = OutboundInfo<H>;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Inbound<H>, InboundInfo<H>> {
+        match self.closed() {
+            Some(gate) => {
+                let pass = SendWrapper(ReadyUpgrade::new(gate.protocol.clone()));
+                SubstreamProtocol::new(Either::Left(pass), Either::Left(()))
+            }
+            None => {
+                let inner = self.inner.listen_protocol();
+                inner.map_upgrade(|upgrade| Either::Right(SendWrapper(upgrade))).map_info(Either::Right)
+            }
+        }
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.gate.is_some() || self.inner.connection_keep_alive()
+    }
+
+    fn on_behaviour_event(&mut self, event: H::FromBehaviour) {
+        self.inner.on_behaviour_event(event);
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Outbound<H>, OutboundInfo<H>, Self::ToBehaviour>> {
+        if let Some(gate) = &mut self.gate {
+            if !gate.asked {
+                gate.asked = true;
+                let pass = SendWrapper(ReadyUpgrade::new(gate.protocol.clone()));
+                let protocol = SubstreamProtocol::new(Either::Left(pass), Either::Left(()));
+                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+            }
+            let Some(news) = gate.poll(cx) else { return Poll::Pending };
+            if matches!(news, News::Open) {
+                self.gate = None;
+            }
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Either::Left(news)));
+        }
+        self.inner.poll(cx).map(|event| {
+            event
+                .map_protocol(|upgrade| Either::Right(SendWrapper(upgrade)))
+                .map_outbound_open_info(Either::Right)
+                .map_custom(Either::Right)
+        })
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
+        self.inner.poll_close(cx).map(|event| event.map(Either::Right))
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Inbound<H>, Outbound<H>, InboundInfo<H>, OutboundInfo<H>>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, info }) => {
+                match (protocol, info) {
+                    (future::Either::Left(stream), _) => self.shown(stream),
+                    (future::Either::Right(protocol), Either::Right(info)) => {
+                        let negotiated = FullyNegotiatedInbound { protocol, info };
+                        self.inner.on_connection_event(ConnectionEvent::FullyNegotiatedInbound(negotiated));
+                    }
+                    (future::Either::Right(_), Either::Left(())) => {}
+                }
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
+                match (protocol, info) {
+                    (future::Either::Left(stream), _) => {
+                        if let Some(gate) = &mut self.gate {
+                            gate.showing = Some(show(stream, gate.invitations.own().to_vec()).boxed());
+                        }
+                    }
+                    (future::Either::Right(protocol), Either::Right(info)) => {
+                        let negotiated = FullyNegotiatedOutbound { protocol, info };
+                        self.inner.on_connection_event(ConnectionEvent::FullyNegotiatedOutbound(negotiated));
+                    }
+                    (future::Either::Right(_), Either::Left(())) => {}
+                }
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => match info {
+                Either::Left(()) => {
+                    if let Some(gate) = &mut self.gate {
+                        gate.theirs = Some(Verdict::Late);
+                    }
+                }
+                Either::Right(info) => {
+                    let error = match error {
+                        StreamUpgradeError::Timeout | StreamUpgradeError::Apply(Either::Left(_)) => {
+                            StreamUpgradeError::Timeout
+                        }
+                        StreamUpgradeError::Apply(Either::Right(error)) => StreamUpgradeError::Apply(error),
+                        StreamUpgradeError::NegotiationFailed => StreamUpgradeError::NegotiationFailed,
+                        StreamUpgradeError::Io(error) => StreamUpgradeError::Io(error),
+                    };
+                    let failed = DialUpgradeError { info, error };
+                    self.inner.on_connection_event(ConnectionEvent::DialUpgradeError(failed));
+                }
+            },
+            ConnectionEvent::ListenUpgradeError(ListenUpgradeError { info, error }) => {
+                if let (Either::Right(info), Either::Right(error)) = (info, error) {
+                    let failed = ListenUpgradeError { info, error };
+                    self.inner.on_connection_event(ConnectionEvent::ListenUpgradeError(failed));
+                }
+            }
+            ConnectionEvent::AddressChange(change) => {
+                self.inner.on_connection_event(ConnectionEvent::AddressChange(change));
+            }
+            ConnectionEvent::LocalProtocolsChange(change) => {
+                self.inner.on_connection_event(ConnectionEvent::LocalProtocolsChange(change));
+            }
+            ConnectionEvent::RemoteProtocolsChange(change) => {
+                self.inner.on_connection_event(ConnectionEvent::RemoteProtocolsChange(change));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<H> Gated<H> {
+    /// A stream on which theirs is shown: one, and no other after it.
+    fn shown(&mut self, stream: Stream) {
+        if let Some(gate) = self.gate.as_mut().filter(|gate| gate.looking.is_none() && gate.ours.is_none()) {
+            gate.looking = Some(look(stream).boxed());
+        }
     }
 }

@@ -68,6 +68,8 @@ pub struct NodeSettings {
     pub timetable: Timetable,
     /// What lets this node into a network by invitation; needed once, then our pass is kept.
     pub invitation: Option<SecretText>,
+    /// Whether it is of no use where peers do not let it in; what reads only what is here is of use all the same.
+    pub needs_pass: bool,
 }
 
 impl NodeSettings {
@@ -89,6 +91,7 @@ impl NodeSettings {
             timers: Timers::default(),
             timetable: Timetable::free(),
             invitation: None,
+            needs_pass: true,
         }
     }
 }
@@ -178,6 +181,7 @@ impl LocalNode {
             Node::store_only(dir).await?
         } else {
             let network = dir.network(network)?;
+            let settings = NodeSettings { needs_pass: uses_peers(verb), ..settings };
             // An owner's own nodes never hold the owner's groups, wherever a verb runs.
             Node::start(dir, network, settings).await?
         };

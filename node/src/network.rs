@@ -42,7 +42,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile, pass::Pass};
+use cairn_proto::{
+    ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile, pass::Pass,
+};
 use ed25519_dalek::SigningKey;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
@@ -445,8 +447,9 @@ fn swarm(
         .with_relay_client(tls::Security::new, yamux::Config::default)
         .map_err(|e| setup(&e))?
         .with_behaviour(|keys, relay_client| {
-            let inner = NodeBehaviour::new(&choices, keys, relay_client, heads)?;
-            Ok(Door::new(inner, invitations.clone(), protocols.pass.clone()))
+            NodeBehaviour::new(&choices, keys, relay_client, heads)
+                .map(|inner| Door::new(inner, invitations.clone(), protocols.pass.clone()))
+                .map_err(Into::into)
         })
         .map_err(|e| setup(&e))?
         .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))

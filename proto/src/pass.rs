@@ -21,9 +21,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{DecodeError, NetworkId, PeerKey, Timestamp, network_file::NetworkFile, signed};
 
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use self::text::{Invitation, Presented, TEXT_MAX};
 
@@ -251,13 +251,7 @@ impl Pass {
     ///
     /// # Errors
     /// The offer is out of bounds, the key is not whom the last link leads to, or the chain is as long or as deep as it may be.
-    pub fn extend(
-        &self,
-        key: &SigningKey,
-        kind: LinkKind,
-        invitee: [u8; 32],
-        offer: Offer,
-    ) -> Result<Self, PassError> {
+    pub fn extend(&self, key: &SigningKey, kind: LinkKind, invitee: [u8; 32], offer: Offer) -> Result<Self, PassError> {
         check(kind, &offer)?;
         let last = self.links.last().ok_or(PassError::Open)?;
         if key.verifying_key().to_bytes() != last.invitee {

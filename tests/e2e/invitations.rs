@@ -51,9 +51,13 @@ impl Club {
     fn join(&mut self, invitation: Option<&str>) -> String {
         let number = self.nodes.len();
         let mut command = cairn(self.home.path());
-        command
-            .args(["node", "run", "--network", "club.toml", "--no-mdns", "--give", "1GiB", "--listen"])
-            .args(["/ip4/127.0.0.1/tcp/0", "--domain", &format!("op{number}"), "--data-dir", &format!("n{number}")]);
+        command.args(["node", "run", "--network", "club.toml", "--no-mdns", "--give", "1GiB", "--listen"]).args([
+            "/ip4/127.0.0.1/tcp/0",
+            "--domain",
+            &format!("op{number}"),
+            "--data-dir",
+            &format!("n{number}"),
+        ]);
         if let Some(invitation) = invitation {
             command.env("CAIRN_INVITATION", invitation);
         }

@@ -81,8 +81,12 @@ impl Tree {
         let branch = member.branch();
         let users = |bearer: &PeerKey| self.bearers.get(&(branch, *bearer));
         let below = member.steps.iter().skip(1);
-        let through: Vec<(PeerKey, u8, PeerKey)> =
-            member.steps.iter().zip(below).filter_map(|(step, next)| Some((step.key, step.bearer?, next.key))).collect();
+        let through: Vec<(PeerKey, u8, PeerKey)> = member
+            .steps
+            .iter()
+            .zip(below)
+            .filter_map(|(step, next)| Some((step.key, step.bearer?, next.key)))
+            .collect();
         for (bearer, uses, user) in &through {
             let full = |users: &Users| !users.peers.contains(user) && users.peers.len() >= usize::from(*uses);
             if users(bearer).is_some_and(full) {

@@ -282,7 +282,8 @@ impl Reputation {
         }
         // Whom one invited, and whom these did, speak together with so much and no more.
         let most = invitations::branch_voices(domains) as u64 * 1000;
-        let of = |(branch, weight): (&Option<PeerKey>, &u64)| if branch.is_some() { most.min(*weight) } else { *weight };
+        let of =
+            |(branch, weight): (&Option<PeerKey>, &u64)| if branch.is_some() { most.min(*weight) } else { *weight };
         let weight: u64 = branches.iter().map(of).sum();
         // Weights are thousandths of a voice; a network that is smaller than those who complain is as large as they are.
         let voices = weight / count.max(domains as u64).max(1);

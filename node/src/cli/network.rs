@@ -141,8 +141,12 @@ fn write_founder_key(path: &Path, founder: &SigningKey) -> Result<(), Failure> {
 
 fn read_founder_key(path: &Path) -> Result<SigningKey, Failure> {
     let wrong = || {
-        Failure::new(ExitCode::WrongSecret, "FOUNDER_KEY", format!("cannot use the founder's key in {}", path.display()))
-            .with_hint("`cairn network new` wrote it: 64 hexadecimal digits")
+        Failure::new(
+            ExitCode::WrongSecret,
+            "FOUNDER_KEY",
+            format!("cannot use the founder's key in {}", path.display()),
+        )
+        .with_hint("`cairn network new` wrote it: 64 hexadecimal digits")
     };
     // No founder's key has a kilobyte.
     let mut text = Zeroizing::new(String::with_capacity(1024));
@@ -164,8 +168,12 @@ fn invite(context: &Context, invite: &Invite) -> Result<ExitCode, Failure> {
         Some(path) => Inviter::Founder(read_founder_key(path)?),
         None => {
             let none = || {
-                Failure::new(ExitCode::NotFound, "NO_PASS", "no founder's key is named, and this folder has no pass to invite with")
-                    .with_hint("name the key with --founder-key FILE, or the data folder of a member with --data-dir")
+                Failure::new(
+                    ExitCode::NotFound,
+                    "NO_PASS",
+                    "no founder's key is named, and this folder has no pass to invite with",
+                )
+                .with_hint("name the key with --founder-key FILE, or the data folder of a member with --data-dir")
             };
             let dir = dir()?.ok_or_else(none)?;
             let pass = invitation::kept(dir.root())?.ok_or_else(none)?;

@@ -175,6 +175,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         timers: timers(context)?,
         timetable: context.timetable()?,
         invitation: context.invitation()?,
+        needs_pass: true,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;

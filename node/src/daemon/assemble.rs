@@ -96,7 +96,8 @@ impl Node {
             let (root, network) = (dir.root().to_owned(), network.clone());
             let given = settings.invitation.clone();
             let now = crate::vault::now();
-            blocking(move || invitation::settle(&root, &network, &peer, given.as_ref(), now)).await??
+            let settled = blocking(move || invitation::settle(&root, &network, &peer, given.as_ref(), now)).await?;
+            if settings.needs_pass { settled? } else { settled.unwrap_or_default() }
         };
         let told: Vec<_> = settings.external.iter().chain(&settings.listen).cloned().collect();
         let public = public_domain(&told);

@@ -41,7 +41,11 @@ fn an_invitation_becomes_a_pass_once_and_is_kept() {
     let pass = settled(root, &me, Some(&text), NOW).expect("settled").expect("a pass");
     assert_eq!(settled(root, &me, None, NOW).expect("kept"), Some(pass.clone()));
     let later = NOW.plus_ms(30 * DAY);
-    assert_eq!(settled(root, &me, Some(&text), later).expect("given again"), Some(pass.clone()), "the same, long after");
+    assert_eq!(
+        settled(root, &me, Some(&text), later).expect("given again"),
+        Some(pass.clone()),
+        "the same, long after"
+    );
     let secret = &text.expose()["cairn-invite-".len()..][..51];
     assert!(!std::fs::read_to_string(root.join(PASS_FILE)).expect("kept").contains(secret), "the secret is not");
 

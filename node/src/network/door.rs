@@ -31,9 +31,9 @@ use libp2p::{
     },
 };
 
-pub use self::verdict::Verdict;
 pub(crate) use self::handler::Gated;
 use self::handler::News;
+pub use self::verdict::Verdict;
 use super::{behaviour::NodeBehaviour, behaviour::NodeBehaviourEvent, invitations::Invitations, keys::peer_key};
 
 /// How long a connection may stand without both having shown their passes: two round trips and a few signatures, also on a slow line.

@@ -77,7 +77,10 @@ impl Invitation {
         let ends = chain.links.last().is_some_and(|last| last.kind == LinkKind::Bearer);
         let own = bearer_key(&secret).verifying_key().to_bytes() == *chain.holder().as_bytes();
         if !ends || !own {
-            return Err(DecodeError::Invalid { what: WHAT, why: "the secret is not of the key that the chain ends at" });
+            return Err(DecodeError::Invalid {
+                what: WHAT,
+                why: "the secret is not of the key that the chain ends at",
+            });
         }
         Ok(Self { chain, secret })
     }

@@ -146,8 +146,9 @@ impl Gate {
             _ if self.answering.is_some() => None,
             (Some(Verdict::Admitted), Some(Verdict::Admitted)) => Some(News::Open),
             (Some(ours), _) if ours != Verdict::Admitted => Some(News::Refused(ours)),
-            // What they say of us is told when they have been judged too: one refusal is enough, and ours comes first.
-            (Some(_), Some(theirs)) => Some(News::TurnedAway(theirs)),
+            // Nothing more will come of it. A stream that failed says less: they may still show theirs.
+            (_, Some(theirs)) if !matches!(theirs, Verdict::Admitted | Verdict::Late) => Some(News::TurnedAway(theirs)),
+            (Some(_), Some(Verdict::Late)) => Some(News::TurnedAway(Verdict::Late)),
             _ => None,
         }
     }

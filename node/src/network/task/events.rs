@@ -227,9 +227,13 @@ impl NetworkTask {
                 gossipsub::MessageAcceptance::Accept
             }
             Ok(Learned::Stale | Learned::TooSoon)
-            | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead | NotLearned::Convicted | NotLearned::NotInvited(_)) => {
-                gossipsub::MessageAcceptance::Ignore
-            }
+            | Err(
+                NotLearned::Full
+                | NotLearned::Own
+                | NotLearned::Ahead
+                | NotLearned::Convicted
+                | NotLearned::NotInvited(_),
+            ) => gossipsub::MessageAcceptance::Ignore,
             Err(error) => {
                 tracing::debug!(%error, "a gossiped advert was rejected");
                 gossipsub::MessageAcceptance::Reject

@@ -9,6 +9,7 @@ use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 /// Every verb that there is.
 const VERBS: [&[&str]; 36] = [
     &["network", "new"],
+    &["network", "invite"],
     &["node", "run"],
     &["node", "leave"],
     &["node", "health"],

@@ -153,6 +153,8 @@ impl Resident {
             external: Vec::new(),
             timers: crate::timers::Timers::default(),
             timetable: cairn_core::courtesy::timetable::Timetable::free(),
+            invitation: None,
+            needs_pass: true,
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

@@ -47,7 +47,7 @@ pub(crate) enum DoorEvent {
     /// Both sides of a connection let each other in.
     Admitted { connection: ConnectionId, peer: PeerId },
     /// They did not, and the connection ends. `theirs`: it was we who were turned away.
-    Refused { connection: ConnectionId, peer: PeerId, verdict: Verdict, theirs: bool },
+    Refused { peer: PeerId, verdict: Verdict, theirs: bool },
 }
 
 /// The behaviours behind the door.
@@ -160,7 +160,7 @@ impl NetworkBehaviour for Door {
             Either::Left(News::Refused(verdict)) => (verdict, false),
             Either::Left(News::TurnedAway(verdict)) => (verdict, true),
         };
-        let refused = DoorEvent::Refused { connection, peer, verdict, theirs };
+        let refused = DoorEvent::Refused { peer, verdict, theirs };
         self.events.push_back(ToSwarm::GenerateEvent(refused));
         let connection = CloseConnection::One(connection);
         self.events.push_back(ToSwarm::CloseConnection { peer_id: peer, connection });

@@ -25,7 +25,7 @@ impl NetworkTask {
                     self.connected(peer, &remote, now);
                 }
             }
-            DoorEvent::Refused { peer, verdict, theirs: true, .. } => {
+            DoorEvent::Refused { peer, verdict, theirs: true } => {
                 if verdict != Verdict::Late {
                     if self.state.connected.is_empty() && self.state.turned_away != Some(verdict) {
                         tracing::warn!(%peer, "a peer does not let us in: {verdict}");
@@ -33,7 +33,7 @@ impl NetworkTask {
                     self.state.turned_away = Some(verdict);
                 }
             }
-            DoorEvent::Refused { peer, verdict, theirs: false, .. } => {
+            DoorEvent::Refused { peer, verdict, theirs: false } => {
                 tracing::info!(%peer, "a peer is not let in: {verdict}");
             }
         }

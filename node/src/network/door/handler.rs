@@ -53,6 +53,9 @@ pub(crate) struct Gated<H> {
     gate: Option<Box<Gate>>,
 }
 
+/// What came, and where the verdict goes.
+type Shown = (Stream, Vec<u8>);
+
 struct Gate {
     peer: PeerKey,
     invitations: Invitations,
@@ -60,7 +63,7 @@ struct Gate {
     /// Whether our stream was asked for.
     asked: bool,
     showing: Option<BoxFuture<'static, io::Result<Verdict>>>,
-    looking: Option<BoxFuture<'static, io::Result<(Stream, Vec<u8>)>>>,
+    looking: Option<BoxFuture<'static, io::Result<Shown>>>,
     answering: Option<BoxFuture<'static, io::Result<()>>>,
     /// Our verdict on them, and theirs on us.
     ours: Option<Verdict>,
@@ -83,7 +86,7 @@ async fn show(mut stream: Stream, pass: Vec<u8>) -> io::Result<Verdict> {
 }
 
 /// Looks at theirs: no more bytes than a pass has.
-async fn look(mut stream: Stream) -> io::Result<(Stream, Vec<u8>)> {
+async fn look(mut stream: Stream) -> io::Result<Shown> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).await?;
     let length = usize::from(u16::from_le_bytes(length));
@@ -100,7 +103,7 @@ async fn answer(mut stream: Stream, verdict: Verdict) -> io::Result<()> {
     stream.close().await?;
     if verdict != Verdict::Admitted {
         // QUIC loses with a connection what was not read: until it is, this one stands, and no longer than its probation.
-        stream.read(&mut [0]).await?;
+        let _ = stream.read_exact(&mut [0]).await;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod audits;
 mod edges;
 mod formats;
+mod passes;
 mod states;
 mod stewards;
 
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Target> {
         Target { name: "texts", seeds: text_seeds, run: texts },
     ];
     all.extend(formats::all());
+    all.extend(passes::all());
     all.extend(edges::all());
     all.extend(stewards::all());
     all.extend(audits::all());
@@ -93,6 +95,7 @@ fn advert() -> SignedBytes {
         free: ByteSize(1 << 39),
         version: "0.1.0".into(),
         addresses: vec!["/ip4/127.0.0.1/tcp/1".into(); 4],
+        pass: Vec::new(),
     };
     advert.seal(&key())
 }

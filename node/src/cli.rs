@@ -14,6 +14,8 @@ use crate::{
     daemon,
     failure::{ExitCode, Failure},
     fallback::Fallbacks,
+    invitation,
+    ops::SecretText,
     telemetry::{self, Verbosity},
 };
 
@@ -65,6 +67,16 @@ struct Global {
     /// Network file; needed once, then kept in the data folder
     #[arg(long, env = "CAIRN_NETWORK", global = true, help_heading = "Global options", value_name = "FILE")]
     network: Option<PathBuf>,
+    /// Invitation or pass for a network by invitation, or @FILE with one; needed once, then kept in the data folder
+    #[arg(
+        long,
+        env = "CAIRN_INVITATION",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Global options",
+        value_name = "TEXT"
+    )]
+    invitation: Option<String>,
     /// Settings (TOML) [default: config.toml in the data folder]
     #[arg(
         long,
@@ -100,7 +112,7 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a network
+    /// Make a network, invite into one
     #[command(subcommand)]
     Network(network::Command),
     /// Run a node that keeps shards for others
@@ -190,6 +202,11 @@ impl Context {
         self.global.network.as_deref().or(self.config.network.as_deref())
     }
 
+    /// What lets us into a network by invitation, when it was given.
+    fn invitation(&self) -> Result<Option<SecretText>, Failure> {
+        self.global.invitation.as_deref().map(invitation::read_argument).transpose()
+    }
+
     /// Who we are to our own nodes: `CAIRN_DOMAIN`, else the settings file. `node run` has a flag above both.
     fn domain(&self) -> Result<Option<Domain>, Failure> {
         let named = std::env::var("CAIRN_DOMAIN").ok().or_else(|| self.config.node.domain.clone());
@@ -227,6 +244,7 @@ impl Context {
             geoip_asn: named("CAIRN_GEOIP_ASN", file.geoip_asn.as_ref()),
             timetable: self.timetable()?,
             fallback: self.fallback()?,
+            invitation: self.invitation()?,
             ..daemon::NodeSettings::client()
         })
     }

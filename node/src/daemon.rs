@@ -19,7 +19,7 @@ use crate::{
     data_dir::{DataDir, WriterLock},
     failure::Failure,
     fallback::Fallbacks,
-    ops::Verb,
+    ops::{SecretText, Verb},
     timers::Timers,
 };
 
@@ -69,6 +69,10 @@ pub struct NodeSettings {
     pub timetable: Timetable,
     /// Where the owner's verbs put what the network has nobody for.
     pub fallback: Fallbacks,
+    /// What lets this node into a network by invitation; needed once, then our pass is kept.
+    pub invitation: Option<SecretText>,
+    /// Whether it is of no use where peers do not let it in; what reads only what is here is of use all the same.
+    pub needs_pass: bool,
 }
 
 impl NodeSettings {
@@ -90,6 +94,8 @@ impl NodeSettings {
             timers: Timers::default(),
             timetable: Timetable::free(),
             fallback: Fallbacks::default(),
+            invitation: None,
+            needs_pass: true,
         }
     }
 }
@@ -179,11 +185,16 @@ impl LocalNode {
             Node::store_only(dir).await?
         } else {
             let network = dir.network(network)?;
+            let settings = NodeSettings { needs_pass: uses_peers(verb), ..settings };
             // An owner's own nodes never hold the owner's groups, wherever a verb runs.
             Node::start(dir, network, settings).await?
         };
         if uses_peers(verb) {
             node.meet(MEET).await;
+            if let Some(refused) = node.turned_away() {
+                node.close().await;
+                return Err(refused);
+            }
         }
         Ok(Self { service: NodeService::new(node, false), _lock: lock })
     }

@@ -82,27 +82,32 @@ impl Identity {
         network: &NetworkFile,
         rng: &mut impl CryptoRng,
     ) -> Result<Self, IdentityError> {
-        let path = data_dir.join(IDENTITY_FILE);
-        match fs::metadata(&path) {
-            Ok(meta) => {
-                let mode = meta.permissions().mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(IdentityError::Exposed { mode });
-                }
-                let text = Zeroizing::new(fs::read_to_string(&path)?);
-                let identity = Self::from_seed(&*parse_seed(text.trim()).ok_or(IdentityError::Damaged)?);
-                if !identity.solves(network) {
-                    return Err(IdentityError::OtherNetwork { network: network.name.clone() });
-                }
-                Ok(identity)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        match Self::load(data_dir, network) {
+            Err(IdentityError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::generate(network, rng);
-                identity.write(&path)?;
+                identity.write(&data_dir.join(IDENTITY_FILE))?;
                 Ok(identity)
             }
-            Err(e) => Err(e.into()),
+            loaded => loaded,
         }
+    }
+
+    /// Reads `identity.key` in the data folder.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; [`io::ErrorKind::NotFound`] when there is none.
+    pub fn load(data_dir: &Path, network: &NetworkFile) -> Result<Self, IdentityError> {
+        let path = data_dir.join(IDENTITY_FILE);
+        let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::Exposed { mode });
+        }
+        let text = Zeroizing::new(fs::read_to_string(&path)?);
+        let identity = Self::from_seed(&*parse_seed(text.trim()).ok_or(IdentityError::Damaged)?);
+        if !identity.solves(network) {
+            return Err(IdentityError::OtherNetwork { network: network.name.clone() });
+        }
+        Ok(identity)
     }
 
     /// Writes beside and renames, so that a crash leaves a whole file or none.
@@ -149,7 +154,7 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-fn parse_seed(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+pub(crate) fn parse_seed(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }

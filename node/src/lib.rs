@@ -16,6 +16,7 @@ pub mod files;
 pub mod geoip;
 pub mod holdings;
 pub mod identity;
+pub mod invitation;
 pub mod lab;
 pub mod network;
 pub mod ops;

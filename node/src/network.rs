@@ -13,10 +13,12 @@ mod behaviour;
 mod book;
 mod command;
 mod control;
+mod door;
 mod gather;
 mod gossip;
 mod heads;
 mod hedge;
+pub mod invitations;
 pub mod keeper;
 mod keys;
 mod origins;
@@ -40,7 +42,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use cairn_proto::{ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile};
+use cairn_proto::{
+    ByteSize, Domain, PeerKey, Region, Timestamp, message::Roles, network_file::NetworkFile, pass::Pass,
+};
 use ed25519_dalek::SigningKey;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, Transport as _,
@@ -55,6 +59,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::door::Verdict;
 pub use self::origins::InboundLimits;
 pub use self::stewards::StewardLimits;
 pub use self::transfer::{link::ClientPatience, server::ServerLimits};
@@ -63,7 +68,9 @@ use self::{
     behaviour::{Choices, NodeBehaviour, Protocols},
     book::PeerBook,
     command::Command,
+    door::Door,
     heads::HeadRecords,
+    invitations::Invitations,
     keeper::ShardKeeper,
     refusals::{Heedful, Refusals},
     stewards::{Desk, StewardClient},
@@ -144,6 +151,8 @@ pub struct NetworkConfig {
     pub stewards: Option<Arc<dyn StewardService>>,
     /// What we think of peers; none: it is made anew and kept in memory.
     pub standings: Option<Standings>,
+    /// Our pass, in a network by invitation; without one its peers let us in nowhere.
+    pub pass: Option<Pass>,
     /// How often we say what we are, whatever happened.
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
@@ -177,6 +186,7 @@ impl NetworkConfig {
             waits: Waits::default(),
             stewards: None,
             standings: None,
+            pass: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
             courtesy: None,
@@ -216,6 +226,8 @@ pub struct Readiness {
     pub connected: usize,
     /// Storage peers in the book, connected or not.
     pub storage_peers: usize,
+    /// Who met us last did not let us in, and why; nobody has since.
+    pub turned_away: Option<Verdict>,
 }
 
 /// Where we may be dialled, as it stands now.
@@ -279,7 +291,9 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         let key = config.identity.signing_key().clone();
         Standings::in_memory(key, config.network.clone(), &Timers::default(), Arc::new(clock), &config.entropy)
     });
-    let (mut swarm, refusals) = swarm(&config, &protocols, heads, &standings)?;
+    let invitations = Invitations::new(config.network.clone(), config.pass.as_ref());
+    standings.know(invitations.clone());
+    let (mut swarm, refusals) = swarm(&config, &protocols, heads, &standings, &invitations)?;
     let (circuits, direct): (Vec<_>, Vec<_>) = config.listen.into_iter().partition(addresses::is_relayed);
     let mut pending = HashSet::new();
     for address in direct {
@@ -312,7 +326,8 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let gossip_apart = u64::try_from(task::adverts::apart(config.announce_every).as_millis() / 2).unwrap_or(u64::MAX);
     let mut book = PeerBook::new(config.network.clone(), me, config.lan.allow_private, &config.entropy)
         .with_gossip_apart(gossip_apart)
-        .with_standings(standings.clone());
+        .with_standings(standings.clone())
+        .with_invitations(invitations.clone());
     book.place(config.geoip.clone(), config.region.clone());
     restore(&mut book, config.data_dir.as_ref());
 
@@ -340,6 +355,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             lan: config.lan,
             external: config.external,
             circuits,
+            pass: invitations.own().to_vec(),
         },
         protocols,
         keeper: config.store,
@@ -406,7 +422,8 @@ fn swarm(
     protocols: &Protocols,
     heads: HeadRecords,
     standings: &Standings,
-) -> Result<(Swarm<NodeBehaviour>, Arc<Refusals>), NetworkError> {
+    invitations: &Invitations,
+) -> Result<(Swarm<Door>, Arc<Refusals>), NetworkError> {
     let setup = |e: &dyn std::fmt::Display| NetworkError::Setup(e.to_string());
     let keys = keys::transport_keys(&config.identity).ok_or_else(|| setup(&"the identity is no Ed25519 key"))?;
     let choices = Choices {
@@ -430,7 +447,9 @@ fn swarm(
         .with_relay_client(tls::Security::new, yamux::Config::default)
         .map_err(|e| setup(&e))?
         .with_behaviour(|keys, relay_client| {
-            NodeBehaviour::new(&choices, keys, relay_client, heads).map_err(Into::into)
+            NodeBehaviour::new(&choices, keys, relay_client, heads)
+                .map(|inner| Door::new(inner, invitations.clone(), protocols.pass.clone()))
+                .map_err(Into::into)
         })
         .map_err(|e| setup(&e))?
         .with_swarm_config(|c| c.with_smart_dial().with_idle_connection_timeout(IDLE_CONNECTION))

@@ -38,7 +38,7 @@ pub(crate) mod tests;
 
 pub(crate) use self::talk::{Heard, Voice};
 use self::{files::Files, mind::Mind, ports::Witness, task::Note};
-use crate::{store::Clock, timers::Timers};
+use crate::{network::invitations::Invitations, store::Clock, timers::Timers};
 
 /// Things seen that wait to be counted: a burst of a restore from many peers; what comes faster is one of many of its kind.
 const NOTES_MAX: usize = 4096;
@@ -119,6 +119,11 @@ impl Standings {
         Self(Arc::new(Shared { mind, notes, clock, files, cancel, task }))
     }
 
+    /// Who invited whom, from now on.
+    pub(crate) fn know(&self, invitations: Invitations) {
+        self.mind().invitations = Some(invitations);
+    }
+
     fn mind(&self) -> MutexGuard<'_, Mind> {
         lock(&self.0.mind)
     }
@@ -191,7 +196,8 @@ impl Standings {
         let path = self.proof_path(peer);
         let mut mind = self.mind();
         let standing = mind.standing(peer, since, (self.0.clock)());
-        report::Explained::new(*peer, &standing, path, |at| mind.real(at))
+        let invited = mind.invited(peer);
+        report::Explained::new(*peer, &standing, path, |at| mind.real(at)).with_inviters(invited)
     }
 
     /// Whether it is proved to have lied: then it is no peer of ours.

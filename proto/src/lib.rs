@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod message;
 pub mod network_file;
 pub mod order;
+pub mod pass;
 pub mod record;
 pub mod signed;
 pub mod tree;

@@ -111,6 +111,10 @@ pub struct Advert {
     pub version: String,
     /// Addresses where it can be dialled, text multiaddrs without `/p2p`.
     pub addresses: Vec<String>,
+    /// In a network by invitation, its [pass](crate::pass::Pass), encoded and not verified here; else empty. Whoever hears of a
+    /// peer can tell from the advert alone that it was invited, and by whom.
+    #[serde(skip)]
+    pub pass: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -135,6 +139,8 @@ struct AdvertBody {
     version: String,
     #[prost(string, repeated, tag = "10")]
     addresses: Vec<String>,
+    #[prost(bytes = "vec", tag = "11")]
+    pass: Vec<u8>,
 }
 
 impl Advert {
@@ -152,6 +158,7 @@ impl Advert {
             free: self.free.0,
             version: self.version.clone(),
             addresses: self.addresses.clone(),
+            pass: self.pass.clone(),
         };
         SignedBytes::sign(ADVERT_CONTEXT, body.encode_to_vec(), key)
     }
@@ -170,6 +177,9 @@ impl Advert {
         if body.addresses.len() > ADVERT_ADDRESSES_MAX {
             return Err(DecodeError::TooLarge { what, limit: ADVERT_ADDRESSES_MAX, found: body.addresses.len() });
         }
+        if body.pass.len() > crate::pass::PASS_MAX {
+            return Err(DecodeError::TooLarge { what, limit: crate::pass::PASS_MAX, found: body.pass.len() });
+        }
         if body.version.len() > crate::ids::LABEL_MAX || body.addresses.iter().any(|a| a.len() > ADDRESS_MAX) {
             return Err(DecodeError::Invalid { what, why: "a text is too long" });
         }
@@ -185,6 +195,7 @@ impl Advert {
             free: ByteSize(body.free),
             version: body.version.chars().filter(|c| !c.is_control()).collect(),
             addresses: body.addresses,
+            pass: body.pass,
         })
     }
 }
@@ -423,8 +434,13 @@ mod tests {
             free: ByteSize(9),
             version: "0.1.0".into(),
             addresses: vec!["/ip4/127.0.0.1/tcp/1".into()],
+            pass: Vec::new(),
         };
         assert_eq!(Advert::open(&advert.seal(&key)), Ok(advert.clone()));
+        let with_pass = Advert { pass: vec![1; crate::pass::PASS_MAX], ..advert.clone() };
+        assert_eq!(Advert::open(&with_pass.seal(&key)), Ok(with_pass.clone()));
+        let too_long = Advert { pass: vec![1; crate::pass::PASS_MAX + 1], ..advert.clone() };
+        assert!(Advert::open(&too_long.seal(&key)).is_err());
         let crowded = Advert { addresses: vec!["/ip4/127.0.0.1/tcp/1".into(); 9], ..advert };
         assert!(Advert::open(&crowded.seal(&key)).is_err());
 

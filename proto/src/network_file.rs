@@ -15,7 +15,24 @@ pub const BOOTSTRAP_MAX: usize = 64;
 pub const PUZZLE_BITS_MAX: u8 = 24;
 const CONTEXT: &str = "cairn network file v1";
 
-/// Which network, and its unchangeable rules. The id is the hash of name, protocol, puzzle and founder key, so
+/// Who may take part, beside solving the puzzle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Whoever has a [pass](crate::pass::Pass): invited by the founder, or by somebody who was.
+    Invitation,
+}
+
+impl Admission {
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
+}
+
+/// Which network, and its unchangeable rules. The id is the hash of name, protocol, puzzle, admission and founder key, so
 /// that bootstrap addresses may change without changing the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +45,9 @@ pub struct NetworkFile {
     pub protocol: u32,
     /// Leading zero bits that a peer key's hash must have (S/Kademlia's static puzzle).
     pub puzzle_bits: u8,
+    /// Who may take part. Not written for an open network, whose files are older than this field.
+    #[serde(default, skip_serializing_if = "Admission::is_open")]
+    pub admission: Admission,
     /// Founder's Ed25519 public key, hex.
     pub founder: crate::VaultKey,
     /// Multiaddrs with `/p2p/PEERID` that newcomers dial first.
@@ -38,19 +58,33 @@ pub struct NetworkFile {
 }
 
 impl NetworkFile {
-    /// Makes and signs a network.
+    /// Makes and signs a network that is open to everybody.
     ///
     /// # Errors
     /// A bad name or too many puzzle bits.
     pub fn create(name: &str, puzzle_bits: u8, founder: &SigningKey) -> Result<Self, DecodeError> {
+        Self::create_with(name, puzzle_bits, Admission::Open, founder)
+    }
+
+    /// Makes and signs a network.
+    ///
+    /// # Errors
+    /// A bad name or too many puzzle bits.
+    pub fn create_with(
+        name: &str,
+        puzzle_bits: u8,
+        admission: Admission,
+        founder: &SigningKey,
+    ) -> Result<Self, DecodeError> {
         let key = crate::VaultKey::from_bytes(founder.verifying_key().to_bytes());
-        let id = network_id(name, PROTOCOL_VERSION, puzzle_bits, &key);
+        let id = network_id(name, PROTOCOL_VERSION, puzzle_bits, admission, &key);
         let signature = signed::sign(CONTEXT, id.as_bytes(), founder).iter().map(|b| format!("{b:02x}")).collect();
         let file = Self {
             name: name.to_owned(),
             id,
             protocol: PROTOCOL_VERSION,
             puzzle_bits,
+            admission,
             founder: key,
             bootstrap: Vec::new(),
             signature,
@@ -102,7 +136,7 @@ impl NetworkFile {
                 found: self.bootstrap.len(),
             });
         }
-        if self.id != network_id(&self.name, self.protocol, self.puzzle_bits, &self.founder) {
+        if self.id != network_id(&self.name, self.protocol, self.puzzle_bits, self.admission, &self.founder) {
             return Err(DecodeError::Invalid { what, why: "the id does not belong to these fields" });
         }
         let signature: Option<Vec<u8>> = (self.signature.len() == 128 && self.signature.is_ascii())
@@ -123,13 +157,23 @@ pub fn solves_puzzle(network: &NetworkId, peer: &crate::PeerKey, bits: u8) -> bo
     zeros.unwrap_or_else(|n| n) >= u32::from(bits)
 }
 
-fn network_id(name: &str, protocol: u32, puzzle_bits: u8, founder: &crate::VaultKey) -> NetworkId {
+fn network_id(
+    name: &str,
+    protocol: u32,
+    puzzle_bits: u8,
+    admission: Admission,
+    founder: &crate::VaultKey,
+) -> NetworkId {
     let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 network id v1");
     hasher.update(&(name.len() as u64).to_le_bytes());
     hasher.update(name.as_bytes());
     hasher.update(&protocol.to_le_bytes());
     hasher.update(&[puzzle_bits]);
     hasher.update(founder.as_bytes());
+    // Nothing for an open network: its id is what it was before there was another kind.
+    if admission == Admission::Invitation {
+        hasher.update(b"by invitation");
+    }
     NetworkId::from_bytes(*hasher.finalize().as_bytes())
 }
 
@@ -163,6 +207,9 @@ impl From<DecodeError> for NetworkFileError {
 mod tests {
     use super::*;
 
+    /// Of `home` with eight bits and the founder of these tests, from before there was another admission.
+    const OPEN_ID: &str = "53946ba562b668fc9fae1f6f0355c23d1dd5d90144be9d1c8a77a3d8835522ce";
+
     #[test]
     fn a_file_round_trips_and_refuses_changes() {
         let mut file = NetworkFile::create("home", 8, &SigningKey::from_bytes(&[5; 32])).expect("valid");
@@ -173,6 +220,21 @@ mod tests {
         assert!(NetworkFile::parse(&text.replace("home", "work")).is_err());
         assert!(NetworkFile::parse("garbage").is_err());
         assert!(NetworkFile::create("a b", 8, &SigningKey::from_bytes(&[5; 32])).is_err());
+    }
+
+    #[test]
+    fn admission_is_part_of_the_id_and_an_open_network_is_what_it_always_was() {
+        let founder = SigningKey::from_bytes(&[5; 32]);
+        let open = NetworkFile::create("home", 8, &founder).expect("valid");
+        assert_eq!(open.id.to_string(), OPEN_ID, "the id of open networks is frozen");
+        assert!(!open.to_toml().contains("admission"));
+        let closed = NetworkFile::create_with("home", 8, Admission::Invitation, &founder).expect("valid");
+        assert_ne!(open.id, closed.id);
+        let text = closed.to_toml();
+        assert!(text.contains("admission = \"invitation\""), "{text}");
+        assert_eq!(NetworkFile::parse(&text), Ok(closed));
+        assert!(NetworkFile::parse(&text.replace("\"invitation\"", "\"open\"")).is_err(), "nobody opens it by hand");
+        assert!(NetworkFile::parse(&text.replace("\"invitation\"", "\"closed\"")).is_err());
     }
 
     #[test]

@@ -220,6 +220,34 @@ fn groups_and_grants() {
     check("grant", &grant.seal(&key()), &grant, |bytes| Grant::open(bytes, &ticket, Timestamp(15)));
 }
 
+/// A pass of four links: founder, bearer, peer, peer; and the invitation that it was made with, as text.
+#[test]
+fn passes() {
+    use cairn_proto::{
+        network_file::{Admission, NetworkFile},
+        pass::{Invitation, LinkKind, Offer, Pass, Presented},
+    };
+    let network = NetworkFile::create_with("golden", 0, Admission::Invitation, &key()).expect("valid");
+    let secret = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let public = |seed| secret(seed).verifying_key().to_bytes();
+    let at = Timestamp(1_790_000_000_000);
+    let offer = |depth| Offer { depth, uses: 0, issued: at, use_by: None, expires: Some(at.plus_ms(1 << 40)) };
+    let bearing = Offer { uses: 5, use_by: Some(at.plus_ms(1 << 30)), ..offer(3) };
+    let chain = Pass::found(&network, &key(), LinkKind::Bearer, public(8), bearing).expect("valid");
+    let invitation = Invitation::new(chain, [8; 32].into()).expect("belong together");
+    let text = |bytes: &[u8]| match Presented::parse(std::str::from_utf8(bytes).unwrap_or_default())? {
+        Presented::Invitation(read) => Ok(read.to_text().to_string()),
+        Presented::Pass(read) => Ok(read.to_text()),
+    };
+    check("invitation-text", invitation.to_text().as_bytes(), &invitation.to_text().to_string(), text);
+    let member = PeerKey::from_bytes(public(9));
+    let pass = invitation.accept(&member, at).expect("closed");
+    let pass = pass.extend(&secret(9), LinkKind::Peer, public(10), offer(1)).expect("may");
+    check("pass", &pass.encode(), &pass, Pass::decode);
+    check("pass-text", pass.to_text().as_bytes(), &pass.to_text(), text);
+    assert!(pass.verify(&network, at).is_ok());
+}
+
 #[test]
 fn messages() {
     let me = PeerKey::from_bytes(key().verifying_key().to_bytes());
@@ -235,8 +263,11 @@ fn messages() {
         free: ByteSize(400_000_000_000),
         version: "0.1.0".into(),
         addresses: vec!["/ip4/203.0.113.7/udp/4321/quic-v1".into()],
+        pass: Vec::new(),
     };
     check("advert", &advert.seal(&key()).encode_to_vec(), &advert, |bytes| Advert::open(&signed(bytes)?));
+    let invited = Advert { pass: vec![1; 40], ..advert.clone() };
+    check("advert-pass", &invited.seal(&key()).encode_to_vec(), &invited, |bytes| Advert::open(&signed(bytes)?));
     let receipt = Receipt {
         holder: me,
         group: GroupId::from_bytes([2; 32]),

@@ -17,6 +17,7 @@ mod demo;
 mod durability;
 mod fallback;
 mod interruption;
+mod invitations;
 mod junk;
 mod loss;
 mod manners;

@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::harness::{Lab, Output, Owner, Running, cairn, until};
 
 /// Every verb that there is.
-const VERBS: [&[&str]; 36] = [
+const VERBS: [&[&str]; 37] = [
     &["network", "new"],
+    &["network", "invite"],
     &["node", "run"],
     &["node", "leave"],
     &["node", "health"],

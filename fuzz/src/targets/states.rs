@@ -215,6 +215,7 @@ fn complaint(reporter: u8, subject: u8) -> Complaint {
         reporter_domain: domain(reporter),
         subject: peer(subject),
         subject_domain: domain(subject),
+        branch: Some(peer(reporter % 4)),
     }
 }
 

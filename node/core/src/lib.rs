@@ -18,6 +18,7 @@ pub mod erasure;
 pub mod fallback;
 #[cfg(test)]
 mod golden;
+pub mod invitations;
 pub mod keys;
 pub mod liveness;
 pub mod pack;

@@ -12,7 +12,8 @@
 //!
 //! - **TRUST-1** Fewer than a third of the domains, however many identities they have, change nothing at a node that knows the
 //!   subject, exclude nobody for good anywhere, and what a quorum takes comes back. Enforced by [`Reputation::standing`],
-//!   which believes for good only a [`Conviction`]; attacked by `tests::adversary`.
+//!   which believes for good only a [`Conviction`]; attacked by `tests::adversary`. Nor does one branch of the invitation tree
+//!   ([`crate::invitations`]), however many domains it has: `tests::one_branch_has_no_third`.
 
 mod asked;
 mod entry;
@@ -29,6 +30,7 @@ use serde::Serialize;
 
 use crate::{
     audit::Conviction,
+    invitations,
     peer_view::{NEWCOMER_MS, PerMille},
 };
 
@@ -100,6 +102,8 @@ pub struct Complaint {
     pub subject: PeerKey,
     /// Its domain.
     pub subject_domain: Domain,
+    /// Of which branch of the invitation tree the one who complains is; none where nobody is invited.
+    pub branch: Option<PeerKey>,
 }
 
 /// A conviction, and whether we dealt with the peer before.
@@ -113,6 +117,7 @@ struct Convicted {
 #[derive(Clone, Copy, Debug)]
 struct Said {
     weight: PerMille,
+    branch: Option<PeerKey>,
     at: Timestamp,
 }
 
@@ -149,7 +154,7 @@ impl Reputation {
     /// Notes a complaint. What the subject's own domain says of it, and what strangers, newcomers and those that lost their
     /// standing say, is not heard. False: not heard.
     pub fn hear(&mut self, complaint: &Complaint, now: Timestamp) -> bool {
-        let Complaint { reporter, reporter_domain, subject, subject_domain } = complaint;
+        let Complaint { reporter, reporter_domain, subject, subject_domain, branch } = complaint;
         if reporter == subject || reporter_domain == subject_domain || self.convicted.contains_key(reporter) {
             return false;
         }
@@ -164,7 +169,8 @@ impl Reputation {
         if !known && (all >= COMPLAINTS_MAX || of_domain >= COMPLAINTS_OF_DOMAIN_MAX) {
             return false;
         }
-        self.complaints.entry(*subject).or_default().insert(reporter_domain.clone(), Said { weight, at: now });
+        let said = Said { weight, branch: *branch, at: now };
+        self.complaints.entry(*subject).or_default().insert(reporter_domain.clone(), said);
         true
     }
 
@@ -265,10 +271,20 @@ impl Reputation {
     fn complaint(&self, peer: &PeerKey, domains: usize, now: Timestamp, why: &mut Vec<Reason>) -> PerMille {
         let said = self.complaints.get(peer).into_iter().flat_map(BTreeMap::values);
         let fresh = said.filter(|said| now.ms_since(said.at) < SUSPECT_MS);
-        let (count, weight) = fresh.fold((0u64, 0u64), |(n, w), said| (n + 1, w + u64::from(said.weight)));
+        let mut branches: BTreeMap<Option<PeerKey>, u64> = BTreeMap::new();
+        let mut count = 0u64;
+        for said in fresh {
+            count += 1;
+            *branches.entry(said.branch).or_default() += u64::from(said.weight);
+        }
         if count == 0 {
             return 0;
         }
+        // Whom one invited, and whom these did, speak together with so much and no more.
+        let most = invitations::branch_voices(domains) as u64 * 1000;
+        let of =
+            |(branch, weight): (&Option<PeerKey>, &u64)| if branch.is_some() { most.min(*weight) } else { *weight };
+        let weight: u64 = branches.iter().map(of).sum();
         // Weights are thousandths of a voice; a network that is smaller than those who complain is as large as they are.
         let voices = weight / count.max(domains as u64).max(1);
         let beyond = voices.saturating_sub(334).min(333);

@@ -74,9 +74,21 @@ fn take_back(dir: &DataDir, failure: Failure) -> Failure {
     }
 }
 
+/// An invitation that is given with the vault's making is used then: whoever made a vault for a network is in it.
+async fn settle(context: &Context, dir: &DataDir) -> Result<(), Failure> {
+    let Some(given) = context.invitation()? else { return Ok(()) };
+    if DaemonClient::find(&dir.socket()).await.is_some() {
+        return Ok(());
+    }
+    let _lock = dir.lock("init")?;
+    let network = dir.network(context.network())?;
+    assemble::settle_invitation(dir, &network, given).await
+}
+
 pub(super) async fn run(context: &Context, init: Init) -> Result<ExitCode, Failure> {
     let dir = DataDir::open(&context.data_dir()?)?;
     dir.network(context.network())?;
+    settle(context, &dir).await?;
     let paper = init.phrase_file.as_deref().map(Paper::begin).transpose()?;
     let passphrase = secrets::new_passphrase(context)?;
     let phrase = match DaemonClient::find(&dir.socket()).await {

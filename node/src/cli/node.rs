@@ -22,7 +22,8 @@ use crate::{
 pub(super) enum Command {
     /// Run a node in the foreground; prints `listening MULTIADDR/p2p/PEERID` once ready, ends on SIGTERM
     #[command(after_help = "Examples:\n  cairn node run --network network.toml --give 500GB --region EU/DE/FSN\n  \
-        cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme\n\n\
+        cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme\n  \
+        cairn node run --network club.toml --invitation @invitation.txt\n\n\
         For trials, CAIRN_TIMERS_SCALE or `scale` in the settings' section [timers] shortens by one factor how long a silent peer\n\
         is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name\n\
         single timers in seconds, as `home_gone = 3600`.")]
@@ -84,7 +85,7 @@ pub(super) struct Pausing {
 }
 
 /// A number with its unit, in milliseconds: a second to a year.
-fn parse_time(text: &str) -> Result<u64, String> {
+pub(super) fn parse_time(text: &str) -> Result<u64, String> {
     const SECOND: u64 = 1000;
     const YEAR: u64 = 365 * 24 * 3600 * SECOND;
     let text = text.trim();
@@ -174,6 +175,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
         timers: timers(context)?,
         timetable: context.timetable()?,
         fallback: context.fallback()?,
+        invitation: context.invitation()?,
+        needs_pass: true,
     };
     let dir = DataDir::open(&context.data_dir()?)?;
     let network = dir.network(context.network())?;

@@ -26,6 +26,10 @@ fn every_verb_has_an_example() {
 fn command_lines_of_the_contract_parse() {
     for text in [
         "network new --name n --puzzle-bits 4",
+        "network new --name n --admission invitation --founder-key-file f",
+        "network invite --founder-key f --uses 3 --expires 2d --depth 0",
+        "network invite --lasts 30d --for 0101010101010101010101010101010101010101010101010101010101010101",
+        "node run --network n --invitation @f",
         "node run --roles storage,relay,bootstrap --listen /ip4/127.0.0.1/tcp/0 --region EU/DE/FSN --domain d --give 10GB",
         "init --phrase-file f",
         "backup a b --exclude *.o --exclude-file x --exclude-caches --one-file-system --tag a,b --host h --dry-run --force \
@@ -93,6 +97,11 @@ fn contradictions_are_usage_errors() {
         "node pause --for 0s",
         "node pause --for 2y",
         "node resume --for 2h",
+        "network new --name n --admission friends",
+        "network invite --uses 0",
+        "network invite --depth 8",
+        "network invite --for 0101",
+        "network invite --uses 2 --for 0101010101010101010101010101010101010101010101010101010101010101",
     ] {
         let words = std::iter::once("cairn").chain(text.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{text}");

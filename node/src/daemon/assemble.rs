@@ -29,6 +29,7 @@ use crate::{
     geoip::GeoIp,
     holdings::Holdings,
     identity::Identity,
+    invitation,
     network::{self, LanMode, NetworkConfig, NetworkHandle},
     ops::SecretText,
     overlay::Overlay,
@@ -90,14 +91,16 @@ impl Node {
         let entropy = entropy()?;
         let identity = {
             let (root, network, seed) = (dir.root().to_owned(), network.clone(), self::entropy()?);
-            // Solving the puzzle may take minutes of one core.
-            blocking(move || Identity::load_or_create(&root, &network, &mut ChaCha20Rng::from_seed(seed)))
-                .await?
-                .map_err(|e| {
-                    Failure::new(ExitCode::Failed, "IDENTITY", "this node has no usable identity").caused_by(&e)
-                })?
+            blocking(move || load_identity(&root, &network, seed)).await??
         };
         let peer = identity.peer();
+        let pass = {
+            let (root, network) = (dir.root().to_owned(), network.clone());
+            let given = settings.invitation.clone();
+            let now = crate::vault::now();
+            let settled = blocking(move || invitation::settle(&root, &network, &peer, given.as_ref(), now)).await?;
+            if settings.needs_pass { settled? } else { settled.unwrap_or_default() }
+        };
         let told: Vec<_> = settings.external.iter().chain(&settings.listen).cloned().collect();
         let public = public_domain(&told);
         let at_public = public.is_some();
@@ -163,6 +166,7 @@ impl Node {
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
         config.standings = Some(standings.clone());
+        config.pass = pass;
         let handle = match network::start(config).await {
             Ok(handle) => handle,
             Err(e) => {
@@ -269,6 +273,18 @@ impl Node {
         if let Some(online) = &self.online {
             let _ = online.handle.wait_ready(1, within).await;
         }
+    }
+
+    /// Why nobody lets us in, when somebody said so and nobody else is there.
+    #[must_use]
+    pub fn turned_away(&self) -> Option<Failure> {
+        let readiness = self.online.as_ref()?.handle.readiness();
+        let verdict = readiness.turned_away.filter(|_| readiness.connected == 0)?;
+        let text = format!("the peers of this network do not let us in: {verdict}");
+        Some(Failure::new(ExitCode::Refused, "TURNED_AWAY", text).with_hint(
+            "ask whoever invited you for a new invitation, and give it with --invitation or CAIRN_INVITATION; check this \
+             machine's clock",
+        ))
     }
 
     /// Addresses with `/p2p/`, as they are now.
@@ -524,6 +540,25 @@ async fn listening(handle: &NetworkHandle) {
         }
     };
     let _ = tokio::time::timeout(LISTENING, settled).await;
+}
+
+/// Uses an invitation without a network: it becomes the pass of this folder's identity.
+///
+/// # Errors
+/// There can be no identity, or the invitation cannot be used.
+pub async fn settle_invitation(dir: &DataDir, network: &NetworkFile, given: SecretText) -> Result<(), Failure> {
+    let (root, network, seed) = (dir.root().to_owned(), network.clone(), entropy()?);
+    blocking(move || {
+        let identity = load_identity(&root, &network, seed)?;
+        invitation::settle(&root, &network, &identity.peer(), Some(&given), crate::vault::now()).map(|_| ())
+    })
+    .await?
+}
+
+/// Solving the puzzle may take minutes of one core.
+fn load_identity(root: &std::path::Path, network: &NetworkFile, seed: [u8; 32]) -> Result<Identity, Failure> {
+    Identity::load_or_create(root, network, &mut ChaCha20Rng::from_seed(seed))
+        .map_err(|e| Failure::new(ExitCode::Failed, "IDENTITY", "this node has no usable identity").caused_by(&e))
 }
 
 fn shard_row(shard: &ShardInfo) -> serde_json::Value {

@@ -154,6 +154,8 @@ impl Resident {
             timers: crate::timers::Timers::default(),
             timetable: cairn_core::courtesy::timetable::Timetable::free(),
             fallback: crate::fallback::Fallbacks::default(),
+            invitation: None,
+            needs_pass: true,
         };
         let dir = DataDir::open(&root.join(format!("node-{index:02}")))?;
         let lock = dir.lock("demo")?;

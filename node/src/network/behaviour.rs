@@ -51,6 +51,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Protocols {
     pub(crate) kad: StreamProtocol,
     pub(crate) control: StreamProtocol,
+    /// At the door of a network by invitation.
+    pub(crate) pass: StreamProtocol,
     pub(crate) shard: StreamProtocol,
     pub(crate) stewards: StreamProtocol,
     pub(crate) rebuild: StreamProtocol,
@@ -71,6 +73,7 @@ impl Protocols {
         Ok(Self {
             kad: name("kad")?,
             control: name("control")?,
+            pass: name("pass")?,
             shard: name("shard")?,
             stewards: name("stewards")?,
             rebuild: name("rebuild")?,

@@ -24,6 +24,7 @@ use cairn_proto::{
     DecodeError, Domain, PeerKey, Region, Timestamp,
     message::{Advert, Roles},
     network_file::{NetworkFile, solves_puzzle},
+    pass::PassError,
     signed::SignedBytes,
 };
 use libp2p::Multiaddr;
@@ -33,7 +34,7 @@ pub(crate) use self::{
     file::{read_file, write_file},
     writer::BookWriter,
 };
-use super::addresses;
+use super::{addresses, invitations::Invitations};
 use crate::{geoip::GeoIp, standing::Standings};
 
 /// Most peers in the book: a kilobyte or two each, and more than one owner spreads over.
@@ -91,6 +92,9 @@ pub(crate) enum NotLearned {
     /// It is of a peer that is proved to have lied.
     #[error("the peer is proved to have lied")]
     Convicted,
+    /// It is of a peer that shows no pass that lets it in.
+    #[error("the peer is not invited: {0}")]
+    NotInvited(PassError),
     /// The book, or this peer's share of it, is full of others.
     #[error("the peer book is full")]
     Full,
@@ -151,6 +155,8 @@ pub(crate) struct PeerBook {
     storing: usize,
     gossip_apart_ms: u64,
     dirty: bool,
+    /// Who was invited; none in tests of the book alone.
+    invitations: Option<Invitations>,
     /// What is thought of them; none in tests of the book alone.
     standings: Option<Standings>,
 }
@@ -171,6 +177,7 @@ impl PeerBook {
             storing: 0,
             gossip_apart_ms: GOSSIP_APART_MS,
             dirty: false,
+            invitations: None,
             standings: None,
         }
     }
@@ -234,6 +241,10 @@ impl PeerBook {
         }
         if advert.domain.as_str().starts_with("id:") && advert.domain != Domain::of_peer(&advert.peer) {
             return Err(NotLearned::Domain);
+        }
+        // Last, since it may cost eight signatures.
+        if let Some(invitations) = self.invitations.as_ref().filter(|invitations| invitations.required()) {
+            invitations.admit(&advert.peer, &advert.pass, now).map_err(NotLearned::NotInvited)?;
         }
         Ok(advert)
     }

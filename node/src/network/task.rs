@@ -35,10 +35,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LanMode, Reach, Readiness,
-    behaviour::{NodeBehaviour, NodeBehaviourEvent, Protocols},
+    behaviour::Protocols,
     book::{BookWriter, PeerBook},
     clock,
     command::{AskError, Command},
+    door::{Door, DoorEvent, Verdict},
     keeper::ShardKeeper,
     refusals::Refusals,
     stewards::Desk,
@@ -82,6 +83,8 @@ pub(crate) struct SelfPortrait {
     pub(crate) external: Vec<Multiaddr>,
     /// Circuits that the operator told us to listen on.
     pub(crate) circuits: Vec<Multiaddr>,
+    /// Our pass, encoded; empty where none is needed.
+    pub(crate) pass: Vec<u8>,
 }
 
 /// All that can happen.
@@ -92,7 +95,7 @@ enum Step {
     Answered(PeerId, ResponseChannel<ControlAnswer>, ControlAnswer),
     AnswerLost,
     Tick,
-    Swarm(Box<SwarmEvent<NodeBehaviourEvent>>),
+    Swarm(Box<SwarmEvent<DoorEvent>>),
 }
 
 type AskReply = oneshot::Sender<Result<ControlAnswer, AskError>>;
@@ -123,7 +126,7 @@ impl Progress {
 
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
-    pub(crate) swarm: Swarm<NodeBehaviour>,
+    pub(crate) swarm: Swarm<Door>,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: CancellationToken,
@@ -195,6 +198,10 @@ pub(crate) struct State {
     serving: JoinSet<()>,
     places: HashMap<PeerKey, PeerPlaces>,
     connected: BTreeSet<PeerId>,
+    /// Connections on probation, and where they lead; the connection limits bound them.
+    waiting: HashMap<ConnectionId, Multiaddr>,
+    /// Who met us last did not let us in.
+    turned_away: Option<Verdict>,
     /// Of those, whoever has said what it is.
     identified: BTreeSet<PeerId>,
     writing: BookWriter,
@@ -240,6 +247,8 @@ impl State {
             serving: JoinSet::new(),
             places: HashMap::new(),
             connected: BTreeSet::new(),
+            waiting: HashMap::new(),
+            turned_away: None,
             identified: BTreeSet::new(),
             writing: BookWriter::default(),
             conduct: Conduct::new(now),
@@ -299,7 +308,11 @@ impl NetworkTask {
                 self.swarm_event(*event, now);
             }
         }
-        let ready = Readiness { connected: self.state.connected.len(), storage_peers: self.book.storage_peers() };
+        let ready = Readiness {
+            connected: self.state.connected.len(),
+            storage_peers: self.book.storage_peers(),
+            turned_away: self.state.turned_away,
+        };
         self.readiness.send_if_modified(|old| std::mem::replace(old, ready) != ready);
         true
     }
@@ -425,6 +438,7 @@ mod conduct;
 mod control;
 mod dials;
 mod discovery;
+mod door;
 mod events;
 mod reach;
 mod replication;

@@ -7,6 +7,7 @@ mod conduct;
 mod courtesy;
 mod crowds;
 mod discovery;
+mod door;
 mod heads;
 mod hearsay;
 mod hostile;

@@ -21,7 +21,8 @@ use cairn_proto::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::{silences::Silences, talk::Talk};
+use super::{report::Invited, silences::Silences, talk::Talk};
+use crate::network::invitations::Invitations;
 
 pub(super) const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Score of a peer that aged and that nothing was seen of: where it begins, above what placement asks for, so that nobody is out
@@ -67,6 +68,8 @@ pub(super) struct Mind {
     pub(super) dirty: bool,
     /// Counts convictions, so that others notice new ones.
     pub(super) convictions: u64,
+    /// Who invited whom; none before the network is there.
+    pub(super) invitations: Option<Invitations>,
 }
 
 impl Mind {
@@ -87,6 +90,7 @@ impl Mind {
             gone: Vec::new(),
             dirty: false,
             convictions: 0,
+            invitations: None,
         }
     }
 
@@ -261,6 +265,18 @@ impl Mind {
 
     pub(super) fn proof_id(&self, peer: &PeerKey) -> Option<StatementId> {
         self.reputation.conviction(peer).filter(|_| self.proofs.contains_key(peer)).map(|c| *c.evidence())
+    }
+
+    /// Of which branch of the invitation tree a peer is.
+    pub(super) fn branch(&self, peer: &PeerKey) -> Option<PeerKey> {
+        self.invitations.as_ref().and_then(|invitations| invitations.branch(peer))
+    }
+
+    /// Who let a peer in, when this network asks for it and it is known.
+    pub(super) fn invited(&self, peer: &PeerKey) -> Option<Invited> {
+        let invitations = self.invitations.as_ref().filter(|invitations| invitations.required())?;
+        let by = invitations.inviters(peer)?;
+        Some(Invited { by, convicted: invitations.convicted_beside(peer, |other| self.is_convicted(other)) })
     }
 
     /// With every figure. `since` and `now` by the node's clock.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use cairn_core::{
     audit::{Lie, convict},
+    invitations::newcomers_quota,
     reputation::{Reason, Standing},
 };
 use cairn_proto::{
@@ -36,9 +37,44 @@ pub struct Explained {
     pub lines: Vec<String>,
     /// Every figure. Times are as figures go by them: in a trial with faster timers a round is a day.
     pub why: Vec<Reason>,
+    /// Who let it in, in a network by invitation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invited: Option<Invited>,
+}
+
+/// Who let a peer in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Invited {
+    /// The one who did last, then who let that one in; empty: the founder did.
+    pub by: Vec<PeerKey>,
+    /// How many of those whom the last one let in are proved to have lied.
+    pub convicted: usize,
 }
 
 impl Explained {
+    /// With who let it in, down from the founder.
+    #[must_use]
+    pub(super) fn with_inviters(mut self, invited: Option<Invited>) -> Self {
+        let Some(invited) = invited else { return self };
+        let mut line = "invited by the founder".to_owned();
+        if !invited.by.is_empty() {
+            let names: Vec<String> = invited.by.iter().rev().map(ToString::to_string).collect();
+            line = format!("invited: the founder let in {}, who let it in", names.join(", who let in "));
+        }
+        self.lines.push(line);
+        if invited.convicted > 0 {
+            let quota = |why: &Reason| if let Reason::Quota { quota, .. } = why { Some(*quota) } else { None };
+            let begins = newcomers_quota(self.why.iter().find_map(quota).unwrap_or(1000), invited.convicted);
+            self.lines.push(format!(
+                "its inviter let in {} that are proved to have lied: while it is new, 0.{begins:03} of what it offers may be used; that is \
+                 no word against it or its inviter",
+                invited.convicted
+            ));
+        }
+        self.invited = Some(invited);
+        self
+    }
+
     pub(super) fn new(
         peer: PeerKey,
         standing: &Standing,
@@ -60,7 +96,7 @@ impl Explained {
         }
         let convicted = standing.why.iter().any(|why| matches!(why, Reason::Convicted { .. }));
         let (score, eligible, why) = (standing.score, standing.eligible, standing.why.clone());
-        Self { peer, score, eligible, convicted, evidence, lines, why }
+        Self { peer, score, eligible, convicted, evidence, lines, why, invited: None }
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::{
     audit::panel::{Candidate, Panel, Round},
+    invitations::branch_voices,
     reputation::{COMPLAINTS_OF_DOMAIN_MAX, Complaint},
 };
 use cairn_proto::{
@@ -175,7 +176,8 @@ impl Mind {
             return Heard::Nothing;
         }
         self.note_said(speaker, subject, COMPLAINT);
-        let complaint = Complaint { reporter: speaker, reporter_domain, subject, subject_domain };
+        let branch = self.branch(&speaker);
+        let complaint = Complaint { reporter: speaker, reporter_domain, subject, subject_domain, branch };
         let now = self.at(now);
         self.reputation.hear(&complaint, now);
         Heard::News
@@ -277,8 +279,17 @@ impl Mind {
         let round = Round { number, began: Timestamp(number * DAY_MS), beacon };
         let panel = Panel::draw(candidates, &round, matter, domain, None);
         let mut seats: BTreeMap<Domain, SignedBytes> = BTreeMap::new();
+        // Whom one invited, and whom these did, have so many votes together.
+        let (most, mut of_branch) = (branch_voices(self.domains), BTreeMap::<PeerKey, usize>::new());
         for (voter, vote) in votes {
             if let Some(seat) = panel.seat(&matter, voter) {
+                if let Some(branch) = self.branch(voter).filter(|_| !seats.contains_key(&seat)) {
+                    let votes = of_branch.entry(branch).or_default();
+                    if *votes >= most {
+                        continue;
+                    }
+                    *votes += 1;
+                }
                 seats.entry(seat).or_insert_with(|| vote.clone());
             }
         }

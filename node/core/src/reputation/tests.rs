@@ -248,6 +248,7 @@ fn complaint(reporter: u32, of_domain: u32, subject: u32, subject_domain: u32) -
         reporter_domain: domain(of_domain),
         subject: peer(subject),
         subject_domain: domain(subject_domain),
+        branch: None,
     }
 }
 

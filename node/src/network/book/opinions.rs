@@ -6,12 +6,19 @@ use cairn_core::reputation::Observed;
 use cairn_proto::{Domain, PeerKey, Timestamp};
 
 use super::{Known, PeerBook};
+use crate::network::invitations::Invitations;
 use crate::standing::{Standings, Voice, ports::Witness as _};
 
 impl PeerBook {
     /// Whose opinions these peers' standing is.
     pub(crate) fn with_standings(mut self, standings: Standings) -> Self {
         self.standings = Some(standings);
+        self
+    }
+
+    /// Who may be here.
+    pub(crate) fn with_invitations(mut self, invitations: Invitations) -> Self {
+        self.invitations = Some(invitations);
         self
     }
 

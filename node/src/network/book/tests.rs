@@ -26,6 +26,7 @@ fn told(key: &SigningKey, sequence: u64, domain: Domain, address: &str) -> Signe
         free: ByteSize(5),
         version: "1".into(),
         addresses: vec!["junk".into(), address.into()],
+        pass: Vec::new(),
     }
     .seal(key)
 }

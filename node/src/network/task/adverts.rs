@@ -76,6 +76,7 @@ impl NetworkTask {
             free: space.filter(|_| !self.is_paused()).map_or(ByteSize(0), |s| s.free),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.own_addresses().iter().map(ToString::to_string).collect(),
+            pass: me.pass.clone(),
         };
         let signed = advert.seal(me.identity.signing_key());
         let bytes = prost::Message::encode_to_vec(&signed);

@@ -16,21 +16,26 @@ use crate::network::{
     addresses,
     behaviour::NodeBehaviourEvent,
     book::{Came, Learned, NotLearned},
+    door::DoorEvent,
     keys::peer_key,
 };
 
 impl NetworkTask {
-    pub(super) fn swarm_event(&mut self, event: SwarmEvent<NodeBehaviourEvent>, now: Timestamp) {
+    pub(super) fn swarm_event(&mut self, event: SwarmEvent<DoorEvent>, now: Timestamp) {
         match event {
-            SwarmEvent::Behaviour(event) => self.behaviour_event(event, now),
+            SwarmEvent::Behaviour(event) => self.door_event(event, now),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.state.dials.remove(&connection_id);
                 if endpoint.is_relayed() {
                     self.refusals.spare(peer_id, true);
                 }
-                self.connected(peer_id, endpoint.get_remote_address(), now);
+                self.established(connection_id, peer_id, endpoint.get_remote_address(), now);
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 1.., .. } => {
+                self.broke_on_probation(connection_id, peer_id, now);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, cause, .. } => {
+                self.broke_on_probation(connection_id, peer_id, now);
                 self.state.connected.remove(&peer_id);
                 self.state.identified.remove(&peer_id);
                 if self.state.connected.is_empty() {
@@ -62,7 +67,7 @@ impl NetworkTask {
         }
     }
 
-    fn behaviour_event(&mut self, event: NodeBehaviourEvent, now: Timestamp) {
+    pub(super) fn behaviour_event(&mut self, event: NodeBehaviourEvent, now: Timestamp) {
         match event {
             NodeBehaviourEvent::Control(event) => self.control_event(event, now),
             NodeBehaviourEvent::Streams(inbound) => self.serve(inbound, now),
@@ -133,7 +138,7 @@ impl NetworkTask {
         }
     }
 
-    fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
+    pub(super) fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
         self.state.unreachable.remove(&id);
         self.state.sought.remove(&id);
         self.carrier_connected(&id);
@@ -222,9 +227,13 @@ impl NetworkTask {
                 gossipsub::MessageAcceptance::Accept
             }
             Ok(Learned::Stale | Learned::TooSoon)
-            | Err(NotLearned::Full | NotLearned::Own | NotLearned::Ahead | NotLearned::Convicted) => {
-                gossipsub::MessageAcceptance::Ignore
-            }
+            | Err(
+                NotLearned::Full
+                | NotLearned::Own
+                | NotLearned::Ahead
+                | NotLearned::Convicted
+                | NotLearned::NotInvited(_),
+            ) => gossipsub::MessageAcceptance::Ignore,
             Err(error) => {
                 tracing::debug!(%error, "a gossiped advert was rejected");
                 gossipsub::MessageAcceptance::Reject

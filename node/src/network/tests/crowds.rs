@@ -84,6 +84,7 @@ impl Speaker {
             free: ByteSize(sequence),
             version: "1".into(),
             addresses: Vec::new(),
+            pass: Vec::new(),
         }
         .seal(self.identity.signing_key())
     }

@@ -88,6 +88,7 @@ fn advert(seed: u64) -> SignedBytes {
         free: ByteSize(1 << 40),
         version: "1".into(),
         addresses: Vec::new(),
+        pass: Vec::new(),
     }
     .seal(identity.signing_key())
 }

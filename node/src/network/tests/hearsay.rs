@@ -42,6 +42,7 @@ fn advert(peer: &Identity, addresses: Vec<String>) -> cairn_proto::signed::Signe
         free: ByteSize(1),
         version: "1".into(),
         addresses,
+        pass: Vec::new(),
     };
     advert.seal(peer.signing_key())
 }

@@ -268,3 +268,30 @@ fn cheats_are_out_within_the_stated_days() {
         }
     }
 }
+
+/// Many domains under one inviter are many names and one source.
+#[test]
+fn one_branch_has_no_third() {
+    let takes = |branch_of: fn(u32) -> Option<PeerKey>| {
+        let mut book = Reputation::new();
+        (1..=12).for_each(|n| served(&mut book, peer(n), Class::Server, 3));
+        let now = at(80);
+        for n in 1..=8 {
+            let complaint = Complaint { branch: branch_of(n), ..complaint(n, n, 0, 0) };
+            assert!(book.hear(&complaint, now));
+        }
+        book.met(peer(0), Class::Server, START);
+        let standing = book.standing(&peer(0), 12, now);
+        let complaints = standing.why.iter().find_map(|why| match why {
+            Reason::Complaints { domains, voices, takes, .. } => Some((*domains, *voices, *takes)),
+            _ => None,
+        });
+        complaints.expect("they complain")
+    };
+    let (domains, voices, taken) = takes(|_| None);
+    assert!(domains == 8 && voices > 500 && taken > 0, "two thirds of the domains: {voices}");
+    let (domains, voices, taken) = takes(|_| Some(peer(1)));
+    assert_eq!((domains, taken), (8, 0), "all of one branch: {voices}");
+    let (_, voices, taken) = takes(|n| Some(peer(n % 2)));
+    assert!(taken > 0, "two branches are two sources: {voices}");
+}

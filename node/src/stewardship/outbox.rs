@@ -310,6 +310,57 @@ mod tests {
         assert!(lock(&outbox.peers).is_empty());
     }
 
+    /// Answers as it is told to.
+    struct Saying(Result<Answer, TransferError>);
+
+    impl StewardNet for Saying {
+        fn me(&self) -> PeerKey {
+            PeerKey::from_bytes([0; 32])
+        }
+
+        fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn probe(&self, _: PeerKey) -> BoxFuture<'_, Result<(), TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn request(&self, _: PeerKey, _: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
+            std::future::ready(self.0.clone()).boxed()
+        }
+
+        fn holding(&self, _: PeerKey, _: WatchPass, _: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn fetch(&self, _: PeerKey, _: Arc<Credentials>, _: u8) -> BoxFuture<'_, Result<bytes::Bytes, TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_became_of_an_order_is_told_when_all_tries_are_used_up() {
+        let nobody = TransferError::Unreachable("nobody".to_owned());
+        for (said, told) in [
+            (Ok(Answer::Done), Some(Given::Taken)),
+            (Ok(Answer::Refused(Refusal::Busy)), Some(Given::Undelivered)),
+            (Ok(Answer::Refused(Refusal::Full)), Some(Given::Refused)),
+            (Ok(Answer::Refused(Refusal::Forged)), Some(Given::Refused)),
+            (Err(nobody), Some(Given::Undelivered)),
+            (Err(TransferError::TimedOut), Some(Given::Undelivered)),
+            (Err(TransferError::ShuttingDown), None),
+        ] {
+            let net = Arc::new(Saying(said.clone()));
+            let outbox = Outbox::new(net, LANES, Duration::from_micros(10), CancellationToken::new());
+            // What it carries does not matter here.
+            let say = Say::Compare { group: GroupId::from_bytes([9; 32]), generation: 1, digest: [0; 32] };
+            let given = outbox.give(PeerKey::from_bytes([3; 32]), Request::Say(Box::new(say)));
+            assert_eq!(given.await.ok(), told, "{said:?}");
+            outbox.close().await;
+        }
+    }
+
     #[test]
     fn maps_for_one_peer_leave_room_for_others() {
         let (asked, _heard) = mpsc::channel(256);

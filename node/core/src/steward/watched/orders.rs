@@ -308,8 +308,8 @@ impl Watched {
         Some((*subject, given, given.certificate.order.action.to()?))
     }
 
-    /// Orders whose new holder has been silent for so long that another should get its slot: an hour, or in an emergency ten
-    /// minutes. What it fetched is a spare copy when it comes back.
+    /// Orders whose new holder has been silent for so long that another should get its slot: an hour, or in an emergency until it is
+    /// late. What it fetched is a spare copy when it comes back.
     pub(in super::super) fn deserted(
         &self,
         me: &PeerKey,
@@ -318,7 +318,7 @@ impl Watched {
         now: Timestamp,
     ) -> Vec<OrderId> {
         let timers = watch.timers();
-        let most = if self.alarm(now) { 2 * timers.late_ms } else { timers.away_ms };
+        let most = if self.alarm(now) { timers.late_ms } else { timers.away_ms };
         let gone = |subject: &Subject, given: &UnderWay| {
             silence.of(given) > most && (given.by == *me || self.is_heir(me, &given.by, subject, watch, now))
         };

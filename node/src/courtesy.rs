@@ -27,8 +27,9 @@ use std::{
 use cairn_core::courtesy::{
     timetable::{LocalMinute, Speeds, Timetable},
     upstream::Upstream,
+    urgent::Urgent,
 };
-use cairn_proto::Timestamp;
+use cairn_proto::{GroupId, SHARD_SIZE, Timestamp, wire::Priority};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -123,6 +124,7 @@ struct Inner {
     pause: watch::Sender<Option<Pause>>,
     speeds: Mutex<Speeds>,
     upstream: Mutex<Upstream>,
+    urgent: Mutex<Urgent>,
 }
 
 /// What `cairn status` says of it.
@@ -167,6 +169,7 @@ impl Courtesy {
             pause: watch::Sender::new(pause),
             speeds: Mutex::new(speeds),
             upstream: Mutex::new(upstream),
+            urgent: Mutex::new(Urgent::new(now)),
         });
         inner.set_speeds(speeds);
         let stop = CancellationToken::new();
@@ -201,6 +204,17 @@ impl Courtesy {
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {
         &self.inner.meter
+    }
+
+    /// How a shard goes that a quorum's order moves over our line: background work, unless they say that it is `urgent` and the group, and
+    /// all of them, have not had what may go first. Not kept: after a restart they have it anew.
+    #[must_use]
+    pub fn class_of(&self, group: &GroupId, urgent: bool) -> Priority {
+        if !urgent {
+            return Priority::Low;
+        }
+        let mut all = self.inner.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        all.class(*group, SHARD_SIZE as u64, (self.inner.clock)())
     }
 
     /// Milliseconds after which whoever is told that we are paused should come again; none when we are not.

@@ -63,6 +63,8 @@ use self::{
 /// Sessions that a new holder runs at once: some move slices while the keys of others are agreed on. A session spends some seven round
 /// trips beside its slices, so on a fast line far away two would leave the chain idle for half of the time.
 pub const IN_FLIGHT: usize = 4;
+/// Sessions of urgent orders that run beside those: an emergency does not wait for background work on a slow line.
+const URGENT_IN_FLIGHT: usize = 2;
 /// Sessions that a node helps in at once: with two slices and what is read each, 3 MiB.
 const HELPED_AT_ONCE: usize = 16;
 /// ... for one new holder: what it has in flight. One that is over and not yet noticed to be is met by asking again.
@@ -169,6 +171,7 @@ struct Shared {
     helped: Places,
     prints: Prints,
     in_flight: Semaphore,
+    urgent: Semaphore,
 }
 
 impl Rebuild {
@@ -188,6 +191,7 @@ impl Rebuild {
             helped: Places::new(HELPED_AT_ONCE, HELPED_PER_PEER),
             prints: Prints::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
+            urgent: Semaphore::new(URGENT_IN_FLIGHT),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -240,17 +244,26 @@ impl Shared {
         }
     }
 
-    /// Waits for its turn with a slice of a rebuild: background work.
-    async fn pass_slice(&self, line: fn(&Courtesy) -> &Line) {
+    /// How a session of this order goes: background work, unless its signers say that it is urgent and it may go first.
+    fn class_of(&self, order: &cairn_proto::Order) -> Priority {
+        match self.net.courtesy() {
+            Some(courtesy) => courtesy.class_of(&order.group, order.urgent),
+            None if order.urgent => Priority::Critical,
+            None => Priority::Low,
+        }
+    }
+
+    /// Waits for its turn with a slice of a rebuild.
+    async fn pass_slice(&self, line: fn(&Courtesy) -> &Line, class: Priority) {
         if let Some(courtesy) = self.net.courtesy() {
-            line(courtesy).pass_piece(Priority::Low, SLICE_SIZE).await;
+            line(courtesy).pass_piece(class, SLICE_SIZE).await;
         }
     }
 
     /// Whether another session may begin: not while we are paused, nor while our line has enough to do.
-    fn may_begin(&self, line: fn(&Courtesy) -> &Line) -> bool {
+    fn may_begin(&self, line: fn(&Courtesy) -> &Line, class: Priority) -> bool {
         self.net.courtesy().is_none_or(|courtesy| {
-            courtesy.paused_ms().is_none() && line(courtesy).may_begin(Priority::Low, 0, SHARD_SIZE as u64).is_ok()
+            courtesy.paused_ms().is_none() && line(courtesy).may_begin(class, 0, SHARD_SIZE as u64).is_ok()
         })
     }
 

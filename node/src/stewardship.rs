@@ -206,8 +206,8 @@ impl Stewardship {
 
     /// How each group stands that this node watches for an absent owner. Empty when it is not running.
     pub async fn report(&self) -> Vec<GroupStatus> {
-        let reports = self.look(Input::Report).await.unwrap_or_default();
-        reports.iter().map(report::group_status).collect()
+        let reports = self.look(Input::Stand).await.unwrap_or_default();
+        reports.iter().map(|(report, stuck)| report::group_status(report, stuck)).collect()
     }
 
     /// Whether many of those whom it watches fell silent at once, so that it may be us who are cut off.
@@ -225,8 +225,9 @@ impl Stewardship {
     /// What would be ordered now, if it were this steward's turn.
     pub async fn dry_run(&self) -> Vec<PlannedRepairStatus> {
         let Some((weather, plans)) = self.look(Input::Plan).await else { return Vec::new() };
-        let of = |(group, plans): &(_, Vec<_>)| -> Vec<PlannedRepairStatus> {
-            plans.iter().map(|plan| report::planned(group, plan, weather)).collect()
+        let of = |(group, plans, stuck): &(_, Vec<_>, Vec<_>)| -> Vec<PlannedRepairStatus> {
+            let planned = plans.iter().map(|plan| report::planned(group, plan, weather));
+            planned.chain(stuck.iter().map(|stuck| report::not_planned(group, stuck))).collect()
         };
         plans.iter().flat_map(of).collect()
     }

@@ -32,6 +32,10 @@ pub const CHANGES_MAX: usize = 114;
 const ORDER: &str = "cairn order v1";
 const TAKEN: &str = "cairn shards taken v1";
 const VERSION: u8 = 1;
+const COPY: u8 = 1;
+const REBUILD: u8 = 2;
+const URGENT_COPY: u8 = 6;
+const URGENT_REBUILD: u8 = 7;
 const SIGNATURE: usize = 64;
 
 /// Stripes of a group, as a set: bit `o % 8` of byte `o / 8` for ordinal `o`.
@@ -215,7 +219,7 @@ pub type CommitteeId = [u8; 32];
 ///
 /// Layout: version `1` · group 32 · mandate's generation · committee 32 · nonce 16 · issued · expires · action (`1` copy: slot, from 32, to 32,
 /// ordinals 32; `2` rebuild: slot, to 32, ordinals 32, helpers (count; slot, peer 32); `3` replace: old 32, new 32;
-/// `4` retire: old 32; `5` enlist: new 32).
+/// `4` retire: old 32; `5` enlist: new 32; `6` and `7` as `1` and `2`, urgent).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The group.
@@ -231,6 +235,8 @@ pub struct Order {
     pub issued: Timestamp,
     /// Nobody begins with it from then on.
     pub expires: Timestamp,
+    /// The group is near its end, by what everybody who signed it sees: its bytes go before other background work. Of shards only.
+    pub urgent: bool,
     /// What.
     pub action: Action,
 }
@@ -254,11 +260,11 @@ impl Order {
         put_number(&mut out, self.expires.0);
         match &self.action {
             Action::Copy { slot, from, to, ordinals } => {
-                out.extend_from_slice(&[1, slot.as_u8()]);
+                out.extend_from_slice(&[if self.urgent { URGENT_COPY } else { COPY }, slot.as_u8()]);
                 out.extend_from_slice(&[*from.as_bytes(), *to.as_bytes(), *ordinals.as_bytes()].concat());
             }
             Action::Rebuild { slot, to, ordinals, helpers } => {
-                out.extend_from_slice(&[2, slot.as_u8()]);
+                out.extend_from_slice(&[if self.urgent { URGENT_REBUILD } else { REBUILD }, slot.as_u8()]);
                 out.extend_from_slice(&[*to.as_bytes(), *ordinals.as_bytes()].concat());
                 put_number(&mut out, helpers.len() as u64);
                 for (slot, peer) in helpers {
@@ -300,12 +306,13 @@ impl Order {
         let (committee, nonce) = (r.array()?, r.array()?);
         let (issued, expires) = (Timestamp(r.u64()?), Timestamp(r.u64()?));
         let peer = |r: &mut Reader<'_>| r.array().map(PeerKey::from_bytes);
-        let action = match r.byte()? {
-            1 => {
+        let kind = r.byte()?;
+        let action = match kind {
+            COPY | URGENT_COPY => {
                 let (slot, from, to) = (Slot::new(r.byte()?)?, peer(r)?, peer(r)?);
                 Action::Copy { slot, from, to, ordinals: Ordinals(r.array()?) }
             }
-            2 => {
+            REBUILD | URGENT_REBUILD => {
                 let (slot, to, ordinals) = (Slot::new(r.byte()?)?, peer(r)?, Ordinals(r.array()?));
                 let count = r.count(SLOTS_MAX.into(), 33)?;
                 let helpers = (0..count).map(|_| Ok((Slot::new(r.byte()?)?, peer(r)?)));
@@ -316,7 +323,8 @@ impl Order {
             5 => Action::Enlist { new: peer(r)? },
             _ => return Err(r.invalid("unknown action")),
         };
-        let order = Self { group, generation, committee, nonce, issued, expires, action };
+        let urgent = matches!(kind, URGENT_COPY | URGENT_REBUILD);
+        let order = Self { group, generation, committee, nonce, issued, expires, urgent, action };
         order.check()?;
         Ok(order)
     }
@@ -325,6 +333,9 @@ impl Order {
         let bad = |why| Err(DecodeError::Invalid { what: ORDER, why });
         if self.expires <= self.issued || self.expires.ms_since(self.issued) > ORDER_MS_MAX {
             return bad("stands for longer than an order may, or ends before it begins");
+        }
+        if self.urgent && self.action.slot().is_none() {
+            return bad("moves no shard and is urgent");
         }
         match &self.action {
             Action::Copy { from, to, ordinals, .. } if from == to || ordinals.is_empty() => bad("copies nothing"),

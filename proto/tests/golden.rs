@@ -329,6 +329,7 @@ fn mandates_and_orders() {
         nonce: [6; 16],
         issued: Timestamp(2_000),
         expires: Timestamp(90_000),
+        urgent: false,
         action,
     };
     let copy = order(Action::Copy { slot: slot(1), from: peer(31), to: peer(32), ordinals });
@@ -336,6 +337,10 @@ fn mandates_and_orders() {
     let helpers = vec![(slot(0), peer(30))];
     let rebuild = order(Action::Rebuild { slot: slot(1), to: peer(32), ordinals, helpers });
     check("order-rebuild", &rebuild.encode().expect("valid"), &rebuild, Order::decode);
+    for (name, calm) in [("order-copy-urgent", &copy), ("order-rebuild-urgent", &rebuild)] {
+        let urgent = Order { urgent: true, ..calm.clone() };
+        check(name, &urgent.encode().expect("valid"), &urgent, Order::decode);
+    }
     let replace = order(Action::Replace { old: key_of(&steward(20)), new: peer(33) });
     check("order-replace", &replace.encode().expect("valid"), &replace, Order::decode);
     let votes = [20, 21].map(|seed| (key_of(&steward(seed)), copy.sign(&steward(seed)).expect("valid")));

@@ -262,6 +262,8 @@ pub struct StoredShard {
 pub struct Lab {
     dir: TempDir,
     nodes: usize,
+    /// Factor of the nodes' timers.
+    scale: Option<&'static str>,
     _permit: Permit,
 }
 
@@ -281,9 +283,18 @@ impl Lab {
 
     /// A lab of its own.
     pub fn up(nodes: usize) -> Self {
+        Self::up_with(nodes, None)
+    }
+
+    /// The same with shorter timers.
+    pub fn hurried(nodes: usize, scale: &'static str) -> Self {
+        Self::up_with(nodes, Some(scale))
+    }
+
+    fn up_with(nodes: usize, scale: Option<&'static str>) -> Self {
         let permit = Permit::take();
         let dir = tempfile::Builder::new().prefix("cairn-e2e-").tempdir().expect("temp dir");
-        let lab = Self { dir, nodes, _permit: permit };
+        let lab = Self { dir, nodes, scale, _permit: permit };
         lab.command(["up", "--nodes", &nodes.to_string()]).ok();
         let states = lab.status();
         assert_eq!(states.len(), nodes, "lab up brought up {states:?}");
@@ -316,6 +327,7 @@ impl Lab {
         let mut args = args.into_iter();
         let verb = args.next().expect("a verb");
         let mut command = cairn(self.dir.path());
+        command.envs(self.scale.map(|scale| ("CAIRN_TIMERS_SCALE", scale)));
         command.args(["lab", verb.as_ref(), "--dir"]).arg(self.lab_dir()).args(args.map(|a| a.as_ref().to_owned()));
         Running::spawn(command, Stdio::null()).finish()
     }
@@ -373,6 +385,20 @@ impl Lab {
             }
         };
         output.rows("shard").iter().map(shard).collect()
+    }
+
+    /// A verb on a node's data folder.
+    #[track_caller]
+    pub fn on_node(&self, node: usize, args: &[&str]) -> Output {
+        self.begin_on_node(node, args).finish()
+    }
+
+    /// The same, not waited for.
+    #[track_caller]
+    pub fn begin_on_node(&self, node: usize, args: &[&str]) -> Running {
+        let mut command = cairn(self.dir.path());
+        command.args(args).arg("--data-dir").arg(self.node_dir(node));
+        Running::spawn(command, Stdio::null())
     }
 
     #[track_caller]

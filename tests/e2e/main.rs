@@ -14,6 +14,7 @@ mod tree;
 mod audits;
 mod daemon;
 mod demo;
+mod departure;
 mod durability;
 mod fallback;
 mod interruption;

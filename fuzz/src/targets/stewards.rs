@@ -78,7 +78,7 @@ fn record() -> Vec<u8> {
 fn an_order(action: Action) -> Order {
     let (issued, expires) = (Timestamp(20), Timestamp(1_000));
     let committee = *Committee::of(&Mandate::open(&sealed_mandate()).expect("ours")).id();
-    Order { group: ticket().id(), generation: 1, committee, nonce: [5; 16], issued, expires, action }
+    Order { group: ticket().id(), generation: 1, committee, nonce: [5; 16], issued, expires, urgent: false, action }
 }
 
 fn copy() -> Order {
@@ -93,7 +93,13 @@ fn order_seeds() -> Vec<Vec<u8>> {
     let replace = Action::Replace { old: peer(&key()), new: to };
     let (retire, enlist) = (Action::Retire { old: peer(&key()) }, Action::Enlist { new: to });
     let changes = [replace, retire, enlist].map(an_order);
-    [copy(), an_order(rebuild)].into_iter().chain(changes).map(|order| order.encode().expect("valid")).collect()
+    let urgent = [copy(), an_order(rebuild.clone())].map(|order| Order { urgent: true, ..order });
+    [copy(), an_order(rebuild)]
+        .into_iter()
+        .chain(urgent)
+        .chain(changes)
+        .map(|order| order.encode().expect("valid"))
+        .collect()
 }
 
 fn certificate() -> Vec<u8> {
@@ -204,7 +210,7 @@ fn request_seeds() -> Vec<Vec<u8>> {
 
 fn duty() -> Duty {
     let (holder, ordinals, until) = (PeerKey::from_bytes([2; 32]), [0, 200].into_iter().collect(), Timestamp(1000));
-    Duty { ticket: ticket(), sheet: sheet(0), holder, ordinals, auditors: 7, until }
+    Duty { ticket: ticket(), sheet: sheet(0), holder, ordinals, auditors: 7, until, words: vec![taken()] }
 }
 
 fn findings() -> Findings {

@@ -40,7 +40,7 @@ const UPSTREAM_SHARE: u64 = 30;
 const UPSTREAM_LEAST: u64 = 64 * 1024;
 /// A burst of ourselves: what the rate gives in so many seconds.
 const BURST_SECONDS: u64 = 60;
-/// Smallest burst. Half of it is open to [`Priority::Low`], and a shard with its frame must fit in.
+/// Smallest burst. Half of it is open to [`Priority::Low`], and a shard must fit in.
 const BURST_LEAST: u64 = 4 * SHARD_SIZE as u64;
 
 /// Try again in so many milliseconds.
@@ -120,6 +120,14 @@ impl Budget {
     /// The upstream was measured again. What was gathered stays, as far as the new burst has room for it.
     pub fn set_upstream(&mut self, upstream: u64, now: Timestamp) {
         self.ours.set_rate(our_rate(upstream), now);
+    }
+
+    /// Most bytes that [`Budget::take`] ever lets through at once in this class: whoever has more to move asks for a part of it at a time,
+    /// and each bucket's burst stays what REP-2 says it is. Two shards at least.
+    #[must_use]
+    pub fn most_at_once(&self, class: Priority) -> u64 {
+        let rates = [self.ours.rate(), self.limits.group, self.limits.peer];
+        rates.into_iter().map(|rate| rate.open_to(class)).min().unwrap_or(0)
     }
 
     /// Lets a transfer through, or says when to ask again. `peers`: everybody it burdens beside us; each is charged

@@ -3,6 +3,7 @@
 //! - [`gate`] shares a limited line out among what waits for it.
 //! - [`deference`] holds background work back while restores pass on a line whose speed nobody knows.
 //! - [`timetable`] says how fast a line may be used now, and until when.
+//! - [`urgent`] says how much of what stewards call urgent goes first.
 //! - [`upstream`] is what our line carries, by what really went out.
 //!
 //! Pure: the time comes in, and nothing here waits.
@@ -11,6 +12,7 @@ pub mod deference;
 pub mod gate;
 pub mod timetable;
 pub mod upstream;
+pub mod urgent;
 
 pub use crate::budget::WaitMs;
 

@@ -21,7 +21,8 @@
 //!   and `vote::check`; attacked by `tests::no_vote_for_a_peer_of_another_colour` and `cairn-sim`'s `months` scenario.
 //! - **REP-1** A slot without a live holder gets one, while k slots live, a quorum is there and a peer of the colour is. Enforced by
 //!   `plan::needs`; attacked by `cairn-sim`'s `months` scenario.
-//! - **REP-2** One order at a time for a slot, [`AT_ONCE`] for a group (in an emergency as many as it has parity slots), within the budgets of the group, the peer and all; nothing
+//! - **REP-2** One order at a time for a slot (one whose new holder does not answer is given up, and what comes of it is a spare copy; the pauses
+//!   between them leave at most [`SPARES_MAX`] in the time that an order stands), [`AT_ONCE`] for a group (in an emergency as many as it has parity slots), within the budgets of the group, the peer and all; nothing
 //!   while we may be the ones who are cut off, and only what is critical when many fell silent at once. Enforced by
 //!   [`Steward::tick`] for what we propose ourselves; attacked by
 //!   `tests::one_order_at_a_time_and_none_while_all_the_others_are_silent` and by the simulator.
@@ -37,7 +38,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_proto::{Action, Certificate, Domain, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp};
+use cairn_proto::{
+    Action, Certificate, Domain, GroupId, GroupRecord, Order, Ordinals, PeerKey, Slot, Timestamp, order::OrderId,
+    wire::Priority,
+};
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 
@@ -60,6 +64,7 @@ mod notice;
 mod plan;
 mod queue;
 mod rhythm;
+mod stuck;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -70,7 +75,7 @@ pub mod wire;
 use self::{
     crowd::Crowd,
     queue::Effects,
-    watched::{Subject, Watched},
+    watched::{Silence, Subject, Watched},
 };
 pub use self::{
     keeping::Inventory,
@@ -79,6 +84,7 @@ pub use self::{
     notice::LEAVE_AHEAD_MS,
     plan::PlannedRepair,
     rhythm::Rhythm,
+    stuck::{Stuck, StuckWhy},
     watched::{AuditReport, GroupReport},
 };
 
@@ -94,6 +100,10 @@ pub const BYTES_MAX: usize = 512 << 20;
 pub const BYTES_OF_ONE_MAX: usize = BYTES_MAX / 16;
 /// Orders of one group under way at once; in an emergency by presence as many as its code has parity slots, if that is more.
 pub const AT_ONCE: usize = 2;
+
+/// Orders of one slot at most within [`Rhythm::order_ms`], when each new holder dies with its order in an emergency: a pause after each, five
+/// times shorter for the first four and doubled each time, is 4, 8, 16, 32, 320 minutes.
+pub const SPARES_MAX: usize = 6;
 
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
@@ -343,19 +353,29 @@ impl Steward {
             return;
         }
         let mut persist = group.clear_up(&self.me, now, &self.rhythm) | group.trust_again(now);
+        let mut say = Vec::new();
+        // Whoever may be cut off itself has nothing to say of others.
+        let cut_off = !matches!(self.watch.outage(now), Outage::None);
+        let silence = Silence { peers, late_ms: self.watch.timers().late_ms, rhythm: &self.rhythm, now };
+        let deserted = if cut_off { Vec::new() } else { group.deserted(&self.me, &silence, &self.watch, now) };
+        for order in deserted {
+            persist = true;
+            say.extend(given_up(group, &self.me, order, now, &self.rhythm));
+        }
         let again = group.give_again(&self.me, &self.watch, now, &self.rhythm);
         let generation = group.record.mandate.generation;
-        let mut say = Vec::new();
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {
             say.push((to, Say::Compare { group: id, generation, digest }));
         }
         let mut alone = Vec::new();
-        // Whoever may be cut off itself has nothing to say of others.
-        if matches!(self.watch.outage(now), Outage::None) {
+        if !cut_off {
             let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
             for planned in plan::orders(group, &scene, &mut self.budget) {
                 let mut nonce = [0; 16];
                 rng.fill_bytes(&mut nonce);
+                // What others did not see as an emergency is proposed as anything else the next time.
+                let agreed = group.failures(&subject_of(&planned.action)).is_multiple_of(2);
+                let is_slot = planned.action.slot().is_some();
                 let order = Order {
                     group: id,
                     generation,
@@ -363,6 +383,7 @@ impl Steward {
                     nonce,
                     issued: now,
                     expires: now.plus_ms(self.rhythm.order_ms).min(group.record.mandate.ends),
+                    urgent: is_slot && agreed && planned.class == Priority::Critical,
                     action: planned.action,
                 };
                 let (Ok(vote), Ok(name)) = (order.sign(&self.key), order.id()) else { continue };
@@ -385,6 +406,21 @@ impl Steward {
         alone.iter().for_each(|name| self.count(id, name, now));
     }
 
+    /// An order of ours could not be brought to its new holder: it cannot be reached, is busy whenever it is asked, or `said_no`. The slot
+    /// waits for it no longer than it must.
+    pub fn undelivered(&mut self, id: GroupId, order: OrderId, said_no: bool, now: Timestamp, peers: &[PeerView]) {
+        self.clock(now);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let silence = Silence { peers, late_ms: self.watch.timers().late_ms, rhythm: &self.rhythm, now };
+        let given_up_now = matches!(self.watch.outage(now), Outage::None)
+            && group.is_undelivered(&self.me, &order, said_no, &silence, &self.watch, now);
+        if given_up_now {
+            let say = given_up(group, &self.me, order, now, &self.rhythm);
+            self.effects.push(Effect::Persist(id));
+            say.into_iter().for_each(|(to, what)| self.tell(to, what));
+        }
+    }
+
     /// Who holds what of a group, how it stands, and what happened, in order.
     #[must_use]
     pub fn report(&self, group: &GroupId, now: Timestamp) -> Option<GroupReport> {
@@ -398,6 +434,13 @@ impl Steward {
         let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
         plan::needs(group, &scene)
     }
+}
+
+/// Gives an order up, and what is said of that to the others: until they hear it they sign no other for its slot.
+fn given_up(group: &mut Watched, me: &PeerKey, order: OrderId, now: Timestamp, rhythm: &Rhythm) -> Vec<(PeerKey, Say)> {
+    let Some(to) = group.give_up(&order, now, rhythm) else { return Vec::new() };
+    let say = Say::Failed { group: group.record.group(), order, failure: Failure::Missing(to) };
+    group.committee().stewards().iter().filter(|other| *other != me).map(|other| (*other, say.clone())).collect()
 }
 
 /// Peers by slot.

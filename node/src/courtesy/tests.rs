@@ -237,3 +237,14 @@ async fn what_the_line_carried_is_measured_and_kept() {
     std::fs::write(folder.path().join("upstream.json"), b"{\"days\":{\"1\":[-4]}}").expect("written");
     assert!(!start().status().upstream_measured);
 }
+
+/// A quorum's word is enough for as much as a group may have first, and its owner's word or another group's changes nothing of that.
+#[tokio::test]
+async fn what_stewards_call_urgent_goes_first_for_as_much_as_a_group_may_have() {
+    let courtesy = Courtesy::free();
+    let (one, other) = (GroupId::from_bytes([1; 32]), GroupId::from_bytes([2; 32]));
+    assert_eq!(courtesy.class_of(&one, false), Priority::Low);
+    let first = (0..10_000).take_while(|_| courtesy.class_of(&one, true) == Priority::Critical).count();
+    assert!((768..800).contains(&first), "three whole slots: {first}");
+    assert_eq!(courtesy.class_of(&other, true), Priority::Critical);
+}

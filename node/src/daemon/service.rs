@@ -54,6 +54,9 @@ enum Turn<'a> {
     Replacer { _catalogue: RwLockWriteGuard<'a, ()> },
 }
 
+/// Slots of watched groups that `cairn status` says one by one that nobody can take.
+const STUCK_TOLD: usize = 8;
+
 impl NodeService {
     /// Wraps a running node.
     #[must_use]
@@ -269,9 +272,21 @@ impl NodeService {
         let audited = groups.iter().filter(|group| group.audited == "yes").count();
         let row = serde_json::json!({ "groups": groups.len(), "healthy": healthy, "audited": audited });
         send(events, Event::Row { kind: "watching".into(), row }).await;
+        let mut stuck = 0;
         for group in groups {
             let row = serde_json::to_value(&group).unwrap_or_default();
             send(events, Event::Row { kind: "watched_group".into(), row }).await;
+            for slot in group.stuck.iter().filter(|slot| slot.nobody) {
+                stuck += 1;
+                if stuck <= STUCK_TOLD {
+                    let text = format!("slot {} of group {} waits: {}", slot.slot, group.group, slot.text);
+                    send(events, Event::Notice { id: "SLOT_WITHOUT_HEIR".into(), text }).await;
+                }
+            }
+        }
+        if stuck > STUCK_TOLD {
+            let text = format!("{} more slots wait for peers of their colour", stuck - STUCK_TOLD);
+            send(events, Event::Notice { id: "SLOT_WITHOUT_HEIR".into(), text }).await;
         }
     }
 
@@ -283,7 +298,9 @@ impl NodeService {
             send(events, Event::Row { kind: "planned_repair".into(), row }).await;
         }
         let bytes: u64 = planned.iter().map(|repair| repair.bytes.0).sum();
-        let summary = serde_json::json!({ "groups": groups, "planned": planned.len(), "bytes": bytes });
+        let stuck = planned.iter().filter(|repair| repair.action == "none").count();
+        let steps = planned.len() - stuck;
+        let summary = serde_json::json!({ "groups": groups, "planned": steps, "stuck": stuck, "bytes": bytes });
         send(events, Event::Summary { verb: "repair".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })
     }

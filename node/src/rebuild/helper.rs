@@ -14,7 +14,7 @@ use cairn_core::{
     },
     erasure::Codec,
 };
-use cairn_proto::{Action, Ordinals, PeerKey, Slot, Timestamp, order::OrderId};
+use cairn_proto::{Action, Ordinals, PeerKey, Slot, Timestamp, order::OrderId, wire::Priority};
 
 use super::{
     Pipe, Shared, entropy,
@@ -40,6 +40,12 @@ impl Prints {
     }
 }
 
+/// An invitation that was found good, and how it goes over our line.
+struct Agreed {
+    invited: Invited,
+    class: Priority,
+}
+
 impl Shared {
     /// What a new holder wants of us.
     pub(super) async fn invited(&self, from: PeerKey, mut pipe: Pipe, invite: Invite) {
@@ -47,9 +53,9 @@ impl Shared {
             None => Err(Refusal::Busy),
             Some(_place) => match self.check(from, &invite).await {
                 Err(why) => Err(why),
-                Ok(invited) => match invite.asked {
-                    Asked::Help { attempt } => self.help(&mut pipe, &invited, attempt).await,
-                    Asked::Print { seed } => self.print(&mut pipe, &invite, &invited, &seed).await,
+                Ok(agreed) => match invite.asked {
+                    Asked::Help { attempt } => self.help(&mut pipe, &agreed, attempt).await,
+                    Asked::Print { seed } => self.print(&mut pipe, &invite, &agreed.invited, &seed).await,
                 },
             },
         };
@@ -61,8 +67,10 @@ impl Shared {
     }
 
     /// SEP-1: everything that we can know of it, we check ourselves.
-    async fn check(&self, from: PeerKey, invite: &Invite) -> Result<Invited, Refusal> {
-        if !self.may_begin(Courtesy::up) {
+    async fn check(&self, from: PeerKey, invite: &Invite) -> Result<Agreed, Refusal> {
+        // How urgent it is says a quorum, which is looked at below.
+        let said = if invite.credentials.certificate.order.urgent { Priority::Critical } else { Priority::Low };
+        if !self.may_begin(Courtesy::up, said) {
             return Err(Refusal::Busy);
         }
         let domain = self.net.pinned_domain(from).await.ok_or(Refusal::Unknown)?;
@@ -80,11 +88,19 @@ impl Shared {
         let asked = invite.clone();
         let check = move || Invited::open(&asked, &me, Some(own), (&from, &domain), clock());
         let invited = signatures::in_turn(self.patience.answer / 2, check).await.ok_or(Refusal::Busy)??;
-        if held.contains(invite.ordinal) { Ok(invited) } else { Err(Refusal::NoShard) }
+        if !held.contains(invite.ordinal) {
+            return Err(Refusal::NoShard);
+        }
+        let class = self.class_of(order);
+        if class != said && !self.may_begin(Courtesy::up, class) {
+            return Err(Refusal::Busy);
+        }
+        Ok(Agreed { invited, class })
     }
 
     /// A part in one session. `Err` says no to the new holder; what breaks later is told in the session's own words.
-    async fn help(&self, control: &mut Pipe, invited: &Invited, attempt: u16) -> Result<(), Refusal> {
+    async fn help(&self, control: &mut Pipe, agreed: &Agreed, attempt: u16) -> Result<(), Refusal> {
+        let invited = &agreed.invited;
         let answer = self.patience.answer;
         let secret = EphemeralSecret::from_entropy(entropy().ok_or(Refusal::Busy)?);
         let offer = invited.frame.offer(attempt, invited.own, secret.public(), &self.key);
@@ -102,7 +118,7 @@ impl Shared {
             tracing::info!(%error, "a rebuild's session was not let in");
             Refusal::Ledger
         })?;
-        let part = self.take_part(control, invited, (previous, next), id, admitted, secret);
+        let part = self.take_part(control, agreed, (previous, next), id, admitted, secret);
         let ended = part.await;
         // A helper of another's that breaks off again and again uses none of our shard's sessions up.
         self.ledger.over(&id).await;
@@ -113,13 +129,14 @@ impl Shared {
     async fn take_part(
         &self,
         control: &mut Pipe,
-        invited: &Invited,
+        agreed: &Agreed,
         (previous, next): (Option<PeerKey>, PeerKey),
         id: SessionId,
         admitted: Admitted,
         secret: EphemeralSecret,
     ) -> Result<(), Refusal> {
         let answer = self.patience.answer;
+        let invited = &agreed.invited;
         let codec = Codec::new(invited.frame.code);
         let mut helper = Helper::new(admitted, &codec, secret).map_err(|_| Refusal::Session)?;
         let expected = previous.map(|previous| self.links.expect(id, previous));
@@ -138,7 +155,7 @@ impl Shared {
             };
             // The one before may be at it already: nobody waits for both in turn.
             let (previous, next) = tokio::join!(self.previous(expected), link);
-            self.pass_on(&mut helper, &id, invited, previous?, next?).await
+            self.pass_on(&mut helper, &id, agreed, previous?, next?).await
         };
         let word = tokio::select! {
             ran = run => ran.map_or_else(Message::Broken, |()| Message::Done),
@@ -179,19 +196,20 @@ impl Shared {
         &self,
         helper: &mut Helper,
         id: &SessionId,
-        invited: &Invited,
+        agreed: &Agreed,
         mut previous: Option<Incoming>,
         mut next: Outgoing,
     ) -> Result<(), Break> {
         let (mut incoming, mut out) = (vec![0; SLICE_SIZE], vec![0; SLICE_SIZE]);
         let stall = self.patience.stall;
+        let Agreed { invited, class } = agreed;
         for slice in 0..SLICES {
             // The first one comes when all before us have found each other.
             let wait = if slice == 0 { self.patience.open + self.patience.answer + stall } else { stall };
             let read = async {
                 match &mut previous {
                     Some(previous) => {
-                        self.pass_slice(Courtesy::down).await;
+                        self.pass_slice(Courtesy::down, *class).await;
                         previous.slice(&mut incoming, wait).await.map_err(|_| Break::Previous)
                     }
                     None => Ok(()),
@@ -203,7 +221,7 @@ impl Shared {
             if slice == 0 && !self.ledger.begun(id).await {
                 return Err(Break::Own);
             }
-            self.pass_slice(Courtesy::up).await;
+            self.pass_slice(Courtesy::up, *class).await;
             next.slice(&out, stall).await.map_err(|_| Break::Next)?;
         }
         if let Some(previous) = previous {

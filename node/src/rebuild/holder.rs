@@ -12,7 +12,7 @@ use cairn_core::{
     part::{Credentials, Task},
     steward::message::Failure,
 };
-use cairn_proto::{PeerKey, ShardRoot, Slot};
+use cairn_proto::{PeerKey, ShardRoot, Slot, wire::Priority};
 use futures::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, join_all, try_join_all},
@@ -32,6 +32,7 @@ pub(super) struct Job<'a> {
     pub(super) sheet: &'a [u8],
     pub(super) frame: Frame,
     pub(super) root: ShardRoot,
+    pub(super) class: Priority,
 }
 
 /// How an attempt ended without the shard.
@@ -47,11 +48,18 @@ type Invited = (Pipe, Offer);
 
 impl Shared {
     pub(super) async fn rebuild(&self, credentials: &Credentials, task: &Task, ordinal: u8) -> Result<Bytes, Failure> {
-        let Ok(_turn) = self.in_flight.acquire().await else { return Err(Failure::Refused) };
+        let order = &credentials.certificate.order;
+        let beside = async { if order.urgent { self.urgent.acquire().await } else { std::future::pending().await } };
+        let turn = tokio::select! {
+            turn = self.in_flight.acquire() => turn,
+            turn = beside => turn,
+        };
+        let Ok(_turn) = turn else { return Err(Failure::Refused) };
         let row = task.rows.iter().find(|row| row.ordinal == ordinal).ok_or(Failure::Refused)?;
         let frame = Frame::new(credentials, &task.part.mandate.ticket, row);
         let frame = frame.filter(|frame| frame.to == self.net.me() && frame.lost == task.slot);
-        let job = Job { credentials, sheet: &task.sheet, frame: frame.ok_or(Failure::Refused)?, root: row.root };
+        let class = self.class_of(order);
+        let job = Job { credentials, sheet: &task.sheet, frame: frame.ok_or(Failure::Refused)?, root: row.root, class };
         let helpers = &job.frame.helpers[..usize::from(job.frame.used)];
         match self.attempt(&job, helpers, 0).await {
             Ok(shard) => Ok(shard),
@@ -106,7 +114,7 @@ impl Shared {
         let message = Message::Session(Box::new((session, signatures)));
         let run = async {
             let holder = NewHolder::new(admitted, &codec, secret, job.root).map_err(at_fault)?;
-            self.until_whole(holder, id, helpers, controls, &message).await
+            self.until_whole(holder, (id, job.class), helpers, controls, &message).await
         };
         let ended = run.await;
         self.ledger.over(&id).await;
@@ -117,7 +125,7 @@ impl Shared {
     async fn until_whole(
         &self,
         mut holder: NewHolder,
-        id: SessionId,
+        (id, class): (SessionId, Priority),
         helpers: &[(Slot, PeerKey)],
         mut controls: Vec<Pipe>,
         message: &Message,
@@ -136,7 +144,7 @@ impl Shared {
         let mut words = Words::new(controls);
         let whole = tokio::select! {
             biased;
-            whole = self.take(&mut holder, &id, expected) => whole,
+            whole = self.take(&mut holder, (&id, class), expected) => whole,
             // Somebody stopped, so nothing more will come.
             () = words.until_one_stops() => false,
         };
@@ -204,13 +212,13 @@ impl Shared {
     }
 
     /// Takes all slices; whether they came.
-    async fn take(&self, holder: &mut NewHolder, id: &SessionId, expected: Expected<'_>) -> bool {
+    async fn take(&self, holder: &mut NewHolder, (id, class): (&SessionId, Priority), expected: Expected<'_>) -> bool {
         let patience = self.patience;
         let Some(mut link) = expected.within(patience.open + patience.answer).await else { return false };
         let mut incoming = vec![0; SLICE_SIZE];
         for slice in 0..SLICES {
             let first = if slice == 0 { patience.open + patience.answer } else { std::time::Duration::ZERO };
-            self.pass_slice(Courtesy::down).await;
+            self.pass_slice(Courtesy::down, class).await;
             let came = link.slice(&mut incoming, first + patience.stall).await;
             let begins = came.is_ok() && slice == 0;
             if came.is_err() || begins && !self.ledger.begun(id).await || holder.take(slice, &incoming).is_err() {

@@ -43,6 +43,8 @@ use crate::{
 
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
 const ORDERS: usize = 4;
+/// Urgent orders that are carried out beside those: an emergency waits for no background work. 4 MiB more.
+const URGENT_ORDERS: usize = 2;
 /// How long an order may keep its lane for each of its shards: a mebibyte in this time is 28 kbit/s. What came until then is kept,
 /// and the rest is ordered again.
 const LANE_A_SHARD: Duration = Duration::from_secs(300);
@@ -85,6 +87,7 @@ struct Inner {
     tools: Tools,
     me: PeerKey,
     lanes: Semaphore,
+    urgent: Semaphore,
     book: Arc<Book>,
     tracker: TaskTracker,
 }
@@ -109,8 +112,8 @@ fn file(order: &OrderId) -> String {
 impl Newcomer {
     pub(super) fn new(tools: Tools) -> Self {
         let me = PeerKey::from_bytes(tools.key.verifying_key().to_bytes());
-        let lanes = Semaphore::new(ORDERS);
-        Self(Arc::new(Inner { tools, me, lanes, book: Arc::default(), tracker: TaskTracker::new() }))
+        let (lanes, urgent) = (Semaphore::new(ORDERS), Semaphore::new(URGENT_ORDERS));
+        Self(Arc::new(Inner { tools, me, lanes, urgent, book: Arc::default(), tracker: TaskTracker::new() }))
     }
 
     /// Goes on with orders that a restart interrupted. Blocking.
@@ -283,7 +286,12 @@ impl Newcomer {
         let left = || Duration::from_millis(order.expires.ms_since(inner.now()));
         let turn = async {
             inner.tools.net.ready().await;
-            inner.lanes.acquire().await
+            let beside =
+                async { if order.urgent { inner.urgent.acquire().await } else { std::future::pending().await } };
+            tokio::select! {
+                lane = inner.lanes.acquire() => lane,
+                lane = beside => lane,
+            }
         };
         let Ok(lane) = tokio::time::timeout(left(), turn).await else {
             tracing::info!(group = %order.group.short(), "an order was over before it was its turn");

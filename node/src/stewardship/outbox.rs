@@ -14,7 +14,7 @@ use cairn_core::steward::{
     wire::{Answer, Refusal, Request},
 };
 use cairn_proto::PeerKey;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::ports::StewardNet;
@@ -40,6 +40,29 @@ const TRIES: u32 = 3;
 const GIVE_TRIES: u32 = 6;
 /// How long one try may take: a map of 2 MiB over a slow line.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What became of an order that was to be brought to its new holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// It took it, as far as is known.
+    Taken,
+    /// It cannot be reached, or is busy whenever it is asked.
+    Undelivered,
+    /// It said no.
+    Refused,
+}
+
+fn given(sent: &Result<Answer, TransferError>) -> Option<Given> {
+    match sent {
+        Ok(Answer::Done) => Some(Given::Taken),
+        Ok(Answer::Refused(Refusal::Busy)) => Some(Given::Undelivered),
+        Ok(_) | Err(TransferError::Misbehaved(_)) => Some(Given::Refused),
+        Err(TransferError::Unreachable(_) | TransferError::TimedOut | TransferError::Refused { .. }) => {
+            Some(Given::Undelivered)
+        }
+        Err(TransferError::ShuttingDown) => None,
+    }
+}
 
 /// Sends messages.
 #[derive(Clone)]
@@ -114,6 +137,17 @@ impl Outbox {
 
     /// Sends it, or loses it when too much waits.
     pub(super) fn send(&self, to: PeerKey, request: Request) {
+        self.send_and_tell(to, request, None);
+    }
+
+    /// Gives a new holder an order, and says what became of that when all tries are used up; nothing when it was lost here.
+    pub(super) fn give(&self, to: PeerKey, request: Request) -> oneshot::Receiver<Given> {
+        let (tell, told) = oneshot::channel();
+        self.send_and_tell(to, request, Some(tell));
+        told
+    }
+
+    fn send_and_tell(&self, to: PeerKey, request: Request, tell: Option<oneshot::Sender<Given>>) {
         let kib = weight_kib(&request);
         let place = self.enter(to, kib);
         let room = place.and_then(|place| Some((place, Arc::clone(&self.room).try_acquire_many_owned(kib).ok()?)));
@@ -124,6 +158,10 @@ impl Outbox {
         let this = self.clone();
         self.tracker.spawn(async move {
             let sent = this.cancel.clone().run_until_cancelled_owned(this.try_to_send(&place, request)).await;
+            if let Some((given, tell)) = sent.as_ref().and_then(given).zip(tell) {
+                // Whoever asked may have gone away.
+                let _ = tell.send(given);
+            }
             if let Some(Err(error)) = sent {
                 tracing::debug!(peer = %to.short(), %error, "a message was lost");
             }
@@ -135,7 +173,7 @@ impl Outbox {
         self.send(to, Request::Say(Box::new(say)));
     }
 
-    async fn try_to_send(&self, place: &Place, request: Request) -> Result<(), TransferError> {
+    async fn try_to_send(&self, place: &Place, request: Request) -> Result<Answer, TransferError> {
         let mut tried = 0;
         loop {
             let answer = self.ask_from(place, request.clone()).await;
@@ -146,13 +184,13 @@ impl Outbox {
             };
             let again = match answer {
                 Ok(Answer::Refused(Refusal::Busy)) => true,
-                Ok(_) => return Ok(()),
+                Ok(_) => return answer,
                 Err(TransferError::Unreachable(_) | TransferError::TimedOut) => true,
                 Err(TransferError::Refused { retry_after_ms, .. }) => retry_after_ms > 0,
                 Err(TransferError::Misbehaved(_) | TransferError::ShuttingDown) => false,
             };
             if !again || tried >= tries {
-                return answer.map(|_| ());
+                return answer;
             }
             tokio::time::sleep(self.pause * 4u32.pow(tried - 1)).await;
         }
@@ -270,6 +308,57 @@ mod tests {
         outbox.cancel.cancel();
         outbox.close().await;
         assert!(lock(&outbox.peers).is_empty());
+    }
+
+    /// Answers as it is told to.
+    struct Saying(Result<Answer, TransferError>);
+
+    impl StewardNet for Saying {
+        fn me(&self) -> PeerKey {
+            PeerKey::from_bytes([0; 32])
+        }
+
+        fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn probe(&self, _: PeerKey) -> BoxFuture<'_, Result<(), TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn request(&self, _: PeerKey, _: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
+            std::future::ready(self.0.clone()).boxed()
+        }
+
+        fn holding(&self, _: PeerKey, _: WatchPass, _: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+
+        fn fetch(&self, _: PeerKey, _: Arc<Credentials>, _: u8) -> BoxFuture<'_, Result<bytes::Bytes, TransferError>> {
+            unreachable!("an outbox only asks")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_became_of_an_order_is_told_when_all_tries_are_used_up() {
+        let nobody = TransferError::Unreachable("nobody".to_owned());
+        for (said, told) in [
+            (Ok(Answer::Done), Some(Given::Taken)),
+            (Ok(Answer::Refused(Refusal::Busy)), Some(Given::Undelivered)),
+            (Ok(Answer::Refused(Refusal::Full)), Some(Given::Refused)),
+            (Ok(Answer::Refused(Refusal::Forged)), Some(Given::Refused)),
+            (Err(nobody), Some(Given::Undelivered)),
+            (Err(TransferError::TimedOut), Some(Given::Undelivered)),
+            (Err(TransferError::ShuttingDown), None),
+        ] {
+            let net = Arc::new(Saying(said.clone()));
+            let outbox = Outbox::new(net, LANES, Duration::from_micros(10), CancellationToken::new());
+            // What it carries does not matter here.
+            let say = Say::Compare { group: GroupId::from_bytes([9; 32]), generation: 1, digest: [0; 32] };
+            let given = outbox.give(PeerKey::from_bytes([3; 32]), Request::Say(Box::new(say)));
+            assert_eq!(given.await.ok(), told, "{said:?}");
+            outbox.close().await;
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use cairn_core::{
     assess::GroupState,
+    budget,
     liveness::Presence,
-    steward::{Failure, GroupReport, Happening, PlannedRepair, What},
+    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, What},
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
@@ -36,10 +37,23 @@ pub struct GroupStatus {
     pub not_audited: Vec<u8>,
     /// Holders that did not show shards to this steward's auditors, and how many: they count as gone here.
     pub not_shown: Vec<String>,
+    /// Slots that should be repaired and for which nothing can be ordered now, and what would help.
+    pub stuck: Vec<StuckStatus>,
     /// What was ordered and is not done.
     pub under_way: Vec<String>,
     /// What happened last, newest first.
     pub last: Vec<String>,
+}
+
+/// A slot for which nothing can be ordered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StuckStatus {
+    /// Which.
+    pub slot: u8,
+    /// Whether it lacks somebody who may take it; else whoever has what it takes is away.
+    pub nobody: bool,
+    /// The same, and what would help, in words.
+    pub text: String,
 }
 
 /// One thing that would be ordered.
@@ -47,7 +61,7 @@ pub struct GroupStatus {
 pub struct PlannedRepairStatus {
     /// The group's short id.
     pub group: String,
-    /// `copy` or `rebuild` of shards; `replace`, `retire` or `enlist` of a steward.
+    /// `copy` or `rebuild` of shards; `replace`, `retire` or `enlist` of a steward; `none` for a slot that nothing can be ordered for.
     pub action: String,
     /// The slot, when it is about shards.
     pub slot: Option<u8>,
@@ -76,7 +90,7 @@ pub(super) struct Weather {
     pub(super) mass_failure: bool,
 }
 
-pub(super) fn group_status(report: &GroupReport) -> GroupStatus {
+pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus {
     let assessment = &report.assessment;
     GroupStatus {
         group: report.group.short(),
@@ -100,6 +114,7 @@ pub(super) fn group_status(report: &GroupReport) -> GroupStatus {
             .iter()
             .map(|(slot, peer, shards)| format!("{} of slot {}: {shards} shards", peer.short(), slot.as_u8()))
             .collect(),
+        stuck: stuck.iter().map(stuck_status).collect(),
         under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
         last: report
             .log
@@ -133,6 +148,48 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
         priority: priority(plan.class).to_owned(),
         survival: plan.survival,
         waits_for: waits_for(report, plan, weather),
+    }
+}
+
+fn stuck_status(stuck: &Stuck) -> StuckStatus {
+    StuckStatus {
+        slot: stuck.slot.as_u8(),
+        nobody: matches!(stuck.why, StuckWhy::Nobody { .. }),
+        text: why_stuck(stuck),
+    }
+}
+
+fn why_stuck(stuck: &Stuck) -> String {
+    let slot = stuck.slot.as_u8();
+    match stuck.why {
+        StuckWhy::Nobody { unfit, colours } => {
+            let known = match unfit {
+                0 => format!("no other peer of colour {slot} is known"),
+                1 => format!("the one other peer of colour {slot} is away, full, too new or not relied on"),
+                more => format!("all {more} other peers of colour {slot} are away, full, too new or not relied on"),
+            };
+            let more = stuck.why.likely_with().unwrap_or(0);
+            format!(
+                "{known}; one new domain of {colours} has it, {more} more have it with 95 %; or a lost holder returns"
+            )
+        }
+        StuckWhy::Sources => "who has what it takes is away".to_owned(),
+    }
+}
+
+/// A slot that is wanted, and for which nothing can be done.
+pub(super) fn not_planned(report: &GroupReport, stuck: &Stuck) -> PlannedRepairStatus {
+    PlannedRepairStatus {
+        group: report.group.short(),
+        action: "none".to_owned(),
+        slot: Some(stuck.slot.as_u8()),
+        from: Vec::new(),
+        to: None,
+        shards: 0,
+        bytes: ByteSize(0),
+        priority: priority(budget::priority(&report.assessment, report.group).class).to_owned(),
+        survival: report.assessment.survival,
+        waits_for: Some(why_stuck(stuck)),
     }
 }
 

@@ -13,11 +13,13 @@ use cairn_core::{
     part::Credentials,
     peer_view::PeerView,
     steward::{
-        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward,
+        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck,
         wire::{Answer, Duty, Notice, Refusal, Request},
     },
 };
-use cairn_proto::{Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp};
+use cairn_proto::{
+    Grant, GroupId, GroupRecord, GroupTicket, Ordinals, PeerKey, Rights, Slot, Timestamp, order::OrderId,
+};
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 
@@ -41,18 +43,22 @@ pub(super) enum Input {
     Survey { ask: usize, duties: usize },
     /// An auditor that was drawn would not do it.
     Declined { auditor: PeerKey, holding: Holding },
+    /// An order of ours could not be brought to its new holder, or that said no.
+    Undelivered { group: GroupId, order: OrderId, said_no: bool },
     /// Who is proved to have lied: all of them.
     Convicted(BTreeSet<PeerKey>),
     /// Write down what is believed of peers.
     Save,
     /// How the groups stand.
     Report(oneshot::Sender<Vec<GroupReport>>),
+    /// The same, with what cannot be repaired now.
+    Stand(oneshot::Sender<Vec<(GroupReport, Vec<Stuck>)>>),
     /// What would be ordered.
     Plan(oneshot::Sender<Plans>),
 }
 
 /// What goes on around us, and each group with what would be ordered for it.
-pub(super) type Plans = (Weather, Vec<(GroupReport, Vec<PlannedRepair>)>);
+pub(super) type Plans = (Weather, Vec<(GroupReport, Vec<PlannedRepair>, Vec<Stuck>)>);
 
 /// An order for a new holder, with all that it takes.
 pub(super) struct Give {
@@ -154,6 +160,9 @@ impl Keeper {
                 Input::Declined { auditor, holding: (group, slot, holder) } => {
                     self.steward.audit_declined(&auditor, &group, slot, &holder, now);
                 }
+                Input::Undelivered { group, order, said_no } => {
+                    self.steward.undelivered(group, order, said_no, now, peers);
+                }
                 Input::Survey { ask, duties } => {
                     out.watched = Some(self.watched(now));
                     out.ask = self.whom_to_ask(ask, now);
@@ -165,12 +174,20 @@ impl Keeper {
                     self.save_beliefs();
                     self.steward.set_upstream((self.upstream)(), now);
                 }
+                Input::Stand(to) => {
+                    let stuck = |report: GroupReport| {
+                        let stuck = self.steward.stuck(&report.group, now, peers);
+                        (report, stuck)
+                    };
+                    drop(to.send(self.reports(now).into_iter().map(stuck).collect()));
+                }
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
                 Input::Plan(to) => {
                     let with_plan = |report: GroupReport| {
                         let plan = self.steward.dry_run(&report.group, now, peers);
-                        (report, plan)
+                        let stuck = self.steward.stuck(&report.group, now, peers);
+                        (report, plan, stuck)
                     };
                     let watch = self.steward.watch();
                     let cut_off = watch.outage(now) != Outage::None;

@@ -16,7 +16,7 @@ use cairn_core::{
         wire::{Answer, Duty, Request},
     },
 };
-use cairn_proto::{Domain, Ordinals, PeerKey, SlotSheet, Timestamp};
+use cairn_proto::{Domain, GroupId, Ordinals, PeerKey, SlotSheet, Timestamp, order::OrderId};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    outbox::Outbox,
+    outbox::{Given, Outbox},
     ports::{StewardNet, WatchPass},
     probes::{Holding, Inventory, Probes},
     round::{Input, Keeper, Outcome, Watched},
@@ -49,6 +49,8 @@ const LOST_AT_ONCE: usize = 8;
 enum Answered {
     Probe(PeerKey, bool),
     Holding(Holding, Option<Ordinals>),
+    /// What became of an order that was to be brought to its new holder.
+    Given(GroupId, OrderId, Option<Given>),
     /// Whether an auditor took a duty.
     Duty(PeerKey, Holding, bool),
 }
@@ -185,6 +187,10 @@ impl Driver {
                     batch.push(Input::Reported { holder, group, slot, has });
                 }
             }
+            Some(Answered::Given(group, order, Some(given @ (Given::Undelivered | Given::Refused)))) => {
+                batch.push(Input::Undelivered { group, order, said_no: given == Given::Refused });
+            }
+            Some(Answered::Given(..)) => {}
             Some(Answered::Duty(auditor, holding, took)) => {
                 state.duties.answered(&holding);
                 if !took {
@@ -265,7 +271,12 @@ impl Driver {
         }
         for give in outcome.give {
             let (credentials, sheet, previous) = (give.credentials, give.sheet, give.previous);
-            self.outbox.send(give.to, Request::Give { credentials, sheet, previous });
+            let order = &credentials.certificate.order;
+            let (group, name) = (order.group, order.id());
+            let given = self.outbox.give(give.to, Request::Give { credentials, sheet, previous });
+            // As many as the outbox has room for.
+            let Ok(order) = name else { continue };
+            state.asking.spawn(async move { Answered::Given(group, order, given.await.ok()) });
         }
         self.cut_off.store(outcome.cut_off, Ordering::Relaxed);
         for (auditor, duty) in outcome.duties {

@@ -127,7 +127,7 @@ pub(super) async fn audit(
         done: AtomicU64::new(0),
     };
     let (mut all, mut shares, mut proofs) = (Tally::default(), Vec::new(), 0u64);
-    let holders = beats.by_holder.len();
+    let (holders, asked_shards) = (beats.by_holder.len(), beats.asked_shards());
     let mut answering = 0u64;
     let asking = beats.by_holder.into_iter().map(|(holder, beat)| auditor.ask(holder, beat)).collect::<Vec<_>>();
     let mut asking = futures::stream::iter(asking).buffer_unordered(HOLDERS);
@@ -166,6 +166,7 @@ pub(super) async fn audit(
         "holders": holders,
         "holders_answering": answering,
         "shards": beats.shards,
+        "asked_shards": asked_shards,
         "shards_without_holder": beats.without_holder,
         "right": all.right,
         "missing": all.missing,

@@ -83,19 +83,23 @@ struct Fate {
     what: &'static str,
 }
 
+fn many(shards: u16) -> String {
+    if shards == 1 { "1 shard".to_owned() } else { format!("{shards} shards") }
+}
+
 impl Fate {
     fn text(&self) -> String {
-        let Self { slot, to, shards, .. } = self;
-        let to = to.short();
+        let Self { slot, to, .. } = self;
+        let (to, shards) = (to.short(), many(self.shards));
         let (way, how) = match self.rebuild {
             Some(true) => ("a rebuild", "rebuilt at"),
             Some(false) => ("a copy", "copied to"),
             None => ("a copy", "given to"),
         };
         match self.what {
-            "repaired" => format!("slot {slot}: {shards} shards {how} {to}"),
-            "failed" => format!("slot {slot}: {way} of {shards} shards to {to} came to nothing"),
-            _ => format!("slot {slot}: {way} of {shards} shards to {to} was ordered"),
+            "repaired" => format!("slot {slot}: {shards} {how} {to}"),
+            "failed" => format!("slot {slot}: {way} of {shards} to {to} came to nothing"),
+            _ => format!("slot {slot}: {way} of {shards} to {to} was ordered"),
         }
     }
 }
@@ -141,11 +145,11 @@ fn happenings(group: u32, log: &[Happening]) -> Vec<Value> {
                 other(at, "stewards", None, *new, text);
             }
             What::Lacks { slot, holder, shards, .. } => {
-                let text = format!("slot {slot}: {} lacks {shards} shards", holder.short());
+                let text = format!("slot {slot}: {} lacks {}", holder.short(), many(*shards));
                 other(at, "lacks", Some(*slot), Some(*holder), text);
             }
             What::NotShown { slot, holder, shards, .. } => {
-                let text = format!("slot {slot}: {} does not show {shards} shards to an auditor", holder.short());
+                let text = format!("slot {slot}: {} does not show {} to an auditor", holder.short(), many(*shards));
                 other(at, "not_shown", Some(*slot), Some(*holder), text);
             }
             What::NoPeer { slot, .. } => {
@@ -229,6 +233,26 @@ mod tests {
         let (left, short) = (BTreeSet::from([1, 2, 4, 5]), BTreeSet::from([2, 5]));
         let turn = in_turn(&rows, &left, &short);
         assert_eq!(turn.map(|row| row.number).collect::<Vec<_>>(), [2, 5, 1, 4]);
+    }
+
+    #[test]
+    fn one_shard_is_one_shard() {
+        let who = peer(1).short();
+        let one = |what| What::Repaired { order: [what; 32], slot: 3, holder: peer(1), shards: 1 };
+        let log = [
+            at(1, What::Ordered { order: [1; 32], slot: 3, to: peer(1), rebuild: true, shards: 1 }),
+            at(2, one(1)),
+            at(3, What::Lacks { slot: 3, holder: peer(1), shards: 1 }),
+            at(4, What::NotShown { slot: 3, holder: peer(1), shards: 1 }),
+            at(5, What::NotShown { slot: 3, holder: peer(1), shards: 2 }),
+        ];
+        let said = [
+            format!("slot 3: 1 shard rebuilt at {who}"),
+            format!("slot 3: {who} lacks 1 shard"),
+            format!("slot 3: {who} does not show 1 shard to an auditor"),
+            format!("slot 3: {who} does not show 2 shards to an auditor"),
+        ];
+        assert_eq!(texts(&log), said);
     }
 
     #[test]

@@ -15,7 +15,16 @@ fn slot(at: u8) -> Slot {
 
 fn order_of(committee: &Committee, action: Action) -> Order {
     let (group, committee) = (ticket().id(), *committee.id());
-    Order { group, generation: 3, committee, nonce: [4; 16], issued: NOW, expires: NOW.plus_ms(60_000), action }
+    Order {
+        group,
+        generation: 3,
+        committee,
+        nonce: [4; 16],
+        issued: NOW,
+        expires: NOW.plus_ms(60_000),
+        urgent: false,
+        action,
+    }
 }
 
 fn order(action: Action) -> Order {
@@ -108,6 +117,26 @@ fn nobody_has_two_parts_in_an_order() {
     bad(Action::Replace { old: peer(1), new: peer(1) });
     let long = Order { expires: NOW.plus_ms(ORDER_MS_MAX + 1), ..copy() };
     assert!(long.encode().is_err());
+}
+
+#[test]
+fn how_urgent_an_order_is_only_its_signers_say() {
+    let committee = Committee::of(&mandate(7));
+    for calm in [copy(), rebuild()] {
+        let urgent = Order { urgent: true, ..calm.clone() };
+        let bytes = urgent.encode().expect("valid");
+        assert_eq!(Order::decode(&bytes), Ok(urgent.clone()));
+        assert!(!Order::decode(&calm.encode().expect("valid")).expect("valid").urgent, "as it always was");
+        assert_eq!(certificate(&urgent, 0..5).check(&committee), Ok(()));
+        let mut raised = certificate(&calm, 0..7);
+        raised.order.urgent = true;
+        assert!(raised.check(&committee).is_err(), "nobody signed that");
+        let mut lowered = certificate(&urgent, 0..7);
+        lowered.order.urgent = false;
+        assert!(lowered.check(&committee).is_err());
+    }
+    let replaced = order(Action::Replace { old: key_of(&steward(0)), new: peer(7) });
+    assert!(Order { urgent: true, ..replaced }.encode().is_err(), "no shard moves");
 }
 
 /// Has it changed by those signers, with an order of its own.

@@ -82,6 +82,7 @@ impl World<'_> {
             nonce: u128::from(self.dice.below(u32::MAX)).to_le_bytes(),
             issued: self.now,
             expires: self.now.plus_ms(6 * HOUR),
+            urgent: false,
             action,
         };
         let member = &mut self.members[at];

@@ -34,6 +34,15 @@ impl Rate {
         self.bytes_per_s
     }
 
+    /// Most bytes at once of this class; the rest stays for what is more urgent.
+    pub(crate) const fn open_to(self, class: Priority) -> u64 {
+        match class {
+            Priority::Critical => self.burst,
+            Priority::High | Priority::Normal => self.burst - self.burst / 4,
+            Priority::Low => self.burst - self.burst / 2,
+        }
+    }
+
     /// Most bytes at once.
     #[must_use]
     pub const fn burst(self) -> u64 {
@@ -56,6 +65,10 @@ impl Bucket {
         Self { rate, level: rate.burst * 1000, at: now }
     }
 
+    pub(crate) const fn rate(&self) -> Rate {
+        self.rate
+    }
+
     fn level(&self, now: Timestamp) -> u64 {
         let gathered = now.ms_since(self.at).saturating_mul(self.rate.bytes_per_s);
         self.level.saturating_add(gathered).min(self.rate.burst * 1000)
@@ -74,12 +87,7 @@ impl Bucket {
 
     /// How long until so many bytes can be taken and what must stay is left; `None` when that is so.
     pub(crate) fn wait(&self, now: Timestamp, class: Priority, bytes: u64) -> Option<WaitMs> {
-        let stays = match class {
-            Priority::Critical => 0,
-            Priority::High | Priority::Normal => self.rate.burst / 4,
-            Priority::Low => self.rate.burst / 2,
-        };
-        let needed = bytes.saturating_add(stays);
+        let needed = bytes.saturating_add(self.rate.burst - self.rate.open_to(class));
         if needed > self.rate.burst {
             return Some(WaitMs::NEVER);
         }

@@ -224,6 +224,32 @@ fn within_share(log: &Log, rate: Rate) -> Result<(), TestCaseError> {
 }
 
 proptest! {
+    /// Whatever the line, what is said to be the most at once is let through sooner or later, and has room for two shards.
+    #[test]
+    fn nothing_that_is_asked_for_in_parts_waits_for_ever(
+        upstream in prop_oneof![0u64..1 << 20, 0u64..1 << 40],
+        class in 0usize..4,
+        used in prop::collection::vec((0u64..9 * MIB, 0u64..100_000), 0..20),
+    ) {
+        let class = Priority::ALL[class];
+        let mut budget = Budget::new(Limits::default(), upstream, START);
+        let most = budget.most_at_once(class);
+        prop_assert!(most >= 2 * SHARD_SIZE as u64);
+        let mut ms = 0;
+        for (bytes, after) in used {
+            ms += after;
+            let _ = take(&mut budget, ms, Priority::Critical, &[peer(1)], bytes);
+        }
+        match take(&mut budget, ms, class, &[peer(1)], most) {
+            Ok(()) => {}
+            Err(wait) => {
+                prop_assert!(wait < WaitMs::NEVER);
+                prop_assert_eq!(take(&mut budget, ms + wait.0, class, &[peer(1)], most), Ok(()));
+            }
+        }
+        prop_assert_eq!(take(&mut budget, ms, class, &[peer(1)], 1 << 50), Err(WaitMs::NEVER), "more than ever");
+    }
+
     /// Against the definition, in every window between any two calls, of every bucket.
     #[test]
     fn no_window_gets_more_than_its_share(calls in calls()) {

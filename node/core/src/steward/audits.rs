@@ -76,6 +76,7 @@ impl Steward {
                 ordinals: asked,
                 auditors: shared,
                 until,
+                words: watched.words_of(what.slot, &what.holder, &asked),
             };
             duties.push((auditor, duty));
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use cairn_proto::{
-    Action, Domain, Ordinals, PeerKey, Slot, Timestamp,
+    Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp,
     mandate::{STEWARDS_MAX, is_real},
     wire::Priority,
 };
@@ -21,8 +21,8 @@ use crate::{
     placement::{self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy},
 };
 
-/// Stripes of one order at most: 8 MiB to and from each party, which every bucket of a [`Budget`] has room for at 5 Mbit/s upstream and
-/// more, and little enough that a large repair is paced by them and not lost as a whole when it fails. The rest follows with further
+/// Stripes of one order at most: 8 MiB to and from each party, or what the buckets of a [`Budget`] have room for where that is less
+/// ([`in_parts`]), and little enough that a large repair is paced by them and not lost as a whole when it fails. The rest follows with further
 /// orders, to the same holder.
 pub(super) const BATCH: usize = 8;
 
@@ -383,6 +383,7 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
             Wanted::Later(_) => continue,
         };
         let is_slot = planned.action.slot().is_some();
+        let planned = in_parts(group, planned, budget);
         let room = !is_slot || group.busy() + orders.len() < at_once;
         if !room || !group.affords(&me, planned.bytes) {
             continue;
@@ -397,6 +398,16 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
         orders.push(planned);
     }
     orders
+}
+
+/// As much of it as the budgets ever let through at once: on a slow line the rest follows with further orders, to the same holder.
+fn in_parts(group: &Watched, mut planned: PlannedRepair, budget: &Budget) -> PlannedRepair {
+    let stripes = (budget.most_at_once(planned.class) / SHARD_SIZE as u64).max(1) as usize;
+    if let Action::Copy { ordinals, .. } | Action::Rebuild { ordinals, .. } = &mut planned.action {
+        *ordinals = ordinals.first(stripes);
+    }
+    planned.bytes = group.cost(&planned.action);
+    planned
 }
 
 /// Whose lines a repair uses.

@@ -12,7 +12,7 @@ use super::{
     message::{PAST_MAX, Past},
     plan,
     vote::{self, Objection},
-    watched::{ENTRIES_MAX, Word},
+    watched::{ENTRIES_MAX, Silence, Word},
 };
 use crate::{liveness::Outage, peer_view::PeerView};
 
@@ -34,8 +34,9 @@ impl Steward {
             Say::Certified { certificate } => drop(self.on_certified(from, certificate, now)),
             Say::Taken { certificate, sealed } => drop(self.on_taken(&certificate, sealed, now)),
             Say::Failed { group, order, failure } => {
-                let rhythm = self.rhythm;
-                if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, now, &rhythm)) {
+                let (rhythm, late_ms) = (self.rhythm, self.watch.timers().late_ms);
+                let silence = Silence { peers, late_ms, rhythm: &rhythm, now };
+                if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, &silence, now)) {
                     self.effects.push(Effect::Persist(group));
                 }
             }

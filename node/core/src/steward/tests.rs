@@ -11,6 +11,7 @@ use rand_core::SeedableRng as _;
 mod audits;
 mod condemned;
 mod forks;
+mod given_up;
 mod hiccups;
 mod hostile;
 mod notice;
@@ -152,6 +153,7 @@ impl Village {
             nonce: [nonce; 16],
             issued: self.now,
             expires: self.now.plus_ms(HOUR),
+            urgent: false,
             action,
         }
     }

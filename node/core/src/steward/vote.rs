@@ -30,6 +30,8 @@ pub(super) enum Objection {
     Busy,
     /// We see no need of it.
     NoNeed,
+    /// It says that it is urgent, and we see no emergency.
+    NotUrgent,
     /// It names somebody who may not, or does not have what it says.
     WrongPeer,
     /// More than the mandate's month has left.
@@ -74,6 +76,9 @@ pub(super) fn check(
     let Some(mine) = mine else { return Err(Objection::NoNeed) };
     if scene.critical_only && order.action.slot().is_some() && mine.class != Priority::Critical {
         return Err(Objection::Calm);
+    }
+    if order.urgent && mine.class != Priority::Critical {
+        return Err(Objection::NotUrgent);
     }
     if !names_check_out(group, &order.action, scene) {
         return Err(Objection::WrongPeer);

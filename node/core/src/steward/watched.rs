@@ -27,7 +27,7 @@ mod orders;
 pub(super) mod state;
 mod turns;
 
-pub(super) use self::orders::Word;
+pub(super) use self::orders::{Silence, Word};
 pub use self::{audits::AuditReport, inventory::GroupReport};
 use self::{
     audits::{Audited, Distrust},

@@ -8,10 +8,10 @@ use std::{
 use cairn_core::{
     audit::schedule::{Due, Pace, Schedule, Silence, Target},
     reputation::Observed,
-    steward::wire::{Duty, Findings, Refusal},
+    steward::wire::{Duty, Findings, Refusal, care::WORDS_MAX},
 };
 use cairn_proto::{
-    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Timestamp, audit::Evidence,
+    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Taken, Timestamp, audit::Evidence,
 };
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
@@ -105,9 +105,10 @@ struct Watching {
     generation: u64,
     rows: Arc<[(u8, ShardRoot)]>,
     by: BTreeMap<PeerKey, By>,
-    /// It showed a shard of this slot: it does hold it. Anybody may make up a group and name it as a holder, and it would honestly say
-    /// that it has nothing: that is held against nobody (TRUST-1).
-    proven: bool,
+    /// What it is sure to have had: what it showed us, and what it signed that it took. Anybody may make up a group and name it as a holder,
+    /// and an owner may list what it never brought: it would honestly say that it has not got it, and that is held against nobody
+    /// (TRUST-1).
+    had: Ordinals,
     /// When a loss was last held against it.
     blamed: Option<Timestamp>,
 }
@@ -231,12 +232,13 @@ impl Book {
             generation: sheet.generation,
             rows: of_sheet(),
             by: BTreeMap::new(),
-            proven: false,
+            had: Ordinals::default(),
             blamed: None,
         });
         if watching.generation < sheet.generation {
             (watching.generation, watching.rows) = (sheet.generation, of_sheet());
         }
+        watching.had = watching.had.or(&taken(duty, &holding));
         let next = now.plus_ms(self.spans.report_ms);
         let by = watching.by.entry(from).or_insert_with(|| By {
             domain,
@@ -375,10 +377,12 @@ impl Book {
             now,
         );
         let Some(watching) = self.holdings.get_mut(&(target.group, target.slot, *holder)) else { return told };
-        watching.proven |= good;
-        // One a round: whoever owns a group may list shards in its sheet that the holder never got.
+        if good {
+            watching.had.insert(target.ordinal);
+        }
+        // One a round: whoever owns a group may have had it delete what its sheet still lists.
         let fresh = watching.blamed.is_none_or(|at| at > now || now.ms_since(at) >= self.spans.round_ms);
-        if let Some(blame) = blame.filter(|_| watching.proven && fresh) {
+        if let Some(blame) = blame.filter(|_| watching.had.contains(target.ordinal) && fresh) {
             watching.blamed = Some(now);
             told.saw.push(blame);
         }
@@ -463,6 +467,13 @@ impl Book {
             missing: sum(2),
         }
     }
+}
+
+/// What the duty's holder signed that it took of this slot; whatever else it brings says nothing.
+fn taken(duty: &Duty, (group, slot, holder): &Holding) -> Ordinals {
+    let words = duty.words.iter().take(WORDS_MAX).filter_map(|word| Taken::open(word).ok());
+    let own = words.filter(|word| word.group == *group && word.slot == *slot && word.holder == *holder);
+    own.fold(Ordinals::default(), |all, word| all.or(&word.ordinals))
 }
 
 /// How a report fared.

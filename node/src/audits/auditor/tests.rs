@@ -7,7 +7,7 @@ use cairn_core::{
     steward::wire::Request,
 };
 use cairn_proto::{
-    CodeParams, GroupTicket, Ordinals, ShardRoot, SheetRow, Slot, Timestamp, audit::Evidence, message::Roles,
+    CodeParams, GroupTicket, Ordinals, ShardRoot, SheetRow, Slot, Taken, Timestamp, audit::Evidence, message::Roles,
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use rand_chacha::ChaCha8Rng;
@@ -52,7 +52,38 @@ fn sheet(ticket: &GroupTicket, slot: u8, generation: u64) -> SlotSheet {
 fn duty(ticket: GroupTicket, sheet: &SlotSheet) -> Duty {
     let sheet = sheet.seal(&authority()).expect("valid");
     let ordinals = (0..4).collect();
-    Duty { ticket, sheet, holder: peer(2), ordinals, auditors: 7, until: NOW.plus_ms(48 * HOUR) }
+    Duty { ticket, sheet, holder: peer(2), ordinals, auditors: 7, until: NOW.plus_ms(48 * HOUR), words: Vec::new() }
+}
+
+fn holder_key() -> SigningKey {
+    SigningKey::from_bytes(&[42; 32])
+}
+
+fn key_of(key: &SigningKey) -> PeerKey {
+    PeerKey::from_bytes(key.verifying_key().to_bytes())
+}
+
+/// What the owner of this key signed that it took of slot 2 of a group.
+fn word(key: &SigningKey, salt: u16, ordinals: &[u8]) -> Vec<u8> {
+    let taken = Taken {
+        order: [1; 32],
+        group: ticket(salt).id(),
+        slot: Slot::new(2).expect("valid"),
+        ordinals: ordinals.iter().copied().collect(),
+        previous: [0; 32],
+        at: NOW,
+        holder: key_of(key),
+    };
+    taken.seal(key)
+}
+
+fn book_with_words(words: &[Vec<u8>]) -> Book {
+    let mut book = Book::new(peer(1), SPANS, Limits::default());
+    let (ticket, holder) = (ticket(0), key_of(&holder_key()));
+    let sheet = sheet(&ticket, 2, 1);
+    let duty = Duty { holder, words: words.to_vec(), ..duty(ticket, &sheet) };
+    book.take(peer(3), domain(3), &duty, &sheet, NOW).expect("taken");
+    book
 }
 
 /// Asks for what is due until `end`, with what comes of each.
@@ -114,12 +145,34 @@ fn what_a_holder_never_had_is_not_held_against_it() {
     assert_eq!(saw, [], "who knows whether it ever had anything of this group");
     let told = book.reports(NOW.plus_ms(24 * HOUR), 9);
     assert_eq!(findings(told[0].0, &told[0].2).missing.len(), 4, "but stewards that gave it something are told");
-    // Once it showed something, losses count, once a round: an owner may list what it never brought.
-    let mut book = book_with_a_duty();
+    // Though it shows what it has: an owner may list beside that what it never brought.
     let honest = |due: &Due| if due.target.ordinal == 0 { Seen::Good } else { Seen::NotHere };
-    let saw = run(&mut book, NOW.plus_ms(47 * HOUR), honest);
-    let blamed = saw.iter().filter(|seen| **seen == Observed::NotHere).count();
-    assert!((1..=2).contains(&blamed) && saw.contains(&Observed::Good), "{saw:?}");
+    let blamed = |book: &mut Book| {
+        let saw = run(book, NOW.plus_ms(47 * HOUR), honest);
+        assert!(saw.contains(&Observed::Good));
+        saw.iter().filter(|seen| **seen == Observed::NotHere).count()
+    };
+    assert_eq!(blamed(&mut book_with_a_duty()), 0);
+    // What it signed that it took it did have; a loss of that counts, once a round.
+    let mut book = book_with_words(&[word(&holder_key(), 0, &[1, 3])]);
+    assert!((1..=2).contains(&blamed(&mut book)));
+    // Another's word, one of another group or slot, and one that nobody signed say nothing.
+    let mut forged = word(&holder_key(), 0, &[1, 3]);
+    forged[40] ^= 1;
+    let mut other_slot = Taken::open(&word(&holder_key(), 0, &[1, 3])).expect("signed");
+    other_slot.slot = Slot::new(1).expect("valid");
+    let strange = [
+        word(&SigningKey::from_bytes(&[99; 32]), 0, &[1, 3]),
+        word(&holder_key(), 1, &[1, 3]),
+        other_slot.seal(&holder_key()),
+        forged,
+        Vec::new(),
+    ];
+    assert_eq!(blamed(&mut book_with_words(&strange)), 0);
+    // What it showed us once it had, too.
+    let mut book = book_with_a_duty();
+    run(&mut book, NOW.plus_ms(24 * HOUR), |_| Seen::Good);
+    assert!((1..=2).contains(&blamed(&mut book)));
 }
 
 #[test]
@@ -152,7 +205,7 @@ fn give(book: &mut Book, from: u16, of: u16, salt: u16) -> Result<(), Refusal> {
     let sheet = SlotSheet { rows: sheet(&ticket, 2, 1).rows[..1].to_vec(), ..sheet(&ticket, 2, 1) };
     let (ordinals, until) = ((0..4).collect(), NOW.plus_ms(1000 * HOUR));
     // What is sealed in it does not matter here: the caller opened it.
-    let duty = Duty { ticket, sheet: Vec::new(), holder: peer(2), ordinals, auditors: 1, until };
+    let duty = Duty { ticket, sheet: Vec::new(), holder: peer(2), ordinals, auditors: 1, until, words: Vec::new() };
     book.take(peer(from), domain(of), &duty, &sheet, NOW)
 }
 

@@ -76,6 +76,11 @@ pub(super) fn lines(verb: &str, summary: &Value) -> Vec<String> {
         "leave" => vec![plain(&summary["text"])],
         "health" => vec![plain(&summary["text"])],
         "repair" => vec![match f.count("planned") {
+            0 if f.count("stuck") > 0 => format!(
+                "{} watched, nothing that can be repaired now: {} above",
+                many(f.count("groups"), "group"),
+                many(f.count("stuck"), "slot")
+            ),
             0 => format!("{} watched, nothing to repair", many(f.count("groups"), "group")),
             planned => format!(
                 "{} for {} watched, {} to move; it goes on by itself",
@@ -237,12 +242,14 @@ fn check(f: &Figures<'_>) -> Vec<String> {
 
 fn audit(f: &Figures<'_>) -> Vec<String> {
     let asked = ["right", "missing", "wrong", "silent"].iter().map(|key| f.count(key)).sum::<u64>();
+    // A shard that two holders have is asked for at both.
     let mut out = vec![format!(
-        "{} asked for {} of the {} in {}, in {:.1} s: {} right",
+        "{} asked for {} of the {} in {}, {} in {:.1} s: {} right",
         many(f.count("holders"), "holder"),
-        asked,
+        f.count("asked_shards"),
         many(f.count("shards"), "shard"),
         many(f.count("stripes"), "stripe"),
+        many(asked, "question"),
         f.seconds("total_duration"),
         f.count("right")
     )];

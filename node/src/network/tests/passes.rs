@@ -113,7 +113,16 @@ impl Scene {
         let now = clock();
         let group = self.group.ticket.id();
         let committee = *Committee::of(&self.mandate()).id();
-        Order { group, generation: 1, committee, nonce: [5; 16], issued: now, expires: now.plus_ms(HOUR), action }
+        Order {
+            group,
+            generation: 1,
+            committee,
+            nonce: [5; 16],
+            issued: now,
+            expires: now.plus_ms(HOUR),
+            urgent: false,
+            action,
+        }
     }
 
     fn signed(&self, order: Order, by: &[SigningKey]) -> Certificate {

@@ -209,11 +209,17 @@ impl ShardClient {
             offset: 0,
             length: 0,
         };
+        let urgent = credentials.certificate.order.urgent;
+        let priority = match &self.courtesy {
+            Some(courtesy) => courtesy.class_of(&group, urgent),
+            None if urgent => Priority::Critical,
+            None => Priority::Low,
+        };
         let request = Request {
             to: from,
             group: Access::shown(group, FrameKind::OpenOrder, &pass),
             kind: FrameKind::Get,
-            priority: Priority::Low,
+            priority,
             head: head.encode_to_vec(),
             payload: Bytes::new(),
             answer: FrameKind::Data,

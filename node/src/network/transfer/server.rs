@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::limits::PeerPlaces;
 pub use self::limits::ServerLimits;
 use self::{
-    groups::{Groups, Wish},
+    groups::{Groups, Leave, Wish},
     limits::{Memory, PERMIT_BYTES},
     manners::Owed,
     passes::{Checks, Passed},
@@ -318,7 +318,10 @@ impl Session {
             }
             FrameKind::Get => {
                 let get = self.admit_get(head, now);
-                get.map(|(task, by_owner)| (task, manners::reading(header.priority, by_owner)))
+                get.map(|(task, leave)| {
+                    let class = self.reading(header.priority, &task, leave);
+                    (task, class)
+                })
             }
             FrameKind::Has => self.admit_has(head, now).map(|task| (task, Priority::High)),
             FrameKind::Delete => self.admit_delete(head, now).map(|task| (task, Priority::Normal)),
@@ -338,15 +341,15 @@ impl Session {
         Ok(Task::Put { group, slot, ordinal, root, lease_until: Timestamp(put.lease_until) })
     }
 
-    fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<(Task, bool), No> {
+    fn admit_get(&self, head: &[u8], now: Timestamp) -> Result<(Task, Leave), No> {
         let get: GetShard = message::decode(head, "get").map_err(|_| RefusalCode::BadRequest)?;
         let ordinal = message::ordinal(get.ordinal).map_err(|_| RefusalCode::BadRequest)?;
-        let (group, slot, by_owner) = self.allowed(&get.group, get.slot, Wish::Get(ordinal), now)?;
+        let (group, slot, leave) = self.allowed(&get.group, get.slot, Wish::Get(ordinal), now)?;
         let end = u64::from(get.offset) + u64::from(get.length);
         if get.offset as usize >= SHARD_SIZE || end > SHARD_SIZE as u64 {
             return Err(RefusalCode::BadRequest.into());
         }
-        Ok((Task::Get { group, slot, ordinal, offset: get.offset, length: get.length }, by_owner))
+        Ok((Task::Get { group, slot, ordinal, offset: get.offset, length: get.length }, leave))
     }
 
     fn admit_has(&self, head: &[u8], now: Timestamp) -> Result<Task, No> {
@@ -362,18 +365,18 @@ impl Session {
         Ok(Task::Delete { group, slot, ordinal })
     }
 
-    /// The group is open for that, and the slot is our colour (SEP-1); also whether its owner opened it.
-    fn allowed(&self, group: &[u8], slot: u32, wish: Wish, now: Timestamp) -> Result<(GroupId, Slot, bool), No> {
+    /// The group is open for that, and the slot is our colour (SEP-1); also by whose leave.
+    fn allowed(&self, group: &[u8], slot: u32, wish: Wish, now: Timestamp) -> Result<(GroupId, Slot, Leave), No> {
         if self.server.keeper.is_none() {
             return Err(RefusalCode::NotStorage.into());
         }
         let group = GroupId::from_slice(group).map_err(|_| RefusalCode::BadRequest)?;
         let slot = message::slot(slot).map_err(|_| RefusalCode::BadRequest)?;
-        let (ticket, by_owner) = self.groups.allows(&group, slot, wish, now).ok_or(RefusalCode::NotAuthorised)?;
+        let (ticket, leave) = self.groups.allows(&group, slot, wish, now).ok_or(RefusalCode::NotAuthorised)?;
         if !may_hold(ticket, &self.server.domain, slot) {
             return Err(RefusalCode::WrongColour.into());
         }
-        Ok((group, slot, by_owner))
+        Ok((group, slot, leave))
     }
 
     /// NET-2: takes memory from the peer's budget, then from everybody's, or says `Busy`.

@@ -251,6 +251,7 @@ impl Village {
             nonce: [6; 16],
             issued,
             expires: issued.plus_ms(hour),
+            urgent: false,
             action,
         };
         let vote = order.sign(&steward()).expect("valid");

@@ -485,6 +485,7 @@ impl Village {
             nonce: [nonce; 16],
             issued: now,
             expires: now.plus_ms(HOUR),
+            urgent: false,
             action,
         };
         let votes = self.stewards.iter().map(|peer| (*peer, order.sign(&self.world.keys[peer]).expect("valid")));

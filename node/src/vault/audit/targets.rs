@@ -99,6 +99,15 @@ pub(super) struct Beats {
     pub(super) without_holder: u64,
 }
 
+impl Beats {
+    /// Shards that somebody is asked for; one that two holders are asked for is one.
+    pub(super) fn asked_shards(&self) -> u64 {
+        let chosen = self.by_holder.values().flat_map(|beat| &beat.chosen);
+        let of = |target: &Target| (target.access.ticket.id(), target.slot, target.ordinal);
+        chosen.map(of).collect::<BTreeSet<_>>().len() as u64
+    }
+}
+
 /// What each holder of a slot of a group says to have; nothing when it says nothing.
 type Said = BTreeMap<(u32, u8), Vec<(PeerKey, Option<[u8; 32]>)>>;
 

@@ -48,6 +48,7 @@ fn invite(asked: Asked) -> (Invite, Frame) {
         nonce: [5; 16],
         issued: Timestamp(2_000),
         expires: Timestamp(3_000_000),
+        urgent: false,
         action: Action::Rebuild {
             slot: slot(4),
             to: peer(14),

@@ -56,6 +56,7 @@ fn order(action: Action, hour: u64) -> Order {
         nonce: [hour as u8; 16],
         issued,
         expires: issued.plus_ms(6 * HOUR),
+        urgent: false,
         action,
     }
 }

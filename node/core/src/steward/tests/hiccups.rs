@@ -77,6 +77,13 @@ fn that_nobody_is_there_for_two_slots_is_two_entries() {
         let none = log.iter().filter(|entry| matches!(entry.what, What::NoPeer { .. })).count();
         assert_eq!(none, 2, "{log:?}");
     }
+    // And what would help is said.
+    for (peer, steward) in &village.stewards {
+        let stuck = steward.stuck(&village.ticket.id(), village.now, &village.views);
+        let why = StuckWhy::Nobody { unfit: 0, colours: 6 };
+        assert_eq!(stuck, [1, 2].map(|at| Stuck { slot: slot(at), why }), "{peer:?}");
+        assert_eq!(why.likely_with(), Some(17), "five sixths to the seventeenth are below a twentieth");
+    }
     // And nobody is probed often for what nobody can do.
     let mut often = 0;
     for _ in 0..15 * 4 {

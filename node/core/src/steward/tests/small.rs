@@ -88,3 +88,26 @@ fn helpers_are_found_when_there_are_any() {
         }
     }
 }
+
+/// A steward whose own line carries a megabit a second has buckets of four MiB: it orders what fits, and the slot gets whole.
+#[test]
+fn on_a_slow_line_a_slot_is_repaired_in_smaller_parts() {
+    let mut village = Village::new(7);
+    let now = village.now;
+    village.stewards.values_mut().for_each(|steward| steward.set_upstream(125_000, now));
+    village.turns(1);
+    // No emergency, which would have the whole bucket: a departure.
+    let (leaver, at, group) = (village.holder(2), village.now.plus_ms(24 * HOUR), village.ticket.id());
+    let now = village.now;
+    village.stewards.values_mut().for_each(|steward| drop(steward.leaving(leaver, at, &[group], now)));
+    let mut parts = Vec::new();
+    for _ in 0..15 * 24 {
+        village.turn();
+        while !village.given.is_empty() {
+            let Action::Copy { ordinals, .. } = village.carry_out() else { panic!("a copy is enough") };
+            parts.push(ordinals.len());
+        }
+    }
+    assert_eq!(parts.iter().sum::<usize>(), usize::from(STRIPES), "{parts:?}");
+    assert!(parts.iter().all(|part| *part <= 4), "{parts:?}");
+}

@@ -91,7 +91,9 @@ fn a_months_bytes_are_not_one_stewards_to_use_up() {
     };
     let before = count(watched);
     assert!(watched.certified(certificate, peers[1], now));
-    assert!(watched.failed(&to, &order.id().expect("valid"), Failure::Refused, now, &Rhythm::default()));
+    let rhythm = Rhythm::default();
+    let silence = Silence { peers: &[], late_ms: 0, rhythm: &rhythm, now };
+    assert!(watched.failed(&to, &order.id().expect("valid"), Failure::Refused, &silence, now));
     assert_eq!((count(watched), watched.busy()), (before, 0));
     let report = village.stewards[&peers[0]].report(&group, now).expect("watched");
     assert!(matches!(report.log.last().expect("some").what, What::Failed { why: Some(Failure::Refused), .. }));

@@ -181,3 +181,59 @@ fn machines_that_sleep_every_night_cost_their_first_nights_only() {
     assert!(all > 0 && all <= 5 * 3 * usize::from(STRIPES), "{nights:?}");
     assert_eq!(nights[2..].iter().sum::<usize>(), 0, "{nights:?}");
 }
+
+/// How urgent it is stands in the order, under the signatures of those who see it so.
+#[test]
+fn an_emergencys_orders_say_so_and_nobody_signs_that_a_quiet_one_is() {
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    village.away.insert(village.holder(2));
+    while village.given.is_empty() {
+        village.turn();
+    }
+    let Effect::Give { credentials, .. } = &village.given[0] else { panic!("only these") };
+    assert!(credentials.certificate.order.urgent);
+
+    // One that leaves is to be copied, and no emergency.
+    let mut village = Village::new(7);
+    village.turns(1);
+    let (leaver, at, now, group) =
+        (village.holder(2), village.now.plus_ms(24 * HOUR), village.now, village.ticket.id());
+    village.stewards.values_mut().for_each(|steward| drop(steward.leaving(leaver, at, &[group], now)));
+    let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let to = village.ranked(2)[0];
+    let copy = Action::Copy { slot: slot(2), from: leaver, to, ordinals: [0].into_iter().collect() };
+    // Everybody has noted that it is wanted, and it is nobody's turn yet.
+    let mut calm = village.order(1, copy);
+    let mut voters = 0;
+    for (voter, liar) in peers.iter().zip(peers.iter().cycle().skip(1)) {
+        calm.nonce[1] += 1;
+        let raised = Order { urgent: true, ..calm.clone() };
+        assert!(!village.signs(*voter, *liar, &raised), "urgent, by whom?");
+        voters += usize::from(village.signs(*voter, *liar, &calm));
+    }
+    assert!(voters > 0, "as it is, those whose turn may be are signed for");
+}
+
+/// What a quorum does not see as an emergency is done all the same.
+#[test]
+fn an_order_that_nobody_else_finds_urgent_is_proposed_again_without_that() {
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    let group = village.ticket.id();
+    village.away.insert(village.holder(2));
+    while village.given.is_empty() {
+        village.turn();
+    }
+    let (now, rhythm) = (village.now, Rhythm::default());
+    let Effect::Give { credentials, .. } = village.given.remove(0) else { panic!("only these") };
+    let order = credentials.certificate.order.id().expect("valid");
+    for steward in village.stewards.values_mut() {
+        let watched = steward.groups.get_mut(&group).expect("watched");
+        watched.give_up(&order, now, &rhythm).expect("under way");
+        assert_eq!(watched.failures(&Subject::Slot(2)), 1);
+    }
+    while village.given.is_empty() {
+        village.turn();
+    }
+    let Effect::Give { credentials, .. } = &village.given[0] else { panic!("only these") };
+    assert!(!credentials.certificate.order.urgent);
+}

@@ -8,6 +8,7 @@ use super::{
         log::What,
         message::{Failure, Past},
         subject_of,
+        wire::care::WORDS_MAX,
     },
     ENTRIES_MAX, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     liveness::{Presence, Watch},
     part::Credentials,
+    peer_view::PeerView,
 };
 
 /// Within this of its word a holder is to have what it took: a disk that loses it so soon, twice, is not filled a third time.
@@ -45,6 +47,24 @@ impl Entry {
     pub(super) fn new(certificate: Certificate, sealed: Vec<u8>, taken: Taken) -> Self {
         let weight = certificate.encode().map_or(0, |bytes| bytes.len()) + sealed.len();
         Self { certificate, sealed, taken, weight }
+    }
+}
+
+/// How long new holders have been silent, by what the network heard: they are nobody's holders yet, and not watched.
+pub(in super::super) struct Silence<'a> {
+    pub(in super::super) peers: &'a [PeerView],
+    pub(in super::super) late_ms: u64,
+    pub(in super::super) rhythm: &'a Rhythm,
+    pub(in super::super) now: Timestamp,
+}
+
+impl Silence<'_> {
+    /// In milliseconds, since the order was given at most.
+    fn of(&self, given: &UnderWay) -> u64 {
+        let order = &given.certificate.order;
+        let view = self.peers.iter().find(|view| order.action.to() == Some(view.peer));
+        let heard = view.map_or(order.issued, |view| view.last_heard.max(order.issued));
+        self.now.ms_since(heard)
     }
 }
 
@@ -276,21 +296,84 @@ impl Watched {
         })
     }
 
-    /// A new holder's word that it came to nothing. Whether that was so.
+    /// Who proposed an order that is under way.
+    #[cfg(test)]
+    pub(in super::super) fn proposer_of(&self, order: &OrderId) -> Option<PeerKey> {
+        self.find_order(order).map(|(_, given, _)| given.by)
+    }
+
+    fn find_order(&self, order: &OrderId) -> Option<(Subject, &UnderWay, PeerKey)> {
+        let is_this = |given: &UnderWay| given.certificate.order.id().as_ref() == Ok(order);
+        let (subject, given) = self.under_way.iter().find(|(_, given)| is_this(given))?;
+        Some((*subject, given, given.certificate.order.action.to()?))
+    }
+
+    /// Orders whose new holder has been silent for so long that another should get its slot: an hour, or in an emergency until it is
+    /// late. What it fetched is a spare copy when it comes back.
+    pub(in super::super) fn deserted(
+        &self,
+        me: &PeerKey,
+        silence: &Silence<'_>,
+        watch: &Watch,
+        now: Timestamp,
+    ) -> Vec<OrderId> {
+        let timers = watch.timers();
+        let most = if self.alarm(now) { timers.late_ms } else { timers.away_ms };
+        let gone = |subject: &Subject, given: &UnderWay| {
+            silence.of(given) > most && (given.by == *me || self.is_heir(me, &given.by, subject, watch, now))
+        };
+        let gone = self.under_way.iter().filter(|(subject, given)| gone(subject, given));
+        gone.filter_map(|(_, given)| given.certificate.order.id().ok()).collect()
+    }
+
+    /// Whether an order that could not be brought to its new holder is given up by us: at once where that said no or in an emergency, else
+    /// when another steward has had the time to bring it.
+    pub(in super::super) fn is_undelivered(
+        &self,
+        me: &PeerKey,
+        order: &OrderId,
+        said_no: bool,
+        silence: &Silence<'_>,
+        watch: &Watch,
+        now: Timestamp,
+    ) -> bool {
+        self.find_order(order).is_some_and(|(subject, given, _)| {
+            let tried = given.certificate.order.issued.plus_ms(silence.rhythm.turn_ms) <= now;
+            let ours = given.by == *me || self.is_heir(me, &given.by, &subject, watch, now);
+            ours && (said_no || tried || self.alarm(now) || silence.of(given) > watch.timers().late_ms)
+        })
+    }
+
+    /// Lets go of an order whose new holder does not answer; who that was. The slot is free for another, after a pause that is longer with
+    /// each.
+    pub(in super::super) fn give_up(&mut self, order: &OrderId, now: Timestamp, rhythm: &Rhythm) -> Option<PeerKey> {
+        let (subject, _, to) = self.find_order(order)?;
+        let given = self.under_way.remove(&subject)?;
+        self.promised.remove(&subject);
+        self.came_to_nothing(subject, &given, Some(Failure::Missing(to)), now, rhythm);
+        Some(to)
+    }
+
+    /// Somebody's word that an order came to nothing: the new holder's own, or that it does not answer, by the order's proposer, or by another
+    /// steward where we miss the new holder too. Whether that was so.
     pub(in super::super) fn failed(
         &mut self,
         from: &PeerKey,
         order: &OrderId,
         why: Failure,
+        silence: &Silence<'_>,
         now: Timestamp,
-        rhythm: &Rhythm,
     ) -> bool {
-        let is_this = |given: &UnderWay| given.certificate.order.id().as_ref() == Ok(order);
-        let found = self.under_way.iter().find(|(_, given)| is_this(given)).map(|(subject, _)| *subject);
-        let Some(subject) = found else { return false };
-        if self.under_way.get(&subject).and_then(|given| given.certificate.order.action.to()) != Some(*from) {
+        let rhythm = silence.rhythm;
+        let Some((_, given, to)) = self.find_order(order) else { return false };
+        if *from != to && why == Failure::Missing(to) {
+            let steward = self.committee().stewards().contains(from) && silence.of(given) > silence.late_ms;
+            return (given.by == *from || steward) && self.give_up(order, now, rhythm).is_some();
+        }
+        if to != *from {
             return false;
         }
+        let Some(subject) = self.find_order(order).map(|(subject, ..)| subject) else { return false };
         let Some(given) = self.under_way.remove(&subject) else { return false };
         self.promised.remove(&subject);
         let action = given.certificate.order.action.clone();
@@ -350,11 +433,30 @@ impl Watched {
         due.iter().filter_map(|certificate| self.give(certificate)).collect()
     }
 
+    /// Whether we look after an order of a proposer that is not there.
+    fn is_heir(&self, me: &PeerKey, by: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> bool {
+        watch.belief(by, now).presence > Presence::Late && self.is_next(me, by, subject, watch, now)
+    }
+
     /// Whether we come first for a subject among the others that are there.
     fn is_next(&self, me: &PeerKey, by: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> bool {
         let there = |peer: &&PeerKey| **peer == *me || watch.belief(peer, now).presence <= Presence::Late;
         let others = self.committee().stewards().iter().filter(there).filter(|peer| *peer != by);
         others.min_by_key(|peer| self.standing(peer, subject)) == Some(me)
+    }
+
+    /// What a holder signed that it took of these, in as few words as they fit in: newest first, and none that says nothing new.
+    pub(in super::super) fn words_of(&self, slot: Slot, holder: &PeerKey, of: &Ordinals) -> Vec<Vec<u8>> {
+        let own = |entry: &&Entry| entry.taken.slot == slot && entry.taken.holder == *holder;
+        let mut own: Vec<&Entry> = self.entries.values().filter(own).collect();
+        own.sort_by_key(|entry| std::cmp::Reverse(entry.taken.at));
+        let mut left = *of;
+        let new = own.into_iter().filter(|entry| {
+            let says = !entry.taken.ordinals.and(&left).is_empty();
+            left = left.without(&entry.taken.ordinals);
+            says
+        });
+        new.take(WORDS_MAX).map(|entry| entry.sealed.clone()).collect()
     }
 
     /// The hash of the slot's newest entry, zero when there is none.

@@ -12,6 +12,10 @@ use cairn_proto::{
 
 /// Most groups that one notice names.
 pub const NOTICE_GROUPS_MAX: usize = 256;
+/// Most words of its holder that a duty brings: a slot of 256 stripes, eight at a time.
+pub const WORDS_MAX: usize = 32;
+/// Most bytes of one; it has 236 at most.
+const WORD_MAX: usize = 256;
 /// Most bytes of an answer to a challenge: [`super::Answer::Audit`].
 pub(super) const AUDIT_ANSWER_MAX: usize = 8 + RESPONSE_MAX;
 /// Most bytes of an answer to a notice: [`super::Answer::Kept`].
@@ -33,6 +37,9 @@ pub struct Duty {
     pub auditors: u8,
     /// Until when.
     pub until: Timestamp,
+    /// The holder's own signed words that it took some of that ([`cairn_proto::Taken`], sealed), at most [`WORDS_MAX`]: what repairs gave it.
+    /// Nobody else's word makes a missing shard count against its name.
+    pub words: Vec<Vec<u8>>,
 }
 
 /// What an auditor found since it last said so, for the steward that had it audit.
@@ -113,6 +120,11 @@ impl Duty {
         out.extend_from_slice(self.ordinals.as_bytes());
         out.push(self.auditors);
         put_number(out, self.until.0);
+        // None is what duties had that knew of no words.
+        if !self.words.is_empty() {
+            put_number(out, self.words.len() as u64);
+            self.words.iter().for_each(|word| put_bytes(out, word));
+        }
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -123,12 +135,21 @@ impl Duty {
             ordinals: Ordinals::from_bytes(r.array()?),
             auditors: r.byte()?,
             until: Timestamp(r.u64()?),
+            words: if r.is_empty() { Vec::new() } else { words(r)? },
         };
         if duty.auditors == 0 {
             return Err(DecodeError::Invalid { what: DUTY, why: "nobody shares it" });
         }
         Ok(duty)
     }
+}
+
+fn words(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let count = r.count(WORDS_MAX, 1)?;
+    if count == 0 {
+        return Err(DecodeError::Invalid { what: DUTY, why: "says twice that it brings no words" });
+    }
+    (0..count).map(|_| Ok(r.bytes(WORD_MAX)?.to_vec())).collect()
 }
 
 impl Findings {

@@ -16,12 +16,32 @@ pub(super) enum Wish {
     Delete,
 }
 
+/// Whose leave a request has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The owner's.
+    Owner,
+    /// A quorum's of the stewards.
+    Stewards {
+        /// Whether they say that it is an emergency.
+        urgent: bool,
+    },
+}
+
+#[derive(Clone, Copy)]
+struct Ordered {
+    slot: Slot,
+    ordinals: Ordinals,
+    until: Timestamp,
+    urgent: bool,
+}
+
 /// One open group. An order's opening takes nothing from a grant's, nor the other way round: a peer may have both.
 pub(super) struct Opened {
     ticket: GroupTicket,
     grant: Option<(Rights, Timestamp)>,
     /// The last order that was shown: there is one at a time for a slot.
-    order: Option<(Slot, Ordinals, Timestamp)>,
+    order: Option<Ordered>,
     watch: Option<Timestamp>,
 }
 
@@ -32,24 +52,31 @@ impl Opened {
 
     pub(super) const fn by_pass(&mut self, passed: &Passed) {
         match passed {
-            Passed::Order { slot, ordinals, until, .. } => self.order = Some((*slot, *ordinals, *until)),
+            Passed::Order { slot, ordinals, until, urgent, .. } => {
+                self.order = Some(Ordered { slot: *slot, ordinals: *ordinals, until: *until, urgent: *urgent });
+            }
             Passed::Watch { until, .. } => self.watch = Some(*until),
         }
     }
 
-    /// Whether it is, and then whether by its owner's grant.
-    fn allows(&self, slot: Slot, wish: Wish, now: Timestamp) -> Option<bool> {
+    /// Whether it is, and then by whose leave.
+    fn allows(&self, slot: Slot, wish: Wish, now: Timestamp) -> Option<Leave> {
         let right = match wish {
             Wish::Put => Rights::PUT,
             Wish::Get(_) | Wish::Has => Rights::GET,
             Wish::Delete => Rights::DELETE,
         };
         let granted = self.grant.is_some_and(|(rights, expires)| now < expires && rights.allows(right));
-        let ordered = self.order.is_some_and(|(of, ordinals, until)| {
-            now < until && of == slot && matches!(wish, Wish::Get(ordinal) if ordinals.contains(ordinal))
+        let ordered = self.order.filter(|order| {
+            let wanted = matches!(wish, Wish::Get(ordinal) if order.ordinals.contains(ordinal));
+            wanted && now < order.until && order.slot == slot
         });
         let watched = wish == Wish::Has && self.watch.is_some_and(|until| now < until);
-        (granted || ordered || watched).then_some(granted)
+        match (granted, ordered) {
+            (true, _) => Some(Leave::Owner),
+            (false, Some(order)) => Some(Leave::Stewards { urgent: order.urgent }),
+            (false, None) => watched.then_some(Leave::Stewards { urgent: false }),
+        }
     }
 }
 
@@ -75,15 +102,15 @@ impl Groups {
         self.open.entry(id).or_insert(Opened { ticket, grant: None, order: None, watch: None })
     }
 
-    /// The ticket of an open group, when it is open for that, and whether it is by its owner's grant.
+    /// The ticket of an open group, when it is open for that, and by whose leave.
     pub(super) fn allows(
         &self,
         group: &GroupId,
         slot: Slot,
         wish: Wish,
         now: Timestamp,
-    ) -> Option<(&GroupTicket, bool)> {
+    ) -> Option<(&GroupTicket, Leave)> {
         let opened = self.open.get(group)?;
-        opened.allows(slot, wish, now).map(|by_owner| (&opened.ticket, by_owner))
+        opened.allows(slot, wish, now).map(|leave| (&opened.ticket, leave))
     }
 }

@@ -12,7 +12,7 @@ use cairn_proto::wire::{Priority, RefusalCode};
 use futures::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::{Admitted, Answer, Memory, No, ServerLimits, Session, Task};
+use super::{Admitted, Answer, Leave, Memory, No, ServerLimits, Session, Task};
 use crate::{
     courtesy::Courtesy,
     network::transfer::frame::{self, FrameError, Progress},
@@ -23,12 +23,12 @@ use crate::{
 const TURN: Duration = Duration::from_secs(8);
 
 /// How urgent a read is. A request may say that it is less so, not more: an owner's is a restore at most. What a quorum ordered is
-/// background work unless the new holder says that its group is near its end: so much it was given only.
-pub(super) fn reading(said: Priority, by_owner: bool) -> Priority {
-    match (by_owner, said) {
-        (true, said) => said.max(Priority::High),
-        (false, Priority::Critical) => Priority::Critical,
-        (false, _) => Priority::Low,
+/// background work unless they signed that the group is near its end, and `first` lets it go first.
+fn reading(said: Priority, leave: Leave, first: impl FnOnce() -> Priority) -> Priority {
+    match (leave, said) {
+        (Leave::Owner, said) => said.max(Priority::High),
+        (Leave::Stewards { urgent: true }, Priority::Critical) => first(),
+        (Leave::Stewards { .. }, _) => Priority::Low,
     }
 }
 
@@ -53,6 +53,14 @@ impl Drop for Owed {
 }
 
 impl Session {
+    /// How urgent a read is to us.
+    pub(super) fn reading(&self, said: Priority, task: &Task, leave: Leave) -> Priority {
+        reading(said, leave, || match (&self.server.courtesy, task) {
+            (Some(courtesy), Task::Get { group, .. }) => courtesy.class_of(group, true),
+            _ => Priority::Critical,
+        })
+    }
+
     /// Has a request begin, with the memory that it takes; or says when it should come again.
     pub(super) async fn accept(&self, task: Task, class: Priority) -> Result<(Admitted, Option<Memory>), No> {
         let busy = |again_ms| No(RefusalCode::Busy, again_ms);
@@ -155,10 +163,14 @@ mod tests {
 
     #[test]
     fn nobody_says_that_he_is_more_urgent_than_he_is() {
-        let by_owner = Priority::ALL.map(|said| reading(said, true));
+        let by = |leave, first| Priority::ALL.map(|said| reading(said, leave, || first));
+        let (urgent, calm) = (Leave::Stewards { urgent: true }, Leave::Stewards { urgent: false });
+        let by_owner = by(Leave::Owner, Priority::Critical);
         assert_eq!(by_owner, [Priority::High, Priority::High, Priority::Normal, Priority::Low]);
-        let by_order = Priority::ALL.map(|said| reading(said, false));
+        let by_order = by(urgent, Priority::Critical);
         assert_eq!(by_order, [Priority::Critical, Priority::Low, Priority::Low, Priority::Low]);
+        assert_eq!(by(calm, Priority::Critical), [Priority::Low; 4], "no quorum signed that it is urgent");
+        assert_eq!(by(urgent, Priority::Low), [Priority::Low; 4], "it had what may go first");
     }
 
     /// One who does not read has had the few bytes that a stream takes, and no place before others.

@@ -19,7 +19,7 @@ use crate::{holdings::Watchers, network::command::Command, signatures};
 #[derive(Clone, Debug)]
 pub(super) enum Passed {
     /// These shards, to be read.
-    Order { ticket: GroupTicket, slot: Slot, ordinals: Ordinals, until: Timestamp },
+    Order { ticket: GroupTicket, slot: Slot, ordinals: Ordinals, until: Timestamp, urgent: bool },
     /// The list of what is there; and who asks for such lists of this group.
     Watch { ticket: GroupTicket, until: Timestamp, watchers: Box<Watchers> },
 }
@@ -105,7 +105,8 @@ fn order(
     let (slot, ordinals) = may_serve(credentials, me, (bearer, domain), now).map_err(|unfit| refusal(&unfit))?;
     // It was opened a moment ago, and its ticket is what names the group.
     let ticket = cairn_proto::Mandate::open(&credentials.mandate).map_err(|_| RefusalCode::NotAuthorised)?.ticket;
-    Ok(Passed::Order { ticket, slot, ordinals, until: credentials.certificate.order.expires })
+    let order = &credentials.certificate.order;
+    Ok(Passed::Order { ticket, slot, ordinals, until: order.expires, urgent: order.urgent })
 }
 
 fn watch(pass: &Pass, bearer: &PeerKey, now: Timestamp) -> Result<Passed, RefusalCode> {

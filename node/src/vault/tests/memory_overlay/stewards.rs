@@ -106,6 +106,7 @@ impl MemoryOverlay {
             nonce: [77; 16],
             issued,
             expires: issued.plus_ms(3_600_000),
+            urgent: false,
             action: Action::Replace { old: *old, new: *new },
         };
         let signers = mandate.stewards.iter().filter(|peer| *peer != old);
@@ -172,6 +173,7 @@ impl MemoryOverlay {
             nonce: [slot.as_u8(); 16],
             issued,
             expires: issued.plus_ms(3_600_000),
+            urgent: false,
             action: Action::Copy { slot, from: *from, to: *to, ordinals },
         };
         let strangers = world.peers.keys().filter(|peer| !mandate.stewards.contains(peer));

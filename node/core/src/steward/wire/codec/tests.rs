@@ -108,6 +108,7 @@ fn an_order() -> impl Strategy<Value = Order> {
         nonce,
         issued: Timestamp(issued),
         expires: Timestamp(issued + length),
+        urgent: false,
         action,
     });
     order.prop_filter("valid", |order| order.encode().is_ok())
@@ -204,10 +205,10 @@ fn care() -> impl Strategy<Value = Request> {
     let places = || (slot(), peer(), any::<[u8; 32]>().prop_map(Ordinals::from_bytes));
     let group = || any::<[u8; 32]>().prop_map(GroupId::from_bytes);
     prop_oneof![
-        (vec(any::<u8>(), 0..600), places(), 1..=u8::MAX, any::<u64>()).prop_map(
-            |(sheet, (_, holder, ordinals), auditors, until)| {
+        (vec(any::<u8>(), 0..600), places(), 1..=u8::MAX, any::<u64>(), vec(vec(any::<u8>(), 0..200), 0..3)).prop_map(
+            |(sheet, (_, holder, ordinals), auditors, until, words)| {
                 let until = Timestamp(until);
-                Request::Duty(Box::new(Duty { ticket: ticket(), sheet, holder, ordinals, auditors, until }))
+                Request::Duty(Box::new(Duty { ticket: ticket(), sheet, holder, ordinals, auditors, until, words }))
             }
         ),
         (group(), places(), any::<(u32, u32)>(), option::of(vec(any::<u8>(), 0..600))).prop_map(
@@ -338,8 +339,16 @@ proptest! {
 
 fn certificate_of(issued: u64, action: Action, votes: u8) -> Certificate {
     let (issued, expires) = (Timestamp(issued), Timestamp(issued + 1));
-    let order =
-        Order { group: ticket().id(), generation: 1, committee: [4; 32], nonce: [5; 16], issued, expires, action };
+    let order = Order {
+        group: ticket().id(),
+        generation: 1,
+        committee: [4; 32],
+        nonce: [5; 16],
+        issued,
+        expires,
+        urgent: false,
+        action,
+    };
     Certificate::new(order, (0..votes).map(|at| (PeerKey::from_bytes([at; 32]), [at; 64])))
 }
 
@@ -450,7 +459,8 @@ fn the_bytes_are_frozen() {
     ];
     let (slot, ordinals) = (Slot::new(1).expect("small"), Ordinals::from_iter([3]));
     let until = Timestamp(300);
-    let duty = Duty { ticket: ticket(), sheet: vec![1, 2], holder: peer, ordinals, auditors: 7, until };
+    let duty =
+        Duty { ticket: ticket(), sheet: vec![1, 2], holder: peer, ordinals, auditors: 7, until, words: Vec::new() };
     let findings = Findings {
         group,
         slot,
@@ -463,6 +473,7 @@ fn the_bytes_are_frozen() {
     };
     let challenge = SignedBytes { body: vec![1; 4], signer: vec![2; 32], signature: vec![3; 64] };
     let care = [
+        Request::Duty(Box::new(Duty { words: vec![sealed(9), vec![4; 2]], ..duty.clone() })),
         Request::Duty(Box::new(duty)),
         Request::Findings(Box::new(findings)),
         Request::Challenge(Box::new(Questioned { ticket: ticket(), grant: Some(vec![4; 5]), challenge })),

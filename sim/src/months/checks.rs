@@ -118,7 +118,7 @@ impl World<'_> {
     }
 
     /// Who really has a slot: all of its shards, and not gone for good.
-    fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
+    pub(super) fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
         let stripes = self.stripes_of(group, slot);
         let has = |member: &Member| stripes.iter().all(|stripe| member.shards.contains_key(&(group, slot, *stripe)));
         (0..self.members.len()).filter(|at| has(&self.members[*at])).collect()

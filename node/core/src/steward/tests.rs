@@ -371,11 +371,10 @@ fn a_lost_slot_is_rebuilt_in_batches_by_one_new_holder() {
     assert!(village.given.is_empty(), "and that was all");
     let repaired = village.report().log.iter().filter(|entry| matches!(entry.what, What::Repaired { .. })).count();
     assert!(repaired >= 3);
-    // Each of them saw one repair, from the last sign of life on.
+    // Whoever is only missed is not lost: an emergency's spare copy says nothing of how long repairs take.
     for steward in village.stewards.values() {
         let seen = steward.repairs(village.now).figures();
-        assert_eq!((seen.repairs, seen.open), (1, 0), "{seen:?}");
-        assert!(seen.mean_days > 1.0 / 24.0 && seen.mean_days < 9.0, "{seen:?}");
+        assert_eq!((seen.repairs, seen.open), (0, 0), "{seen:?}");
     }
     // Who was lost comes back, and counts again.
     village.away.clear();

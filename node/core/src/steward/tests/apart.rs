@@ -214,7 +214,7 @@ fn any_moves_end_with_few_copies_and_nothing_that_could_be_mended() {
         }
         assert!(held <= 5 * 3, "seed {seed}: three holders of a slot at most: {held}");
     }
-    assert!(all > 10, "hardly anything had to be moved: {all}");
+    assert!(all > 3, "hardly anything had to be moved: {all}");
 }
 
 /// A steward signs no copy that takes nothing apart, whoever asks.

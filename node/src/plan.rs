@@ -4,6 +4,7 @@ use cairn_core::{
     durability::{
         self, Infeasible, Measured, Missing, Question, Shape, Sla, Solution, classic,
         measured::{Observed, PEERS_ENOUGH, churn_of_departures, departures_of_churn},
+        repairs::RepairFigures,
     },
     peer_view::PeerView,
     placement,
@@ -63,9 +64,15 @@ pub(crate) struct Plan {
     pub(crate) code: ExitCode,
 }
 
-/// Reckons. `peers`: everybody known, when the network was asked.
-pub(crate) fn plan(args: &PlanArgs, sla: Sla, peers: Option<&[PeerView]>, now: Timestamp) -> Plan {
-    let (measured, figures) = gather(args, peers, now);
+/// Reckons. `peers`: everybody known, when the network was asked. `repairs`: what this node saw of them as a steward.
+pub(crate) fn plan(
+    args: &PlanArgs,
+    sla: Sla,
+    peers: Option<&[PeerView]>,
+    repairs: &RepairFigures,
+    now: Timestamp,
+) -> Plan {
+    let (measured, figures) = gather(args, peers, repairs, now);
     let question = Question {
         data_shards: if args.any_code { None } else { Some(5) },
         traffic_max: args.traffic_max,
@@ -100,7 +107,12 @@ pub(crate) fn plan(args: &PlanArgs, sla: Sla, peers: Option<&[PeerView]>, now: T
     Plan { rows, summary, code: if answer.is_ok() { ExitCode::Success } else { ExitCode::TooFewPeers } }
 }
 
-fn gather(args: &PlanArgs, peers: Option<&[PeerView]>, now: Timestamp) -> (Measured, Vec<Figure>) {
+fn gather(
+    args: &PlanArgs,
+    peers: Option<&[PeerView]>,
+    repairs: &RepairFigures,
+    now: Timestamp,
+) -> (Measured, Vec<Figure>) {
     let observed = peers.map(|peers| Observed::of(peers, now)).unwrap_or_default();
     let seen = format!("{} departures in {:.0} peer-days", observed.departures, observed.peer_days);
     let mut figures = Vec::new();
@@ -118,8 +130,15 @@ fn gather(args: &PlanArgs, peers: Option<&[PeerView]>, now: Timestamp) -> (Measu
         (None, None) => (assumed.departures_a_day, From::Assumed, format!("{seen} seen: too few to tell")),
     };
     tell("churn a month", per_cent(churn_of_departures(departures)), from, note);
-    let (repair_days, from) = args.repair_days.map_or((assumed.repair_days, From::Assumed), |days| (days, From::Given));
-    tell("repair time", format!("{repair_days:.1} days"), from, "from a death to full redundancy".into());
+    let (repair_days, from, note) = match (args.repair_days, repairs.mean_days_at_most) {
+        (Some(days), _) => (days, From::Given, "from a death to full redundancy".into()),
+        (None, Some(days)) => (days, From::Measured, repairs_seen(repairs)),
+        (None, None) => {
+            let note = format!("from a death to full redundancy; {} repairs seen: too few to tell", repairs.repairs);
+            (assumed.repair_days, From::Assumed, note)
+        }
+    };
+    tell("repair time", days_text(repair_days), from, note);
     let (online, from) = match (args.online, observed.online_within_a_day(PEERS_ENOUGH)) {
         (Some(online), _) => (online, From::Given),
         (None, Some(online)) => (online, From::Measured),
@@ -131,6 +150,23 @@ fn gather(args: &PlanArgs, peers: Option<&[PeerView]>, now: Timestamp) -> (Measu
     let measured =
         Measured { departures_a_day: departures, repair_days, online_within: online, shock_share: share, ..assumed };
     (measured, figures)
+}
+
+/// What the measured time of repair rests on.
+fn repairs_seen(repairs: &RepairFigures) -> String {
+    let most = repairs.most_days.map_or(String::new(), |days| format!(", 19 of 20 within {}", days_text(days)));
+    format!(
+        "from a death to full redundancy, {} repairs seen and {} open: {} in the mean{most}; the bound of the mean that is right in 19 of \
+         20 cases",
+        repairs.repairs,
+        repairs.open,
+        days_text(repairs.mean_days)
+    )
+}
+
+/// Half an hour is not 0.0 days.
+fn days_text(days: f64) -> String {
+    if days >= 1.0 { format!("{days:.1} days") } else { format!("{:.1} hours", days * 24.0) }
 }
 
 fn plan_row(solution: &Solution, question: &Question, measured: &Measured, chosen: Option<Shape>) -> Value {
@@ -268,7 +304,7 @@ mod tests {
     #[test]
     fn given_figures_need_no_network() {
         let given = PlanArgs { domains: Some(200), churn: Some(0.2), online: Some(0.999), ..args("gold") };
-        let plan = plan(&given, Sla::Gold, None, Timestamp(0));
+        let plan = plan(&given, Sla::Gold, None, &RepairFigures::default(), Timestamp(0));
         assert_eq!(plan.code, ExitCode::Success, "{}", plan.summary);
         let first = &plan.rows[0].1;
         assert_eq!(first["verdict"], "cheapest that keeps it");
@@ -279,10 +315,34 @@ mod tests {
         assert!(plan.rows.iter().any(|(kind, row)| *kind == "plan_classic" && row["verdict"] != "would do, by chance"));
     }
 
+    /// A hundred repairs of an hour each go before the assumption of three days, nine do not, and what was given goes before both.
+    #[test]
+    fn measured_repairs_go_before_the_assumption_when_they_are_enough() {
+        let seen = |count: usize| {
+            let mut seen = cairn_core::durability::repairs::RepairTimes::default();
+            (0..count).for_each(|_| seen.note(3_600_000));
+            seen.figures()
+        };
+        let told = |args: &PlanArgs, repairs: &RepairFigures| {
+            let plan = plan(args, Sla::Silver, None, repairs, Timestamp(0));
+            let figure = plan.rows.iter().find(|(_, row)| row["figure"] == "repair time").expect("told").1.clone();
+            (figure["from"].as_str().map(str::to_owned), figure["value"].to_string(), figure["note"].to_string())
+        };
+        let args = PlanArgs { domains: Some(200), ..args("silver") };
+        let (from, value, note) = told(&args, &seen(9));
+        assert_eq!((from.as_deref(), &value[..]), (Some("assumed"), "\"3.0 days\""));
+        assert!(note.contains("9 repairs seen: too few"), "{note}");
+        let (from, value, note) = told(&args, &seen(100));
+        assert_eq!((from.as_deref(), &value[..]), (Some("measured"), "\"1.2 hours\""));
+        assert!(note.contains("100 repairs seen and 0 open: 1.0 hours in the mean"), "{note}");
+        let given = PlanArgs { repair_days: Some(2.0), ..args };
+        assert_eq!(told(&given, &seen(100)).0.as_deref(), Some("given"));
+    }
+
     #[test]
     fn what_is_missing_is_said() {
         let few = PlanArgs { domains: Some(12), ..args("platinum") };
-        let plan = plan(&few, Sla::Platinum, None, Timestamp(0));
+        let plan = plan(&few, Sla::Platinum, None, &RepairFigures::default(), Timestamp(0));
         assert_eq!(plan.code, ExitCode::TooFewPeers);
         assert_eq!(plan.summary["feasible"], false);
         let missing = plan.summary["missing"].as_array().expect("a list");

@@ -16,6 +16,7 @@ use std::{
 
 use cairn_core::{
     budget::{Budget, Limits},
+    durability::repairs::RepairTimes,
     liveness::Watch,
     steward::{
         GROUPS_MAX, Steward,
@@ -55,7 +56,7 @@ use self::{
     outbox::Outbox,
     ports::{Rebuilder, StewardNet, StewardService},
     report::{GroupStatus, PlannedRepairStatus},
-    round::{BELIEFS, Input, Keeper},
+    round::{BELIEFS, Input, Keeper, PLACES, REPAIRS},
     task::Driver,
 };
 use crate::{store::Clock, timers::Timers};
@@ -222,6 +223,11 @@ impl Stewardship {
         reports.into_iter().flat_map(|report| report.stewards).map(|(steward, _)| steward).collect()
     }
 
+    /// How long repairs took that this node saw as a steward; nothing when it is not running.
+    pub async fn repairs(&self) -> RepairTimes {
+        self.look(Input::Repairs).await.unwrap_or_default()
+    }
+
     /// What would be ordered now, if it were this steward's turn.
     pub async fn dry_run(&self) -> Vec<PlannedRepairStatus> {
         let Some((weather, plans)) = self.look(Input::Plan).await else { return Vec::new() };
@@ -299,8 +305,36 @@ fn beliefs(files: &StateFiles, timers: &Timers) -> Watch {
     })
 }
 
+/// Where peers were and since when; what cannot be read is learned anew, and nobody is moved apart until it is.
+fn places(steward: &mut Steward, files: &StateFiles, now: cairn_proto::Timestamp) {
+    match files.read(PLACES) {
+        Ok(body) => {
+            if let Err(error) = steward.resume_places(&body, now) {
+                files.set_aside(PLACES, &error);
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => files.set_aside(PLACES, &error),
+    }
+}
+
+/// How long repairs took that were seen before; counted anew when that cannot be read.
+fn repairs(files: &StateFiles) -> RepairTimes {
+    let seen = match files.read(REPAIRS) {
+        Ok(body) => RepairTimes::decode(&body).map_err(|error| files.set_aside(REPAIRS, &error)).ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            files.set_aside(REPAIRS, &error);
+            None
+        }
+    };
+    seen.unwrap_or_default()
+}
+
 /// Watches the groups again that were watched; those whose state is damaged are to be asked for.
 fn resume(steward: &mut Steward, files: &StateFiles, now: cairn_proto::Timestamp) -> io::Result<Vec<GroupId>> {
+    places(steward, files, now);
+    steward.resume_repairs(repairs(files));
     let found = files.load("group", GROUPS_MAX)?;
     let mut lost = found.damaged;
     for (name, state) in found.whole {

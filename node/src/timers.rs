@@ -114,6 +114,8 @@ named_timers! {
     registered = 7 * DAY, at least 5 * SECOND;
     /// How long shards count as not there that an auditor was not shown, when nobody sees them meanwhile.
     distrust = 7 * DAY, at least 60 * SECOND;
+    /// How long a peer has been in a region, network or subnet before stewards count it as there.
+    settled = DAY, at least 5 * SECOND;
     /// Between two adverts.
     announce = 10 * MINUTE, at least 2 * SECOND;
     /// Between two pings of a connected peer.
@@ -251,6 +253,7 @@ impl Timers {
                 audit_ms: t.audit,
                 registered_ms: t.registered,
                 distrust_ms: t.distrust,
+                settled_ms: t.settled,
             },
             probe: Duration::from_millis(t.probe),
             probe_silent: Duration::from_millis(t.probe_silent),

@@ -15,6 +15,7 @@ mod backup;
 mod browse;
 pub mod catalogue;
 mod check;
+mod clumps;
 mod commit;
 mod content_ids;
 mod create;

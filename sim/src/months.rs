@@ -10,7 +10,7 @@
 //!
 //! - How a rebuild travels: here the new holder is handed the sum that the blinded chain ends in, which
 //!   `cairn_core::blind` shows to reveal nothing else.
-//! - Holders that lie: they do as told, or are away. Audits. Stewards that lie are as bad as `hostile` makes them, two of seven at most.
+//! - How an auditor asks: it sees at once what a holder has (`manners`). Reputation, proofs of lies. Stewards that lie are as bad as `hostile` makes them, two of seven at most.
 //! - Clocks that differ, an owner who comes back in between.
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
@@ -18,6 +18,7 @@
 mod blows;
 mod checks;
 mod hostile;
+mod manners;
 mod owner;
 mod peers;
 mod repair;
@@ -78,6 +79,9 @@ const UPSTREAM: u64 = 1_250_000;
 /// Between two rounds in which everybody online hears of everybody online, and stewards look at their groups.
 const ROUND_MS: u64 = 2 * HOUR;
 
+/// When cheats drop what they have: auditors must be known for a week by then.
+const CHEATS_AFTER_MS: u64 = 15 * 24 * HOUR;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Months {
@@ -107,6 +111,12 @@ pub struct Months {
     pub sleepers: bool,
     /// Stewards of each group that are bad.
     pub bad: u32,
+    /// Hundredths of the departures that are said a day ahead; with any, holders also say themselves what they lost.
+    pub polite_percent: u32,
+    /// Holders that drop all they have on the fifteenth day and go on answering; with any, stewards draw auditors.
+    pub cheats: u32,
+    /// Whether nobody audits all the same, to show that cheats are not found out then.
+    pub unaudited: bool,
     /// Whether stewards do nothing, to show that something is needed of them.
     pub asleep: bool,
     /// Whether new holders take the slot behind the one that they are given, to show that the checks would see it.
@@ -121,6 +131,7 @@ impl Months {
         let (asleep, greedy, sleepers) = (false, false, false);
         let (peers, days, groups, lost_per_mille, bad) = (48, 180, 2, 10, 0);
         let (code, copies) = (CodeParams::DEFAULT, 2);
+        let (polite_percent, cheats, unaudited) = (0, 0, false);
         Self {
             seed,
             peers,
@@ -135,6 +146,9 @@ impl Months {
             copies,
             sleepers,
             bad,
+            polite_percent,
+            cheats,
+            unaudited,
             asleep,
             greedy,
         }
@@ -157,6 +171,7 @@ enum Event {
     Depart(usize),
     Join,
     Blow(Blow, u32),
+    Cheat,
     Back(usize),
     Rot(usize),
     Crash(usize),
@@ -251,6 +266,9 @@ impl<'a> World<'a> {
         if let Some((day, blow)) = settings.blow {
             world.after(u64::from(day) * 24 * HOUR, Event::Blow(blow, 0));
         }
+        if settings.cheats > 0 {
+            world.after(CHEATS_AFTER_MS, Event::Cheat);
+        }
         Ok(world)
     }
 
@@ -288,7 +306,9 @@ impl<'a> World<'a> {
         let member = &mut self.members[at];
         self.watcher.accepted(self.now, ticket, slot, member)?;
         member.ledger.insert(ticket.id(), slot);
-        member.shards.insert((ticket.id(), slot, ordinal), bytes);
+        if !member.cheats {
+            member.shards.insert((ticket.id(), slot, ordinal), bytes);
+        }
         Ok(())
     }
 
@@ -335,9 +355,10 @@ impl<'a> World<'a> {
             Event::Depart(at) => {
                 let held = self.members[at].shards.keys().map(|(group, slot, _)| (*group, *slot));
                 let slots = held.collect::<BTreeSet<_>>().len() as u32;
-                if self.members[at].departed {
+                if self.members[at].departed || self.leaves_politely(at) {
                     return Ok(());
                 }
+                self.count_farewell(at);
                 self.members[at].depart();
                 self.report.departed += 1;
                 self.report.holders_lost += slots;
@@ -347,6 +368,7 @@ impl<'a> World<'a> {
             }
             Event::Join => self.join(self.now),
             Event::Blow(blow, hour) => self.blow(blow, hour),
+            Event::Cheat => self.turn_cheats(self.settings.cheats),
             Event::Back(at) => self.members[at].up = !self.members[at].departed,
             Event::Rot(at) => self.rot(at),
             Event::Crash(at) => {
@@ -376,6 +398,7 @@ impl<'a> World<'a> {
         let up: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].up).collect();
         for at in up.iter().copied() {
             self.confess(at);
+            self.say_farewell(at);
         }
         for at in up.iter().copied().filter(|_| !self.settings.asleep) {
             if self.members[at].steward.groups().next().is_none() {
@@ -390,6 +413,7 @@ impl<'a> World<'a> {
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
+            self.audits(at)?;
             self.mischief(at);
             // Now and then what is believed of peers is written too; a crash loses what was learned since.
             if self.dice.per_mille(50) {

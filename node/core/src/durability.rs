@@ -19,6 +19,7 @@ pub mod chain;
 pub mod classic;
 pub mod follow;
 pub mod measured;
+pub mod repairs;
 pub mod survival;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //!
 //! The leaves: [`policy`] (what must be met), [`eligible`](mod@eligible) (who may), [`salt`] (a salt that gives every slot its peers),
 //! `independent` (who counts as somebody else), [`rank`] (who first), `newcomers` (how much they may hold), `spread`
-//! (caps of regions and networks, by `assign`), [`replace`](mod@replace) (who takes over), [`stewards`](stewards()) (who watches), [`explain`](mod@explain) (the same, told).
+//! (caps of regions and networks, by `assign`), [`replace`](mod@replace) (who takes over), [`clump`] (whether it still stands apart), [`stewards`](stewards()) (who watches), [`explain`](mod@explain) (the same, told).
 //!
 //! # Invariants
 //!
@@ -20,6 +20,7 @@
 //!   `tests::regions_are_capped_when_brute_force_finds_a_way` and `tests::networks::both_caps_against_brute_force`.
 
 mod assign;
+pub mod clump;
 pub mod eligible;
 pub mod explain;
 mod independent;

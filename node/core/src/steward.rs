@@ -11,7 +11,7 @@
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
 //! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
-//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `crowd` (who concerns which
+//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `places` (where peers are, and since when), `crowd` (who concerns which
 //! group),
 //! [`wire`] (what travels).
 //!
@@ -48,6 +48,7 @@ use rand_core::CryptoRng;
 use crate::{
     budget::Budget,
     colour::colour,
+    durability::repairs::RepairTimes,
     liveness::{Outage, Watch},
     part::Credentials,
     peer_view::PeerView,
@@ -61,6 +62,7 @@ mod keeping;
 pub mod log;
 pub mod message;
 mod notice;
+mod places;
 mod plan;
 mod queue;
 mod rhythm;
@@ -74,6 +76,7 @@ pub mod wire;
 
 use self::{
     crowd::Crowd,
+    places::Places,
     queue::Effects,
     watched::{Silence, Subject, Watched},
 };
@@ -164,6 +167,8 @@ pub struct Steward {
     groups: BTreeMap<GroupId, Watched>,
     crowd: Crowd,
     watch: Watch,
+    places: Places,
+    repairs: RepairTimes,
     budget: Budget,
     effects: Effects,
     /// The time that we were told last.
@@ -182,7 +187,8 @@ impl Steward {
     pub fn new(key: SigningKey, domain: Domain, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
         let me = PeerKey::from_bytes(key.verifying_key().to_bytes());
         let (groups, crowd, effects) = (BTreeMap::new(), Crowd::default(), Effects::default());
-        Self { me, domain, key, rhythm, groups, crowd, watch, budget, effects, now: Timestamp(0) }
+        let (places, repairs) = (Places::default(), RepairTimes::default());
+        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, budget, effects, now: Timestamp(0) }
     }
 
     /// What our line carries was measured again, in bytes a second.
@@ -195,6 +201,7 @@ impl Steward {
         if now < self.now {
             let rhythm = self.rhythm;
             self.groups.values_mut().for_each(|group| group.clamp(now, &rhythm));
+            self.places.clamp(now);
         }
         self.now = now;
     }
@@ -331,6 +338,7 @@ impl Steward {
     pub fn tick<R: CryptoRng + ?Sized>(&mut self, now: Timestamp, peers: &[PeerView], rng: &mut R) {
         self.clock(now);
         self.watch.settle(now);
+        self.places.note(peers, |peer| self.crowd.knows(peer), now, self.rhythm.look_ms);
         let due: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.is_due(now, &self.rhythm)).map(|(id, _)| *id).collect();
         for id in due {
@@ -369,8 +377,9 @@ impl Steward {
         }
         let mut alone = Vec::new();
         if !cut_off {
-            let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
-            for planned in plan::orders(group, &scene, &mut self.budget) {
+            let scene =
+                plan::Scene::new((self.me, &self.domain), now, peers, (&self.watch, &self.places), &self.rhythm);
+            for planned in plan::orders(group, &scene, &mut self.budget, &mut self.repairs) {
                 let mut nonce = [0; 16];
                 rng.fill_bytes(&mut nonce);
                 // What others did not see as an emergency is proposed as anything else the next time.
@@ -424,14 +433,14 @@ impl Steward {
     /// Who holds what of a group, how it stands, and what happened, in order.
     #[must_use]
     pub fn report(&self, group: &GroupId, now: Timestamp) -> Option<GroupReport> {
-        self.groups.get(group).map(|group| group.report_of(&self.watch, now))
+        self.groups.get(group).map(|group| group.report_of(&self.watch, &self.places, &self.rhythm, now))
     }
 
     /// What would be ordered for a group now, if it were our turn; nothing is taken from a budget.
     #[must_use]
     pub fn dry_run(&self, group: &GroupId, now: Timestamp, peers: &[PeerView]) -> Vec<PlannedRepair> {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
-        let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        let scene = plan::Scene::new((self.me, &self.domain), now, peers, (&self.watch, &self.places), &self.rhythm);
         plan::needs(group, &scene)
     }
 }

@@ -1,6 +1,6 @@
 //! `cairn plan`
 
-use cairn_core::durability::Sla;
+use cairn_core::durability::{Sla, repairs::RepairFigures};
 use cairn_proto::ByteSize;
 use clap::Args;
 
@@ -65,7 +65,10 @@ pub(super) async fn run(context: &Context, command: Plan) -> Result<ExitCode, Fa
     }
     // Seconds of arithmetic where nothing keeps the promise.
     let sla = command.sla;
-    let reckoned = tokio::task::spawn_blocking(move || plan(&args, sla, None, cairn_proto::Timestamp(0))).await;
+    let reckoned = tokio::task::spawn_blocking(move || {
+        plan(&args, sla, None, &RepairFigures::default(), cairn_proto::Timestamp(0))
+    })
+    .await;
     let reckoned = reckoned.map_err(|e| Failure::new(ExitCode::Failed, "PANIC", "cannot reckon").caused_by(&e))?;
     let mut renderer = Renderer::new(context.output(), false);
     for (kind, row) in reckoned.rows {

@@ -175,8 +175,9 @@ impl NodeService {
         let sla: Sla =
             args.sla.parse().map_err(|e| Failure::new(ExitCode::Usage, "USAGE", "cannot plan").caused_by(&e))?;
         let peers = self.known_peers(true).await?;
-        let reckoned =
-            tokio::task::spawn_blocking(move || plan::plan(&args, sla, Some(&peers), crate::vault::now())).await;
+        let repairs = self.node.stewardship().repairs().await.figures();
+        let reckon = move || plan::plan(&args, sla, Some(&peers), &repairs, crate::vault::now());
+        let reckoned = tokio::task::spawn_blocking(reckon).await;
         let reckoned = reckoned.map_err(|e| Failure::new(ExitCode::Failed, "PANIC", "cannot reckon").caused_by(&e))?;
         for (kind, row) in reckoned.rows {
             send(events, Event::Row { kind: kind.into(), row }).await;

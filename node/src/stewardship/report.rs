@@ -31,6 +31,8 @@ pub struct GroupStatus {
     pub stewards_here: usize,
     /// How many of them an order takes.
     pub quorum: usize,
+    /// Where more slots stand than may, in words: a copy elsewhere is ordered when somebody is there for it.
+    pub too_close: Vec<String>,
     /// Whether its holders have auditors of this steward's: `yes`, `partly` or `no`.
     pub audited: String,
     /// Slots that only the owner can audit: nobody else of their colour is there.
@@ -77,6 +79,8 @@ pub struct PlannedRepairStatus {
     pub priority: String,
     /// Chance that the group lives on as it is.
     pub survival: f64,
+    /// Why, when nothing is missing.
+    pub why: Option<String>,
     /// What it waits for; none when it is ordered as soon as it is this steward's turn.
     pub waits_for: Option<String>,
 }
@@ -101,6 +105,7 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
         stewards: report.stewards.len(),
         stewards_here: here(report),
         quorum: report.quorum,
+        too_close: report.clumps.iter().map(ToString::to_string).collect(),
         audited: match (report.audits.audited, report.audits.owner_only.is_empty()) {
             (0, _) => "no",
             (_, true) => "yes",
@@ -147,6 +152,7 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
         bytes: ByteSize(plan.bytes),
         priority: priority(plan.class).to_owned(),
         survival: plan.survival,
+        why: plan.apart.as_ref().map(ToString::to_string),
         waits_for: waits_for(report, plan, weather),
     }
 }

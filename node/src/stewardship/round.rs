@@ -9,6 +9,7 @@ use std::{
 };
 
 use cairn_core::{
+    durability::repairs::RepairTimes,
     liveness::{Outage, Presence},
     part::Credentials,
     peer_view::PeerView,
@@ -53,6 +54,8 @@ pub(super) enum Input {
     Report(oneshot::Sender<Vec<GroupReport>>),
     /// The same, with what cannot be repaired now.
     Stand(oneshot::Sender<Vec<(GroupReport, Vec<Stuck>)>>),
+    /// How long repairs took.
+    Repairs(oneshot::Sender<RepairTimes>),
     /// What would be ordered.
     Plan(oneshot::Sender<Plans>),
 }
@@ -122,6 +125,12 @@ pub(super) fn group_file(group: &GroupId) -> String {
 /// The file of beliefs.
 pub(super) const BELIEFS: &str = "beliefs.watch";
 
+/// The file of peers' places.
+pub(super) const PLACES: &str = "places.watch";
+
+/// The file of how long repairs took.
+pub(super) const REPAIRS: &str = "repairs.watch";
+
 /// Which group something is said of.
 fn group_of(say: &Say) -> GroupId {
     match say {
@@ -183,6 +192,7 @@ impl Keeper {
                 }
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
+                Input::Repairs(to) => drop(to.send(self.steward.repairs(now))),
                 Input::Plan(to) => {
                     let with_plan = |report: GroupReport| {
                         let plan = self.steward.dry_run(&report.group, now, peers);
@@ -457,7 +467,10 @@ impl Keeper {
     pub(super) fn save_beliefs(&self) {
         let mut body = self.late_ms.to_le_bytes().to_vec();
         body.extend_from_slice(&self.steward.watch().encode());
-        if let Some(Err(error)) = self.files.write([(BELIEFS.to_owned(), body)]).pop() {
+        let places = self.steward.encode_places();
+        let repairs = self.steward.repairs(Timestamp(0)).encode();
+        let files = [(BELIEFS.to_owned(), body), (PLACES.to_owned(), places), (REPAIRS.to_owned(), repairs)];
+        for error in self.files.write(files).into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "what is believed of peers cannot be written; a restart learns it anew");
         }
     }

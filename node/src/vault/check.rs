@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::{
     Vault, browse,
     catalogue::{CatalogueError, Meta},
+    clumps,
     content_ids::ContentIds,
     failures, fallback,
     holdings::{self, Holdings},
@@ -121,7 +122,8 @@ pub(super) async fn check(
     let mut holdings = Holdings::ask(&vault.keys, &overlay, &rows).await?;
     // What a slot was given to is known from its row; that there may be two at all, from the network as it is.
     let promised = Promise::of(&vault.catalogue).map_err(failures::catalogue)?.map_or(1, |promise| promise.replicas());
-    let replicas = overlay.peers(false).await.map_or(1, |peers| PlacementPolicy::for_network(&peers).replicas);
+    let peers = overlay.peers(false).await.unwrap_or_default();
+    let replicas = PlacementPolicy::for_network(&peers).replicas;
     let replicas = replicas.max(promised).max(1);
     let gone = match holdings.answered() {
         true => holdings::note_silence(&vault.catalogue, &holdings, &holdings::named(&rows), super::now()),
@@ -132,6 +134,8 @@ pub(super) async fn check(
     let happenings = if holdings.answered() {
         let mut short: BTreeSet<u32> =
             rows.iter().map(|row| row.number).filter(|group| holdings.has_silent(*group)).collect();
+        // What stewards copied elsewhere for it, only they know.
+        short.extend(clumps::of(&rows, &peers, &gone).keys());
         for row in vault.catalogue.stripes() {
             let row = row.map_err(failures::catalogue)?;
             if !short.contains(&row.group) && !holdings.short(&row, replicas.into(), &gone).is_empty() {
@@ -142,6 +146,11 @@ pub(super) async fn check(
     } else {
         0
     };
+    let rows_now: Vec<GroupRow> = vault.catalogue.groups().collect::<Result<_, _>>().map_err(failures::catalogue)?;
+    let clumped = clumps::of(&rows_now, &peers, &gone);
+    if let Some(text) = clumps::told(&clumped) {
+        let _ = events.send(Event::Notice { id: clumps::NOTICE.to_owned(), text }).await;
+    }
     let salt = super::now().0 / 3_600_000;
 
     let (mut stripes, mut missing, mut lost, mut damaged) = (0u64, 0u64, BTreeSet::new(), 0u64);
@@ -223,6 +232,7 @@ pub(super) async fn check(
         "fallback": fallback::told(&leans),
         "num_errors": (lost.len() + unread) as u64 + damaged,
         "groups": rows.len(),
+        "groups_too_close": clumped.len(),
         "stripes": stripes,
         "stripes_read": read_count,
         "stripes_below_target": damaged,

@@ -8,6 +8,7 @@ use cairn_core::{
         Measured, Question, Shape, Sla,
         follow::{Followed, Why, churn_seen, follow},
         measured::Observed,
+        repairs::RepairFigures,
     },
     liveness::Churn,
     peer_view::PeerView,
@@ -93,7 +94,8 @@ impl Promise {
     pub(super) fn follow(mut self, peers: &[PeerView], stripes: u64, now: Timestamp) -> Kept {
         let bytes = stripes.saturating_mul(5 * SHARD_SIZE as u64).max(BYTES_LEAST);
         let domains = placement::domains_that_fit(peers) as u32;
-        let measured = Measured::of(&Observed::of(peers, now), domains);
+        // How long repairs take, the daemon's steward knows and a vault does not: the assumption is on the careful side.
+        let measured = Measured::of(&Observed::of(peers, now), &RepairFigures::default(), domains);
         let churn = churn_seen(peers, self.stirred, now);
         self.stirred = match churn {
             Churn::High { since } => Some(since),

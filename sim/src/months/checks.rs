@@ -59,6 +59,23 @@ impl Watcher {
         Ok(())
     }
 
+    /// A slot's sheet is shown to an auditor: of its colour, and none that had another slot.
+    pub(super) fn shown(
+        &self,
+        at: Timestamp,
+        ticket: &GroupTicket,
+        slot: Slot,
+        member: &Member,
+    ) -> Result<(), Violation> {
+        let had = self.slots.get(&(ticket.id(), member.key)).copied().unwrap_or(slot);
+        let own = colour(ticket, &member.domain).index();
+        if had != slot || own != slot.index() {
+            let what = format!("{} of colour {own}, which had slot {had}, audits slot {slot}", member.key.short());
+            return Err(Violation { invariant: "SEP-1", at, what });
+        }
+        Ok(())
+    }
+
     /// Counts an order; how many there were within a day.
     pub(super) fn ordered(&mut self, group: GroupId, now: Timestamp) -> u32 {
         let orders = self.orders.entry(group).or_default();
@@ -101,7 +118,7 @@ impl World<'_> {
     }
 
     /// Who really has a slot: all of its shards, and not gone for good.
-    fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
+    pub(super) fn holders(&self, group: GroupId, slot: Slot) -> Vec<usize> {
         let stripes = self.stripes_of(group, slot);
         let has = |member: &Member| stripes.iter().all(|stripe| member.shards.contains_key(&(group, slot, *stripe)));
         (0..self.members.len()).filter(|at| has(&self.members[*at])).collect()
@@ -194,6 +211,9 @@ impl World<'_> {
                 return bad("LOG-1", self.now, format!("what happened to group {} is out of order", group.short()));
             }
             self.report.changes += told.iter().map(|report| report.changes()).max().unwrap_or(0);
+        }
+        if self.settings.cheats > 0 {
+            self.check_manners()?;
         }
         self.report.stuck = self.watcher.stuck.len() as u32;
         self.report.trace = self.trace.digest();

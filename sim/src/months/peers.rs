@@ -42,6 +42,11 @@ pub(super) struct Member {
     pub(super) shards: BTreeMap<(GroupId, Slot, u8), Vec<u8>>,
     /// Where it lost something.
     pub(super) rotten: BTreeSet<(GroupId, Slot)>,
+    /// When it said that it leaves.
+    pub(super) leaves: Option<Timestamp>,
+    /// It keeps nothing, and answers as if it did; what it had when it began.
+    pub(super) cheats: bool,
+    pub(super) dropped: BTreeSet<(GroupId, Slot)>,
 }
 
 impl Member {
@@ -69,6 +74,9 @@ impl Member {
             ledger: BTreeMap::new(),
             shards: BTreeMap::new(),
             rotten: BTreeSet::new(),
+            leaves: None,
+            cheats: false,
+            dropped: BTreeSet::new(),
         }
     }
 

@@ -132,6 +132,9 @@ impl World<'_> {
         self.members[at].shards.remove(&(group, slot, ordinal));
         self.members[at].rotten.insert((group, slot));
         self.trace.line(self.now, format_args!("{at} lost stripe {ordinal} of slot {slot}"));
+        if self.settings.polite_percent > 0 {
+            self.own_loss(at, group, slot, ordinal);
+        }
         self.confess(at);
     }
 

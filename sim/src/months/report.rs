@@ -29,6 +29,20 @@ pub struct MonthsReport {
     pub forged: u32,
     /// ... of these such as got their signatures.
     pub forged_orders: u32,
+    /// Departures of holders that were said a day ahead, ...
+    pub polite: u32,
+    /// ... and those of them after which every steward said that others have it all.
+    pub polite_safe: u32,
+    /// Own losses that a steward noted.
+    pub own_losses: u32,
+    /// Findings of auditors.
+    pub audits: u32,
+    /// Slots that cheats dropped, ...
+    pub dropped: u32,
+    /// ... those of them that have all their copies again in the end, ...
+    pub remade: u32,
+    /// ... and cheats that are doubted in the end, each for a slot.
+    pub found_out: u32,
     /// Most orders certified within a day, in a group.
     pub most_a_day: u32,
     /// Orders certified while the network was cut.

@@ -3,7 +3,7 @@
 use cairn_proto::{Timestamp, message::Roles};
 use serde::Serialize;
 
-use super::MONTH_DAYS;
+use super::{MONTH_DAYS, repairs::RepairFigures};
 use crate::peer_view::PeerView;
 
 /// Silence after which a peer counts as gone for good: DESIGN's seven days of a home machine.
@@ -58,10 +58,11 @@ impl Measured {
 impl Measured {
     /// What was seen, and what is assumed where too little was.
     #[must_use]
-    pub fn of(observed: &Observed, domains: u32) -> Self {
+    pub fn of(observed: &Observed, repairs: &RepairFigures, domains: u32) -> Self {
         let assumed = Self::assumed(domains);
         Self {
             departures_a_day: observed.departures_at_most().unwrap_or(assumed.departures_a_day),
+            repair_days: repairs.mean_days_at_most.unwrap_or(assumed.repair_days),
             online_within: observed.online_within_a_day(PEERS_ENOUGH).unwrap_or(assumed.online_within),
             ..assumed
         }
@@ -144,6 +145,22 @@ pub fn rate_at_most(events: u32, peer_days: f64) -> f64 {
         if at_most(events, middle) > 0.05 { low = middle } else { high = middle }
     }
     high / peer_days
+}
+
+/// Upper bound, 95 % sure, of the mean time to an event when `events` were seen in so many days altogether; infinite without any:
+/// `2 days / χ²(0.05; 2 events)`, for times as an exponential clock gives them.
+#[must_use]
+pub fn mean_at_most(events: u32, days: f64) -> f64 {
+    if events == 0 {
+        return f64::INFINITY;
+    }
+    // The mean of which so many are seen once in twenty times; the chance of fewer falls with the mean.
+    let (mut low, mut high) = (0.0, f64::from(events));
+    for _ in 0..80 {
+        let middle = f64::midpoint(low, high);
+        if at_most(events - 1, middle) > 0.95 { low = middle } else { high = middle }
+    }
+    days / low.max(f64::MIN_POSITIVE)
 }
 
 /// Chance of at most so many events when `mean` are expected (Poisson).

@@ -6,10 +6,11 @@ use cairn_proto::{Certificate, DecodeError, GroupId, PeerKey, Slot, Timestamp};
 
 use super::{
     GROUPS_MAX, Steward,
+    places::Places,
     watched::{self, Watched},
     wire,
 };
-use crate::liveness::Presence;
+use crate::{durability::repairs::RepairTimes, liveness::Presence};
 
 /// A holder that is to be asked what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,33 @@ impl Steward {
         // Whom the saved state of liveness has is watched already, and not anew.
         self.count_people(&id, false, now);
         Ok(id)
+    }
+
+    /// Where peers are and since when; for [`Steward::resume_places`]. A few MiB at most.
+    #[must_use]
+    pub fn encode_places(&self) -> Vec<u8> {
+        self.places.encode()
+    }
+
+    /// Goes on from what [`Steward::encode_places`] gave.
+    ///
+    /// # Errors
+    /// Bytes that it never gave; then everybody settles anew.
+    pub fn resume_places(&mut self, bytes: &[u8], now: Timestamp) -> Result<(), DecodeError> {
+        self.places = Places::decode(bytes)?;
+        self.places.clamp(now);
+        Ok(())
+    }
+
+    /// How long repairs took that it saw, those of now included.
+    #[must_use]
+    pub fn repairs(&self, now: Timestamp) -> RepairTimes {
+        self.repairs.with_open(self.groups.values().flat_map(|group| group.lacking_for(now)))
+    }
+
+    /// Goes on counting from what was counted before.
+    pub const fn resume_repairs(&mut self, before: RepairTimes) {
+        self.repairs = before;
     }
 
     /// What this steward knows of a group, for the owner who asks.

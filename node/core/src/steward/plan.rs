@@ -11,14 +11,19 @@ use cairn_proto::{
 
 use super::{
     AT_ONCE, Rhythm,
+    places::Places,
     watched::{Subject, Watched},
 };
 use crate::{
     assess::{Assessment, GroupState, Need},
     budget::{self, Budget, Weather},
+    durability::repairs::RepairTimes,
     liveness::{Class, Outage, Presence, Watch},
     peer_view::{PeerView, PerMille},
-    placement::{self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy},
+    placement::{
+        self, GroupRequest, Owner, PlacementPolicy, Strategy, Vacancy,
+        clump::{Clump, relieved},
+    },
 };
 
 /// Stripes of one order at most: 8 MiB to and from each party, or what the buckets of a [`Budget`] have room for where that is less
@@ -37,6 +42,7 @@ pub(super) struct Scene<'a> {
     /// Everybody known.
     pub(super) peers: &'a [PeerView],
     pub(super) watch: &'a Watch,
+    places: &'a Places,
     pub(super) rhythm: &'a Rhythm,
     /// Many fell silent at once: nothing but critical groups.
     pub(super) critical_only: bool,
@@ -57,6 +63,8 @@ pub struct PlannedRepair {
     pub class: Priority,
     /// Bytes that it moves.
     pub bytes: u64,
+    /// Nothing is missing: too many slots stand together, and this one gets a copy elsewhere.
+    pub apart: Option<Clump>,
 }
 
 /// What is wanted.
@@ -74,10 +82,10 @@ impl<'a> Scene<'a> {
         (me, domain): (PeerKey, &'a Domain),
         now: Timestamp,
         peers: &'a [PeerView],
-        watch: &'a Watch,
+        (watch, places): (&'a Watch, &'a Places),
         rhythm: &'a Rhythm,
     ) -> Self {
-        Self { me, domain, now, peers, watch, rhythm, critical_only: watch.mass_failure(now), to_sign: false }
+        Self { me, domain, now, peers, watch, places, rhythm, critical_only: watch.mass_failure(now), to_sign: false }
     }
 }
 
@@ -153,6 +161,25 @@ impl Scene<'_> {
         ranked
     }
 
+    /// Where more slots of the group stand than may.
+    pub(super) fn clumps(&self, group: &Watched) -> Vec<Clump> {
+        group.clumps(self.watch, self.places, self.rhythm, self.now)
+    }
+
+    /// Who may take the slot and would take it out of clumps, and out of how many; the most first, then by rank. Newcomers are left out: a copy that
+    /// nobody misses is no reason to go over their quota.
+    pub(super) fn heirs_apart(&self, group: &Watched, slot: Slot, clumps: &[Clump]) -> Vec<(usize, PeerKey)> {
+        let mut avoid = group.avoided(&Subject::Apart, self.now);
+        avoid.extend(self.peers.iter().filter(|view| view.newcomer).map(|view| view.peer));
+        let place = |peer: &PeerKey| self.places.settled(peer, self.now, self.rhythm.settled_ms);
+        let ranked =
+            self.new_holders(group, slot, &avoid).into_iter().filter(|peer| self.presence(peer) <= Presence::Late);
+        let helps = ranked.map(|peer| (relieved(slot, place(&peer), clumps), peer));
+        let mut heirs: Vec<(usize, PeerKey)> = helps.filter(|(helps, _)| *helps > 0).collect();
+        heirs.sort_by_key(|(helps, _)| std::cmp::Reverse(*helps));
+        heirs
+    }
+
     /// Peers that may become stewards, best first.
     pub(super) fn new_stewards(&self, group: &Watched, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let policy = self.policy(group);
@@ -181,6 +208,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
     };
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut healing = false;
     let done = |subject: Subject, what: &dyn Fn() -> Option<Action>| {
         if !asked(&subject) {
             return Wanted::Later(subject);
@@ -203,6 +231,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
                 && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
             if !lacks.is_empty() && able && seen.insert(slot) {
                 all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), true)));
+                healing = true;
             }
         }
     }
@@ -239,13 +268,52 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
         let enlist = || scene.new_stewards(group, &BTreeSet::new()).first().map(|new| Action::Enlist { new: *new });
         all.push(done(Subject::Another, &enlist));
     }
+    // Nothing of this for a group that fights for its life, and none while somebody is still given what it is to have: perhaps for this.
+    let calm = assessment.state < GroupState::Critical && !healing;
+    let clumps = if calm { scene.clumps(group) } else { Vec::new() };
+    if !group.movable(&clumps, scene.watch, scene.rhythm, scene.now).is_empty() {
+        let subject = Subject::Apart;
+        all.push(match asked(&subject) {
+            false => Wanted::Later(subject),
+            true => match move_apart(group, scene, &clumps) {
+                Some((action, clump)) => {
+                    let planned = planned(group, &assessment, action);
+                    let planned = PlannedRepair { class: Priority::Low, apart: Some(clump), ..planned };
+                    Wanted::Repair(subject, planned)
+                }
+                None => Wanted::InVain(subject),
+            },
+        });
+    }
     all
+}
+
+/// One copy of a slot to somebody who is known to be elsewhere than too many others: of all such copies one that takes the slot out of as
+/// many clumps as possible.
+fn move_apart(group: &Watched, scene: &Scene<'_>, clumps: &[Clump]) -> Option<(Action, Clump)> {
+    let slots = group.movable(clumps, scene.watch, scene.rhythm, scene.now);
+    let mut best: Option<(usize, Action, Clump)> = None;
+    for slot in slots {
+        let Some((helps, to)) = scene.heirs_apart(group, slot, clumps).into_iter().next() else { continue };
+        if best.as_ref().is_some_and(|(most, ..)| *most >= helps) {
+            continue;
+        }
+        let place = scene.places.settled(&to, scene.now, scene.rhythm.settled_ms);
+        let clump = clumps.iter().find(|clump| clump.slots.contains(&slot) && place.is_off(&clump.ground));
+        let mut avoid = group.avoided(&Subject::Apart, scene.now);
+        avoid.extend(group.hiders().chain(scene.distrusted()));
+        let copy = repair_without(group, scene, slot, Some((to, group.wanted(slot))), false, (&avoid, &avoid));
+        if let (Some(action @ Action::Copy { .. }), Some(clump)) = (copy, clump) {
+            best = Some((helps, action, clump.clone()));
+        }
+    }
+    best.map(|(_, action, clump)| (action, clump))
 }
 
 fn planned(group: &Watched, assessment: &Assessment, action: Action) -> PlannedRepair {
     let bytes = group.cost(&action);
     let class = budget::priority(assessment, group.record.group()).class;
-    PlannedRepair { action, state: assessment.state, survival: assessment.survival, class, bytes }
+    PlannedRepair { action, state: assessment.state, survival: assessment.survival, class, bytes, apart: None }
 }
 
 /// A holder that lacks something, where nobody else can take the slot: one that let us down lately too, but none that broke its word.
@@ -346,7 +414,12 @@ pub(super) fn rebuild(
 }
 
 /// What is proposed now: wanted, free, our turn, and within the budgets.
-pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget) -> Vec<PlannedRepair> {
+pub(super) fn orders(
+    group: &mut Watched,
+    scene: &Scene<'_>,
+    budget: &mut Budget,
+    repairs: &mut RepairTimes,
+) -> Vec<PlannedRepair> {
     if !matches!(scene.watch.outage(scene.now), Outage::None) {
         return Vec::new();
     }
@@ -364,8 +437,14 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
     };
     let open = subjects(&wanted(group, scene, &|_| false));
     group.wanted_now(&open);
-    let ours: BTreeSet<Subject> =
-        open.into_iter().filter(|subject| group.is_our_turn(&me, *subject, scene.watch, now, rhythm)).collect();
+    group.note_lacking(&open, scene.watch, now).into_iter().for_each(|took_ms| repairs.note(took_ms));
+    // What is missing comes before what only stands wrong, unless there is nobody for it.
+    let missing = open.iter().any(|subject| matches!(subject, Subject::Slot(_)) && !group.is_vain(subject));
+    let ours: BTreeSet<Subject> = open
+        .into_iter()
+        .filter(|subject| *subject != Subject::Apart || !missing)
+        .filter(|subject| group.is_our_turn(&me, *subject, scene.watch, now, rhythm))
+        .collect();
     if ours.is_empty() {
         return Vec::new();
     }
@@ -384,7 +463,8 @@ pub(super) fn orders(group: &mut Watched, scene: &Scene<'_>, budget: &mut Budget
         };
         let is_slot = planned.action.slot().is_some();
         let planned = in_parts(group, planned, budget);
-        let room = !is_slot || group.busy() + orders.len() < at_once;
+        let alone = planned.apart.is_none() || group.busy() + orders.len() == 0;
+        let room = !is_slot || group.busy() + orders.len() < at_once && alone;
         if !room || !group.affords(&me, planned.bytes) {
             continue;
         }

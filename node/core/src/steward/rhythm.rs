@@ -31,6 +31,8 @@ pub struct Rhythm {
     pub registered_ms: u64,
     /// How long shards that an auditor did not get to see count as not there, when nobody sees them meanwhile.
     pub distrust_ms: u64,
+    /// How long a peer has been in a place before it counts as there.
+    pub settled_ms: u64,
 }
 
 impl Default for Rhythm {
@@ -49,6 +51,7 @@ impl Default for Rhythm {
             audit_ms: panel::ROUND_MS,
             registered_ms: panel::REGISTERED_MS,
             distrust_ms: 7 * 24 * 60 * MINUTE,
+            settled_ms: 24 * 60 * MINUTE,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Rhythm {
             audit_ms: scale(self.audit_ms),
             registered_ms: scale(self.registered_ms),
             distrust_ms: scale(self.distrust_ms),
+            settled_ms: scale(self.settled_ms),
         }
     }
 

@@ -43,7 +43,8 @@ impl Steward {
     #[must_use]
     pub fn stuck(&self, group: &GroupId, now: Timestamp, peers: &[PeerView]) -> Vec<Stuck> {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
-        let scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        let believed = (&self.watch, &self.places);
+        let scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
         let ticket = group.record.mandate.ticket;
         let wanted = plan::wanted(group, &scene, &|subject| matches!(subject, Subject::Slot(_)));
         let in_vain = wanted.into_iter().filter_map(|wanted| match wanted {

@@ -84,7 +84,8 @@ impl Steward {
     fn on_proposal(&mut self, from: PeerKey, order: &Order, vote: [u8; 64], now: Timestamp, peers: &[PeerView]) {
         let id = order.group;
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, &self.watch, &self.rhythm);
+        let believed = (&self.watch, &self.places);
+        let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
         scene.to_sign = true;
         // Whoever may be cut off itself sees no emergencies.
         if matches!(self.watch.outage(now), Outage::None) {

@@ -62,7 +62,7 @@ pub(super) fn check(
     if !matches!(scene.watch.outage(now), Outage::None) {
         return Err(Objection::Calm);
     }
-    let subject = subject_of(&order.action);
+    let subject = wanted_as(group, &order.action, scene);
     if !group.is_free(&subject, now) && !group.gives_way(&scene.me, from, &subject) {
         return Err(Objection::Busy);
     }
@@ -80,10 +80,37 @@ pub(super) fn check(
     if order.urgent && mine.class != Priority::Critical {
         return Err(Objection::NotUrgent);
     }
-    if !names_check_out(group, &order.action, scene) {
+    let fine = match subject {
+        Subject::Apart => is_apart(group, &order.action, scene),
+        _ => names_check_out(group, &order.action, scene),
+    };
+    if !fine {
         return Err(Objection::WrongPeer);
     }
     if group.affords(from, group.cost(&order.action)) { Ok(()) } else { Err(Objection::Budget) }
+}
+
+/// As what we want it ourselves: a copy of a slot that lacks nothing may be wanted for the sake of standing apart.
+fn wanted_as(group: &Watched, action: &Action, scene: &Scene<'_>) -> Subject {
+    let subject = subject_of(action);
+    if !matches!(action, Action::Copy { .. }) {
+        return subject;
+    }
+    let open = wanted(group, scene, &|_| false);
+    let is = |of: Subject| open.iter().any(|wanted| matches!(wanted, Wanted::Later(found) if *found == of));
+    if !is(subject) && is(Subject::Apart) { Subject::Apart } else { subject }
+}
+
+/// Whether it is a copy that takes a slot out of a clump as we see them. Which slot is the proposer's choice, and nearly whom: others may know a
+/// little less or more of who is where.
+fn is_apart(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool {
+    let Action::Copy { slot, from, to, ordinals } = action else { return false };
+    let clumps = scene.clumps(group);
+    let movable = group.movable(&clumps, scene.watch, scene.rhythm, scene.now).contains(slot);
+    let most = FIRST + group.failures(&Subject::Apart);
+    let heirs = scene.heirs_apart(group, *slot, &clumps);
+    let new = movable && heirs.iter().take(most).any(|(_, heir)| heir == to);
+    new && ordinals.len() <= BATCH && ordinals.without(&group.has(*slot, from)).is_empty()
 }
 
 /// By our own map: sources and helpers have what they are to give, and the new holder may hold it (SEP-1).
@@ -124,6 +151,8 @@ fn is_among_first(group: &Watched, subject: &Subject, scene: &Scene<'_>, peer: &
                 cairn_proto::Slot::new(*slot).map_or(Vec::new(), |slot| scene.new_holders(group, slot, avoid))
             }
             Subject::Steward(_) | Subject::Another => scene.new_stewards(group, avoid),
+            // Of whom is_apart says more.
+            Subject::Apart => Vec::new(),
         };
         ranked.iter().take(most).any(|first| first == peer)
     })

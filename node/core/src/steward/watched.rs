@@ -1,7 +1,7 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
-//! The leaves: `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
-//! it), `inventory` (who has what, for the owner and for those who ask), `state` (all of it as bytes).
+//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
+//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,10 +20,12 @@ use crate::{
     liveness::{Presence, Watch},
 };
 
+mod apart;
 mod audits;
 mod chain;
 mod inventory;
 mod orders;
+mod repairs;
 pub(super) mod state;
 mod turns;
 
@@ -33,6 +35,7 @@ use self::{
     audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
+    repairs::Lacking,
     turns::{Patience, Promise, Proposal},
 };
 
@@ -53,6 +56,8 @@ pub(super) enum Subject {
     Steward(PeerKey),
     /// One more steward.
     Another,
+    /// A copy elsewhere of a slot that stands where too many others do.
+    Apart,
 }
 
 /// The month that began then, the bytes ordered in it, and for whom of the stewards we signed how many of them.
@@ -93,6 +98,8 @@ pub(super) struct Watched {
     /// Bytes of record and entries.
     weight: usize,
     patience: BTreeMap<Subject, Patience>,
+    /// Slots that lack a copy. Not kept across a crash: silence tells since when.
+    lacking: BTreeMap<u8, Lacking>,
     /// Until then an emergency by presence goes on, as long as a slot is missed. Not kept across a crash: whoever starts again judges anew.
     alarm_until: Timestamp,
     looked: Option<Timestamp>,
@@ -133,6 +140,7 @@ impl Watched {
             gave: BTreeMap::new(),
             weight: 0,
             patience: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             alarm_until: Timestamp(0),
             looked: None,
             compared: now,
@@ -159,6 +167,7 @@ impl Watched {
             (self.broken, self.gave, self.alarm_until) = (old.broken, old.gave, old.alarm_until);
             (self.distrusted, self.audits, self.since) = (old.distrusted, old.audits, old.since);
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
+            self.lacking = old.lacking;
             self.entries = old.entries;
             self.asked.extend(old.asked);
             self.let_go_of_old();

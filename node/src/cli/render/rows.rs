@@ -11,7 +11,7 @@ use super::{
 /// One row; mostly one line. `long` is `ls -l`.
 pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
     if let Some(line) = table::row(kind, row) {
-        return vec![line];
+        return std::iter::once(line).chain(below(kind, row)).collect();
     }
     match kind {
         "node" => vec![entry(row, long)],
@@ -44,6 +44,16 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
         )],
         _ => vec![pairs(row)],
     }
+}
+
+/// What is said of a row below it.
+fn below(kind: &str, row: &Value) -> Vec<String> {
+    let said = match kind {
+        "watched_group" => row["too_close"].as_array().cloned().unwrap_or_default(),
+        "planned_repair" => vec![row["why"].clone()],
+        _ => Vec::new(),
+    };
+    said.iter().filter_map(Value::as_str).map(|text| format!("          {}", printable(text))).collect()
 }
 
 /// How a departure goes.

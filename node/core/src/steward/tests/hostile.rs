@@ -45,7 +45,13 @@ fn a_steward_that_is_heard_is_not_replaced_and_one_that_is_not_is_by_one_of_the_
         let steward = &village.stewards[&voter];
         let group = &steward.groups[&village.ticket.id()];
         let domain = village.domain(&voter);
-        let scene = plan::Scene::new((voter, &domain), village.now, &village.views, &steward.watch, &steward.rhythm);
+        let scene = plan::Scene::new(
+            (voter, &domain),
+            village.now,
+            &village.views,
+            (&steward.watch, &steward.places),
+            &steward.rhythm,
+        );
         scene.new_stewards(group, &BTreeSet::new())
     };
     assert!(candidates.len() > 4);

@@ -76,7 +76,13 @@ fn helpers_are_found_when_there_are_any() {
     for steward in village.stewards.values_mut() {
         let watched = steward.groups.get(&group).expect("watched");
         let domain = Domain::operator("x").expect("valid");
-        let scene = plan::Scene::new((steward.me, &domain), now, &village.views, &steward.watch, &steward.rhythm);
+        let scene = plan::Scene::new(
+            (steward.me, &domain),
+            now,
+            &village.views,
+            (&steward.watch, &steward.places),
+            &steward.rhythm,
+        );
         let all = watched.wanted(slot(2));
         let found = plan::rebuild(watched, &scene, slot(2), steward.me, &all, &BTreeSet::new());
         match found {

@@ -4,7 +4,9 @@ use cairn_proto::{Certificate, GroupId, PeerKey, Slot, Timestamp};
 
 use super::{
     super::{
+        Rhythm,
         log::{Happening, What},
+        places::Places,
         wire::GroupMap,
     },
     Subject, Watched,
@@ -14,6 +16,7 @@ use super::{
 use crate::{
     assess::Assessment,
     liveness::{Belief, Presence, Watch},
+    placement::clump::Clump,
 };
 
 /// How a group stands.
@@ -31,6 +34,8 @@ pub struct GroupReport {
     pub assessment: Assessment,
     /// Orders under way.
     pub under_way: usize,
+    /// Where more of its slots stand than may.
+    pub clumps: Vec<Clump>,
     /// How its holders are audited.
     pub audits: AuditReport,
     /// What happened, oldest first.
@@ -46,7 +51,13 @@ impl GroupReport {
 }
 
 impl Watched {
-    pub(in super::super) fn report_of(&self, watch: &Watch, now: Timestamp) -> GroupReport {
+    pub(in super::super) fn report_of(
+        &self,
+        watch: &Watch,
+        places: &Places,
+        rhythm: &Rhythm,
+        now: Timestamp,
+    ) -> GroupReport {
         let row = |slot: Slot| {
             let holders = self.holders(slot).into_iter();
             let holder =
@@ -61,6 +72,7 @@ impl Watched {
             quorum: self.committee().quorum(),
             assessment: self.assess(watch, now),
             under_way: self.under_way.len(),
+            clumps: self.clumps(watch, places, rhythm, now),
             audits: self.audit_report(now),
             log: self.log.iter().cloned().collect(),
         }
@@ -98,7 +110,7 @@ impl Watched {
     /// could do.
     pub(in super::super) fn is_busy(&self, now: Timestamp) -> bool {
         let wants = |(subject, patience): (&Subject, &Patience)| {
-            *subject != Subject::Another && !patience.vain && patience.next <= now
+            !matches!(subject, Subject::Another | Subject::Apart) && !patience.vain && patience.next <= now
         };
         !self.under_way.is_empty() || !self.proposals.is_empty() || self.patience.iter().any(wants)
     }

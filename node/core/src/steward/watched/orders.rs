@@ -246,6 +246,9 @@ impl Watched {
         let shards = taken.ordinals.len() as u16;
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
         self.patience.remove(&subject);
+        if let Some(lacking) = self.lacking.get_mut(&slot.as_u8()) {
+            lacking.given = true;
+        }
         self.looked = None;
         // The signatures that were looked at are kept, whoever's came with the word.
         let entry = Entry::new(given.unwrap_or_else(|| certificate.clone()), sealed, taken);
@@ -389,7 +392,8 @@ impl Watched {
             Failure::Refused | Failure::Wrong(None) => Some(*from),
             Failure::Missing(peer) | Failure::Wrong(Some(peer)) => Some(peer).filter(named),
         };
-        if let Some(patience) = self.patience.get_mut(&subject)
+        let wanted = self.wanted_as(subject);
+        if let Some(patience) = self.patience.get_mut(&wanted)
             && let Some(peer) = blamed.filter(|_| patience.avoid.len() < AVOIDED_MAX)
         {
             patience.avoid.insert(peer, now.plus_ms(rhythm.pause_ms_max));

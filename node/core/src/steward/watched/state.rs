@@ -17,7 +17,7 @@
 //! log (count; each as in `steward::log`)
 //! ```
 //!
-//! Numbers in minimal LEB128. A subject is `0` and a slot, `1` and a steward's key, or `2`. Maps are in the order of their keys.
+//! Numbers in minimal LEB128. A subject is `0` and a slot, `1` and a steward's key, `2`, or `3`. Maps are in the order of their keys.
 //!
 //! Whoever keeps the bytes keeps a checksum of them: votes of orders are not checked again, only what anyhow is when a record,
 //! a change or a holder's word is opened. Bytes that are damaged all the same are refused or give some state; they never panic.
@@ -48,8 +48,8 @@ use super::{
 
 const WHAT: &str = "steward's group";
 const VERSION: u8 = 2;
-/// Slots, stewards that were lost, and one more steward.
-const SUBJECTS_MAX: usize = SLOTS_MAX + STEWARDS_MAX + CHANGES_MAX + 1;
+/// Slots, stewards that were lost, one more steward, and a copy apart.
+const SUBJECTS_MAX: usize = SLOTS_MAX + STEWARDS_MAX + CHANGES_MAX + 2;
 const SLOTS_MAX: usize = cairn_proto::code_params::SLOTS_MAX as usize;
 /// Everybody who was ever given something.
 const GIVEN_MAX: usize = SLOTS_MAX * HOLDERS_MAX + ENTRIES_MAX;
@@ -79,6 +79,7 @@ fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
             out.extend_from_slice(peer.as_bytes());
         }
         Subject::Another => out.push(2),
+        Subject::Apart => out.push(3),
     }
 }
 
@@ -87,6 +88,7 @@ fn subject(r: &mut Reader<'_>) -> Result<Subject, DecodeError> {
         0 => Ok(Subject::Slot(Slot::new(r.byte()?)?.as_u8())),
         1 => Ok(Subject::Steward(peer(r)?)),
         2 => Ok(Subject::Another),
+        3 => Ok(Subject::Apart),
         _ => Err(r.invalid("unknown subject")),
     }
 }

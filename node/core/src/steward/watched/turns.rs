@@ -130,9 +130,15 @@ impl Watched {
 
     /// Nobody is there for it: not looked for again for a while.
     pub(in super::super) fn in_vain(&mut self, subject: Subject, now: Timestamp, rhythm: &Rhythm) {
-        let pause = if subject == Subject::Another { rhythm.pause_ms_max } else { rhythm.pause_ms };
+        let patient = matches!(subject, Subject::Another | Subject::Apart);
+        let pause = if patient { rhythm.pause_ms_max } else { rhythm.pause_ms };
         let patience = self.patience_with(subject, now);
         (patience.next, patience.vain) = (now.plus_ms(pause), true);
+    }
+
+    /// Whether nobody was there for it when it was our turn last.
+    pub(in super::super) fn is_vain(&self, subject: &Subject) -> bool {
+        self.patience.get(subject).is_some_and(|patience| patience.vain)
     }
 
     /// Whatever a clock that was ahead wrote is no further ahead than it would be now: nothing is to wait for years.
@@ -140,6 +146,7 @@ impl Watched {
         let least = |at: &mut Timestamp, most: Timestamp| *at = (*at).min(most);
         self.looked = self.looked.filter(|at| *at <= now);
         self.clamp_audits(now, rhythm);
+        self.clamp_lacking(now);
         least(&mut self.compared, now);
         least(&mut self.alarm_until, now.plus_ms(rhythm.order_ms));
         least(&mut self.spent.began, now);
@@ -166,6 +173,7 @@ impl Watched {
         now: Timestamp,
         rhythm: &Rhythm,
     ) {
+        let subject = self.wanted_as(subject);
         let urgent = self.alarm(now) && matches!(subject, Subject::Slot(_));
         let patience = self.patience_with(subject, now);
         patience.failures = patience.failures.saturating_add(1);
@@ -184,11 +192,18 @@ impl Watched {
     }
 
     fn blame(&mut self, subject: Subject, proposer: PeerKey, now: Timestamp) {
+        let subject = self.wanted_as(subject);
         let patience = self.patience_with(subject, now);
         if patience.proposers.len() < PROPOSERS_MAX || patience.proposers.contains_key(&proposer) {
             let times = patience.of(&proposer).0.saturating_add(1);
             patience.proposers.insert(proposer, (times, now));
         }
+    }
+
+    /// As what a slot is wanted: one that lacks nothing is ordered for the sake of standing apart.
+    pub(super) fn wanted_as(&self, subject: Subject) -> Subject {
+        let own = self.patience.contains_key(&subject) || !matches!(subject, Subject::Slot(_));
+        if own || !self.patience.contains_key(&Subject::Apart) { subject } else { Subject::Apart }
     }
 
     /// The patience with a subject that is wanted.
@@ -250,17 +265,24 @@ impl Watched {
 
     /// Whether nothing about this subject is under way, and nothing that we signed.
     pub(in super::super) fn is_free(&self, subject: &Subject, now: Timestamp) -> bool {
-        !self.under_way.contains_key(subject) && self.promised.get(subject).is_none_or(|promise| promise.until <= now)
+        let bound = |promise: &Promise| promise.until > now;
+        if *subject == Subject::Apart {
+            // What is least urgent waits until nothing else about any slot is under way.
+            let slot = |of: &Subject| matches!(of, Subject::Slot(_));
+            let signed = self.promised.iter().any(|(of, promise)| slot(of) && bound(promise));
+            return !signed && !self.under_way.keys().any(slot);
+        }
+        !self.under_way.contains_key(subject) && !self.promised.get(subject).is_some_and(bound)
     }
 
     /// Whether it is free but for a proposal of our own, and this steward comes before us: two who proposed at once would wait for
     /// each other.
     pub(in super::super) fn gives_way(&self, me: &PeerKey, from: &PeerKey, subject: &Subject) -> bool {
-        let ours = self.proposals.values().any(|proposal| subject_of(&proposal.order.action) == *subject);
-        let signed = self.promised.get(subject).is_none_or(|promise| promise.by == *me);
-        ours && signed
-            && !self.under_way.contains_key(subject)
-            && self.standing(from, subject) < self.standing(me, subject)
+        let apart = *subject == Subject::Apart;
+        let meant = |of: &Subject| of == subject || apart && matches!(of, Subject::Slot(_));
+        let ours = self.proposals.values().any(|proposal| meant(&subject_of(&proposal.order.action)));
+        let signed = self.promised.iter().filter(|(of, _)| meant(of)).all(|(_, promise)| promise.by == *me);
+        ours && signed && !self.under_way.keys().any(meant) && self.standing(from, subject) < self.standing(me, subject)
     }
 
     /// Orders of slots under way.
@@ -278,6 +300,7 @@ impl Watched {
             Subject::Slot(slot) => hasher.update(&[*slot]),
             Subject::Steward(peer) => hasher.update(peer.as_bytes()),
             Subject::Another => hasher.update(b"another"),
+            Subject::Apart => hasher.update(b"apart"),
         };
         let failures = self.patience.get(subject).map_or(0, |patience| patience.of(steward).0);
         (failures, *hasher.finalize().as_bytes())
@@ -308,7 +331,8 @@ impl Watched {
         let subject = subject_of(&order.action);
         self.proposals.retain(|_, proposal| subject_of(&proposal.order.action) != subject);
         self.promised.insert(subject, Promise { order: name, until, by });
-        if let Some(patience) = self.patience.get_mut(&subject) {
+        let wanted = self.wanted_as(subject);
+        if let Some(patience) = self.patience.get_mut(&wanted) {
             patience.vain = false;
         }
         let bytes = self.cost(&order.action);

@@ -239,7 +239,8 @@ fn passes() {
         Presented::Invitation(read) => Ok(read.to_text().to_string()),
         Presented::Pass(read) => Ok(read.to_text()),
     };
-    check("invitation-text", invitation.to_text().as_bytes(), &invitation.to_text().to_string(), text);
+    let line = invitation.to_text().to_string();
+    check("invitation-text", line.as_bytes(), &line, text);
     let member = PeerKey::from_bytes(public(9));
     let pass = invitation.accept(&member, at).expect("closed");
     let pass = pass.extend(&secret(9), LinkKind::Peer, public(10), offer(1)).expect("may");

@@ -67,8 +67,7 @@ impl Vault {
     /// that were never used, and has them on record before anything is put there.
     pub(super) async fn storage(&self, settings: &Fallbacks, writes: bool) -> Result<Storage, Failure> {
         let remembered = self.providers()?;
-        let new = writes && !settings.sections().is_empty();
-        if remembered.is_empty() && !new {
+        if remembered.is_empty() && (!writes || settings.sections().is_empty()) {
             return Ok(Storage::default());
         }
         let mut storage = Storage::open(&self.keys, settings, &remembered).await;

@@ -162,7 +162,7 @@ impl Storage {
     }
 
     fn index(&mut self) {
-        self.known.sort_by_key(|a| a.row.id);
+        self.known.sort_by_key(|known| known.row.id);
         self.holders.clear();
         for (at, known) in self.known.iter().enumerate() {
             for slot in (0..SLOTS_MAX).filter_map(|slot| Slot::new(slot).ok()) {

@@ -176,7 +176,7 @@ fn why_stuck(stuck: &Stuck) -> String {
             };
             let more = stuck.why.likely_with().unwrap_or(0);
             format!(
-                "{known}; one new domain of {colours} has it, {more} more have it with 95 %; or a lost holder returns"
+                "{known}; about one new domain in {colours} has it, so {more} more bring it with 95 %; or a lost holder returns"
             )
         }
         StuckWhy::Sources => "who has what it takes is away".to_owned(),
@@ -195,6 +195,7 @@ pub(super) fn not_planned(report: &GroupReport, stuck: &Stuck) -> PlannedRepairS
         bytes: ByteSize(0),
         priority: priority(budget::priority(&report.assessment, report.group).class).to_owned(),
         survival: report.assessment.survival,
+        why: None,
         waits_for: Some(why_stuck(stuck)),
     }
 }

@@ -209,7 +209,6 @@ fn any_moves_end_with_few_copies_and_nothing_that_could_be_mended() {
                 let heirs = scene.heirs_apart(group, movable, &clumps);
                 assert!(heirs.is_empty(), "seed {seed}, round {round}: {clumps:?} could be mended by {heirs:?}");
             }
-            drop(scene);
             assert_eq!(village.hours(24), BTreeSet::new(), "seed {seed}: it rests");
         }
         assert!(held <= 5 * 3, "seed {seed}: three holders of a slot at most: {held}");

@@ -11,6 +11,7 @@ use cairn_core::{
         EphemeralSecret, Helper, LEDGER_MAX, LedgerRefusal, NewHolder, Order, SESSION_SIZE_MAX, Session, SessionLedger,
         wire::{MESSAGE_MAX, Message},
     },
+    durability::repairs::RepairTimes,
     erasure::Codec,
     liveness::{Timers, WATCHED_MAX, Watch},
     reputation::{Class, Complaint, Observed, Reputation, STATE_MAX},
@@ -24,6 +25,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "rebuild-session", seeds: || sessions().iter().map(Session::encode).collect(), run: session },
         Target { name: "rebuild-message", seeds: messages, run: message },
         Target { name: "session-ledger", seeds: || vec![a_ledger().encode()], run: ledger },
+        Target { name: "repair-times", seeds: || vec![a_few_repairs().encode()], run: repair_times },
         Target { name: "liveness-state", seeds: || LIVENESS.clone(), run: liveness },
         Target {
             name: "reputation-state",
@@ -170,6 +172,21 @@ static LIVENESS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     vec![calm, watch.encode()]
 });
 
+fn a_few_repairs() -> RepairTimes {
+    let mut repairs = RepairTimes::default();
+    (0..12).for_each(|i| repairs.note(MINUTE << i));
+    repairs
+}
+
+fn repair_times(bytes: &[u8]) {
+    let Ok(mut repairs) = RepairTimes::decode(bytes) else { return };
+    assert_eq!(repairs.encode(), bytes);
+    repairs.note(u64::MAX);
+    let figures = repairs.with_open([0, DAY, u64::MAX]).figures();
+    assert!(figures.mean_days.is_finite() && figures.mean_days_at_most.is_none_or(|most| most >= figures.mean_days));
+    assert!(RepairTimes::decode(&repairs.encode()).is_ok());
+}
+
 fn liveness(bytes: &[u8]) {
     // A setting may change from one start to the next, so a state may be read with other timers than its own.
     for timers in [Timers::default(), Timers::default().scaled(1e-9)] {
@@ -281,6 +298,7 @@ mod tests {
             LIVENESS.iter().map(|bytes| Watch::decode(bytes, Timers::default()).expect("a state")).collect();
         assert_eq!(watches[0].outage(START.plus_ms(2399 * 5 * MINUTE)), Outage::None);
         assert_ne!(watches[1].outage(START.plus_ms(2702 * 5 * MINUTE)), Outage::None);
+        assert!(a_few_repairs().figures().mean_days_at_most.is_some());
         let state = Reputation::decode(&a_reputation().encode()).expect("a state");
         assert_eq!(state.convictions().count(), 1);
     }

@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
         Target { name: "taken", seeds: || vec![taken()], run: open_taken },
         Target { name: "steward-group", seeds: || STATES.clone(), run: resume },
+        Target { name: "steward-places", seeds: || vec![places()], run: resume_places },
         Target { name: "steward-request", seeds: request_seeds, run: read_request },
         Target { name: "steward-answer", seeds: answer_seeds, run: read_answer },
         Target { name: "credentials", seeds: || vec![credentials().encode().expect("valid")], run: read_credentials },
@@ -292,6 +293,23 @@ fn a_steward() -> Steward {
     Steward::new(key(), own_domain(), Rhythm::default(), watch, budget)
 }
 
+/// One peer: its continent, its network, no subnet.
+fn places() -> Vec<u8> {
+    [&[1, 1][..], &[7; 32], &[1, 2, b'E', b'U', 5], &[1, 7, 5], &[0]].concat()
+}
+
+fn resume_places(bytes: &[u8]) {
+    for now in [NOW, Timestamp(0), Timestamp(u64::MAX)] {
+        let mut steward = a_steward();
+        if steward.resume_places(bytes, now).is_err() {
+            continue;
+        }
+        let kept = steward.encode_places();
+        assert!(kept.len() <= bytes.len());
+        assert_eq!(a_steward().resume_places(&kept, now), Ok(()));
+    }
+}
+
 /// A group that was just taken up; and one that was repaired and has an order under way.
 static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut steward = a_steward();
@@ -345,5 +363,7 @@ mod tests {
         let report = steward.report(&group, NOW).expect("watched");
         assert_eq!((report.under_way, report.log.len()), (1, 4), "{report:?}");
         assert_eq!(steward.map_for_owner(&group).expect("watched").entries.len(), 1);
+        assert_eq!(steward.resume_places(&places(), NOW), Ok(()));
+        assert_eq!(steward.encode_places(), places());
     }
 }

@@ -347,19 +347,29 @@ impl Asking {
         Answer::Open
     }
 
-    /// Peers of the stewards' colour, best first: those that may be one now, then the others, who may have been.
+    /// Peers of the stewards' colour, best first: by turns those that may be one now, and those that were it when all were here. The
+    /// silent ones count: a question that they leave open is all that says that somebody may know more.
     async fn by_rank(&self, ticket: &GroupTicket) -> Vec<PeerKey> {
         let known = self.peers.get_or_init(|| async { self.overlay.peers(false).await.unwrap_or_default() }).await;
         let (policy, avoid) = (PlacementPolicy::for_network(known), BTreeSet::new());
+        let now = super::now();
         let request = GroupRequest {
             owner: Owner { peer: self.overlay.me(), domain: self.overlay.my_domain() },
             authority: *ticket.authority(),
             policy: &policy,
             avoid: &avoid,
-            now: super::now(),
+            now,
             owner_key: None,
         };
-        let mut ranked = placement::stewards(known, &request, ticket);
+        let as_if_here = |view: &PeerView| PeerView { reachable: Some(true), last_heard: now, loss: 0, ..view.clone() };
+        let once: Vec<PeerView> = known.iter().map(as_if_here).collect();
+        let (fit, once) = (placement::stewards(known, &request, ticket), placement::stewards(&once, &request, ticket));
+        let mut ranked: Vec<PeerKey> = Vec::new();
+        let mut add = |peer: Option<&PeerKey>| ranked.extend(peer.filter(|peer| !ranked.contains(peer)).copied());
+        for at in 0..fit.len().max(once.len()) {
+            add(fit.get(at));
+            add(once.get(at));
+        }
         let class = ticket.code().slots();
         let coloured = known.iter().filter(|view| colour(ticket, &view.domain).index() == class);
         let others: Vec<PeerKey> = coloured.map(|view| view.peer).filter(|peer| !ranked.contains(peer)).collect();

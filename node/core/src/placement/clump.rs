@@ -196,8 +196,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any heir that helps brings the sum down by as much as is said, and makes no new clump: so it ends, and as soon as nobody
-        /// helps alone, nobody does.
+        /// Any heir that helps brings the sum down by as much as is said, or more where not all of its place is known, and makes no new
+        /// clump: so it ends, and as soon as nobody helps alone, nobody does.
         #[test]
         fn a_further_holder_takes_away_what_is_said_and_adds_nothing(
             draw in proptest::collection::vec(
@@ -223,7 +223,7 @@ mod tests {
                 let after = clumps(&slots, &caps());
                 if helps > 0 {
                     copies += 1;
-                    prop_assert_eq!(sum(&after) + helps, sum(&found));
+                    prop_assert!(sum(&after) + helps <= sum(&found));
                 } else {
                     // One of whom nothing is known may only make it look better.
                     prop_assert!(sum(&after) <= sum(&found));

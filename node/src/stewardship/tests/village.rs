@@ -439,8 +439,13 @@ impl Village {
 
     /// Half a minute passes, and everybody takes note of it.
     pub(super) async fn step(&self) {
-        self.world.now.fetch_add(STEP_MS, Ordering::SeqCst);
+        self.pass_time();
         self.beats().await;
+    }
+
+    /// The clock goes on by a step; nobody has looked at it yet.
+    pub(super) fn pass_time(&self) {
+        self.world.now.fetch_add(STEP_MS, Ordering::SeqCst);
     }
 
     /// Everybody who runs had two beats: the second began after this was called, and what the first led to has been done.

@@ -119,6 +119,7 @@ impl NodeService {
             overlay: self.node.overlay()?,
             witness: self.node.witness(),
             fallback: self.node.fallback(),
+            repairs: self.node.stewardship().repairs().await.figures(),
         };
         // Whoever drops this future does not wait for the thread, so the thread must be told.
         let cancel = cancel.child_token();

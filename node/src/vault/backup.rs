@@ -11,7 +11,7 @@ use std::{
 
 use cairn_core::{
     chunking::ChunkProfile,
-    durability::UnknownSla,
+    durability::{UnknownSla, repairs::RepairFigures},
     keys::KeyMode,
     pack::StripeNumbers,
     placement::{Owner, PlacementError, PlacementPolicy},
@@ -66,7 +66,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) async fn backup(
     vault: &Vault,
     (overlay, storage): (Arc<dyn Overlay>, Arc<Storage>),
-    args: BackupArgs,
+    (args, repairs): (BackupArgs, RepairFigures),
     input: Option<StreamInput>,
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
@@ -79,7 +79,7 @@ pub(super) async fn backup(
         .map_err(|e| Failure::new(ExitCode::Usage, "USAGE", format!("no snapshot can be named so: {e}")))?;
     let source = Source::new(&args, input)?;
     let counters = vault.check_network_head(&overlay).await?;
-    let promise = promised(vault, &args)?;
+    let promise = promised(vault, &args)?.map(|promise| (promise, repairs));
     let session = Arc::new(open_session(vault, (overlay, &storage), now, counters, promise, &events, &cancel).await?);
     if let Some(kept) = session.promised.as_ref().filter(|_| !args.dry_run) {
         kept.promise.remember(&vault.catalogue).map_err(failures::catalogue)?;
@@ -248,7 +248,7 @@ pub(super) async fn open_session(
     (overlay, storage): (Arc<dyn Overlay>, &Storage),
     now: Timestamp,
     counters: Counters,
-    promise: Option<Promise>,
+    promise: Option<(Promise, RepairFigures)>,
     events: &mpsc::Sender<Event>,
     cancel: &CancellationToken,
 ) -> Result<Session, Failure> {
@@ -272,7 +272,7 @@ pub(super) async fn open_session(
     let next_group = counters.next_group.max(highest_group + 1);
     let mut looks = LOOKS;
     let (groups, promised) = loop {
-        let promised = promise.map(|promise| promise.follow(&peers, stripes, now));
+        let promised = promise.map(|(promise, repairs)| promise.follow(&peers, stripes, &repairs, now));
         let policy = promised.as_ref().map_or_else(|| PlacementPolicy::for_network(&peers), |kept| kept.policy(&peers));
         let (keys, owner) = (vault.keys.clone(), owner.clone());
         // Peers of which we have not heard yet come before fallback storage.

@@ -45,6 +45,8 @@ pub(super) struct Promise {
 pub(super) struct Kept {
     pub(super) promise: Promise,
     followed: Option<Followed>,
+    /// Whether the time that repairs take was measured.
+    measured: bool,
 }
 
 impl Promise {
@@ -90,12 +92,12 @@ impl Promise {
         self.shape.map_or(1, |shape| shape.r)
     }
 
-    /// Follows it in the network as it is. `stripes`: how many the vault has.
-    pub(super) fn follow(mut self, peers: &[PeerView], stripes: u64, now: Timestamp) -> Kept {
+    /// Follows it in the network as it is. `stripes`: how many the vault has; `repairs`: what this node saw of them, assumed where that is
+    /// too little to tell.
+    pub(super) fn follow(mut self, peers: &[PeerView], stripes: u64, repairs: &RepairFigures, now: Timestamp) -> Kept {
         let bytes = stripes.saturating_mul(5 * SHARD_SIZE as u64).max(BYTES_LEAST);
         let domains = placement::domains_that_fit(peers) as u32;
-        // How long repairs take, the daemon's steward knows and a vault does not: the assumption is on the careful side.
-        let measured = Measured::of(&Observed::of(peers, now), &RepairFigures::default(), domains);
+        let measured = Measured::of(&Observed::of(peers, now), repairs, domains);
         let churn = churn_seen(peers, self.stirred, now);
         self.stirred = match churn {
             Churn::High { since } => Some(since),
@@ -103,7 +105,7 @@ impl Promise {
         };
         let followed = follow(&Question::new(self.sla, bytes), &measured, self.shape, churn);
         self.shape = followed.as_ref().map(|followed| followed.solution.shape);
-        Kept { promise: self, followed }
+        Kept { promise: self, followed, measured: repairs.mean_days_at_most.is_some() }
     }
 }
 
@@ -152,6 +154,7 @@ impl Kept {
             "shape": followed.map(|followed| followed.solution.shape.to_string()),
             "why": followed.map(|followed| followed.why),
             "expansion": followed.map(|followed| followed.solution.expansion),
+            "repair_time": if self.measured { "measured" } else { "assumed" },
             "loss_a_year": followed.map(|followed| followed.solution.loss()),
         })
     }

@@ -24,6 +24,7 @@ use std::{
 };
 
 use cairn_core::{
+    durability::repairs::RepairFigures,
     keys::VaultKeys,
     peer_view::PeerView,
     placement::{self, PlacementPolicy},
@@ -103,6 +104,7 @@ struct Owner {
     source: PathBuf,
     phrase: SecretText,
     fallback: Fallbacks,
+    repairs: RepairFigures,
 }
 
 impl Owner {
@@ -111,7 +113,8 @@ impl Owner {
         let (data, source) = (dir.path().join("data"), dir.path().join("source"));
         std::fs::create_dir_all(&source).expect("made");
         let (_, phrase) = Vault::init(&data, None).expect("a vault");
-        Self { overlay: MemoryOverlay::new(peers), dir, data, source, phrase, fallback: Fallbacks::default() }
+        let (fallback, repairs) = Default::default();
+        Self { overlay: MemoryOverlay::new(peers), dir, data, source, phrase, fallback, repairs }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
@@ -136,6 +139,7 @@ impl Owner {
             overlay: self.overlay.shared(),
             witness: None,
             fallback: self.fallback.clone(),
+            repairs: self.repairs,
         };
         let (sender, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use cairn_core::durability::repairs::RepairFigures;
 use cairn_proto::manifest::GroupRow;
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub struct VaultContext {
     pub witness: Option<Arc<dyn Witness>>,
     /// Where to put what the network has nobody for.
     pub fallback: Fallbacks,
+    /// How long repairs took that this node saw as a steward.
+    pub repairs: RepairFigures,
 }
 
 /// Runs one verb to its end. `passphrase` opens the keyring (`None`: the vault was made without one); `input` is the
@@ -73,7 +76,7 @@ pub async fn run_verb(
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 reached = lean(ctx, &vault, !args.dry_run, &events) => reached?,
             };
-            backup::backup(&vault, (limited(overlay), storage), args, input, events, cancel).await
+            backup::backup(&vault, (limited(overlay), storage), (args, ctx.repairs), input, events, cancel).await
         }
         Verb::Restore(args) => {
             let vault = tokio::select! {

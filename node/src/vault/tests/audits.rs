@@ -110,6 +110,7 @@ async fn a_wrong_answer_is_kept_as_a_proof_and_told() {
         overlay: owner.overlay.shared(),
         witness: Some(notes.clone()),
         fallback: Default::default(),
+        repairs: Default::default(),
     };
     let (events, mut told) = mpsc::channel(10_000);
     let verb = Verb::Audit(AuditArgs { all: true, ..most(3) });
@@ -190,6 +191,7 @@ fn blank() -> Owner {
         source,
         phrase: SecretText::new(String::new()),
         dir,
+        repairs: Default::default(),
         fallback: Fallbacks::default(),
     }
 }

@@ -195,6 +195,7 @@ async fn a_dropped_backup_is_as_good_as_a_killed_one() {
         overlay: owner.overlay.shared(),
         witness: None,
         fallback: Default::default(),
+        repairs: Default::default(),
     };
     let (events, _listener) = mpsc::channel(1024);
     let verb = Verb::Backup(owner.backup_args());

@@ -71,6 +71,7 @@ impl Owner {
             overlay: self.overlay.shared(),
             witness: None,
             fallback: Default::default(),
+            repairs: Default::default(),
         };
         let (events, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
@@ -138,6 +139,7 @@ fn fork(base: &Owner) -> Owner {
         source: base.source.clone(),
         phrase: base.phrase.clone(),
         dir,
+        repairs: Default::default(),
         fallback: base.fallback.clone(),
     }
 }

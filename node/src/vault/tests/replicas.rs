@@ -149,7 +149,7 @@ fn newest(owner: &Owner) -> (String, usize) {
 /// The promise decides the shape of the next groups, stays until another is named, and older groups keep theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_keeps_what_it_promised() {
-    let owner = Owner::new(60);
+    let mut owner = Owner::new(60);
     owner.write("a", &noise(1, 1 << 20));
     let plain = backed_up(&owner, owner.backup_args()).await;
     assert!(plain["sla"].is_null());
@@ -176,7 +176,19 @@ async fn a_vault_keeps_what_it_promised() {
     owner.check(true).await.expect(ExitCode::Success);
     owner.overlay.assert_separated();
 
+    // A node that saw how slow repairs are goes by it.
+    let mut seen = cairn_core::durability::repairs::RepairTimes::default();
+    (0..100).for_each(|_| seen.note(200 * 24 * 3_600_000));
+    owner.repairs = seen.figures();
     owner.write("e", &noise(5, 1 << 20));
+    let slow = backed_up(&owner, owner.backup_args()).await;
+    let by = |ran: &serde_json::Value| ran["sla"]["repair_time"].as_str().expect("said").to_owned();
+    assert_eq!((by(&again), by(&slow)), ("assumed".to_owned(), "measured".to_owned()));
+    let loss = |ran: &serde_json::Value| ran["sla"]["loss_a_year"].as_f64().expect("reckoned");
+    let grown = slow["sla"]["shape"] != again["sla"]["shape"];
+    assert!(grown || loss(&slow) > loss(&again), "{slow} {again}");
+
+    owner.write("f", &noise(6, 1 << 20));
     assert!(backed_up(&owner, promising(&owner, "none")).await["sla"].is_null());
     assert_eq!(newest(&owner), first);
     let refused = owner.run(Verb::Backup(promising(&owner, "diamond"))).await;

@@ -58,6 +58,12 @@ def status_of(pid, field):
     return 0
 
 
+def pss_of(pids):
+    """Bytes that these processes take together, pages that they share counted once."""
+    lines = (line for pid in pids for line in open(f"/proc/{pid}/smaps_rollup"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def cpu_of(pids):
     """CPU seconds that these processes used so far."""
     used = 0

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .process import ROOT, TOOLS, Failed, Run, cpu_of, say, size_of, status_of
+from .process import ROOT, TOOLS, Failed, Run, cpu_of, pss_of, say, size_of, status_of
 
 # Built with the pinned toolchain; a newer one may need a newer Rust.
 RUSTIC = "0.11.4"
@@ -154,6 +154,9 @@ class Cairn:
     def holders_rss(self, field="VmHWM"):
         return [status_of(pid, field) for pid in self.pids().values()]
 
+    def holders_pss(self):
+        return pss_of(self.pids().values())
+
     def run(self, command, **how):
         """A verb of the owner, and the CPU time that the holders spent on it."""
         pids = self.pids().values()
@@ -263,6 +266,9 @@ class Tahoe:
 
     def rss(self):
         return sum(status_of(process.pid, "VmHWM") for process in self.running)
+
+    def pss(self):
+        return pss_of(process.pid for process in self.running)
 
     def end(self):
         for process in self.running:

@@ -105,7 +105,9 @@ def tahoe(table, figures):
             table.add(f"the same, {verb}: CPU", f"{a:.1f} s/GB", f"{b:.1f} s/GB Tahoe-LAFS", f"{b / a:.1f}", "≥ 8", b / a >= 8)
         a = ours["grid_rss"] + max(ours[verb]["rss"] for verb in ("put", "get"))
         b = theirs["grid_rss"] + max(theirs[verb]["rss"] for verb in ("put", "get"))
-        table.add("the same: memory of all processes", f"{a / MIB:.0f} MiB", f"{b / MIB:.0f} MiB Tahoe-LAFS", f"{b / a:.1f}", "≥ 8", b / a >= 8)
+        table.add("the same: peaks of memory of all processes, added up", f"{a / MIB:.0f} MiB", f"{b / MIB:.0f} MiB Tahoe-LAFS", f"{b / a:.1f}", "≥ 8", b / a >= 8)
+        a, b = ours["grid_pss"], theirs["grid_pss"]
+        table.add("the same: what the nodes take afterwards, shared pages counted once", f"{a / MIB:.0f} MiB", f"{b / MIB:.0f} MiB Tahoe-LAFS", f"{b / a:.1f}", "", None)
 
 
 def pipeline(table, figures):

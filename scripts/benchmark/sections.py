@@ -290,6 +290,7 @@ def tahoe(bench):
             _, result = grid.cost("get", run.text.split()[-1], back)
             out["tahoe"]["get"] = keep_best(out["tahoe"]["get"], result, size)
             out["tahoe"]["grid_rss"] = max(out["tahoe"].get("grid_rss", 0), grid.rss())
+            out["tahoe"]["grid_pss"] = max(out["tahoe"].get("grid_pss", 0), grid.pss())
         if subprocess.run(["cmp", "-s", source, back]).returncode != 0:
             raise Failed("Tahoe's file came back different")
         back.unlink()
@@ -298,6 +299,7 @@ def tahoe(bench):
             ours["put"] = keep_best(ours["put"], tool.backup(source), size)
             ours["get"] = keep_best(ours["get"], tool.restore(source, bench.place / "target"), size)
             ours["grid_rss"] = max(ours.get("grid_rss", 0), sum(tool.holders_rss()))
+            ours["grid_pss"] = max(ours.get("grid_pss", 0), tool.holders_pss())
             same(source, bench.place / "target")
     source.unlink()
     return out

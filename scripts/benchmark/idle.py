@@ -116,7 +116,19 @@ def connections(pid, established):
     return count
 
 
-def inside(binary, nodes, minutes, settle, folder):
+def backup(binary, mib, place, env):
+    """An owner stores so much random data and is not seen again."""
+    env = {**env, "CAIRN_NETWORK": str(place / "lab/network.toml")}
+    source = place / "source"
+    with open(source, "wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(1 << 20))
+    for command in (["init", "--phrase-file", str(place / "phrase")], ["backup", str(source)]):
+        subprocess.run([binary, *command], check=True, env=env, stdout=subprocess.DEVNULL)
+    source.unlink()
+
+
+def inside(binary, nodes, minutes, settle, stored, folder):
     """The lab, watched; prints figures as JSON."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -128,6 +140,8 @@ def inside(binary, nodes, minutes, settle, folder):
         # A lab that waits in vain for all to know all leaves its nodes up: a large one on few cores may be watched all the same.
         started = subprocess.run([binary, "lab", "up", "--nodes", str(nodes), *lab], env=env, stdout=subprocess.DEVNULL)
         up = time.monotonic() - begun
+        if stored:
+            backup(binary, stored, place, env)
         time.sleep(settle)
         status = json.loads(subprocess.run([binary, "lab", "status", "--json", *lab], check=True, env=env, capture_output=True).stdout)
         pids = [node["pid"] for node in status if node["state"] == "up"]
@@ -164,10 +178,10 @@ def inside(binary, nodes, minutes, settle, folder):
         shutil.rmtree(place, ignore_errors=True)
 
 
-def measure(binary, nodes, minutes, settle, folder):
+def measure(binary, nodes, minutes, settle, folder, stored=0):
     """Runs `inside` in a namespace of its own and makes figures a day of it."""
     unshare = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-rn"]
-    command = [*unshare, sys.executable, __file__, str(binary), str(nodes), str(minutes), str(settle), str(folder)]
+    command = [*unshare, sys.executable, __file__, str(binary), str(nodes), str(minutes), str(settle), str(stored), str(folder)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         text, _ = child.communicate()
@@ -193,4 +207,4 @@ def measure(binary, nodes, minutes, settle, folder):
 
 
 if __name__ == "__main__":
-    inside(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), sys.argv[5])
+    inside(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

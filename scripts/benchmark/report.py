@@ -91,6 +91,8 @@ def memory(table, figures):
 def quiet(table, figures):
     if got := ran(figures, "idle"):
         what = f"idle node of {got['nodes']}, {got['seconds'] / 60:.3g} minutes"
+        if got.get("stored_mib"):
+            what += f", {got['stored_mib']} MiB stored by an owner who is away"
         table.bound(f"{what}: CPU, mean (most {got['core_percent_max']:.2f})", got["core_percent_mean"], "% of a core", 1, digits=2)
         table.bound(f"{what}: sent and received", got["mb_a_day"], "MB a day", 50)
 

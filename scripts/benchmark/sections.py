@@ -251,7 +251,8 @@ def memory(bench):
 def idle_network(bench):
     minutes = bench.options.idle_minutes
     say(f"idle network of {bench.options.idle_nodes} nodes, {minutes:g} minutes")
-    return idle.measure(Cairn.binary, bench.options.idle_nodes, minutes, bench.options.idle_settle, bench.place)
+    got = idle.measure(Cairn.binary, bench.options.idle_nodes, minutes, bench.options.idle_settle, bench.place, bench.options.idle_stored)
+    return {**got, "stored_mib": bench.options.idle_stored}
 
 
 def disk(bench):

@@ -23,6 +23,7 @@ pub mod keeper;
 mod keys;
 mod origins;
 mod overlay;
+mod presence;
 mod rebuilds;
 mod refusals;
 mod scoop;
@@ -72,6 +73,7 @@ use self::{
     heads::HeadRecords,
     invitations::Invitations,
     keeper::ShardKeeper,
+    presence::Presence,
     refusals::{Heedful, Refusals},
     stewards::{Desk, StewardClient},
     task::{NetworkTask, SelfPortrait, State},
@@ -252,6 +254,7 @@ struct Inner {
     domain: Domain,
     commands: mpsc::Sender<Command>,
     courtesy: Option<Courtesy>,
+    presence: Presence,
     client: ShardClient,
     stewards: StewardClient,
     standings: Standings,
@@ -337,8 +340,10 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
     let walks = ChaCha20Rng::from_rng(&mut rng);
     let mut ticks = tokio::time::interval(Duration::from_millis(250));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let presence = Presence::default();
     let task = NetworkTask {
         swarm,
+        presence: presence.clone(),
         refusals,
         commands: command_queue,
         shutdown: shutdown.clone(),
@@ -381,6 +386,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         key,
         domain: config.domain,
         courtesy: config.courtesy.clone(),
+        presence,
         client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,

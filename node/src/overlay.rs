@@ -202,6 +202,11 @@ pub trait Overlay: Send + Sync + 'static {
         None
     }
 
+    /// Whether a question to this peer need not wait for a connection; a moment later it may be otherwise.
+    fn is_connected(&self, _peer: &PeerKey) -> bool {
+        true
+    }
+
     /// Peers known now, from gossiped adverts and random walks in the DHT. With `refresh`, walks first until
     /// enough storage peers are known or nothing new turns up.
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>>;

@@ -55,6 +55,10 @@ impl Overlay for Limited {
         self.inner.fallback_of(holder)
     }
 
+    fn is_connected(&self, peer: &PeerKey) -> bool {
+        self.inner.is_connected(peer)
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         self.inner.peers(refresh)
     }

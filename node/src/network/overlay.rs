@@ -68,6 +68,10 @@ impl Overlay for NetworkHandle {
         .boxed()
     }
 
+    fn is_connected(&self, peer: &PeerKey) -> bool {
+        self.inner.presence.has(peer)
+    }
+
     fn put_shard(
         &self,
         to: PeerKey,

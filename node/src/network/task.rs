@@ -41,6 +41,7 @@ use super::{
     command::{AskError, Command},
     door::{Door, DoorEvent, Verdict},
     keeper::ShardKeeper,
+    presence::Presence,
     refusals::Refusals,
     stewards::Desk,
     streams::{InboundStream, Kind, OpenReply},
@@ -127,6 +128,7 @@ impl Progress {
 /// Owns the Swarm.
 pub(crate) struct NetworkTask {
     pub(crate) swarm: Swarm<Door>,
+    pub(crate) presence: Presence,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: CancellationToken,

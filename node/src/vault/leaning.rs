@@ -466,6 +466,10 @@ impl Overlay for Leaning {
         self.storage.name_of(holder)
     }
 
+    fn is_connected(&self, peer: &PeerKey) -> bool {
+        self.is_one(peer) || self.inner.is_connected(peer)
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         self.inner.peers(refresh)
     }

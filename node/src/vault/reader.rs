@@ -130,6 +130,8 @@ struct Known {
     lost: BTreeMap<StripeNo, (usize, usize)>,
     /// Peers that failed or lied in this verb: asked last.
     suspects: BTreeSet<PeerKey>,
+    /// Peers that were not connected when enough others were, and not soon after: not waited for until they are.
+    late: BTreeSet<PeerKey>,
     /// Peers whose right bytes were noted: once in a verb, or one restore would outweigh all that was seen before.
     thanked: BTreeSet<PeerKey>,
 }
@@ -399,14 +401,20 @@ impl Reader {
                 .any(|slot| !self.has_trusted_holder(source, slot))
     }
 
-    /// The plaintext of one data shard, given up when it takes longer than the line explains. Waiting for a turn does not
-    /// count.
+    /// The plaintext of one data shard, given up when it takes longer than the line explains, or when its holders are not connected
+    /// a moment after enough others are: a dial to somebody who is gone takes many times as long as a shard. Waiting for a turn does
+    /// not count.
     async fn fetch_soon(&self, source: &StripeSource, slot: Slot) -> Option<Result<Bytes, StripeError>> {
         let accept =
             |source: &StripeSource, slot: Slot, bytes: Bytes| open_shard(&source.row, slot, &bytes, &source.epoch);
         let mut turn = self.window.turn().await;
-        let asked = tokio::time::timeout(self.window.patience(), self.ask(source, slot, Priority::High, accept));
-        let plain = asked.await.ok().flatten();
+        let is_late = !self.is_at_hand(source, slot) && self.are_others_at_hand(source);
+        let patience = if is_late { self.window.soon() } else { self.window.patience() };
+        let asked = tokio::time::timeout(patience, self.ask(source, slot, Priority::High, accept)).await;
+        if is_late && asked.is_err() {
+            self.note_late(source, slot);
+        }
+        let plain = asked.ok().flatten();
         if plain.is_some() {
             turn.came();
         }

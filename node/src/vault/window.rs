@@ -21,6 +21,9 @@ const FIRST: usize = 4;
 const MOST: usize = 24;
 /// How long a holder may take before another slot is asked as well, when nothing is known of the line.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a holder that is not connected may take, while enough others are, or as long as a shard takes: three round trips of a
+/// dial, within a continent.
+const SOON: Duration = Duration::from_millis(150);
 /// However slow the line is, nobody is waited for longer.
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
 /// A shard that came in this time came quickly.
@@ -65,6 +68,10 @@ impl State {
     fn patience(self) -> Duration {
         (3 * self.typical).clamp(PATIENCE, PATIENCE_MAX)
     }
+
+    fn soon(self) -> Duration {
+        self.typical.clamp(SOON, PATIENCE)
+    }
 }
 
 /// The right to fetch one shard.
@@ -91,6 +98,11 @@ impl Window {
     /// How long a shard may take before another slot is asked as well.
     pub(super) fn patience(&self) -> Duration {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).patience()
+    }
+
+    /// How long one whose holder must be dialled first, when others need not be.
+    pub(super) fn soon(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).soon()
     }
 }
 
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn a_fast_line_opens_it_and_a_slow_one_closes_it() {
         let mut state = State::new();
-        assert_eq!(state.patience(), PATIENCE);
+        assert_eq!((state.patience(), state.soon()), (PATIENCE, SOON));
         for _ in 0..100 {
             state = state.after(20 * MS, true);
         }
@@ -136,6 +148,7 @@ mod tests {
         }
         assert_eq!(state.size, FIRST);
         assert!(state.patience() > 11_000 * MS && state.patience() <= 12_000 * MS, "{:?}", state.patience());
+        assert_eq!(state.soon(), PATIENCE, "rebuilding costs more than waiting on such a line");
         for _ in 0..100 {
             state = state.after(60_000 * MS, false);
         }

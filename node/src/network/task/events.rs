@@ -44,6 +44,7 @@ impl NetworkTask {
                 self.refusals.spare(peer_id, false);
                 let broken = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
                 if let Some(key) = peer_key(&peer_id) {
+                    self.presence.went(&key);
                     self.book.disconnected(&key, broken, now);
                 }
             }
@@ -154,6 +155,7 @@ impl NetworkTask {
             // A connection that came through a relay names a peer and no address.
             let direct = addresses::ip(remote).is_some() && !addresses::is_relayed(remote);
             let came = if direct { Came::From(addresses::subnet(remote)) } else { Came::Relayed };
+            self.presence.came(key);
             self.book.connected(&key, came, now);
         }
     }

@@ -26,7 +26,28 @@ impl Reader {
     pub(super) fn has_trusted_holder(&self, source: &StripeSource, slot: Slot) -> bool {
         let holders = self.holders(source, slot);
         let known = self.known();
-        holders.iter().any(|peer| !known.suspects.contains(peer))
+        holders.iter().any(|peer| {
+            !known.suspects.contains(peer) && (!known.late.contains(peer) || self.overlay.is_connected(peer))
+        })
+    }
+
+    /// Whether a trusted holder of the slot need not be dialled first.
+    pub(super) fn is_at_hand(&self, source: &StripeSource, slot: Slot) -> bool {
+        let holders = self.holders(source, slot);
+        let known = self.known();
+        holders.iter().any(|peer| !known.suspects.contains(peer) && self.overlay.is_connected(peer))
+    }
+
+    /// Whether the stripe can be had without dialling anybody.
+    pub(super) fn are_others_at_hand(&self, source: &StripeSource) -> bool {
+        let at_hand = source.row.present().filter(|(slot, _)| self.is_at_hand(source, *slot)).count();
+        at_hand >= usize::from(source.row.used)
+    }
+
+    pub(super) fn note_late(&self, source: &StripeSource, slot: Slot) {
+        let holders = self.holders(source, slot);
+        let mut known = self.known();
+        known.late.extend(holders.into_iter().filter(|peer| !self.overlay.is_connected(peer)));
     }
 
     /// Who may have a shard: those of the row, and who took it since as far as stewards were asked.
@@ -52,7 +73,7 @@ impl Reader {
         let mut holders = self.holders(source, slot);
         {
             let known = self.known();
-            holders.sort_by_key(|p| known.suspects.contains(p));
+            holders.sort_by_key(|p| (known.suspects.contains(p), !self.overlay.is_connected(p)));
         }
         for holder in holders {
             let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
@@ -164,7 +185,9 @@ impl Reader {
         accept: Accept<T>,
     ) -> Vec<Option<Result<T, StripeError>>> {
         let mut slots = VecDeque::from(slots);
-        slots.make_contiguous().sort_by_key(|slot| !self.has_trusted_holder(source, *slot));
+        slots
+            .make_contiguous()
+            .sort_by_cached_key(|slot| (!self.has_trusted_holder(source, *slot), !self.is_at_hand(source, *slot)));
         let mut shards: Vec<_> = source.row.roots.iter().map(|_| None).collect();
         let mut running = FuturesUnordered::new();
         let ask = |slot: Slot| async move {

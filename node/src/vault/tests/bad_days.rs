@@ -32,6 +32,21 @@ async fn three_dead_slots_do_not_matter_and_new_data_goes_elsewhere() {
     owner.assert_same("out2");
 }
 
+/// With every shard of theirs waited for, a restore would take as many dials as it has stripes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_connected_is_waited_for_once() {
+    let owner = Owner::new(30);
+    owner.write("a", &noise(1, 60 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    // No more than three of any group: each of them has one slot of it at most.
+    (0..3).for_each(|slot| kill_one(&owner, slot, Manner::Away));
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+    // Of twelve stripes and those of metadata: what was asked for before the first wait was over, and nothing after it.
+    let waits = owner.overlay.waits();
+    assert!((1..=8).contains(&waits), "{waits}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn four_dead_slots_lose_files_by_name_and_nothing_else() {
     let owner = Owner::new(24);

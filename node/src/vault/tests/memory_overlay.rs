@@ -48,6 +48,8 @@ pub(super) enum Manner {
     Vanished,
     /// Accepts and answers, but gives nothing back.
     Mute,
+    /// Not connected, and a dial to it takes five seconds and is in vain.
+    Away,
 }
 
 #[derive(Clone)]
@@ -83,6 +85,8 @@ struct World {
     stumbling: BTreeSet<(PeerKey, GroupId)>,
     registered: usize,
     maps_asked: usize,
+    /// Reads begun at peers that are away.
+    waits: usize,
 }
 
 /// The network; clones are the same one.
@@ -120,6 +124,11 @@ impl Default for Halt {
 }
 
 impl MemoryOverlay {
+    /// Reads that were begun at peers that are away.
+    pub(super) fn waits(&self) -> usize {
+        self.world().waits
+    }
+
     /// A network of `count` honest peers in domains of their own.
     pub(super) fn new(count: u8) -> Self {
         let this = Self {
@@ -397,6 +406,10 @@ impl Overlay for MemoryOverlay {
         })
     }
 
+    fn is_connected(&self, peer: &PeerKey) -> bool {
+        self.world().peers.get(peer).is_some_and(|peer| peer.manner != Manner::Away)
+    }
+
     fn put_shard(
         &self,
         to: PeerKey,
@@ -473,6 +486,11 @@ impl Overlay for MemoryOverlay {
         Box::pin(async move {
             self.step().await;
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
+            if !self.is_connected(&from) {
+                self.world().waits += 1;
+                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+                return Err(TransferError::Unreachable("a dial in vain".to_owned()));
+            }
             let bytes = self.access(from, |peer| {
                 if peer.manner == Manner::Mute {
                     return Err(refused(RefusalCode::Busy));

@@ -73,6 +73,7 @@ mod tests;
 mod vote;
 mod watched;
 pub mod wire;
+pub mod words;
 
 use self::{
     crowd::Crowd,

@@ -8,10 +8,13 @@ use std::{
 use cairn_core::{
     audit::schedule::{Due, Pace, Schedule, Silence, Target},
     reputation::Observed,
-    steward::wire::{Duty, Findings, Refusal, care::WORDS_MAX},
+    steward::{
+        wire::{Duty, Findings, Refusal},
+        words::signed_for,
+    },
 };
 use cairn_proto::{
-    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Taken, Timestamp, audit::Evidence,
+    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Timestamp, audit::Evidence,
 };
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
@@ -105,10 +108,11 @@ struct Watching {
     generation: u64,
     rows: Arc<[(u8, ShardRoot)]>,
     by: BTreeMap<PeerKey, By>,
-    /// What it is sure to have had: what it showed us, and what it signed that it took. Anybody may make up a group and name it as a holder,
-    /// and an owner may list what it never brought: it would honestly say that it has not got it, and that is held against nobody
-    /// (TRUST-1).
+    /// What it is sure to have had: what it showed us ...
     had: Ordinals,
+    /// ... and what it signed that it took, until when it is bound by that. Anybody may make up a group and name it as a holder, and an owner
+    /// may list what it never brought: it would honestly say that it has not got it, and that is held against nobody (TRUST-1).
+    signed: BTreeMap<u8, Timestamp>,
     /// When a loss was last held against it.
     blamed: Option<Timestamp>,
 }
@@ -117,6 +121,10 @@ impl Watching {
     fn ordinals(&self) -> Ordinals {
         let rows: Ordinals = self.rows.iter().map(|(ordinal, _)| *ordinal).collect();
         self.by.values().fold(Ordinals::default(), |all, by| all.or(&by.ordinals)).and(&rows)
+    }
+
+    fn surely_had(&self, ordinal: u8, now: Timestamp) -> bool {
+        self.had.contains(ordinal) || self.signed.get(&ordinal).is_some_and(|until| now < *until)
     }
 
     fn root(&self, ordinal: u8) -> Option<ShardRoot> {
@@ -233,12 +241,18 @@ impl Book {
             rows: of_sheet(),
             by: BTreeMap::new(),
             had: Ordinals::default(),
+            signed: BTreeMap::new(),
             blamed: None,
         });
         if watching.generation < sheet.generation {
             (watching.generation, watching.rows) = (sheet.generation, of_sheet());
+            // Of other shards, maybe; whoever has it audited says again what is signed of these.
+            watching.signed.clear();
         }
-        watching.had = watching.had.or(&taken(duty, &holding));
+        for (ordinal, until) in signed_for(&duty.words, sheet, &duty.holder, now) {
+            let known = watching.signed.entry(ordinal).or_insert(until);
+            *known = until.max(*known);
+        }
         let next = now.plus_ms(self.spans.report_ms);
         let by = watching.by.entry(from).or_insert_with(|| By {
             domain,
@@ -382,7 +396,7 @@ impl Book {
         }
         // One a round: whoever owns a group may have had it delete what its sheet still lists.
         let fresh = watching.blamed.is_none_or(|at| at > now || now.ms_since(at) >= self.spans.round_ms);
-        if let Some(blame) = blame.filter(|_| watching.had.contains(target.ordinal) && fresh) {
+        if let Some(blame) = blame.filter(|_| watching.surely_had(target.ordinal, now) && fresh) {
             watching.blamed = Some(now);
             told.saw.push(blame);
         }
@@ -467,13 +481,6 @@ impl Book {
             missing: sum(2),
         }
     }
-}
-
-/// What the duty's holder signed that it took of this slot; whatever else it brings says nothing.
-fn taken(duty: &Duty, (group, slot, holder): &Holding) -> Ordinals {
-    let words = duty.words.iter().take(WORDS_MAX).filter_map(|word| Taken::open(word).ok());
-    let own = words.filter(|word| word.group == *group && word.slot == *slot && word.holder == *holder);
-    own.fold(Ordinals::default(), |all, word| all.or(&word.ordinals))
 }
 
 /// How a report fared.

@@ -13,7 +13,8 @@ use cairn_proto::{
     ByteSize, CodeParams, Domain, Grant, GroupId, GroupTicket, NetworkId, PeerKey, Region, Rights, ShardRoot, Slot,
     Timestamp, VaultKey,
     message::{
-        self, Advert, ControlAnswer, ControlRequest, HeadRecord, Held, ProofsWanted, Receipt, Roles, Word, control_request::Ask,
+        self, Advert, ControlAnswer, ControlRequest, HeadRecord, Held, ProofsWanted, Receipt, Roles, Word,
+        control_request::Ask,
     },
     network_file::NetworkFile,
     signed::SignedBytes,

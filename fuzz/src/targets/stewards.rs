@@ -236,7 +236,15 @@ fn request_seeds() -> Vec<Vec<u8>> {
 
 fn duty() -> Duty {
     let (holder, ordinals, until) = (PeerKey::from_bytes([2; 32]), [0, 200].into_iter().collect(), Timestamp(1000));
-    Duty { ticket: ticket(), sheet: sheet(0), holder, ordinals, auditors: 7, until, words: vec![taken(), word().encode()] }
+    Duty {
+        ticket: ticket(),
+        sheet: sheet(0),
+        holder,
+        ordinals,
+        auditors: 7,
+        until,
+        words: vec![taken(), word().encode()],
+    }
 }
 
 fn findings() -> Findings {

@@ -383,7 +383,8 @@ impl Run<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let record = records::record(&self.session.catalogue, &self.peers_only(row), access, contents, registration).await?;
+        let record =
+            records::record(&self.session.catalogue, &self.peers_only(row), access, contents, registration).await?;
         let answers = lacking.iter().map(|steward| {
             let record = record.clone();
             async move {

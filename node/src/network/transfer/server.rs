@@ -25,8 +25,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::colour::may_hold;
 use cairn_proto::{
-    Domain, Grant, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp,
-    message,
+    Domain, Grant, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp, message,
     wire::{
         DeleteShard, FrameHeader, FrameKind, GetShard, HasAnswer, HasShards, IN_FLIGHT_MAX, OpenGroup, Priority,
         PutShard, RefusalCode, Refused,

@@ -296,8 +296,13 @@ impl Village {
 
     /// With stewards who have the record, and everybody running who may take slot 2 over.
     pub(super) async fn settled(replicas: u8) -> Self {
-        let mut village = Self::new(replicas);
-        let heirs: Vec<PeerKey> = village.of_colour(2).into_iter().skip(replicas.into()).collect();
+        Self::new(replicas).settle().await
+    }
+
+    pub(super) async fn settle(mut self) -> Self {
+        let village = &mut self;
+        let replicas = village.record.sheets[2].holders.len();
+        let heirs: Vec<PeerKey> = village.of_colour(2).into_iter().skip(replicas).collect();
         for peer in village.stewards.clone().into_iter().chain(heirs) {
             village.start(peer).await;
         }
@@ -306,7 +311,7 @@ impl Village {
             let answer = village.handle(steward, village.holder(0, 0), Request::Register { record: record.clone() });
             assert_eq!(answer.await, Answer::Done);
         }
-        village
+        self
     }
 
     pub(super) fn of_colour(&self, class: usize) -> Vec<PeerKey> {

@@ -158,7 +158,7 @@ pub(super) async fn record(
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::{CodeParams, StripeId, index::StripeNo};
+    use cairn_proto::{CodeParams, StripeId, VaultKey};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -223,7 +223,9 @@ mod tests {
         assert_eq!(sealed, mandate(&row, &access, 5, stewards.clone(), 3, now).expect("valid"), "the same bytes");
         let known = Registration { mandate: sealed, sheets: 6, ..Registration::default() };
         let stripes = [stripe(0, 5), stripe(7, 2)];
-        let record = record(&row, &access, contents(&stripes), &known).await.expect("sealed");
+        let dir = tempfile::tempdir().expect("temp");
+        let catalogue = Catalogue::open(&dir.path().join("c"), &VaultKey::from_bytes([1; 32])).expect("made");
+        let record = record(&catalogue, &row, &access, contents(&stripes), &known).await.expect("sealed");
         let record = GroupRecord::decode(&record).expect("a record");
         assert_eq!((record.mandate.stewards.clone(), record.mandate.replicas), (stewards, 2));
         assert!(record.mandate.holds_at(now) && record.mandate.holds_at(Timestamp(now.0 - SKEW_MS)));
@@ -239,5 +241,6 @@ mod tests {
                 .collect();
             assert_eq!(sheet.rows, wanted, "a virtual slot has none");
         }
+        assert!(record.words().is_empty(), "nobody signed for anything");
     }
 }

@@ -311,6 +311,11 @@ impl MemoryOverlay {
         self.world().peers.get_mut(peer).expect("known peer").shards.clear();
     }
 
+    /// From now on receipts say nothing of what else their holder has.
+    pub(super) fn set_terse(&self) {
+        self.world().terse = true;
+    }
+
     /// Puts refused so far because the place has other bytes.
     pub(super) fn occupied(&self) -> u64 {
         self.world().occupied
@@ -372,7 +377,7 @@ pub(super) fn subnet(number: u8) -> Domain {
     Domain::of_address(std::net::Ipv4Addr::new(198, number, 7, 1).into()).expect("public")
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     Timestamp(since.as_millis() as u64)
 }

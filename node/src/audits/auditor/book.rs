@@ -17,12 +17,15 @@ use cairn_proto::{
     Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Timestamp, audit::Evidence,
 };
 use rand_core::CryptoRng;
-use serde::{Deserialize, Serialize};
+
+mod figures;
+
+pub use self::figures::{AuditStatus, Owing};
 
 /// Slots of groups at holders that are audited at a time: with two auditors a day for each of seven stewards, all that a network with
 /// eight slots and holders a peer of each of its thousand groups has one do.
 const HOLDINGS_MAX: usize = 8192;
-/// Roots of shards that are kept for it, 33 MiB: 4096 full slots.
+/// Roots of shards that are kept for it, 33 MiB, and until when their holders are bound, 16 MiB: 4096 full slots.
 const ROWS_MAX: usize = 1 << 20;
 /// Stewards that have us audit the same: a committee, and its successors.
 const STEWARDS_EACH: usize = 16;
@@ -113,6 +116,8 @@ struct Watching {
     /// ... and what it signed that it took, until when it is bound by that. Anybody may make up a group and name it as a holder, and an owner
     /// may list what it never brought: it would honestly say that it has not got it, and that is held against nobody (TRUST-1).
     signed: BTreeMap<u8, Timestamp>,
+    /// What it did not show when it was asked last.
+    missing: Ordinals,
     /// When a loss was last held against it.
     blamed: Option<Timestamp>,
 }
@@ -131,21 +136,6 @@ impl Watching {
         let at = self.rows.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal).ok()?;
         self.rows.get(at).map(|(_, root)| *root)
     }
-}
-
-/// What a node audits, for people: a row of `cairn status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditStatus {
-    /// Holders that are audited.
-    pub holders: usize,
-    /// Shards that they are asked for.
-    pub shards: usize,
-    /// Right answers of the last day.
-    pub good: u64,
-    /// Challenges of the last day that were not answered.
-    pub silent: u64,
-    /// ... that were answered with "not here", wrongly, or kept silent about for a day.
-    pub missing: u64,
 }
 
 /// How long things take.
@@ -242,6 +232,7 @@ impl Book {
             by: BTreeMap::new(),
             had: Ordinals::default(),
             signed: BTreeMap::new(),
+            missing: Ordinals::default(),
             blamed: None,
         });
         if watching.generation < sheet.generation {
@@ -401,6 +392,11 @@ impl Book {
             told.saw.push(blame);
         }
         let ordinal = Ordinals::from_iter([target.ordinal]);
+        match (good, lost) {
+            (true, _) => watching.missing = watching.missing.without(&ordinal),
+            (_, true) => watching.missing = watching.missing.or(&ordinal),
+            (false, false) => {}
+        }
         for by in watching.by.values_mut().filter(|by| by.ordinals.contains(target.ordinal)) {
             let tally = &mut by.tally;
             if good {
@@ -466,19 +462,6 @@ impl Book {
         }
         if let Some((_, counts)) = self.day.back_mut() {
             counts[what] += 1;
-        }
-    }
-
-    pub(super) fn status(&self, now: Timestamp) -> AuditStatus {
-        let part = now.0 / (self.spans.round_ms / PARTS).max(1);
-        let day = self.day.iter().filter(|(at, _)| *at + PARTS > part);
-        let sum = |what: usize| day.clone().map(|(_, counts)| counts[what]).sum();
-        AuditStatus {
-            holders: self.holders().len(),
-            shards: self.holdings.values().map(|watching| watching.ordinals().len()).sum(),
-            good: sum(0),
-            silent: sum(1),
-            missing: sum(2),
         }
     }
 }

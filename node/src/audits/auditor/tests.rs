@@ -210,6 +210,19 @@ fn what_it_gave_the_owner_a_receipt_for_is_held_against_it_by_who_never_saw_it()
     let mut everything = of(receipt());
     let saw = run(&mut everything, until, |_| Seen::NotHere);
     assert!(saw.contains(&Observed::NotHere) && !saw.contains(&Observed::Good), "from the first question on");
+    let owing = everything.owing(&key_of(&holder_key()), until);
+    let line = owing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let group = ticket(0).id();
+    assert_eq!(
+        line,
+        format!("did not show 4 shards of slot 2 of group {}: it signed for 4, and showed 0 before", group.short())
+    );
+    // It has them again, or it was never bound by anything: nothing is held against it.
+    run(&mut everything, NOW.plus_ms(47 * HOUR + 40 * 60_000), |_| Seen::Good);
+    assert!(everything.owing(&key_of(&holder_key()), until).iter().all(|owing| owing.shards < 4));
+    let mut nothing = book_with_words(&[receipt().seal(&SigningKey::from_bytes(&[99; 32])).encode_to_vec()]);
+    run(&mut nothing, until, |_| Seen::NotHere);
+    assert_eq!(nothing.owing(&key_of(&holder_key()), until), [], "nobody's word");
     // A lease that ends while we watch: from a day before on, nothing is held against it.
     let ends = Receipt { lease_until: NOW.plus_ms(25 * HOUR), ..receipt() };
     let ends = Receipt { held: receipt().held.map(|held| Held { lease_until: ends.lease_until, ..held }), ..ends };

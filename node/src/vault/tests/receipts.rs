@@ -72,14 +72,18 @@ async fn who_takes_a_slot_later_signs_for_it_too() {
     owner.write("a", &noise(1, 9 << 20));
     owner.backup().await.expect(ExitCode::Success);
     let before = newest(&owner);
-    let gone = before.sheets[0].holders.clone();
+    let signed_last = before.words().iter().map(|word| word.receipt.stored_at).max().expect("some");
     forget_holders(&owner, 0);
     owner.backup().await.expect(ExitCode::Success);
     let after = newest(&owner);
-    let new: Vec<&PeerKey> = after.sheets[0].holders.iter().filter(|holder| !gone.contains(holder)).collect();
+    // Besides these the row names some that nobody knows.
+    let there = owner.overlay.holders_of_slot(0);
+    let new: Vec<&PeerKey> = after.sheets[0].holders.iter().filter(|holder| there.contains(holder)).collect();
     assert!(!new.is_empty(), "somebody took the slot");
     for holder in new {
         let (words, shards) = proved(&after, &after.sheets[0], holder, now());
         assert!((1..=2).contains(&words) && shards == after.sheets[0].rows.len(), "{words} words for {shards}");
+        let own = after.words().iter().filter(|word| word.receipt.holder == *holder);
+        assert!(own.clone().all(|word| word.receipt.stored_at > signed_last), "of what it was given now");
     }
 }

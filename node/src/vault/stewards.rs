@@ -10,7 +10,8 @@
 //! - **SEP-1** A steward holds nothing of its group: it is of the colour that is no slot's, and no peer of the owner's domain.
 //! - **DUR-1** A run waits [`PATIENCE`] longer at most once a steward did not answer.
 //!
-//! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 70.
+//! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 75, each with 2 MiB of receipts to choose
+//! from while it is made.
 
 mod before;
 mod records;

@@ -142,5 +142,5 @@ fn a_record_brings_words_of_its_shards_and_no_others() {
     assert!(record().with_words(many(33)).is_err(), "too many of one");
     let most = record().with_words(many(32)).expect("as many as may be");
     assert!(most.encode().len() - record().encode().len() <= 32 * (WORD_SIZE_MAX - 15));
-    assert!(GROUP_RECORD_MAX < 480 << 10);
+    const { assert!(GROUP_RECORD_MAX < 480 << 10) };
 }

@@ -13,7 +13,8 @@ use cairn_proto::{
     ByteSize, CodeParams, Domain, Grant, GroupId, GroupTicket, NetworkId, PeerKey, Region, Rights, ShardRoot, Slot,
     Timestamp, VaultKey,
     message::{
-        self, Advert, ControlAnswer, ControlRequest, HeadRecord, ProofsWanted, Receipt, Roles, control_request::Ask,
+        self, Advert, ControlAnswer, ControlRequest, HeadRecord, Held, ProofsWanted, Receipt, Roles, Word,
+        control_request::Ask,
     },
     network_file::NetworkFile,
     signed::SignedBytes,
@@ -109,6 +110,7 @@ fn receipt() -> SignedBytes {
         root: ShardRoot::from_bytes([6; 32]),
         lease_until: Timestamp(1 << 41),
         stored_at: Timestamp(1 << 40),
+        held: Some(Held::of(&[(9, ShardRoot::from_bytes([6; 32]), Timestamp(1 << 41))])),
     }
     .seal(&key())
 }
@@ -188,6 +190,10 @@ fn signed_bytes(bytes: &[u8]) {
     }
     if Receipt::open(&signed).is_ok() {
         assert_eq!(signed.body, receipt().body);
+    }
+    if let Ok(word) = Word::of(&signed) {
+        assert_eq!(word.signed(), signed);
+        assert!(word.verified().is_none() || signed.body == receipt().body);
     }
     // The bodies themselves, as a hostile signer would send them.
     let _ = Advert::open(&SignedBytes::sign("cairn advert v1", signed.body.clone(), &key()));

@@ -8,7 +8,8 @@
 //!
 //! - **DUR-4** What was answered survives kill -9 and power loss. Enforced by `writer::Writer::commit`; attacked by
 //!   `tests::crashes`.
-//! - **DUR-5** Bytes go only after a deletion or an ended lease, and the hold in the trash; the trash is looked into before
+//! - **DUR-5** Bytes go only after a deletion or an ended lease, the hold in the trash, and the end of the lease that a receipt promised: so
+//!   what was signed for can be shown to any auditor, whatever its owner had deleted (TRUST-1). The trash is looked into before
 //!   "not found" is said. Enforced by [`Store::get`] and `writer::Writer::purge_trash`; attacked by `tests::life::trash_is_served..`.
 //! - **SEP-1** The ledger: one slot of a group, for ever. See `writer` and `index`.
 
@@ -404,6 +405,15 @@ impl Store {
             }
         }
         bitmap
+    }
+
+    /// The same shards with their roots and leases, by ordinal.
+    #[must_use]
+    pub fn rows(&self, group: GroupId, slot: Slot) -> Vec<(u8, ShardRoot, Timestamp)> {
+        let index = self.index();
+        let shards = index.groups.get(&group).filter(|g| g.slot == slot).into_iter().flat_map(|g| &g.shards);
+        let sound = shards.filter(|(_, e)| e.stage == Stage::Live && !e.damaged);
+        sound.map(|(ordinal, e)| (*ordinal, e.root, e.lease_until)).collect()
     }
 
     /// Whether this very shard is here, live and not known to be damaged.

@@ -16,6 +16,7 @@ pub mod message;
 pub mod network_file;
 pub mod order;
 pub mod pass;
+pub mod receipt;
 pub mod record;
 pub mod signed;
 pub mod tree;

@@ -13,6 +13,7 @@ use crate::{
     group::TICKET_SIZE,
     layout::{Reader, at_most, put_bytes, put_number},
     manifest::HOLDERS_MAX,
+    receipt::{WORDS_MAX, WORDS_OF_HOLDER_MAX, WORDS_SIZE_MAX, Word},
     signed,
 };
 
@@ -26,13 +27,15 @@ pub const REPLICAS_MAX: u8 = 5;
 pub const MANDATE_MAX: usize = 512;
 /// Most bytes of an encoded sheet, its signature included: [`STRIPES_PER_GROUP_MAX`] roots and [`HOLDERS_MAX`] holders.
 pub const SHEET_MAX: usize = 64 + 64 + 32 * HOLDERS_MAX + 34 * STRIPES_PER_GROUP_MAX;
-/// Most bytes of an encoded group record.
-pub const GROUP_RECORD_MAX: usize = 16 + MANDATE_MAX + 32 * (SHEET_MAX + 3);
+/// Most bytes of an encoded group record, 461 KiB: every slot full, as many words as there may be. A usual one has 75.
+pub const GROUP_RECORD_MAX: usize = 16 + MANDATE_MAX + 32 * (SHEET_MAX + 3) + 8 + WORDS_SIZE_MAX;
 
 const SIGNATURE: usize = 64;
 const MANDATE: &str = "cairn mandate v1";
 const SHEET: &str = "cairn slot sheet v1";
 const VERSION: u8 = 1;
+/// Begins what holders signed for; records without it have nothing there.
+const WORDS: u8 = 20;
 
 /// What stewards may order, as a bit set. Reading, deleting and changing the code have no bit: nobody can be given them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +282,8 @@ fn fits(sheet: &SlotSheet, code: CodeParams) -> bool {
 
 /// What a steward keeps of a group: the mandate and every slot's sheet, as they were signed.
 ///
-/// Layout: version `1` · mandate (length, bytes) · sheets (count, each length and bytes), by slot.
+/// Layout: version `1` · mandate (length, bytes) · sheets (count, each length and bytes), by slot · nothing, or parts, each its tag (ascending)
+/// and length: `20` what holders signed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRecord {
     /// The mandate, opened.
@@ -288,6 +292,7 @@ pub struct GroupRecord {
     pub sheets: Vec<SlotSheet>,
     sealed_mandate: Vec<u8>,
     sealed_sheets: Vec<Vec<u8>>,
+    words: Vec<Word>,
 }
 
 impl GroupRecord {
@@ -327,7 +332,34 @@ impl GroupRecord {
                 return Err(DecodeError::Invalid { what, why: "a stripe without one of its shards" });
             }
         }
-        Ok(Self { mandate: opened, sheets: open, sealed_mandate: mandate, sealed_sheets: sheets })
+        Ok(Self { mandate: opened, sheets: open, sealed_mandate: mandate, sealed_sheets: sheets, words: Vec::new() })
+    }
+
+    /// With what holders signed that they took. Nobody's signature is looked at: a word counts for who verifies it.
+    ///
+    /// # Errors
+    /// More than a record may have, one of no shard or holder of the sheets, or two for one shard.
+    pub fn with_words(mut self, words: Vec<Word>) -> Result<Self, DecodeError> {
+        let what = "words of a group record";
+        at_most(what, WORDS_MAX, words.len())?;
+        let strange = DecodeError::Invalid { what, why: "of a shard or holder that no sheet has" };
+        let places = words.into_iter().map(|word| Some((word.place(&self.sheets)?, word)));
+        let mut placed = places.collect::<Option<Vec<_>>>().ok_or(strange)?;
+        placed.sort_unstable_by_key(|(place, _)| *place);
+        if !placed.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(DecodeError::Invalid { what, why: "two for one shard" });
+        }
+        for of_one in placed.chunk_by(|(a, _), (b, _)| (a.0, a.1) == (b.0, b.1)) {
+            at_most(what, WORDS_OF_HOLDER_MAX, of_one.len())?;
+        }
+        self.words = placed.into_iter().map(|(_, word)| word).collect();
+        Ok(self)
+    }
+
+    /// What holders signed that they took, as far as the owner brought it; not verified.
+    #[must_use]
+    pub fn words(&self) -> &[Word] {
+        &self.words
     }
 
     /// The mandate as it was signed, for others to check.
@@ -367,6 +399,15 @@ impl GroupRecord {
         for sheet in &self.sealed_sheets {
             put_bytes(&mut out, sheet);
         }
+        if !self.words.is_empty() {
+            let mut part = Vec::new();
+            put_number(&mut part, self.words.len() as u64);
+            // Each has a place: it was put there by that.
+            let placed = self.words.iter().filter_map(|word| Some((word.place(&self.sheets)?, word)));
+            placed.for_each(|(place, word)| word.put(place, &mut part));
+            out.push(WORDS);
+            put_bytes(&mut out, &part);
+        }
         out
     }
 
@@ -382,8 +423,27 @@ impl GroupRecord {
         let mandate = r.bytes(MANDATE_MAX)?.to_vec();
         let count = r.count(crate::code_params::SLOTS_MAX.into(), SIGNATURE)?;
         let sheets = (0..count).map(|_| r.bytes(SHEET_MAX).map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
+        let mut record = Self::new(mandate, sheets)?;
+        if !r.is_empty() {
+            if r.byte()? != WORDS {
+                return Err(r.invalid("an unknown part"));
+            }
+            record = record.with_part_of_words(r.bytes(WORDS_SIZE_MAX)?)?;
+        }
         r.finish()?;
-        Self::new(mandate, sheets)
+        Ok(record)
+    }
+
+    fn with_part_of_words(self, part: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new("words of a group record", part);
+        let count = r.count(WORDS_MAX, 3 + 3 + SIGNATURE)?;
+        let words = (0..count).map(|_| Word::take(&mut r, &self.sheets)).collect::<Result<Vec<_>, _>>()?;
+        let place = |word: &Word| word.place(&self.sheets);
+        if words.is_empty() || !words.is_sorted_by(|a, b| place(a) < place(b)) {
+            return Err(r.invalid("none, or out of order"));
+        }
+        r.finish()?;
+        self.with_words(words)
     }
 }
 

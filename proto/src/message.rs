@@ -1,12 +1,13 @@
-//! Signed statements that peers exchange: adverts, receipts, head records; and the control protocol's messages.
+//! Signed statements that peers exchange: adverts, head records ([receipts](crate::receipt) stand for themselves); and the control protocol's
+//! messages.
 
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use serde::Serialize;
 
+pub use crate::receipt::{Held, Receipt, Word};
 use crate::{
-    ByteSize, DecodeError, Domain, GroupId, NetworkId, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
-    signed::SignedBytes,
+    ByteSize, DecodeError, Domain, NetworkId, PeerKey, Region, Slot, Timestamp, VaultKey, signed::SignedBytes,
 };
 
 /// Most addresses in an advert.
@@ -29,7 +30,6 @@ pub const PROOFS_PER_ANSWER_MAX: usize = 32;
 const _: () = assert!(PROOFS_PER_ANSWER_MAX * (crate::audit::evidence::EVIDENCE_MAX + 8) <= CONTROL_MAX, "they fit");
 
 const ADVERT_CONTEXT: &str = "cairn advert v1";
-const RECEIPT_CONTEXT: &str = "cairn receipt v1";
 const HEAD_CONTEXT: &str = "cairn head v1";
 
 /// What a node does for others, as a bit set.
@@ -200,75 +200,6 @@ impl Advert {
     }
 }
 
-/// A holder's signed word that a shard is durable on its disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Receipt {
-    /// Who holds it: the signer.
-    pub holder: PeerKey,
-    /// The group.
-    pub group: GroupId,
-    /// The slot.
-    pub slot: Slot,
-    /// The stripe of the group.
-    pub ordinal: u8,
-    /// BLAKE3 of the shard.
-    pub root: ShardRoot,
-    /// Until when the holder promises to keep it.
-    pub lease_until: Timestamp,
-    /// When it was stored, by the holder's clock.
-    pub stored_at: Timestamp,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ReceiptBody {
-    #[prost(bytes = "vec", tag = "1")]
-    group: Vec<u8>,
-    #[prost(uint32, tag = "2")]
-    slot: u32,
-    #[prost(uint32, tag = "3")]
-    ordinal: u32,
-    #[prost(bytes = "vec", tag = "4")]
-    root: Vec<u8>,
-    #[prost(uint64, tag = "5")]
-    lease_until: u64,
-    #[prost(uint64, tag = "6")]
-    stored_at: u64,
-}
-
-impl Receipt {
-    /// Signs with the holder's identity; `self.holder` must be that key.
-    #[must_use]
-    pub fn seal(&self, key: &SigningKey) -> SignedBytes {
-        let body = ReceiptBody {
-            group: self.group.as_bytes().to_vec(),
-            slot: self.slot.as_u8().into(),
-            ordinal: self.ordinal.into(),
-            root: self.root.as_bytes().to_vec(),
-            lease_until: self.lease_until.0,
-            stored_at: self.stored_at.0,
-        };
-        SignedBytes::sign(RECEIPT_CONTEXT, body.encode_to_vec(), key)
-    }
-
-    /// Verifies and checks every field.
-    ///
-    /// # Errors
-    /// [`DecodeError`] naming the first rule broken.
-    pub fn open(signed: &SignedBytes) -> Result<Self, DecodeError> {
-        let holder = PeerKey::from_bytes(signed.verify(RECEIPT_CONTEXT)?);
-        let body = decode::<ReceiptBody>(&signed.body, "receipt")?;
-        Ok(Self {
-            holder,
-            group: GroupId::from_slice(&body.group)?,
-            slot: slot(body.slot)?,
-            ordinal: ordinal(body.ordinal)?,
-            root: ShardRoot::from_slice(&body.root)?,
-            lease_until: Timestamp(body.lease_until),
-            stored_at: Timestamp(body.stored_at),
-        })
-    }
-}
-
 /// A vault's head as strangers keep it: sealed content with a sequence, signed by the vault. Higher
 /// `(generation, sequence)` wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -416,7 +347,7 @@ pub fn ordinal(wide: u32) -> Result<u8, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CodeParams;
+    use crate::{CodeParams, GroupId, ShardRoot};
 
     #[test]
     fn adverts_receipts_and_heads_round_trip_and_refuse_tampering() {
@@ -452,6 +383,7 @@ mod tests {
             root: ShardRoot::from_bytes([3; 32]),
             lease_until: Timestamp(7),
             stored_at: Timestamp(6),
+            held: None,
         };
         let sealed = receipt.seal(&key);
         assert_eq!(Receipt::open(&sealed), Ok(receipt));

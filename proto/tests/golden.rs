@@ -13,7 +13,7 @@ use cairn_proto::{
     head::{FORMAT_VERSION, HeadContent, ProviderRow},
     index::{IndexSegment, RunCodec, RunPlace, RunRow, StripeNo, StripeRow},
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
-    message::{self, Advert, HeadRecord, Receipt, Roles},
+    message::{self, Advert, HeadRecord, Held, Receipt, Roles, Word},
     signed::SignedBytes,
     tree::{ContentRef, FileTime, Node, NodeKind, TreeWriter, decode_nodes},
     wire::{FrameHeader, FrameKind, Priority},
@@ -277,8 +277,12 @@ fn messages() {
         root: ShardRoot::from_bytes([3; 32]),
         lease_until: Timestamp(7_000),
         stored_at: Timestamp(6_000),
+        held: None,
     };
     check("receipt", &receipt.seal(&key()).encode_to_vec(), &receipt, |bytes| Receipt::open(&signed(bytes)?));
+    let rows = [(3, ShardRoot::from_bytes([8; 32]), Timestamp(6_500)), (255, receipt.root, receipt.lease_until)];
+    let of_all = Receipt { held: Some(Held::of(&rows)), ..receipt };
+    check("receipt-held", &of_all.seal(&key()).encode_to_vec(), &of_all, |bytes| Receipt::open(&signed(bytes)?));
     let header = FrameHeader {
         kind: FrameKind::Put,
         priority: Priority::Normal,
@@ -322,6 +326,20 @@ fn mandates_and_orders() {
     check("slot-sheet", &page(1), &sheet(1), |bytes| SlotSheet::open(bytes, &ticket));
     let record = GroupRecord::new(sealed, vec![page(0), page(1)]).expect("whole");
     check("group-record", &record.encode(), &record, GroupRecord::decode);
+    let with_words = |at: u8, held: bool| {
+        let holder = steward(60 + at);
+        let mine = SlotSheet { holders: vec![peer(1), key_of(&holder)], ..sheet(at) };
+        let SheetRow { ordinal, root, .. } = mine.rows[0];
+        let (group, lease_until, stored_at) = (ticket.id(), Timestamp(900_000), Timestamp(900));
+        let held = held.then(|| Held::of(&[(ordinal, root, lease_until)]));
+        let receipt =
+            Receipt { holder: key_of(&holder), group, slot: slot(at), ordinal, root, lease_until, stored_at, held };
+        (mine.seal(&key()).expect("valid"), Word::of(&receipt.seal(&holder)).expect("a receipt"))
+    };
+    let (sheets, words) = [with_words(0, false), with_words(1, true)].into_iter().unzip();
+    let record = GroupRecord::new(mandate.seal(&key()).expect("valid"), sheets).expect("whole");
+    let record = record.with_words(words).expect("of its shards");
+    check("group-record-words", &record.encode(), &record, GroupRecord::decode);
     let ordinals = [0, 9].into_iter().collect();
     let order = |action| Order {
         group: ticket.id(),

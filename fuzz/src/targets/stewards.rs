@@ -14,7 +14,10 @@ use cairn_core::{
 };
 use cairn_proto::{
     Action, Certificate, CodeParams, Committee, Domain, GroupRecord, GroupTicket, Mandate, Order, PeerKey, Powers,
-    ShardRoot, SheetRow, Slot, SlotSheet, Taken, Timestamp, mandate, order, signed::SignedBytes,
+    ShardRoot, SheetRow, Slot, SlotSheet, Taken, Timestamp, mandate,
+    message::{Held, Receipt, Word},
+    order,
+    signed::SignedBytes,
 };
 use ed25519_dalek::SigningKey;
 use rand_core::SeedableRng as _;
@@ -25,7 +28,7 @@ pub(super) fn all() -> Vec<Target> {
     vec![
         Target { name: "mandate", seeds: || vec![sealed_mandate()], run: open_mandate },
         Target { name: "slot-sheet", seeds: || vec![sheet(0), sheet(2)], run: open_sheet },
-        Target { name: "group-record", seeds: || vec![record()], run: open_record },
+        Target { name: "group-record", seeds: || vec![record(), record_with_words()], run: open_record },
         Target { name: "order", seeds: order_seeds, run: read_order },
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
         Target { name: "taken", seeds: || vec![taken()], run: open_taken },
@@ -74,6 +77,24 @@ fn sheet(at: u8) -> Vec<u8> {
 
 fn record() -> Vec<u8> {
     GroupRecord::new(sealed_mandate(), (0..3).map(sheet).collect()).expect("whole").encode()
+}
+
+/// What the holder of slot 1, whose key is ours, signed that it took.
+fn word() -> Word {
+    let (root, lease_until) = (ShardRoot::from_bytes([1; 32]), Timestamp(1 << 40));
+    let (group, held) = (ticket().id(), Some(Held::of(&[(3, root, lease_until)])));
+    let holder = peer(&key());
+    let receipt =
+        Receipt { holder, group, slot: slot(1), ordinal: 3, root, lease_until, stored_at: Timestamp(20), held };
+    Word::of(&receipt.seal(&key())).expect("a receipt")
+}
+
+fn record_with_words() -> Vec<u8> {
+    let mut sheets: Vec<Vec<u8>> = (0..3).map(sheet).collect();
+    let own = SlotSheet::open(&sheets[1], &ticket()).expect("ours");
+    sheets[1] = SlotSheet { holders: vec![peer(&key())], ..own }.seal(&key()).expect("valid");
+    let record = GroupRecord::new(sealed_mandate(), sheets).expect("whole");
+    record.with_words(vec![word()]).expect("of its shard").encode()
 }
 
 fn an_order(action: Action) -> Order {
@@ -138,6 +159,10 @@ fn open_record(bytes: &[u8]) {
     if let Ok(record) = GroupRecord::decode(bytes) {
         assert_eq!(record.encode(), bytes);
         assert_eq!(record.sheets.len(), 3);
+        for word in record.words() {
+            assert!(word.verified().is_none_or(|receipt| receipt.stored_at == Timestamp(20)));
+            let _ = word.receipt.speaks_for(&record.sheets[word.receipt.slot.index()]);
+        }
     }
 }
 
@@ -211,7 +236,15 @@ fn request_seeds() -> Vec<Vec<u8>> {
 
 fn duty() -> Duty {
     let (holder, ordinals, until) = (PeerKey::from_bytes([2; 32]), [0, 200].into_iter().collect(), Timestamp(1000));
-    Duty { ticket: ticket(), sheet: sheet(0), holder, ordinals, auditors: 7, until, words: vec![taken()] }
+    Duty {
+        ticket: ticket(),
+        sheet: sheet(0),
+        holder,
+        ordinals,
+        auditors: 7,
+        until,
+        words: vec![taken(), word().encode()],
+    }
 }
 
 fn findings() -> Findings {

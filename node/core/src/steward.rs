@@ -73,6 +73,7 @@ mod tests;
 mod vote;
 mod watched;
 pub mod wire;
+pub mod words;
 
 use self::{
     crowd::Crowd,
@@ -91,7 +92,7 @@ pub use self::{
     watched::{AuditReport, GroupReport},
 };
 
-/// Groups that a peer is steward of at most: 70 KiB each of record, so 290 MiB, and up to 2 MiB of map for one whose holders were
+/// Groups that a peer is steward of at most: 75 KiB each of record, so 310 MiB, and up to 2 MiB of map for one whose holders were
 /// all replaced many times; a network of a thousand peers with a hundred groups each has 700 a peer.
 pub const GROUPS_MAX: usize = 4096;
 /// Groups that one peer may have brought, of those: an owner with a thousand groups has a hundred at each peer of a network of fifty, and a

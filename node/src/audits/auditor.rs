@@ -38,7 +38,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::book::AuditStatus;
+pub use self::book::{AuditStatus, Owing};
 use self::{
     ask::Asker,
     book::{Book, Limits, Spans},
@@ -177,6 +177,12 @@ impl Auditor {
     #[must_use]
     pub fn status(&self) -> AuditStatus {
         self.0.get().map_or_else(AuditStatus::default, |running| running.shared.book().status((running.clock)()))
+    }
+
+    /// What a holder is sure to have had and did not show us when it was asked last: what we hold against it.
+    #[must_use]
+    pub fn owing(&self, holder: &PeerKey) -> Vec<Owing> {
+        self.0.get().map_or_else(Vec::new, |running| running.shared.book().owing(holder, (running.clock)()))
     }
 
     /// Ends it; what was not told is found again by others.

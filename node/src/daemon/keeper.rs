@@ -2,7 +2,7 @@
 //! node leaves.
 
 use bytes::Bytes;
-use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, VaultKey, wire::RefusalCode};
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, wire::RefusalCode};
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
@@ -85,6 +85,10 @@ impl ShardKeeper for StoreKeeper {
         std::future::ready(Ok(self.store.holding(group, slot))).boxed()
     }
 
+    fn rows(&self, group: GroupId, slot: Slot) -> Vec<(u8, ShardRoot, Timestamp)> {
+        self.store.rows(group, slot)
+    }
+
     fn delete(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<(), RefusalCode>> {
         async move { self.store.delete(group, slot, ordinal).await.map_err(refusal) }.boxed()
     }
@@ -138,7 +142,7 @@ fn refusal(error: StoreError) -> RefusalCode {
 mod tests {
     use std::sync::Arc;
 
-    use cairn_proto::{Timestamp, message::HeadRecord};
+    use cairn_proto::message::HeadRecord;
     use ed25519_dalek::SigningKey;
 
     use super::*;

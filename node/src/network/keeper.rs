@@ -3,7 +3,7 @@
 pub mod memory;
 
 use bytes::Bytes;
-use cairn_proto::{ByteSize, GroupId, Slot, VaultKey, wire::RefusalCode};
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, wire::RefusalCode};
 use futures::future::BoxFuture;
 
 use crate::{
@@ -48,6 +48,12 @@ pub trait ShardKeeper: Send + Sync + 'static {
 
     /// Bit `o % 8` of byte `o / 8` set for each ordinal held.
     fn holding(&self, group: GroupId, slot: Slot) -> BoxFuture<'_, Result<[u8; 32], RefusalCode>>;
+
+    /// Every shard of the slot that is live and sound, by ordinal, and until when it is kept: what a receipt says of the rest. None: it
+    /// says nothing of it. Must not block.
+    fn rows(&self, _group: GroupId, _slot: Slot) -> Vec<(u8, ShardRoot, Timestamp)> {
+        Vec::new()
+    }
 
     /// Moves a shard to the trash.
     fn delete(&self, group: GroupId, slot: Slot, ordinal: u8) -> BoxFuture<'_, Result<(), RefusalCode>>;

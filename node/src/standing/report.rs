@@ -17,6 +17,8 @@ use cairn_proto::{
 };
 use serde::Serialize;
 
+use crate::audits::auditor::Owing;
+
 /// Most bytes of a file that tells of somebody.
 pub const FILE_MAX: usize = if VERDICT_MAX > EVIDENCE_MAX { VERDICT_MAX } else { EVIDENCE_MAX };
 
@@ -35,6 +37,9 @@ pub struct Explained {
     pub evidence: Option<PathBuf>,
     /// Every figure, in words.
     pub lines: Vec<String>,
+    /// What it is sure to have had and did not show when this node asked last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owing: Vec<Owing>,
     /// Every figure. Times are as figures go by them: in a trial with faster timers a round is a day.
     pub why: Vec<Reason>,
     /// Who let it in, in a network by invitation.
@@ -75,6 +80,14 @@ impl Explained {
         self
     }
 
+    /// With what audits of this node hold against it.
+    #[must_use]
+    pub fn with_audits(mut self, owing: Vec<Owing>) -> Self {
+        self.lines.extend(owing.iter().map(ToString::to_string));
+        self.owing = owing;
+        self
+    }
+
     pub(super) fn new(
         peer: PeerKey,
         standing: &Standing,
@@ -96,7 +109,7 @@ impl Explained {
         }
         let convicted = standing.why.iter().any(|why| matches!(why, Reason::Convicted { .. }));
         let (score, eligible, why) = (standing.score, standing.eligible, standing.why.clone());
-        Self { peer, score, eligible, convicted, evidence, lines, why, invited: None }
+        Self { peer, score, eligible, convicted, evidence, lines, owing: Vec::new(), why, invited: None }
     }
 }
 

@@ -246,13 +246,14 @@ impl Writer {
         self.change_all(Change::Tombstone, now, |stage, lease| stage == Stage::Live && lease.plus_ms(grace_ms) < now)
     }
 
-    /// Forgets shards whose hold in the trash is over; how many.
+    /// Forgets shards whose hold in the trash is over, and whose lease: whoever asks for a shard that it signed for gets to see it until
+    /// then, even where its owner had it deleted to have it blamed (DUR-5). How many.
     fn purge_trash(&mut self) -> Result<u64, StoreError> {
         let (now, hold) = ((self.config.clock)(), self.config.trash_hold_ms);
         self.change_all(
             Change::Purged,
             now,
-            |stage, _| matches!(stage, Stage::Trash { since } if since.plus_ms(hold) <= now),
+            |stage, lease| matches!(stage, Stage::Trash { since } if since.plus_ms(hold) <= now && lease <= now),
         )
     }
 

@@ -19,6 +19,7 @@ pub(super) mod guard;
 pub(super) mod holders;
 mod layout;
 mod losses;
+mod receipts;
 mod rows;
 mod runs;
 pub(super) mod watch;

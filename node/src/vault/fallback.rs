@@ -244,15 +244,18 @@ async fn move_slot(session: &Session, there: There, most: usize) -> Result<usize
         let address = ShardAddress { group: access.clone(), slot, ordinal: stripe.ordinal };
         let got = session.overlay.get_shard(provider, address.clone(), 0, 0, Priority::Low).await;
         let (Ok(bytes), Some(root)) = (got, stripe.root(slot).copied()) else { continue };
-        let (checked, ordinal) = (bytes.clone(), stripe.ordinal);
+        let (checked, ordinal, no) = (bytes.clone(), stripe.ordinal, stripe.no);
         let right = tokio::task::spawn_blocking(move || shard_is_right(&stripe, slot, &checked)).await;
         if !right.unwrap_or(false) {
             continue;
         }
         let put = ShardPut { address, root, lease_until: session.lease_until, bytes };
-        if let Err(error) = session.overlay.put_shard(peer, put, Priority::Low).await {
-            tracing::debug!(peer = %peer.short(), %error, "a peer did not take what lies at fallback storage");
-            break;
+        match session.overlay.put_shard(peer, put, Priority::Low).await {
+            Ok(kept) => session.keep_receipt(no, slot, &kept),
+            Err(error) => {
+                tracing::debug!(peer = %peer.short(), %error, "a peer did not take what lies at fallback storage");
+                break;
+            }
         }
         has = refill::asked::with(has, ordinal);
         moved += 1;

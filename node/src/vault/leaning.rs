@@ -303,6 +303,7 @@ impl Storage {
             root: put.root,
             lease_until: put.lease_until,
             stored_at: super::now(),
+            held: None,
         };
         Ok(KeptReceipt { signed: receipt.seal(&known.keys.holder(slot)), receipt })
     }

@@ -302,12 +302,15 @@ impl<'a> Refill<'a> {
             }
             let address = ShardAddress { group: access.clone(), slot: one.slot, ordinal };
             let put = ShardPut { address, root, lease_until: self.session.lease_until, bytes: bytes.clone() };
-            if let Err(e) = self.session.overlay.put_shard(peer, put, Priority::Low).await {
-                tracing::debug!(peer = %peer.short(), error = %e, "a holder did not take a missing shard");
-                in_a_row = if matches!(e, TransferError::Refused { .. }) { 0 } else { in_a_row + 1 };
-                self.failed.refused(peer);
-                self.disinherit(place, peer);
-                continue;
+            match self.session.overlay.put_shard(peer, put, Priority::Low).await {
+                Ok(kept) => self.session.keep_receipt(source.row.no, one.slot, &kept),
+                Err(e) => {
+                    tracing::debug!(peer = %peer.short(), error = %e, "a holder did not take a missing shard");
+                    in_a_row = if matches!(e, TransferError::Refused { .. }) { 0 } else { in_a_row + 1 };
+                    self.failed.refused(peer);
+                    self.disinherit(place, peer);
+                    continue;
+                }
             }
             in_a_row = 0;
             if new && let Some(wasted) = self.wasted.get_mut(&place) {

@@ -204,6 +204,15 @@ impl Session {
         Ok(())
     }
 
+    /// Notes what a holder signed that took a shard of a stripe that is on record. Without it a loss is not held
+    /// against its name until it was seen: nothing else hangs on it.
+    pub(super) fn keep_receipt(&self, no: StripeNo, slot: Slot, kept: &KeptReceipt) {
+        use prost::Message as _;
+        if let Err(e) = self.catalogue.add_receipt(no, slot.as_u8(), kept.signed.encode_to_vec()) {
+            tracing::warn!(error = %e, "a holder's receipt could not be noted");
+        }
+    }
+
     async fn seal(&self, payload: StripePayload) -> Result<SealedStripe, StoreError> {
         let (codec, epoch) = (self.codec.clone(), self.epoch.clone());
         let mut id = [0u8; 32];

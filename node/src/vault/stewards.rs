@@ -10,10 +10,12 @@
 //! - **SEP-1** A steward holds nothing of its group: it is of the colour that is no slot's, and no peer of the owner's domain.
 //! - **DUR-1** A run waits [`PATIENCE`] longer at most once a steward did not answer.
 //!
-//! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 70.
+//! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 75, each with 2 MiB of receipts to choose
+//! from while it is made.
 
 mod before;
 mod records;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -382,7 +384,8 @@ impl Run<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let record = records::record(&self.peers_only(row), access, contents, registration).await?;
+        let record =
+            records::record(&self.session.catalogue, &self.peers_only(row), access, contents, registration).await?;
         let answers = lacking.iter().map(|steward| {
             let record = record.clone();
             async move {

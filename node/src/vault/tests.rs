@@ -12,6 +12,7 @@ mod learning;
 mod long_contents;
 mod memory_overlay;
 mod pieces;
+mod receipts;
 mod registering;
 mod replicas;
 mod round_trip;

@@ -76,7 +76,7 @@ impl Steward {
                 ordinals: asked,
                 auditors: shared,
                 until,
-                words: watched.words_of(what.slot, &what.holder, &asked),
+                words: watched.words_of(what.slot, &what.holder, &asked, now),
             };
             duties.push((auditor, duty));
         }

@@ -20,6 +20,7 @@ mod restart;
 mod small;
 mod turns;
 mod urgent;
+mod words;
 
 use super::*;
 use crate::{

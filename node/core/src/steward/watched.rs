@@ -1,7 +1,8 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
-//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes).
+//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes), `words` (what holders
+//! signed for).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,6 +29,7 @@ mod orders;
 mod repairs;
 pub(super) mod state;
 mod turns;
+mod words;
 
 pub(super) use self::orders::{Silence, Word};
 pub use self::{audits::AuditReport, inventory::GroupReport};
@@ -229,7 +231,8 @@ impl Watched {
         let sheets: usize =
             self.code().each_slot().filter_map(|slot| self.record.sealed_sheet(slot)).map(<[u8]>::len).sum();
         let entries: usize = self.entries.values().map(|entry| entry.weight).sum();
-        self.weight = self.record.sealed_mandate().len() + sheets + entries;
+        let words = size_of_val(self.record.words());
+        self.weight = self.record.sealed_mandate().len() + sheets + words + entries;
         self.asked.retain(|holder, _| self.given.contains_key(holder));
         self.lacks.retain(|holder, _| self.given.contains_key(holder));
         self.broken.retain(|holder, _| self.given.contains_key(holder));

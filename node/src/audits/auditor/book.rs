@@ -8,18 +8,24 @@ use std::{
 use cairn_core::{
     audit::schedule::{Due, Pace, Schedule, Silence, Target},
     reputation::Observed,
-    steward::wire::{Duty, Findings, Refusal, care::WORDS_MAX},
+    steward::{
+        wire::{Duty, Findings, Refusal},
+        words::signed_for,
+    },
 };
 use cairn_proto::{
-    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Taken, Timestamp, audit::Evidence,
+    Domain, GroupId, GroupTicket, Ordinals, PeerKey, ShardRoot, Slot, SlotSheet, Timestamp, audit::Evidence,
 };
 use rand_core::CryptoRng;
-use serde::{Deserialize, Serialize};
+
+mod figures;
+
+pub use self::figures::{AuditStatus, Owing};
 
 /// Slots of groups at holders that are audited at a time: with two auditors a day for each of seven stewards, all that a network with
 /// eight slots and holders a peer of each of its thousand groups has one do.
 const HOLDINGS_MAX: usize = 8192;
-/// Roots of shards that are kept for it, 33 MiB: 4096 full slots.
+/// Roots of shards that are kept for it, 33 MiB, and until when their holders are bound, 16 MiB: 4096 full slots.
 const ROWS_MAX: usize = 1 << 20;
 /// Stewards that have us audit the same: a committee, and its successors.
 const STEWARDS_EACH: usize = 16;
@@ -105,10 +111,13 @@ struct Watching {
     generation: u64,
     rows: Arc<[(u8, ShardRoot)]>,
     by: BTreeMap<PeerKey, By>,
-    /// What it is sure to have had: what it showed us, and what it signed that it took. Anybody may make up a group and name it as a holder,
-    /// and an owner may list what it never brought: it would honestly say that it has not got it, and that is held against nobody
-    /// (TRUST-1).
+    /// What it is sure to have had: what it showed us ...
     had: Ordinals,
+    /// ... and what it signed that it took, until when it is bound by that. Anybody may make up a group and name it as a holder, and an owner
+    /// may list what it never brought: it would honestly say that it has not got it, and that is held against nobody (TRUST-1).
+    signed: BTreeMap<u8, Timestamp>,
+    /// What it did not show when it was asked last.
+    missing: Ordinals,
     /// When a loss was last held against it.
     blamed: Option<Timestamp>,
 }
@@ -119,25 +128,14 @@ impl Watching {
         self.by.values().fold(Ordinals::default(), |all, by| all.or(&by.ordinals)).and(&rows)
     }
 
+    fn surely_had(&self, ordinal: u8, now: Timestamp) -> bool {
+        self.had.contains(ordinal) || self.signed.get(&ordinal).is_some_and(|until| now < *until)
+    }
+
     fn root(&self, ordinal: u8) -> Option<ShardRoot> {
         let at = self.rows.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal).ok()?;
         self.rows.get(at).map(|(_, root)| *root)
     }
-}
-
-/// What a node audits, for people: a row of `cairn status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditStatus {
-    /// Holders that are audited.
-    pub holders: usize,
-    /// Shards that they are asked for.
-    pub shards: usize,
-    /// Right answers of the last day.
-    pub good: u64,
-    /// Challenges of the last day that were not answered.
-    pub silent: u64,
-    /// ... that were answered with "not here", wrongly, or kept silent about for a day.
-    pub missing: u64,
 }
 
 /// How long things take.
@@ -233,12 +231,19 @@ impl Book {
             rows: of_sheet(),
             by: BTreeMap::new(),
             had: Ordinals::default(),
+            signed: BTreeMap::new(),
+            missing: Ordinals::default(),
             blamed: None,
         });
         if watching.generation < sheet.generation {
             (watching.generation, watching.rows) = (sheet.generation, of_sheet());
+            // Of other shards, maybe; whoever has it audited says again what is signed of these.
+            watching.signed.clear();
         }
-        watching.had = watching.had.or(&taken(duty, &holding));
+        for (ordinal, until) in signed_for(&duty.words, sheet, &duty.holder, now) {
+            let known = watching.signed.entry(ordinal).or_insert(until);
+            *known = until.max(*known);
+        }
         let next = now.plus_ms(self.spans.report_ms);
         let by = watching.by.entry(from).or_insert_with(|| By {
             domain,
@@ -382,11 +387,16 @@ impl Book {
         }
         // One a round: whoever owns a group may have had it delete what its sheet still lists.
         let fresh = watching.blamed.is_none_or(|at| at > now || now.ms_since(at) >= self.spans.round_ms);
-        if let Some(blame) = blame.filter(|_| watching.had.contains(target.ordinal) && fresh) {
+        if let Some(blame) = blame.filter(|_| watching.surely_had(target.ordinal, now) && fresh) {
             watching.blamed = Some(now);
             told.saw.push(blame);
         }
         let ordinal = Ordinals::from_iter([target.ordinal]);
+        match (good, lost) {
+            (true, _) => watching.missing = watching.missing.without(&ordinal),
+            (_, true) => watching.missing = watching.missing.or(&ordinal),
+            (false, false) => {}
+        }
         for by in watching.by.values_mut().filter(|by| by.ordinals.contains(target.ordinal)) {
             let tally = &mut by.tally;
             if good {
@@ -454,26 +464,6 @@ impl Book {
             counts[what] += 1;
         }
     }
-
-    pub(super) fn status(&self, now: Timestamp) -> AuditStatus {
-        let part = now.0 / (self.spans.round_ms / PARTS).max(1);
-        let day = self.day.iter().filter(|(at, _)| *at + PARTS > part);
-        let sum = |what: usize| day.clone().map(|(_, counts)| counts[what]).sum();
-        AuditStatus {
-            holders: self.holders().len(),
-            shards: self.holdings.values().map(|watching| watching.ordinals().len()).sum(),
-            good: sum(0),
-            silent: sum(1),
-            missing: sum(2),
-        }
-    }
-}
-
-/// What the duty's holder signed that it took of this slot; whatever else it brings says nothing.
-fn taken(duty: &Duty, (group, slot, holder): &Holding) -> Ordinals {
-    let words = duty.words.iter().take(WORDS_MAX).filter_map(|word| Taken::open(word).ok());
-    let own = words.filter(|word| word.group == *group && word.slot == *slot && word.holder == *holder);
-    own.fold(Ordinals::default(), |all, word| all.or(&word.ordinals))
 }
 
 /// How a report fared.

@@ -7,9 +7,12 @@ use cairn_core::{
     steward::wire::Request,
 };
 use cairn_proto::{
-    CodeParams, GroupTicket, Ordinals, ShardRoot, SheetRow, Slot, Taken, Timestamp, audit::Evidence, message::Roles,
+    CodeParams, GroupTicket, Ordinals, ShardRoot, SheetRow, Slot, Taken, Timestamp,
+    audit::Evidence,
+    message::{Held, Receipt, Roles},
 };
 use futures::{FutureExt as _, future::BoxFuture};
+use prost::Message as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -173,6 +176,97 @@ fn what_a_holder_never_had_is_not_held_against_it() {
     let mut book = book_with_a_duty();
     run(&mut book, NOW.plus_ms(24 * HOUR), |_| Seen::Good);
     assert!((1..=2).contains(&blamed(&mut book)));
+}
+
+/// The receipt that its holder gave for a stripe of slot 2, the last of four.
+fn receipt() -> Receipt {
+    let sheet = sheet(&ticket(0), 2, 1);
+    let lease = NOW.plus_ms(1000 * HOUR);
+    let rows: Vec<_> = sheet.rows.iter().map(|row| (row.ordinal, row.root, lease)).collect();
+    Receipt {
+        holder: key_of(&holder_key()),
+        group: sheet.group,
+        slot: sheet.slot,
+        ordinal: 3,
+        root: sheet.rows[3].root,
+        lease_until: lease,
+        stored_at: NOW,
+        held: Some(Held::of(&rows)),
+    }
+}
+
+/// How often a loss of shard 1 is held against the holder, which shows the others.
+fn blamed_for_one(book: &mut Book, until: Timestamp) -> usize {
+    let honest = |due: &Due| if due.target.ordinal == 1 { Seen::NotHere } else { Seen::Good };
+    run(book, until, honest).iter().filter(|seen| **seen == Observed::NotHere).count()
+}
+
+#[test]
+fn what_it_gave_the_owner_a_receipt_for_is_held_against_it_by_who_never_saw_it() {
+    let until = NOW.plus_ms(47 * HOUR);
+    let of = |receipt: Receipt| book_with_words(&[receipt.seal(&holder_key()).encode_to_vec()]);
+    assert!((1..=2).contains(&blamed_for_one(&mut of(receipt()), until)), "all that it had, by one receipt");
+    assert_eq!(blamed_for_one(&mut of(Receipt { held: None, ..receipt() }), until), 0, "of one shard, another is lost");
+    let mut everything = of(receipt());
+    let saw = run(&mut everything, until, |_| Seen::NotHere);
+    assert!(saw.contains(&Observed::NotHere) && !saw.contains(&Observed::Good), "from the first question on");
+    let owing = everything.owing(&key_of(&holder_key()), until);
+    let line = owing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let group = ticket(0).id();
+    assert_eq!(
+        line,
+        format!("did not show 4 shards of slot 2 of group {}: it signed for 4, and showed 0 before", group.short())
+    );
+    // It has them again, or it was never bound by anything: nothing is held against it.
+    run(&mut everything, NOW.plus_ms(47 * HOUR + 40 * 60_000), |_| Seen::Good);
+    assert!(everything.owing(&key_of(&holder_key()), until).iter().all(|owing| owing.shards < 4));
+    let mut nothing = book_with_words(&[receipt().seal(&SigningKey::from_bytes(&[99; 32])).encode_to_vec()]);
+    run(&mut nothing, until, |_| Seen::NotHere);
+    assert_eq!(nothing.owing(&key_of(&holder_key()), until), [], "nobody's word");
+    // A lease that ends while we watch: from a day before on, nothing is held against it.
+    let ends = Receipt { lease_until: NOW.plus_ms(25 * HOUR), ..receipt() };
+    let ends = Receipt { held: receipt().held.map(|held| Held { lease_until: ends.lease_until, ..held }), ..ends };
+    let late = |book: &mut Book| {
+        run(book, NOW.plus_ms(HOUR), |_| Seen::Busy);
+        blamed_for_one(book, until)
+    };
+    assert_eq!(late(&mut of(ends)), 0);
+    assert!(late(&mut of(receipt())) > 0);
+}
+
+#[test]
+fn a_receipt_that_is_not_the_holders_own_is_held_against_nobody() {
+    let until = NOW.plus_ms(47 * HOUR);
+    let other = SigningKey::from_bytes(&[99; 32]);
+    let moved = |change: fn(&mut Receipt)| {
+        let mut receipt = receipt();
+        change(&mut receipt);
+        receipt.seal(&holder_key()).encode_to_vec()
+    };
+    let mut forged = receipt().seal(&other);
+    forged.signer = holder_key().verifying_key().to_bytes().to_vec();
+    let strange = [
+        receipt().seal(&other).encode_to_vec(),
+        forged.encode_to_vec(),
+        moved(|r| r.group = ticket(1).id()),
+        moved(|r| r.slot = Slot::new(1).expect("valid")),
+        // Of shards that it had before the owner put others there.
+        moved(|r| {
+            let rows: Vec<_> = (0..4).map(|o| (o, ShardRoot::from_bytes([o + 40; 32]), r.lease_until)).collect();
+            (r.root, r.held) = (rows[3].1, Some(Held::of(&rows)));
+        }),
+        // Over long ago.
+        moved(|r| (r.lease_until, r.held) = (NOW, r.held.map(|held| Held { lease_until: NOW, ..held }))),
+        receipt().seal(&holder_key()).body,
+    ];
+    assert_eq!(blamed_for_one(&mut book_with_words(&strange), until), 0);
+    // Newer sheets, with other shards: what was signed of the older ones is forgotten.
+    let mut book = book_with_words(&[receipt().seal(&holder_key()).encode_to_vec()]);
+    let mut newer = sheet(&ticket(0), 2, 2);
+    newer.rows.iter_mut().for_each(|row| row.root = ShardRoot::from_bytes([row.ordinal + 40; 32]));
+    let duty = Duty { holder: key_of(&holder_key()), ..duty(ticket(0), &newer) };
+    book.take(peer(3), domain(3), &duty, &newer, NOW).expect("taken");
+    assert_eq!(blamed_for_one(&mut book, until), 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, VaultKey, message::HeadRecord, wire::RefusalCode};
+use cairn_proto::{ByteSize, GroupId, ShardRoot, Slot, Timestamp, VaultKey, message::HeadRecord, wire::RefusalCode};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Semaphore;
 
@@ -146,6 +146,13 @@ impl ShardKeeper for MemoryKeeper {
             }
         }
         std::future::ready(Ok(bits)).boxed()
+    }
+
+    /// Keeps everything for as long as it runs.
+    fn rows(&self, group: GroupId, slot: Slot) -> Vec<(u8, ShardRoot, Timestamp)> {
+        let inner = self.lock();
+        let of_group = inner.shards.range((group, 0)..=(group, u8::MAX)).filter(|(_, (held, ..))| *held == slot);
+        of_group.map(|((_, ordinal), (_, root, _))| (*ordinal, *root, Timestamp(u64::MAX))).collect()
     }
 
     fn delete(&self, group: GroupId, _: Slot, ordinal: u8) -> BoxFuture<'_, Result<(), RefusalCode>> {

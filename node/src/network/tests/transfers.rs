@@ -11,10 +11,13 @@ async fn round_trip(listen: &str) {
     let (group, slot) = group_for(&holder.inner.domain, 3);
     let at = holder.inner.me;
     let address = |ordinal| ShardAddress { group: group.clone(), slot, ordinal };
+    let mut rows = Vec::new();
     for ordinal in [0, 9, 255] {
         let put = shard(address(ordinal), ordinal);
+        rows.push((ordinal, put.root, cairn_proto::Timestamp(u64::MAX)));
         let kept = owner.put_shard(at, put.clone(), Priority::Normal).await.expect("stored");
         assert_eq!((kept.receipt.holder, kept.receipt.ordinal, kept.receipt.root), (at, ordinal, put.root));
+        assert_eq!(kept.receipt.held, Some(cairn_proto::message::Held::of(&rows)), "and all that it has of the slot");
     }
     let whole = owner.get_shard(at, address(9), 0, 0, Priority::High).await.expect("read");
     assert_eq!(whole, shard(address(9), 9).bytes);

@@ -455,6 +455,7 @@ mod tests {
             root: put.root,
             lease_until: Timestamp(1000),
             stored_at: Timestamp(1),
+            held: None,
         };
         let told = |receipt: Receipt, by: &SigningKey| kept(&receipt.seal(by).encode_to_vec(), key(&holder), &put);
         assert!(told(right, &holder).is_ok());

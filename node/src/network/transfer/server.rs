@@ -15,6 +15,7 @@ mod groups;
 mod limits;
 mod manners;
 mod passes;
+mod receipt;
 
 use std::{
     collections::HashSet,
@@ -24,8 +25,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::colour::may_hold;
 use cairn_proto::{
-    Domain, Grant, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp,
-    message::{self, Receipt},
+    Domain, Grant, GroupId, GroupTicket, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp, message,
     wire::{
         DeleteShard, FrameHeader, FrameKind, GetShard, HasAnswer, HasShards, IN_FLIGHT_MAX, OpenGroup, Priority,
         PutShard, RefusalCode, Refused,
@@ -439,17 +439,8 @@ impl Server {
             Task::Put { group, slot, ordinal, root, lease_until } => {
                 let offered = NewShard { group, slot, ordinal, root, lease_until, bytes: payload };
                 keeper.put(offered).await.map(|kept| {
-                    let receipt = Receipt {
-                        holder: self.identity.peer(),
-                        group,
-                        slot,
-                        ordinal,
-                        root,
-                        lease_until: kept.lease_until,
-                        stored_at: kept.stored_at,
-                    };
-                    let signed = receipt.seal(self.identity.signing_key());
-                    answer(header, FrameKind::Stored, signed.encode_to_vec())
+                    let receipt = self.receipt(keeper.as_ref(), (group, slot, ordinal, root), &kept);
+                    answer(header, FrameKind::Stored, receipt)
                 })
             }
             Task::Get { group, slot, ordinal, offset, length } => keeper

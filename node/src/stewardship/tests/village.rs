@@ -63,7 +63,8 @@ pub(super) struct World {
     /// Of holders that speak for themselves.
     pub(super) holdings: Mutex<BTreeMap<PeerKey, Holdings>>,
     now: AtomicU64,
-    beats: Mutex<BTreeMap<PeerKey, u64>>,
+    /// Of stewardships, and of what else a peer runs.
+    beats: Mutex<BTreeMap<(PeerKey, bool), u64>>,
     last_heard: Mutex<BTreeMap<PeerKey, Timestamp>>,
     pub(super) away: Mutex<BTreeSet<PeerKey>>,
     /// Their messages are lost.
@@ -87,7 +88,7 @@ pub(super) type Spy = Box<dyn FnMut(&PeerKey, &PeerKey, &Request) + Send>;
 struct Link {
     world: Arc<World>,
     me: PeerKey,
-    /// It is the stewardship's: its looks are the beats that a test waits for.
+    /// It is the stewardship's, not an auditor's: the looks of both are the beats that a test waits for.
     beats: bool,
 }
 
@@ -133,9 +134,7 @@ impl StewardNet for Link {
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
         let views = self.world.views(&self.me);
-        if self.beats {
-            *self.world.beats.lock().expect("beats").entry(self.me).or_default() += 1;
-        }
+        *self.world.beats.lock().expect("beats").entry((self.me, self.beats)).or_default() += 1;
         std::future::ready(views).boxed()
     }
 
@@ -296,8 +295,13 @@ impl Village {
 
     /// With stewards who have the record, and everybody running who may take slot 2 over.
     pub(super) async fn settled(replicas: u8) -> Self {
-        let mut village = Self::new(replicas);
-        let heirs: Vec<PeerKey> = village.of_colour(2).into_iter().skip(replicas.into()).collect();
+        Self::new(replicas).settle().await
+    }
+
+    pub(super) async fn settle(mut self) -> Self {
+        let village = &mut self;
+        let replicas = village.record.sheets[2].holders.len();
+        let heirs: Vec<PeerKey> = village.of_colour(2).into_iter().skip(replicas).collect();
         for peer in village.stewards.clone().into_iter().chain(heirs) {
             village.start(peer).await;
         }
@@ -306,7 +310,7 @@ impl Village {
             let answer = village.handle(steward, village.holder(0, 0), Request::Register { record: record.clone() });
             assert_eq!(answer.await, Answer::Done);
         }
-        village
+        self
     }
 
     pub(super) fn of_colour(&self, class: usize) -> Vec<PeerKey> {
@@ -448,10 +452,13 @@ impl Village {
         self.world.now.fetch_add(STEP_MS, Ordering::SeqCst);
     }
 
-    /// Everybody who runs had two beats: the second began after this was called, and what the first led to has been done.
+    /// Everybody who runs, or audits, had two beats: the second began after this was called, and what the first led to has been done.
     pub(super) async fn beats(&self) {
-        let running: Vec<PeerKey> = self.world.running.lock().expect("running").keys().copied().collect();
-        let beats = |peer: &PeerKey| self.world.beats.lock().expect("beats").get(peer).copied().unwrap_or_default();
+        let mut running: Vec<(PeerKey, bool)> = Vec::new();
+        running.extend(self.world.running.lock().expect("running").keys().map(|peer| (*peer, true)));
+        running.extend(self.world.auditors.lock().expect("auditors").keys().map(|peer| (*peer, false)));
+        let beats =
+            |peer: &(PeerKey, bool)| self.world.beats.lock().expect("beats").get(peer).copied().unwrap_or_default();
         let before: Vec<u64> = running.iter().map(beats).collect();
         let all = async {
             while !running.iter().zip(&before).all(|(peer, before)| beats(peer) >= before + 2) {

@@ -122,6 +122,29 @@ async fn who_only_looks_brings_nothing_back_from_the_trash() {
 }
 
 #[tokio::test]
+async fn what_was_signed_for_is_kept_until_its_lease_is_over_whoever_has_it_deleted() {
+    let (disk, clock) = (FaultyDisk::new(3), TestClock::new());
+    let store = on(&disk, &clock, None);
+    let bound = NewShard { lease_until: (clock.clock())().plus_ms(30 * 86_400_000), ..shard(1, 2, 0) };
+    let free = shard(1, 2, 1);
+    for s in [&bound, &free] {
+        store.put(s.clone()).await.expect("stored");
+        store.delete(s.group, s.slot, s.ordinal).await.expect("deleted");
+    }
+    assert_eq!(store.rows(group(1), slot(2)), [], "what is in the trash is not signed for again");
+    clock.advance(29 * 86_400_000);
+    assert_eq!(store.compact().await.expect("compacts").purged, 1);
+    assert!(matches!(store.look(free.group, free.slot, free.ordinal).await, Err(StoreError::NotFound)));
+    let seen = store.look(bound.group, bound.slot, bound.ordinal).await;
+    assert_eq!(seen.expect("TRUST-1: it can be shown to any auditor"), bound.bytes[..]);
+    self_check(&store, &disk, &clock);
+    clock.advance(86_400_000);
+    assert_eq!(store.compact().await.expect("compacts").purged, 1);
+    store.put(free.clone()).await.expect("stored");
+    assert_eq!(store.rows(group(1), slot(2)), [(1, free.root, free.lease_until)]);
+}
+
+#[tokio::test]
 async fn compaction_changes_no_answer() {
     let (disk, clock) = (FaultyDisk::new(4), TestClock::new());
     let store = on(&disk, &clock, None);

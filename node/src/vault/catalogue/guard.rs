@@ -11,8 +11,8 @@
 //! - [`Mark`]: a file beside the folder that says how far the catalogue had come when it was last made durable. One that has
 //!   not come as far has lost its end, or is an old copy.
 //!
-//! Files that were read before (a row lost costs one more reading) and receipts (evidence, decided on by nobody yet) are not
-//! in the sums.
+//! Files that were read before (a row lost costs one more reading) and receipts (evidence for stewards; one that
+//! is lost costs a holder's word for a shard) are not in the sums.
 
 use std::{
     collections::BTreeMap,

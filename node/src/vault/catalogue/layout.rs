@@ -63,6 +63,17 @@ pub(super) fn receipt_rows(no: StripeNo, receipts: &[(u8, Vec<u8>)]) -> Vec<(Vec
     (0u8..).zip(rows).map(|(part, row)| (key(part), row)).collect()
 }
 
+/// What [`receipt_rows`] put into a row, as far as it reads.
+pub(super) fn receipts_in(mut row: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let Some(([slot, low, high], rest)) = row.split_first_chunk::<3>() {
+        let Some((signed, rest)) = rest.split_at_checked(u16::from_le_bytes([*low, *high]).into()) else { break };
+        found.push((*slot, signed.to_vec()));
+        row = rest;
+    }
+    found
+}
+
 pub(super) fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
     let mut key = vec![prefix];
     key.extend_from_slice(id);

@@ -8,12 +8,13 @@ use std::{
 use cairn_proto::{
     DecodeError, GroupRecord, Mandate, PeerKey, Powers, SHARD_SIZE, STRIPES_PER_GROUP_MAX, ShardRoot, SheetRow,
     SlotSheet, Timestamp,
-    index::StripeRow,
+    index::{StripeNo, StripeRow},
     mandate::{MANDATE_MS_MAX, REPLICAS_MAX},
     manifest::GroupRow,
     order::SKEW_MS,
 };
 
+use super::words::Said;
 use crate::{
     overlay::GroupAccess,
     vault::catalogue::{Catalogue, CatalogueError, watch::Registration},
@@ -28,7 +29,7 @@ const FULL_MOVES: u64 = 4;
 pub(super) struct Contents {
     /// Order of stripes does not matter, so that they need not be in memory to be summed up.
     sum: u128,
-    stripes: BTreeMap<u8, (u8, Vec<Option<ShardRoot>>)>,
+    stripes: BTreeMap<u8, (StripeNo, u8, Vec<Option<ShardRoot>>)>,
 }
 
 impl Contents {
@@ -42,7 +43,7 @@ impl Contents {
         first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         self.sum = self.sum.wrapping_add(u128::from_le_bytes(first));
         if keep {
-            self.stripes.insert(row.ordinal, (row.used, row.roots));
+            self.stripes.insert(row.ordinal, (row.no, row.used, row.roots));
         }
     }
 
@@ -124,19 +125,20 @@ pub(super) fn mandate(
     mandate.seal(&access.authority)
 }
 
-/// The record, sealed: a sheet of the registration's generation for each slot, under its mandate.
+/// The record, sealed: a sheet of the registration's generation for each slot, under its mandate; and what holders signed for.
 pub(super) async fn record(
+    catalogue: &Catalogue,
     row: &GroupRow,
     access: &Arc<GroupAccess>,
     contents: Contents,
     registration: &Registration,
 ) -> Result<Vec<u8>, CatalogueError> {
-    let (row, access) = (row.clone(), access.clone());
+    let (catalogue, row, access) = (catalogue.clone(), row.clone(), access.clone());
     let (mandate, generation) = (registration.mandate.clone(), registration.sheets);
     let work = move || -> Result<Vec<u8>, CatalogueError> {
         let mut sheets = Vec::with_capacity(row.holders.len());
         for (slot, holders) in row.code.each_slot().zip(&row.holders) {
-            let rows = contents.stripes.iter().filter_map(|(ordinal, (used, roots))| {
+            let rows = contents.stripes.iter().filter_map(|(ordinal, (_, used, roots))| {
                 let root = (*roots.get(slot.index())?)?;
                 Some(SheetRow { ordinal: *ordinal, used: *used, root })
             });
@@ -144,14 +146,19 @@ pub(super) async fn record(
             let sheet = SlotSheet { group: access.ticket.id(), slot, generation, holders: holders.clone(), rows };
             sheets.push(sheet.seal(&access.authority)?);
         }
-        Ok(GroupRecord::new(mandate, sheets)?.encode())
+        let (record, mut said) = (GroupRecord::new(mandate, sheets)?, Said::default());
+        for (no, ..) in contents.stripes.values() {
+            catalogue.receipts(*no)?.iter().for_each(|(_, receipt)| said.add(receipt, &record.sheets));
+        }
+        let words = said.chosen(&record.sheets, access.authority.as_bytes());
+        Ok(record.with_words(words)?.encode())
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| worker())?
 }
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::{CodeParams, StripeId, index::StripeNo};
+    use cairn_proto::{CodeParams, StripeId, VaultKey};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -216,7 +223,9 @@ mod tests {
         assert_eq!(sealed, mandate(&row, &access, 5, stewards.clone(), 3, now).expect("valid"), "the same bytes");
         let known = Registration { mandate: sealed, sheets: 6, ..Registration::default() };
         let stripes = [stripe(0, 5), stripe(7, 2)];
-        let record = record(&row, &access, contents(&stripes), &known).await.expect("sealed");
+        let dir = tempfile::tempdir().expect("temp");
+        let catalogue = Catalogue::open(&dir.path().join("c"), &VaultKey::from_bytes([1; 32])).expect("made");
+        let record = record(&catalogue, &row, &access, contents(&stripes), &known).await.expect("sealed");
         let record = GroupRecord::decode(&record).expect("a record");
         assert_eq!((record.mandate.stewards.clone(), record.mandate.replicas), (stewards, 2));
         assert!(record.mandate.holds_at(now) && record.mandate.holds_at(Timestamp(now.0 - SKEW_MS)));
@@ -232,5 +241,6 @@ mod tests {
                 .collect();
             assert_eq!(sheet.rows, wanted, "a virtual slot has none");
         }
+        assert!(record.words().is_empty(), "nobody signed for anything");
     }
 }

@@ -94,7 +94,7 @@ async fn a_shard_that_read_wrong_goes_to_somebody_else() {
 }
 
 /// Puts four holders that nobody knows into a slot of every group.
-fn forget_holders(owner: &Owner, slot: u8) {
+pub(super) fn forget_holders(owner: &Owner, slot: u8) {
     let catalogue = catalogue(owner);
     for row in catalogue.groups().collect::<Result<Vec<_>, _>>().expect("readable") {
         let mut row = row;

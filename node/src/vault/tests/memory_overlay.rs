@@ -18,7 +18,7 @@ use cairn_core::{
 };
 use cairn_proto::{
     ByteSize, Domain, GroupId, PROTOCOL_VERSION, PeerKey, Region, ShardRoot, Slot, Timestamp, VaultKey,
-    message::{HeadRecord, Receipt, Roles},
+    message::{HeadRecord, Held, Receipt, Roles},
     wire::{Priority, RefusalCode},
 };
 use ed25519_dalek::SigningKey;
@@ -73,6 +73,8 @@ struct World {
     keep_no_heads: bool,
     /// Whoever is offered this slot is full, in every group.
     full_slot: Option<u8>,
+    /// Receipts are of one shard each, as of earlier versions.
+    terse: bool,
     /// Puts refused because the place has other bytes.
     occupied: u64,
     /// How often each peer was offered a shard of a slot.
@@ -318,6 +320,11 @@ impl MemoryOverlay {
         self.world().peers.get_mut(peer).expect("known peer").shards.clear();
     }
 
+    /// From now on receipts say nothing of what else their holder has.
+    pub(super) fn set_terse(&self) {
+        self.world().terse = true;
+    }
+
     /// Puts refused so far because the place has other bytes.
     pub(super) fn occupied(&self) -> u64 {
         self.world().occupied
@@ -379,7 +386,7 @@ pub(super) fn subnet(number: u8) -> Domain {
     Domain::of_address(std::net::Ipv4Addr::new(198, number, 7, 1).into()).expect("public")
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     Timestamp(since.as_millis() as u64)
 }
@@ -431,6 +438,7 @@ impl Overlay for MemoryOverlay {
                 }
             }
             let full = self.world().full_slot == Some(slot.as_u8());
+            let terse = self.world().terse;
             let receipt = self.access(to, |peer| {
                 if !colour::may_hold(&ticket, &peer.domain, slot) {
                     return Err(refused(RefusalCode::WrongColour));
@@ -443,6 +451,8 @@ impl Overlay for MemoryOverlay {
                 if kept.0 != put.root {
                     return Err(refused(RefusalCode::Occupied));
                 }
+                let own = peer.shards.iter().filter(|((of, at, _), _)| (*of, *at) == (group, slot.as_u8()));
+                let all: Vec<_> = own.map(|((.., ordinal), (root, _))| (*ordinal, *root, put.lease_until)).collect();
                 let receipt = Receipt {
                     holder: to,
                     group,
@@ -451,6 +461,7 @@ impl Overlay for MemoryOverlay {
                     root: put.root,
                     lease_until: put.lease_until,
                     stored_at: now(),
+                    held: (!terse).then(|| Held::of(&all)),
                 };
                 Ok(KeptReceipt { receipt, signed: receipt.seal(&peer.key) })
             });

@@ -8,7 +8,6 @@ use super::{
         log::What,
         message::{Failure, Past},
         subject_of,
-        wire::care::WORDS_MAX,
     },
     ENTRIES_MAX, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
@@ -447,20 +446,6 @@ impl Watched {
         let there = |peer: &&PeerKey| **peer == *me || watch.belief(peer, now).presence <= Presence::Late;
         let others = self.committee().stewards().iter().filter(there).filter(|peer| *peer != by);
         others.min_by_key(|peer| self.standing(peer, subject)) == Some(me)
-    }
-
-    /// What a holder signed that it took of these, in as few words as they fit in: newest first, and none that says nothing new.
-    pub(in super::super) fn words_of(&self, slot: Slot, holder: &PeerKey, of: &Ordinals) -> Vec<Vec<u8>> {
-        let own = |entry: &&Entry| entry.taken.slot == slot && entry.taken.holder == *holder;
-        let mut own: Vec<&Entry> = self.entries.values().filter(own).collect();
-        own.sort_by_key(|entry| std::cmp::Reverse(entry.taken.at));
-        let mut left = *of;
-        let new = own.into_iter().filter(|entry| {
-            let says = !entry.taken.ordinals.and(&left).is_empty();
-            left = left.without(&entry.taken.ordinals);
-            says
-        });
-        new.take(WORDS_MAX).map(|entry| entry.sealed.clone()).collect()
     }
 
     /// The hash of the slot's newest entry, zero when there is none.

@@ -14,8 +14,8 @@ use cairn_proto::{
 pub const NOTICE_GROUPS_MAX: usize = 256;
 /// Most words of its holder that a duty brings: a slot of 256 stripes, eight at a time.
 pub const WORDS_MAX: usize = 32;
-/// Most bytes of one; it has 236 at most.
-const WORD_MAX: usize = 256;
+/// Most bytes of one: 236 of what a repair gave it, 291 of an owner's receipt.
+const WORD_MAX: usize = 320;
 /// Most bytes of an answer to a challenge: [`super::Answer::Audit`].
 pub(super) const AUDIT_ANSWER_MAX: usize = 8 + RESPONSE_MAX;
 /// Most bytes of an answer to a notice: [`super::Answer::Kept`].
@@ -37,8 +37,9 @@ pub struct Duty {
     pub auditors: u8,
     /// Until when.
     pub until: Timestamp,
-    /// The holder's own signed words that it took some of that ([`cairn_proto::Taken`], sealed), at most [`WORDS_MAX`]: what repairs gave it.
-    /// Nobody else's word makes a missing shard count against its name.
+    /// The holder's own signed words that it took some of that, at most [`WORDS_MAX`]: of what repairs gave it ([`cairn_proto::Taken`]), and of
+    /// what the owner did ([`cairn_proto::message::Receipt`]), both sealed. Nobody else's word makes a missing shard count against its name; what
+    /// these say, [`crate::steward::words::signed_for`] tells.
     pub words: Vec<Vec<u8>>,
 }
 

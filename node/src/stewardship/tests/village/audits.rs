@@ -5,7 +5,10 @@ use cairn_core::{
     reputation::Observed,
     steward::wire::Questioned,
 };
-use cairn_proto::audit::{self as signed, Challenge, Evidence, Found, Response, SLICE_SIZE};
+use cairn_proto::{
+    audit::{self as signed, Challenge, Evidence, Found, Response, SLICE_SIZE},
+    message::{Held, Receipt, Word},
+};
 
 use super::*;
 use crate::{audits::auditor::AuditorConfig, standing::ports::Witness};
@@ -61,6 +64,34 @@ impl World {
 }
 
 impl Village {
+    /// The owner brings what holders signed for: the newest receipt of each, as `sign` makes it of holder and receipt.
+    pub(in super::super) fn with_receipts(mut self, sign: impl Fn(&Self, Receipt) -> Word) -> Self {
+        let lease_until = self.world.now().plus_ms(400 * 24 * HOUR);
+        let receipts = self.record.sheets.iter().flat_map(|sheet| {
+            let rows: Vec<_> = sheet.rows.iter().map(|row| (row.ordinal, row.root, lease_until)).collect();
+            let last = sheet.rows[sheet.rows.len() - 1];
+            sheet.holders.iter().map(move |holder| Receipt {
+                holder: *holder,
+                group: sheet.group,
+                slot: sheet.slot,
+                ordinal: last.ordinal,
+                root: last.root,
+                lease_until,
+                stored_at: Timestamp(lease_until.0 - 400 * 24 * HOUR),
+                held: Some(Held::of(&rows)),
+            })
+        });
+        let words = receipts.map(|receipt| sign(&self, receipt)).collect();
+        self.record = self.record.clone().with_words(words).expect("of its shards");
+        self
+    }
+
+    /// As this peer signs it.
+    pub(in super::super) fn signed_by(&self, peer: &PeerKey, receipt: Receipt) -> Word {
+        let sealed = receipt.seal(&self.world.keys[peer]);
+        Word { receipt, signature: sealed.signature.try_into().expect("64 bytes") }
+    }
+
     /// A peer that audits, and takes shards over when it is asked to.
     pub(in super::super) fn audits(&self, peer: PeerKey, witness: &Arc<Opinions>) {
         let (world, auditor) = (Arc::clone(&self.world), Auditor::default());

@@ -181,13 +181,12 @@ impl Action {
         }
     }
 
-    /// Shards that each stripe of it moves over some line.
+    /// The stripes of which it moves shards; of each its new holder gets one, and a source or a helper sends one.
     #[must_use]
-    pub fn shards_moved(&self) -> u64 {
+    pub fn ordinals(&self) -> Ordinals {
         match self {
-            Self::Copy { .. } => 1,
-            Self::Rebuild { helpers, .. } => helpers.len() as u64,
-            _ => 0,
+            Self::Copy { ordinals, .. } | Self::Rebuild { ordinals, .. } => *ordinals,
+            Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => Ordinals::default(),
         }
     }
 
@@ -527,7 +526,7 @@ impl Certificate {
             return bad("is of a slot that the code does not have");
         }
         if let Action::Rebuild { helpers, .. } = &self.order.action
-            && (helpers.len() > code.data() || helpers.iter().any(|(slot, _)| slot.index() >= code.slots()))
+            && helpers.iter().any(|(slot, _)| slot.index() >= code.slots())
         {
             return bad("has helpers that the code does not have");
         }

@@ -138,7 +138,8 @@ pub enum Action {
         to: PeerKey,
         /// Which stripes.
         ordinals: Ordinals,
-        /// As many holders of other slots as each of these stripes has data shards, the first begins.
+        /// Holders of other slots: as many as each of these stripes has data shards, the first begins; those beyond help only to find out
+        /// who makes a root wrong.
         helpers: Vec<(Slot, PeerKey)>,
     },
     /// `new` takes the place of `old` among the stewards.

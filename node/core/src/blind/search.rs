@@ -77,7 +77,7 @@ impl Search {
     /// The helpers of the next run; `None` when no run would say more. It gets the shard first, then tells the liars apart.
     #[must_use]
     pub fn next_run(&self) -> Option<Vec<Slot>> {
-        if self.runs.iter().any(|run| run.succeeded) { self.to_tell_apart() } else { self.to_get_it() }
+        if self.has_succeeded() { self.to_tell_apart() } else { self.to_get_it() }
     }
 
     /// A run is over.
@@ -105,6 +105,12 @@ impl Search {
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.runs.iter().any(|run| !run.succeeded)
+    }
+
+    /// Whether one came out right.
+    #[must_use]
+    pub fn has_succeeded(&self) -> bool {
+        self.runs.iter().any(|run| run.succeeded)
     }
 
     /// Whom they point at.

@@ -37,7 +37,8 @@ const AMONG_MAX: usize = 256;
 /// Helpers and new holders that are kept of such a slot: as many slots as a code has, and their replicas.
 const AMONG_EACH_MAX: usize = 96;
 /// Most bytes of all of it.
-pub(super) const ENCODED_MAX: usize = 16 + WORDS_MAX * (32 + 32 + 16 + 32 + 10 + 1) + AMONG_MAX * (32 + 1 + 10 + 5 + AMONG_EACH_MAX * 65);
+pub(super) const ENCODED_MAX: usize =
+    16 + WORDS_MAX * (32 + 32 + 16 + 32 + 10 + 1) + AMONG_MAX * (32 + 1 + 10 + 5 + AMONG_EACH_MAX * 65);
 
 /// A new holder's word.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +115,7 @@ fn tag(peer: &PeerKey, peers: &[PeerView]) -> [u8; 16] {
     let domain: Option<&Domain> = peers.iter().find(|view| view.peer == *peer).map(|view| &view.domain);
     let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 suspect's domain v1");
     match domain {
-        Some(domain) => hasher.update(domain.as_str().as_bytes()),
+        Some(domain) => hasher.update(domain.to_string().as_bytes()),
         None => hasher.update(peer.as_bytes()),
     };
     let mut tag = [0; 16];

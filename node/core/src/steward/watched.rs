@@ -1,7 +1,7 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
-//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
-//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes).
+//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `doubts` (what new holders say of others), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
+//! it), `inventory` (who has what, for the owner and for those who ask), `pace` (how orders get on), `repairs` (how long they take), `state` (all of it as bytes).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,8 +23,10 @@ use crate::{
 mod apart;
 mod audits;
 mod chain;
+mod doubts;
 mod inventory;
 mod orders;
+mod pace;
 mod repairs;
 pub(super) mod state;
 mod turns;
@@ -35,6 +37,7 @@ use self::{
     audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
+    pace::Pace,
     repairs::Lacking,
     turns::{Patience, Promise, Proposal},
 };
@@ -288,6 +291,14 @@ impl Watched {
         let mut all: Vec<PeerKey> = self.given.range((at, first)..=(at, last)).map(|((_, peer), _)| *peer).collect();
         all.sort_by_key(|peer| std::cmp::Reverse(self.has(slot, peer).len()));
         all
+    }
+
+    /// Holders of other slots that are here and have something: who may help to rebuild it.
+    pub(super) fn helpers_here(&self, slot: Slot, watch: &Watch, now: Timestamp) -> Vec<PeerKey> {
+        let others = self.code().each_slot().filter(|other| *other != slot);
+        let has = others.flat_map(|other| self.holders(other).into_iter().map(move |peer| (other, peer)));
+        let has = has.filter(|(other, peer)| !self.has(*other, peer).is_empty()).map(|(_, peer)| peer);
+        has.filter(|peer| watch.belief(peer, now).presence == Presence::Here).collect()
     }
 
     /// Who counts as a holder: has all that the slot should have.

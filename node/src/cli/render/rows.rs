@@ -49,7 +49,10 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
 /// What is said of a row below it.
 fn below(kind: &str, row: &Value) -> Vec<String> {
     let said = match kind {
-        "watched_group" => row["too_close"].as_array().cloned().unwrap_or_default(),
+        "watched_group" => {
+            let of = |key: &str| row[key].as_array().cloned().unwrap_or_default();
+            [of("too_close"), of("suspected")].concat()
+        }
         "planned_repair" => vec![row["why"].clone()],
         _ => Vec::new(),
     };

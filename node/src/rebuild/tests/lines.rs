@@ -40,6 +40,8 @@ pub(super) struct Kind {
     pub(super) tape: Option<Tape>,
     /// One byte of the slices that it sends on is changed.
     pub(super) garbles: bool,
+    /// ... of so many links; none: of all.
+    pub(super) lies: Option<Arc<AtomicUsize>>,
     /// So many links to the next break off at their first word.
     pub(super) breaks: Option<Arc<AtomicUsize>>,
     /// What comes in is delayed.
@@ -83,7 +85,8 @@ impl Kind {
             (tape.clone(), recorded.len() - 1)
         });
         let breaks = self.breaks.clone().filter(|_| is_opened);
-        Box::new(Tapped { pipe, record, garbles: self.garbles && is_opened, breaks, sent: 0, is_link: false })
+        let (garbles, lies) = (self.garbles && is_opened, self.lies.clone());
+        Box::new(Tapped { pipe, record, garbles, lies, breaks, sent: 0, is_link: false })
     }
 }
 
@@ -125,6 +128,7 @@ struct Tapped {
     pipe: Pipe,
     record: Option<(Tape, usize)>,
     garbles: bool,
+    lies: Option<Arc<AtomicUsize>>,
     breaks: Option<Arc<AtomicUsize>>,
     sent: usize,
     is_link: bool,
@@ -141,8 +145,12 @@ impl AsyncWrite for Tapped {
         let mut bytes = buf.to_vec();
         if self.sent == 0 {
             self.is_link = bytes.get(KIND_AT) == Some(&LINK);
-            let breaks = self.breaks.as_ref().filter(|_| self.is_link);
             let one_less = |left: usize| left.checked_sub(1);
+            let lies = self.lies.as_ref().filter(|_| self.is_link);
+            if lies.is_some_and(|left| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err()) {
+                self.garbles = false;
+            }
+            let breaks = self.breaks.as_ref().filter(|_| self.is_link);
             if breaks.is_some_and(|left| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()) {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }

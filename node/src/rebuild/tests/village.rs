@@ -270,10 +270,22 @@ impl Village {
 
     /// What the new holder gets.
     pub(super) async fn rebuild(&self, ordinal: u8) -> Result<Bytes, Failure> {
-        let credentials = self.credentials();
-        let task = Arc::new(self.task(&credentials));
-        let rebuilt = self.new_holder().rebuild.rebuild(Arc::new(credentials), task, ordinal);
+        self.rebuild_under(&self.credentials(), ordinal).await
+    }
+
+    /// The same under one order of several stripes.
+    pub(super) async fn rebuild_under(&self, credentials: &Credentials, ordinal: u8) -> Result<Bytes, Failure> {
+        let task = Arc::new(self.task(credentials));
+        let rebuilt = self.new_holder().rebuild.rebuild(Arc::new(credentials.clone()), task, ordinal);
         tokio::time::timeout(DEADLINE, rebuilt).await.expect("in time")
+    }
+
+    /// Slots of whose holders the new holder says, after an order, that they lied.
+    pub(super) async fn named(&self, credentials: &Credentials) -> Vec<usize> {
+        let order = credentials.certificate.order.id().expect("valid");
+        let named = self.new_holder().rebuild.named(&order).await;
+        let is_named = |(at, node): (&usize, &Node)| named.contains(&node.peer).then_some(*at);
+        self.nodes.iter().filter_map(is_named).collect()
     }
 
     /// The shard that was lost.

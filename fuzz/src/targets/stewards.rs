@@ -68,7 +68,7 @@ fn sealed_mandate() -> Vec<u8> {
 fn sheet(at: u8) -> Vec<u8> {
     let rows = vec![SheetRow { ordinal: 3, used: 2, root: ShardRoot::from_bytes([at; 32]) }];
     let holders = vec![PeerKey::from_bytes([at + 1; 32])];
-    let sheet = SlotSheet { group: ticket().id(), slot: slot(at), generation: 1, holders, rows };
+    let sheet = SlotSheet { group: ticket().id(), slot: slot(at), generation: 1, holders, rows, leans: false };
     sheet.seal(&key()).expect("valid")
 }
 

@@ -6,7 +6,7 @@ use cairn_core::{
     liveness::Presence,
     steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, Suspicion, What},
 };
-use cairn_proto::{Action, ByteSize, PeerKey, Timestamp, order::OrderId, wire::Priority};
+use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
 
 /// Happenings that are shown of a group; its owner is told all of them.
@@ -39,6 +39,9 @@ pub struct GroupStatus {
     pub not_audited: Vec<u8>,
     /// Holders that did not show shards to this steward's auditors, and how many: they count as gone here.
     pub not_shown: Vec<String>,
+    /// Slots that their owner keeps in fallback storage: they count as living, and stewards cannot read them.
+    #[serde(default)]
+    pub leaning: Vec<u8>,
     /// Holders that may have sent wrong bytes in rebuilds, and slots of which it is not known who does.
     #[serde(default)]
     pub suspected: Vec<String>,
@@ -122,6 +125,7 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
             .iter()
             .map(|(slot, peer, shards)| format!("{} of slot {}: {shards} shards", peer.short(), slot.as_u8()))
             .collect(),
+        leaning: report.leaning.iter().map(|slot| slot.as_u8()).collect(),
         suspected: suspected(report),
         stuck: stuck.iter().map(stuck_status).collect(),
         under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
@@ -165,7 +169,10 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
     let (action, from, to) = match &plan.action {
         Action::Copy { from, to, .. } => ("copy", vec![from.short()], Some(*to)),
         Action::Rebuild { helpers, to, .. } => {
-            ("rebuild", helpers.iter().map(|(_, helper)| helper.short()).collect(), Some(*to))
+            // Those beyond help only to find out who lies.
+            let each = (plan.action.ordinals().len() * SHARD_SIZE) as u64;
+            let chain = helpers.iter().take((plan.bytes / each.max(1)) as usize);
+            ("rebuild", chain.map(|(_, helper)| helper.short()).collect(), Some(*to))
         }
         Action::Replace { old, new } => ("replace", vec![old.short()], Some(*new)),
         Action::Retire { old } => ("retire", vec![old.short()], None),

@@ -184,19 +184,25 @@ fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Regist
 impl Run<'_> {
     fn is_due(&self, row: &GroupRow, contents: &Contents, known: Option<&Registration>) -> bool {
         let Some(known) = known else { return true };
-        known.digest != contents.digest(&self.peers_only(row))
+        known.digest != contents.digest(&self.peers_only(row), &self.leaning(row))
             || known.confirmed() < known.stewards.len()
             || self.choose(row, Some(known)).is_some()
     }
 
-    /// The row as stewards see it: whoever stands for fallback storage is nobody whom they could hear, so its slots are empty
-    /// for them, and filled when somebody of the colour comes.
+    /// The row as stewards see it: whoever stands for fallback storage is nobody whom they could hear.
     fn peers_only(&self, row: &GroupRow) -> GroupRow {
         let mut row = row.clone();
         for held in &mut row.holders {
             held.retain(|holder| self.session.overlay.fallback_of(holder).is_none());
         }
         row
+    }
+
+    /// Slots that only fallback storage has: that and no more is what stewards are told of it.
+    fn leaning(&self, row: &GroupRow) -> BTreeSet<usize> {
+        let is_fallback = |holder: &PeerKey| self.session.overlay.fallback_of(holder).is_some();
+        let leans = |held: &Vec<PeerKey>| !held.is_empty() && held.iter().all(is_fallback);
+        row.holders.iter().enumerate().filter(|(_, held)| leans(held)).map(|(slot, _)| slot).collect()
     }
 
     fn is_silent(&self, one: &Confirmed) -> bool {
@@ -312,7 +318,7 @@ impl Run<'_> {
                 }
             }
         };
-        let digest = contents.digest(&self.peers_only(&row));
+        let digest = contents.digest(&self.peers_only(&row), &self.leaning(&row));
         let fresh = registration.digest != digest;
         if fresh {
             registration.sheets = self.sequence.max(registration.sheets + 1);
@@ -382,7 +388,7 @@ impl Run<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let record = records::record(&self.peers_only(row), access, contents, registration).await?;
+        let record = records::record(&self.peers_only(row), access, contents, registration, self.leaning(row)).await?;
         let answers = lacking.iter().map(|steward| {
             let record = record.clone();
             async move {

@@ -15,10 +15,12 @@ mod forks;
 mod given_up;
 mod hiccups;
 mod hostile;
+mod leaning;
 mod notice;
 mod restart;
 mod small;
 mod suspects;
+mod times;
 mod turns;
 mod urgent;
 
@@ -50,6 +52,8 @@ struct Village {
     away: BTreeSet<PeerKey>,
     /// Data shards of each stripe.
     used: u8,
+    /// Slots that lie in the owner's own storage.
+    leaning: BTreeSet<u8>,
     /// How long a turn is.
     step_ms: u64,
 }
@@ -89,6 +93,7 @@ impl Village {
             again: Vec::new(),
             away: BTreeSet::new(),
             used,
+            leaning: BTreeSet::new(),
             step_ms: 4 * 60_000,
         };
         for i in 0..140u8 {
@@ -225,8 +230,9 @@ impl Village {
             let real = |_: &u8| is_real(CodeParams::LOW_PEER, self.used, slot(at));
             let rows = (0..STRIPES).filter(real);
             let rows = rows.map(|ordinal| SheetRow { ordinal, used: self.used, root: root(ordinal) }).collect();
-            let holders = vec![self.holder(at)];
-            SlotSheet { group: self.ticket.id(), slot: slot(at), generation: sheets, holders, rows }
+            let leans = self.leaning.contains(&at);
+            let holders = if leans { Vec::new() } else { vec![self.holder(at)] };
+            SlotSheet { group: self.ticket.id(), slot: slot(at), generation: sheets, holders, rows, leans }
                 .seal(&authority())
                 .expect("valid")
         };

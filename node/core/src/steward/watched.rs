@@ -1,6 +1,6 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
-//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `doubts` (what new holders say of others), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
+//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `doubts` (what new holders say of others), `turns` (whose turn it is, what was signed), `leaning` (slots in the owner's own storage), `orders` (what was ordered and came of
 //! it), `inventory` (who has what, for the owner and for those who ask), `pace` (how orders get on), `repairs` (how long they take), `state` (all of it as bytes).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,7 +16,7 @@ use super::{
     message::Say,
 };
 use crate::{
-    assess::{Assessment, Need, Triggers, assess},
+    assess::{Assessment, Need, Triggers},
     liveness::{Presence, Watch},
 };
 
@@ -25,6 +25,7 @@ mod audits;
 mod chain;
 mod doubts;
 mod inventory;
+mod leaning;
 mod orders;
 mod pace;
 mod repairs;
@@ -327,6 +328,12 @@ impl Watched {
         self.assess_by(&self.triggers(now), watch, now)
     }
 
+    /// Slots that the owner keeps where no steward hears of them, and that no peer has whole.
+    pub(super) fn leaning(&self) -> Vec<Slot> {
+        let leans = self.record.sheets.iter().filter(|sheet| sheet.leans && !sheet.rows.is_empty());
+        leans.map(|sheet| sheet.slot).filter(|slot| self.whole_holders(*slot).is_empty()).collect()
+    }
+
     /// The same for whoever is asked to sign.
     pub(super) fn assess_to_sign(&self, watch: &Watch, now: Timestamp) -> Assessment {
         self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(now) }, watch, now)
@@ -343,8 +350,10 @@ impl Watched {
         let smaller = CodeParams::new(used, code.parity() as u8).unwrap_or(code);
         let slots: Vec<Vec<PeerKey>> = real.iter().map(|slot| self.whole_holders(*slot)).collect();
         let belief = |peer: &PeerKey| watch.belief(peer, now);
-        let mut found = assess(smaller, replicas, &slots, &belief, policy);
         let name = |slot: Slot| real.get(slot.index()).copied().unwrap_or(slot);
+        let mut found = leaning::assess_leaning(smaller, replicas, slots, &belief, policy, &|slot| {
+            self.record.sheets.get(name(slot).index()).is_some_and(|sheet| sheet.leans)
+        });
         for need in &mut found.needs {
             match need {
                 Need::Copy { slot, .. } | Need::Rebuild { slot, .. } => *slot = name(*slot),

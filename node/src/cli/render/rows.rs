@@ -51,7 +51,10 @@ fn below(kind: &str, row: &Value) -> Vec<String> {
     let said = match kind {
         "watched_group" => {
             let of = |key: &str| row[key].as_array().cloned().unwrap_or_default();
-            [of("too_close"), of("suspected")].concat()
+            let leans = of("leaning")
+                .into_iter()
+                .map(|slot| Value::from(format!("slot {slot} lies in its owner's fallback storage")));
+            [of("too_close"), of("suspected"), leans.collect()].concat()
         }
         "planned_repair" => vec![row["why"].clone()],
         _ => Vec::new(),

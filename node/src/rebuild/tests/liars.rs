@@ -21,7 +21,8 @@ const SEVEN: [usize; 7] = [1, 2, 5, 6, 7, 3, 4];
 async fn with_liars(code: CodeParams, lost: usize, helpers: &[usize], used: &[usize], liars: &[usize]) -> Village {
     let mut plan = Plan::new(code, lost, helpers, used);
     let liars = liars.to_vec();
-    plan.lines = Box::new(move |at| Kind { garbles: liars.contains(&at), ..Kind::default() });
+    plan.lines =
+        Box::new(move |at| Kind { garbles: if liars.contains(&at) { 1 + at as u8 } else { 0 }, ..Kind::default() });
     Village::start(plan).await
 }
 
@@ -92,7 +93,11 @@ async fn who_behaves_in_the_search_gets_nobody_else_named() {
     let lies = Arc::new(AtomicUsize::new(1));
     let mut plan = Plan::new(CodeParams::DEFAULT, 0, &SEVEN, &[5]);
     let its = lies.clone();
-    plan.lines = Box::new(move |at| Kind { garbles: at == 2, lies: (at == 2).then(|| its.clone()), ..Kind::default() });
+    plan.lines = Box::new(move |at| Kind {
+        garbles: u8::from(at == 2),
+        lies: (at == 2).then(|| its.clone()),
+        ..Kind::default()
+    });
     let village = Village::start(plan).await;
     let (runs, named) = first_stripe(&village).await;
     assert_eq!(lies.load(Ordering::SeqCst), 0, "it lied");

@@ -213,8 +213,14 @@ impl Village {
             root: root_of(&stripe[plan.lost]),
         });
         let lost = slot(plan.lost);
-        let sheet =
-            SlotSheet { group: ticket.id(), slot: lost, generation: 1, holders: Vec::new(), rows: rows.collect() };
+        let sheet = SlotSheet {
+            group: ticket.id(),
+            slot: lost,
+            generation: 1,
+            holders: Vec::new(),
+            rows: rows.collect(),
+            leans: false,
+        };
         let helpers = plan.helpers.iter().map(|at| (slot(*at), nodes[at].peer)).collect();
         Self { ticket, lost, nodes, helpers, shards, sheet }
     }

@@ -275,7 +275,7 @@ impl Village {
                 }
                 data.insert((at, ordinal), bytes);
             }
-            let sheet = SlotSheet { group: ticket.id(), slot: slot(at), generation: 1, holders, rows };
+            let sheet = SlotSheet { group: ticket.id(), slot: slot(at), generation: 1, holders, rows, leans: false };
             sheets.push(sheet.seal(&authority()).expect("valid"));
         }
         let issued = Timestamp(world.now().0 - HOUR);

@@ -47,7 +47,7 @@ impl Contents {
     }
 
     /// Of all that sheets made now would say. It is the same as long as nothing changes, and stands in the catalogue.
-    pub(super) fn digest(&self, row: &GroupRow) -> [u8; 32] {
+    pub(super) fn digest(&self, row: &GroupRow, leaning: &BTreeSet<usize>) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 sheets of a group v1");
         hasher.update(&self.sum.to_le_bytes());
         for holders in &row.holders {
@@ -55,6 +55,10 @@ impl Contents {
             for peer in holders {
                 hasher.update(peer.as_bytes());
             }
+        }
+        // Nothing where none does, as it always was.
+        for slot in leaning {
+            hasher.update(&(*slot as u64).to_le_bytes());
         }
         *hasher.finalize().as_bytes()
     }
@@ -130,6 +134,7 @@ pub(super) async fn record(
     access: &Arc<GroupAccess>,
     contents: Contents,
     registration: &Registration,
+    leaning: BTreeSet<usize>,
 ) -> Result<Vec<u8>, CatalogueError> {
     let (row, access) = (row.clone(), access.clone());
     let (mandate, generation) = (registration.mandate.clone(), registration.sheets);
@@ -141,7 +146,8 @@ pub(super) async fn record(
                 Some(SheetRow { ordinal: *ordinal, used: *used, root })
             });
             let rows = rows.collect();
-            let sheet = SlotSheet { group: access.ticket.id(), slot, generation, holders: holders.clone(), rows };
+            let (group, leans) = (access.ticket.id(), leaning.contains(&slot.index()));
+            let sheet = SlotSheet { group, slot, generation, holders: holders.clone(), rows, leans };
             sheets.push(sheet.seal(&access.authority)?);
         }
         Ok(GroupRecord::new(mandate, sheets)?.encode())
@@ -196,15 +202,19 @@ mod tests {
     fn a_digest_is_of_what_sheets_say_and_of_nothing_else() {
         let (row, _) = group();
         let (a, b) = (stripe(0, 5), stripe(1, 2));
-        let both = contents(&[a.clone(), b.clone()]).digest(&row);
-        assert_eq!(both, contents(&[b.clone(), a.clone()]).digest(&row));
+        let both = contents(&[a.clone(), b.clone()]).digest(&row, &BTreeSet::new());
+        assert_eq!(both, contents(&[b.clone(), a.clone()]).digest(&row, &BTreeSet::new()));
         let renumbered = StripeRow { no: StripeNo(77), ..b.clone() };
-        assert_eq!(both, contents(&[a.clone(), renumbered]).digest(&row), "its number stands in no sheet");
-        assert_ne!(both, contents(std::slice::from_ref(&a)).digest(&row));
-        assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row));
+        assert_eq!(
+            both,
+            contents(&[a.clone(), renumbered]).digest(&row, &BTreeSet::new()),
+            "its number stands in no sheet"
+        );
+        assert_ne!(both, contents(std::slice::from_ref(&a)).digest(&row, &BTreeSet::new()));
+        assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row, &BTreeSet::new()));
         let mut moved = row;
         moved.holders[3].pop();
-        assert_ne!(both, contents(&[a, b]).digest(&moved));
+        assert_ne!(both, contents(&[a, b]).digest(&moved, &BTreeSet::new()));
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ pub struct GroupReport {
     pub clumps: Vec<Clump>,
     /// How its holders are audited.
     pub audits: AuditReport,
+    /// Slots that the owner keeps in storage of its own, and that no peer has.
+    pub leaning: Vec<Slot>,
     /// Who of its people may have sent wrong bytes.
     pub suspects: SuspectReport,
     /// What happened, oldest first.
@@ -77,6 +79,7 @@ impl Watched {
             under_way: self.under_way.len(),
             clumps: self.clumps(watch, places, rhythm, now),
             audits: self.audit_report(now),
+            leaning: self.leaning(),
             suspects: suspects.report(&self.group(), self.everybody()),
             log: self.log.iter().cloned().collect(),
         }

@@ -113,7 +113,7 @@ impl Watched {
             self.promised.get(&subject).filter(|promise| promise.order == order).map_or(from, |promise| promise.by);
         self.promised.insert(subject, Promise { order, until: certificate.order.expires, by });
         self.spent.bytes = self.spent.bytes.saturating_add(self.cost(&certificate.order.action));
-        self.under_way.insert(subject, UnderWay { certificate, by, pace: Pace::default() });
+        self.under_way.insert(subject, UnderWay { certificate, by, pace: Pace::NEW });
         self.note(now, What::Ordered { order, slot: slot.as_u8(), to, rebuild, shards });
         true
     }

@@ -23,7 +23,7 @@ const IDLE_PART: u64 = 3;
 const SHARDS_LEAST: u64 = 2;
 
 /// How an order gets on. Not kept across a restart: who starts again gives everybody as much time again.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// Shards of it that its new holder had when it was asked, and since when so many.
     shards: usize,
@@ -33,6 +33,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Nothing was heard of it.
+    pub(super) const NEW: Self = Self { shards: 0, since: Timestamp(0), asked: Timestamp(0) };
+
     pub(super) fn clamp(&mut self, now: Timestamp) {
         (self.since, self.asked) = (self.since.min(now), self.asked.min(now));
     }

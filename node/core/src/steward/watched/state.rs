@@ -261,10 +261,9 @@ impl Watched {
         group.under_way = map(&mut r, SUBJECTS_MAX, 1, |r| {
             let certificate = certificate(r)?;
             match certificate.order.action.slot() {
-                Some(_) => Ok((
-                    subject_of(&certificate.order.action),
-                    UnderWay { certificate, by: peer(r)?, pace: Pace::default() },
-                )),
+                Some(_) => {
+                    Ok((subject_of(&certificate.order.action), UnderWay { certificate, by: peer(r)?, pace: Pace::NEW }))
+                }
                 None => Err(r.invalid("a change of stewards is never under way")),
             }
         })?;

@@ -40,6 +40,7 @@ use super::{
         CatalogueError,
         watch::{Confirmed, Registration},
     },
+    fallback::leans_on,
     groups::access_of,
     holdings::GONE_AFTER_MS,
     learn, news,
@@ -198,10 +199,9 @@ impl Run<'_> {
         row
     }
 
-    /// Slots that only fallback storage has: that and no more is what stewards are told of it.
+    /// Slots that lean on fallback storage: that and no more is what stewards are told of it.
     fn leaning(&self, row: &GroupRow) -> BTreeSet<usize> {
-        let is_fallback = |holder: &PeerKey| self.session.overlay.fallback_of(holder).is_some();
-        let leans = |held: &Vec<PeerKey>| !held.is_empty() && held.iter().all(is_fallback);
+        let leans = |held: &Vec<PeerKey>| leans_on(held, self.session.overlay.as_ref()).is_some();
         row.holders.iter().enumerate().filter(|(_, held)| leans(held)).map(|(slot, _)| slot).collect()
     }
 

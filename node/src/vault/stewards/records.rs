@@ -214,6 +214,7 @@ mod tests {
         assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row, &BTreeSet::new()));
         let mut moved = row;
         moved.holders[3].pop();
+        assert_ne!(both, contents(&[a.clone(), b.clone()]).digest(&row, &BTreeSet::from([1])), "one leans");
         assert_ne!(both, contents(&[a, b]).digest(&moved, &BTreeSet::new()));
     }
 
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(sealed, mandate(&row, &access, 5, stewards.clone(), 3, now).expect("valid"), "the same bytes");
         let known = Registration { mandate: sealed, sheets: 6, ..Registration::default() };
         let stripes = [stripe(0, 5), stripe(7, 2)];
-        let record = record(&row, &access, contents(&stripes), &known).await.expect("sealed");
+        let record = record(&row, &access, contents(&stripes), &known, BTreeSet::from([1])).await.expect("sealed");
         let record = GroupRecord::decode(&record).expect("a record");
         assert_eq!((record.mandate.stewards.clone(), record.mandate.replicas), (stewards, 2));
         assert!(record.mandate.holds_at(now) && record.mandate.holds_at(Timestamp(now.0 - SKEW_MS)));
@@ -241,6 +242,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(sheet.rows, wanted, "a virtual slot has none");
+            assert_eq!(sheet.leans, sheet.slot.index() == 1);
         }
     }
 }

@@ -19,6 +19,10 @@ const IDLE_URGENT_HALVES: u64 = 3;
 const SHARD_TURNS: u64 = 2;
 /// Otherwise a shard is to come within this part of the time that an order stands, two hours: it may have others to carry out first.
 const IDLE_PART: u64 = 3;
+/// Whatever the rhythm of a trial: disks, lines and checks of signatures have their own.
+const IDLE_LEAST_MS: u64 = 180_000;
+/// ... for each shard of an order.
+const SHARD_LEAST_MS: u64 = 60_000;
 /// Shards that an order counts for at least.
 const SHARDS_LEAST: u64 = 2;
 
@@ -86,6 +90,7 @@ impl Watched {
         } else {
             (rhythm.order_ms / IDLE_PART, rhythm.order_ms)
         };
+        let (most_idle, most) = (most_idle.max(IDLE_LEAST_MS), most.max(IDLE_LEAST_MS + shards * SHARD_LEAST_MS));
         idle > times * most_idle || now.ms_since(began) > times * most
     }
 

@@ -385,7 +385,7 @@ impl Steward {
         let again = group.give_again(&self.me, &self.watch, now, &self.rhythm);
         // With one helper more somebody who lies can be left out.
         let helpers = |slot: Slot| group.helpers_here(slot, &self.watch, now);
-        let again_slots = self.suspects.to_try_again(&id, &helpers);
+        let again_slots = self.suspects.worth_another_try(&id, &helpers);
         again_slots.into_iter().for_each(|slot| group.try_again(slot, now));
         let generation = group.record.mandate.generation;
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {

@@ -47,27 +47,37 @@ pub(super) struct Known {
 /// An order, and how many data shards its stripes have: they are one number in honest orders.
 type Of = (OrderId, u8);
 
-/// The searches of orders that stand, and until when they do.
+/// One order's search.
+struct Searched {
+    /// Until when the order stands.
+    expires: Timestamp,
+    helpers: BTreeMap<Slot, PeerKey>,
+    known: OfOrder,
+}
+
+/// The searches of orders that stand.
 #[derive(Default)]
-pub(super) struct Searches(Mutex<BTreeMap<Of, (Timestamp, BTreeMap<Slot, PeerKey>, OfOrder)>>);
+pub(super) struct Searches(Mutex<BTreeMap<Of, Searched>>);
 
 impl Searches {
     /// What is known of the helpers of a stripe's order.
     pub(super) fn of(&self, frame: &Frame, expires: Timestamp) -> OfOrder {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock();
-        all.retain(|_, (expires, ..)| now < *expires);
+        all.retain(|_, one| now < one.expires);
         let of = (*frame.order(), frame.used);
         if !all.contains_key(&of) && all.len() >= SEARCHES_MAX {
-            let first = all.iter().min_by_key(|(_, (expires, ..))| *expires).map(|(of, _)| *of);
-            first.map(|first| all.remove(&first));
+            let first = all.iter().min_by_key(|(_, one)| one.expires).map(|(of, _)| *of);
+            if let Some(first) = first {
+                all.remove(&first);
+            }
         }
         let new = || {
             let search = Search::new(frame.helpers.iter().map(|(slot, _)| *slot), frame.used.into());
             let known = Arc::new(tokio::sync::Mutex::new(Known { search, runs: 0 }));
-            (expires, frame.helpers.iter().copied().collect(), known)
+            Searched { expires, helpers: frame.helpers.iter().copied().collect(), known }
         };
-        all.entry(of).or_insert_with(new).2.clone()
+        all.entry(of).or_insert_with(new).known.clone()
     }
 
     /// Whom the search of an order named.
@@ -75,7 +85,7 @@ impl Searches {
         let of_order: Vec<(BTreeMap<Slot, PeerKey>, OfOrder)> = {
             let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let own = all.iter().filter(|((of, _), _)| of == order);
-            own.map(|(_, (_, helpers, known))| (helpers.clone(), known.clone())).collect()
+            own.map(|(_, one)| (one.helpers.clone(), one.known.clone())).collect()
         };
         let mut named = BTreeSet::new();
         for (helpers, known) in of_order {

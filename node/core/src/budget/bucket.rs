@@ -71,7 +71,7 @@ impl Bucket {
     }
 
     /// What is to be kept of it.
-    pub(crate) const fn to_keep(&self) -> (u64, Timestamp) {
+    pub(crate) const fn keeping(&self) -> (u64, Timestamp) {
         (self.level, self.at)
     }
 

@@ -108,7 +108,7 @@ impl Urgent {
         let unsaved = self.unsaved.filter(|unsaved| *unsaved > 0)?;
         let mut out = vec![VERSION];
         let put = |out: &mut Vec<u8>, bucket: &Bucket| {
-            let (level, at) = bucket.to_keep();
+            let (level, at) = bucket.keeping();
             put_number(out, level);
             put_number(out, at.0);
         };

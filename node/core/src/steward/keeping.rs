@@ -110,7 +110,7 @@ impl Steward {
 
     /// Peers that are to be counted as suspected in their standing here, each time once.
     pub fn newly_suspected(&mut self) -> Vec<PeerKey> {
-        self.suspects.to_count()
+        self.suspects.count_fresh()
     }
 
     /// What this steward knows of a group, for the owner who asks.

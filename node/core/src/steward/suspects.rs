@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //!
-//! - **TRUST-1** One domain's word costs nobody standing, however many peers and orders it has. Enforced by [`Suspects::to_count`];
+//! - **TRUST-1** One domain's word costs nobody standing, however many peers and orders it has. Enforced by [`Suspects::count_fresh`];
 //!   attacked by `steward::tests::suspects::one_domains_word_costs_no_standing`.
 //!
 //! Layout: version u8 = 1 · count · each word: speaker 32 · suspect 32 · domain tag 16 · last order 32 · at · counted flag · count ·
@@ -237,7 +237,7 @@ impl Suspects {
 
     /// Slots of a group that are worth another try: a helper is there that was not among those of whom one lies. Each is said once, until it fails
     /// again.
-    pub(super) fn to_try_again(&mut self, group: &GroupId, is_there: &dyn Fn(Slot) -> Vec<PeerKey>) -> Vec<Slot> {
+    pub(super) fn worth_another_try(&mut self, group: &GroupId, is_there: &dyn Fn(Slot) -> Vec<PeerKey>) -> Vec<Slot> {
         let mut again = Vec::new();
         for ((of, slot), among) in &mut self.among {
             if of != group || among.tried {
@@ -255,7 +255,7 @@ impl Suspects {
     }
 
     /// Who is to be counted as suspected in its standing: named by two domains at least that are believed. Each word counts once.
-    pub(super) fn to_count(&mut self) -> Vec<PeerKey> {
+    pub(super) fn count_fresh(&mut self) -> Vec<PeerKey> {
         let fresh: BTreeSet<PeerKey> =
             self.words.iter().filter(|(_, word)| !word.counted).map(|((_, suspect), _)| *suspect).collect();
         let due: Vec<PeerKey> = fresh

@@ -212,7 +212,7 @@ mod tests {
         );
         assert_ne!(both, contents(std::slice::from_ref(&a)).digest(&row, &BTreeSet::new()));
         assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row, &BTreeSet::new()));
-        let mut moved = row;
+        let mut moved = row.clone();
         moved.holders[3].pop();
         assert_ne!(both, contents(&[a.clone(), b.clone()]).digest(&row, &BTreeSet::from([1])), "one leans");
         assert_ne!(both, contents(&[a, b]).digest(&moved, &BTreeSet::new()));

@@ -46,7 +46,7 @@ fn each_liar_is_named_and_the_shard_is_there() {
         for liar in survivors(count) {
             let mut search = Search::new(survivors(count), needed);
             let (runs, got) = searched(&mut search, 4, |_, helpers| helpers.contains(&liar));
-            assert_eq!(got >= 3, true, "{needed} of {count}, liar {liar}: {got}");
+            assert!(got >= 3, "{needed} of {count}, liar {liar}: {got}");
             let verdict = search.verdict();
             if !search.has_failed() {
                 assert_eq!((verdict, runs), (Verdict::Nobody, 4), "it was left out at once");

@@ -252,7 +252,7 @@ mod tests {
     fn what_was_not_kept_so_is_refused() {
         let mut urgent = Urgent::kept(NOW);
         urgent.saved(AHEAD);
-        (1..9).for_each(|number| drop(urgent.class(group(number), SHARD, NOW)));
+        assert!((1..9).all(|number| urgent.class(group(number), SHARD, NOW) == Priority::Critical));
         let (bytes, _) = urgent.to_save(NOW).expect("news");
         for length in 0..bytes.len() {
             assert!(Urgent::decode(&bytes[..length], NOW).is_err(), "{length}");

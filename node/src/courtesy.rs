@@ -149,7 +149,7 @@ pub struct CourtesyStatus {
 }
 
 impl Courtesy {
-    /// Reads what is kept and begins. Blocking for two small files; must be called within a runtime.
+    /// Reads what is kept and begins. Blocking for three small files; must be called within a runtime.
     #[must_use]
     pub fn start(config: CourtesyConfig) -> Self {
         let CourtesyConfig { timetable, folder, clock, local } = config;
@@ -158,6 +158,7 @@ impl Courtesy {
         let pause = folder.as_deref().and_then(files::read_pause).filter(|pause| pause.left_ms(now) > 0);
         let upstream = folder.as_deref().map(|folder| files::read_upstream(folder, now.0 / DAY_MS)).unwrap_or_default();
         let speeds = timetable.at(local());
+        let urgent = folder.as_deref().map_or_else(|| Urgent::new(now), |folder| files::resume_urgent(folder, now));
         let inner = Arc::new(Inner {
             up: Line::new(restores.clone(), patience),
             down: Line::new(restores, patience),
@@ -169,7 +170,7 @@ impl Courtesy {
             pause: watch::Sender::new(pause),
             speeds: Mutex::new(speeds),
             upstream: Mutex::new(upstream),
-            urgent: Mutex::new(Urgent::new(now)),
+            urgent: Mutex::new(urgent),
         });
         inner.set_speeds(speeds);
         let stop = CancellationToken::new();
@@ -207,7 +208,7 @@ impl Courtesy {
     }
 
     /// How a shard goes that a quorum's order moves over our line: background work, unless they say that it is `urgent` and the group, and
-    /// all of them, have not had what may go first. Not kept: after a restart they have it anew.
+    /// all of them, have not had what may go first, a restart included.
     #[must_use]
     pub fn class_of(&self, group: &GroupId, urgent: bool) -> Priority {
         if !urgent {
@@ -315,6 +316,7 @@ impl Inner {
                 self.look_at_table();
             }
             news |= self.count_second(&mut loaded_before, now);
+            self.save_urgent(now).await;
             if tick.is_multiple_of(SAVE_EVERY) && std::mem::take(&mut news) {
                 self.save().await;
             }
@@ -339,6 +341,20 @@ impl Inner {
             self.upstream.lock().unwrap_or_else(PoisonError::into_inner).note(now.0 / DAY_MS, bytes);
         }
         counts
+    }
+
+    /// Whatever went first is on disk within a second: until then, little more does.
+    async fn save_urgent(&self, now: Timestamp) {
+        let Some(folder) = self.folder.clone() else { return };
+        let news = self.urgent.lock().unwrap_or_else(PoisonError::into_inner).to_save(now);
+        let Some((bytes, new)) = news else { return };
+        match tokio::task::spawn_blocking(move || files::write_urgent(&folder, &bytes)).await {
+            Ok(Ok(())) => self.urgent.lock().unwrap_or_else(PoisonError::into_inner).saved(new),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what went first of urgent repairs cannot be written down; the rest goes as background work until it can");
+            }
+            Err(_) => {}
+        }
     }
 
     async fn save(&self) {

@@ -24,13 +24,13 @@
 //! - Every wait has a deadline ([`Patience`]), so a chain that stalls ends everywhere; memory of a session is two slices and
 //!   what is read of the own shard, the shard itself at the new holder.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cairn_core::{
     blind::{SLICE_SIZE, wire::Message},
     steward::message::Failure,
 };
-use cairn_proto::{Domain, PeerKey, SHARD_SIZE, wire::Priority};
+use cairn_proto::{Domain, PeerKey, SHARD_SIZE, order::OrderId, wire::Priority};
 use ed25519_dalek::SigningKey;
 use futures::{AsyncRead, AsyncWrite, FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -58,6 +58,7 @@ use self::{
     ledger::Ledger,
     links::Links,
     places::{Place, Places},
+    wrong::Searches,
 };
 
 /// Sessions that a new holder runs at once: some move slices while the keys of others are agreed on. A session spends some seven round
@@ -170,6 +171,7 @@ struct Shared {
     invited: Places,
     helped: Places,
     prints: Prints,
+    searches: Searches,
     in_flight: Semaphore,
     urgent: Semaphore,
 }
@@ -190,6 +192,7 @@ impl Rebuild {
             invited: Places::new(INVITED_AT_ONCE, INVITED_PER_PEER),
             helped: Places::new(HELPED_AT_ONCE, HELPED_PER_PEER),
             prints: Prints::default(),
+            searches: Searches::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
             urgent: Semaphore::new(URGENT_IN_FLIGHT),
         };
@@ -281,6 +284,10 @@ impl Rebuilder for Rebuild {
         ordinal: u8,
     ) -> BoxFuture<'_, Result<bytes::Bytes, Failure>> {
         async move { self.shared.rebuild(&credentials, &task, ordinal).await }.boxed()
+    }
+
+    fn named<'a>(&'a self, order: &'a OrderId) -> BoxFuture<'a, BTreeSet<PeerKey>> {
+        self.shared.searches.named(order).boxed()
     }
 }
 

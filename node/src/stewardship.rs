@@ -56,7 +56,7 @@ use self::{
     outbox::Outbox,
     ports::{Rebuilder, StewardNet, StewardService},
     report::{GroupStatus, PlannedRepairStatus},
-    round::{BELIEFS, Input, Keeper, PLACES, REPAIRS},
+    round::{BELIEFS, Input, Keeper, PLACES, REPAIRS, SUSPECTS},
     task::Driver,
 };
 use crate::{store::Clock, timers::Timers};
@@ -228,6 +228,12 @@ impl Stewardship {
         self.look(Input::Repairs).await.unwrap_or_default()
     }
 
+    /// What new holders say of a peer that helped them, in words; none when nobody says anything.
+    pub async fn suspicion(&self, peer: PeerKey) -> Option<String> {
+        let suspicion = self.look(|answer| Input::Suspicion(peer, answer)).await.flatten()?;
+        Some(report::suspicion(&suspicion))
+    }
+
     /// What would be ordered now, if it were this steward's turn.
     pub async fn dry_run(&self) -> Vec<PlannedRepairStatus> {
         let Some((weather, plans)) = self.look(Input::Plan).await else { return Vec::new() };
@@ -318,6 +324,19 @@ fn places(steward: &mut Steward, files: &StateFiles, now: cairn_proto::Timestamp
     }
 }
 
+/// Who may have sent wrong bytes; when that cannot be read, nobody is suspected.
+fn suspects(steward: &mut Steward, files: &StateFiles, now: cairn_proto::Timestamp) {
+    match files.read(SUSPECTS) {
+        Ok(body) => {
+            if let Err(error) = steward.resume_suspects(&body, now) {
+                files.set_aside(SUSPECTS, &error);
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => files.set_aside(SUSPECTS, &error),
+    }
+}
+
 /// How long repairs took that were seen before; counted anew when that cannot be read.
 fn repairs(files: &StateFiles) -> RepairTimes {
     let seen = match files.read(REPAIRS) {
@@ -335,6 +354,7 @@ fn repairs(files: &StateFiles) -> RepairTimes {
 fn resume(steward: &mut Steward, files: &StateFiles, now: cairn_proto::Timestamp) -> io::Result<Vec<GroupId>> {
     places(steward, files, now);
     steward.resume_repairs(repairs(files));
+    suspects(steward, files, now);
     let found = files.load("group", GROUPS_MAX)?;
     let mut lost = found.damaged;
     for (name, state) in found.whole {

@@ -192,7 +192,7 @@ pub struct SheetRow {
 
 /// What one slot of a group must be, and with whom it was put.
 ///
-/// Layout: version `1` · group 32 · slot · generation · holders (count, 32 each) · rows (count; ordinal, used, root 32) ·
+/// Layout: version `1` · group 32 · slot · generation · holders (count, 32 each) · rows (count; ordinal, used, root 32) · `1` where it leans ·
 /// signature 64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotSheet {
@@ -206,6 +206,8 @@ pub struct SlotSheet {
     pub holders: Vec<PeerKey>,
     /// Its shards, by ordinal. A virtual slot of a stripe has none.
     pub rows: Vec<SheetRow>,
+    /// Whether the owner keeps them in storage of its own that no steward hears: the slot is not lost, though nobody has it.
+    pub leans: bool,
 }
 
 impl SlotSheet {
@@ -229,6 +231,9 @@ impl SlotSheet {
             out.extend_from_slice(&[row.ordinal, row.used]);
             out.extend_from_slice(row.root.as_bytes());
         }
+        if self.leans {
+            out.push(1);
+        }
         Ok(signed_with(SHEET, out, authority))
     }
 
@@ -250,8 +255,12 @@ impl SlotSheet {
             Ok(SheetRow { ordinal: r.byte()?, used: r.byte()?, root: ShardRoot::from_bytes(r.array()?) })
         };
         let rows = (0..count).map(|_| row(&mut r)).collect::<Result<_, DecodeError>>()?;
+        let leans = !r.is_empty();
+        if leans && !r.flag()? {
+            return Err(r.invalid("says that it leans not, which goes without saying"));
+        }
         r.finish()?;
-        let sheet = Self { group, slot, generation, holders, rows };
+        let sheet = Self { group, slot, generation, holders, rows, leans };
         if sheet.group != ticket.id() || !fits(&sheet, ticket.code()) {
             return Err(DecodeError::Invalid { what: SHEET, why: "is not of this group" });
         }

@@ -138,7 +138,8 @@ pub enum Action {
         to: PeerKey,
         /// Which stripes.
         ordinals: Ordinals,
-        /// As many holders of other slots as each of these stripes has data shards, the first begins.
+        /// Holders of other slots: as many as each of these stripes has data shards, the first begins; those beyond help only to find out
+        /// who makes a root wrong.
         helpers: Vec<(Slot, PeerKey)>,
     },
     /// `new` takes the place of `old` among the stewards.
@@ -181,13 +182,12 @@ impl Action {
         }
     }
 
-    /// Shards that each stripe of it moves over some line.
+    /// The stripes of which it moves shards; of each its new holder gets one, and a source or a helper sends one.
     #[must_use]
-    pub fn shards_moved(&self) -> u64 {
+    pub fn ordinals(&self) -> Ordinals {
         match self {
-            Self::Copy { .. } => 1,
-            Self::Rebuild { helpers, .. } => helpers.len() as u64,
-            _ => 0,
+            Self::Copy { ordinals, .. } | Self::Rebuild { ordinals, .. } => *ordinals,
+            Self::Replace { .. } | Self::Retire { .. } | Self::Enlist { .. } => Ordinals::default(),
         }
     }
 
@@ -527,7 +527,7 @@ impl Certificate {
             return bad("is of a slot that the code does not have");
         }
         if let Action::Rebuild { helpers, .. } = &self.order.action
-            && (helpers.len() > code.data() || helpers.iter().any(|(slot, _)| slot.index() >= code.slots()))
+            && helpers.iter().any(|(slot, _)| slot.index() >= code.slots())
         {
             return bad("has helpers that the code does not have");
         }

@@ -321,9 +321,13 @@ fn mandates_and_orders() {
         generation: 5,
         holders: vec![peer(at + 30), peer(at + 40)],
         rows: vec![SheetRow { ordinal: 0, used: 1, root: ShardRoot::from_bytes([at + 50; 32]) }],
+        leans: false,
     };
     let page = |at| sheet(at).seal(&key()).expect("valid");
     check("slot-sheet", &page(1), &sheet(1), |bytes| SlotSheet::open(bytes, &ticket));
+    let leaning = SlotSheet { holders: Vec::new(), leans: true, ..sheet(0) };
+    let leaning_page = leaning.seal(&key()).expect("valid");
+    check("slot-sheet-leaning", &leaning_page, &leaning, |bytes| SlotSheet::open(bytes, &ticket));
     let record = GroupRecord::new(sealed, vec![page(0), page(1)]).expect("whole");
     check("group-record", &record.encode(), &record, GroupRecord::decode);
     let with_words = |at: u8, held: bool| {

@@ -11,12 +11,13 @@ use cairn_core::{
         EphemeralSecret, Helper, LEDGER_MAX, LedgerRefusal, NewHolder, Order, SESSION_SIZE_MAX, Session, SessionLedger,
         wire::{MESSAGE_MAX, Message},
     },
+    courtesy::urgent::{ENCODED_MAX, Urgent},
     durability::repairs::RepairTimes,
     erasure::Codec,
     liveness::{Timers, WATCHED_MAX, Watch},
     reputation::{Class, Complaint, Observed, Reputation, STATE_MAX},
 };
-use cairn_proto::{CodeParams, Domain, GroupId, PeerKey, ShardRoot, Slot, Timestamp, audit::Verified};
+use cairn_proto::{CodeParams, Domain, GroupId, PeerKey, SHARD_SIZE, ShardRoot, Slot, Timestamp, audit::Verified};
 
 use super::{Target, audits};
 
@@ -26,6 +27,7 @@ pub(super) fn all() -> Vec<Target> {
         Target { name: "rebuild-message", seeds: messages, run: message },
         Target { name: "session-ledger", seeds: || vec![a_ledger().encode()], run: ledger },
         Target { name: "repair-times", seeds: || vec![a_few_repairs().encode()], run: repair_times },
+        Target { name: "urgent-bytes", seeds: || vec![some_urgent()], run: urgent },
         Target { name: "liveness-state", seeds: || LIVENESS.clone(), run: liveness },
         Target {
             name: "reputation-state",
@@ -48,6 +50,28 @@ fn slot(at: u8) -> Slot {
 
 fn peer(number: u8) -> PeerKey {
     PeerKey::from_bytes([number; 32])
+}
+
+/// Two groups that had something.
+fn some_urgent() -> Vec<u8> {
+    let mut urgent = Urgent::kept(START);
+    urgent.saved(u64::MAX);
+    for group in [1, 2] {
+        let _ = urgent.class(GroupId::from_bytes([group; 32]), SHARD_SIZE as u64, START);
+    }
+    urgent.to_save(START).expect("news").0
+}
+
+fn urgent(bytes: &[u8]) {
+    for now in CLOCKS {
+        let Ok(mut urgent) = Urgent::decode(bytes, now) else { continue };
+        let (kept, new) = urgent.to_save(now).expect("what a restart costs");
+        assert!(kept.len() <= ENCODED_MAX && Urgent::decode(&kept, now).is_ok());
+        urgent.saved(new);
+        for at in CLOCKS {
+            let _ = urgent.class(GroupId::from_bytes([1; 32]), SHARD_SIZE as u64, at);
+        }
+    }
 }
 
 fn secret(of: Slot) -> EphemeralSecret {

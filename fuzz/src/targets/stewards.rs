@@ -27,13 +27,14 @@ use super::{Target, key};
 pub(super) fn all() -> Vec<Target> {
     vec![
         Target { name: "mandate", seeds: || vec![sealed_mandate()], run: open_mandate },
-        Target { name: "slot-sheet", seeds: || vec![sheet(0), sheet(2)], run: open_sheet },
+        Target { name: "slot-sheet", seeds: || vec![sheet(0), sheet(2), leaning_sheet()], run: open_sheet },
         Target { name: "group-record", seeds: || vec![record(), record_with_words()], run: open_record },
         Target { name: "order", seeds: order_seeds, run: read_order },
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
         Target { name: "taken", seeds: || vec![taken()], run: open_taken },
         Target { name: "steward-group", seeds: || STATES.clone(), run: resume },
         Target { name: "steward-places", seeds: || vec![places()], run: resume_places },
+        Target { name: "steward-suspects", seeds: || vec![suspects()], run: resume_suspects },
         Target { name: "steward-request", seeds: request_seeds, run: read_request },
         Target { name: "steward-answer", seeds: answer_seeds, run: read_answer },
         Target { name: "credentials", seeds: || vec![credentials().encode().expect("valid")], run: read_credentials },
@@ -71,8 +72,14 @@ fn sealed_mandate() -> Vec<u8> {
 fn sheet(at: u8) -> Vec<u8> {
     let rows = vec![SheetRow { ordinal: 3, used: 2, root: ShardRoot::from_bytes([at; 32]) }];
     let holders = vec![PeerKey::from_bytes([at + 1; 32])];
-    let sheet = SlotSheet { group: ticket().id(), slot: slot(at), generation: 1, holders, rows };
+    let sheet = SlotSheet { group: ticket().id(), slot: slot(at), generation: 1, holders, rows, leans: false };
     sheet.seal(&key()).expect("valid")
+}
+
+/// Of a slot that lies in its owner's own storage.
+fn leaning_sheet() -> Vec<u8> {
+    let sheet = SlotSheet::open(&sheet(1), &ticket()).expect("ours");
+    SlotSheet { holders: Vec::new(), leans: true, ..sheet }.seal(&key()).expect("valid")
 }
 
 fn record() -> Vec<u8> {
@@ -151,7 +158,7 @@ fn open_mandate(bytes: &[u8]) {
 
 fn open_sheet(bytes: &[u8]) {
     if SlotSheet::open(bytes, &ticket()).is_ok() {
-        assert!([sheet(0), sheet(2)].iter().any(|known| known == bytes));
+        assert!([sheet(0), sheet(2), leaning_sheet()].iter().any(|known| known == bytes));
     }
 }
 
@@ -340,6 +347,27 @@ fn resume_places(bytes: &[u8]) {
         let kept = steward.encode_places();
         assert!(kept.len() <= bytes.len());
         assert_eq!(a_steward().resume_places(&kept, now), Ok(()));
+    }
+}
+
+/// One word of a new holder's, and one slot of which it is not known who lies.
+fn suspects() -> Vec<u8> {
+    let word = [&[1, 1][..], &[7; 32], &[8; 32], &[9; 16], &[3; 32], &[5, 1]].concat();
+    let among = [&[1][..], &[4; 32], &[2, 5, 0, 1, 3], &[8; 32], &[1], &[7; 32]].concat();
+    [word, among].concat()
+}
+
+fn resume_suspects(bytes: &[u8]) {
+    for now in [NOW, Timestamp(0), Timestamp(u64::MAX)] {
+        let mut steward = a_steward();
+        if steward.resume_suspects(bytes, now).is_err() {
+            continue;
+        }
+        let kept = steward.encode_suspects();
+        assert!(kept.len() <= bytes.len() + 64);
+        assert_eq!(a_steward().resume_suspects(&kept, now), Ok(()));
+        let _ =
+            (steward.newly_suspected(), steward.suspects_changed(), steward.suspicion(&PeerKey::from_bytes([8; 32])));
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```text
 //! steward: Session::plan ──► every party: SessionLedger::admit ──► Helper::new, NewHolder::new
 //! first helper ── 16 slices of 64 KiB ──► helper ──► ... ──► new holder ──► finish: the root decides
-//! after a wrong root: fingerprint + locate, then exclusion_runs + blame
+//! after a wrong root: fingerprint + locate, then a Search
 //! ```
 //!
 //! Sans-IO: orders, certificates, streams and time-outs are the caller's, and so are fresh entropy and the time.
@@ -21,17 +21,17 @@
 //!   `tests::taint`, where every coalition's view is reduced by Gaussian elimination.
 //! - **DUR-3** A rebuilt shard is byte-identical to the lost one. Enforced by [`NewHolder::finish`], the only way to its
 //!   bytes; attacked by `tests::cancel`.
-//! - **TRUST-1** [`locate`] and [`blame`] give suspicion, never proof: what they assume is said there.
+//! - **TRUST-1** [`locate`] and [`Search`] give suspicion, never proof: what they assume is said there.
 
 use cairn_proto::{CodeParams, SHARD_SIZE, ShardRoot, Slot};
 
 mod broken;
 mod chain;
-mod exclusion;
 mod fingerprint;
 pub mod invite;
 mod ledger;
 mod masks;
+mod search;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -39,10 +39,10 @@ pub mod wire;
 
 pub use broken::{Word, stopped_at};
 pub use chain::{Helper, NewHolder};
-pub use exclusion::{Blame, Run, TooFewToExclude, blame, exclusion_runs, separating_run};
 pub use fingerprint::{FINGERPRINT_SIZE, Fingerprint, Located, fingerprint, locate};
 pub use ledger::{ABANDONED_MAX, Admitted, LEDGER_MAX, LedgerRefusal, SESSIONS_MAX, SessionLedger, WINDOW_MS};
 pub use masks::{EphemeralKey, EphemeralSecret};
+pub use search::{RUNS_OF_ORDER, RUNS_OF_STRIPE, Search, Verdict};
 pub use session::{Link, Order, SESSION_SIZE_MAX, Session, SessionId};
 
 use crate::erasure::ErasureError;

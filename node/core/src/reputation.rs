@@ -87,6 +87,8 @@ pub enum Observed {
     Withheld,
     /// A digest that was wrong by a token.
     Mismatch,
+    /// New holders of several domains say that it sent wrong bytes in rebuilds. Nothing of that is signed, so it is a suspicion.
+    Suspected,
     /// It served bytes that are not the shard. What it served was not signed, so it convicts here and nowhere else.
     BadBytes,
 }

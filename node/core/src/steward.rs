@@ -11,7 +11,7 @@
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
 //! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
-//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `places` (where peers are, and since when), `crowd` (who concerns which
+//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `crowd` (who concerns which
 //! group),
 //! [`wire`] (what travels).
 //!
@@ -67,6 +67,7 @@ mod plan;
 mod queue;
 mod rhythm;
 mod stuck;
+mod suspects;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ use self::{
     crowd::Crowd,
     places::Places,
     queue::Effects,
+    suspects::Suspects,
     watched::{Silence, Subject, Watched},
 };
 pub use self::{
@@ -89,6 +91,7 @@ pub use self::{
     plan::PlannedRepair,
     rhythm::Rhythm,
     stuck::{Stuck, StuckWhy},
+    suspects::{SuspectReport, Suspicion, Unresolved},
     watched::{AuditReport, GroupReport},
 };
 
@@ -170,6 +173,7 @@ pub struct Steward {
     watch: Watch,
     places: Places,
     repairs: RepairTimes,
+    suspects: Suspects,
     budget: Budget,
     effects: Effects,
     /// The time that we were told last.
@@ -188,8 +192,9 @@ impl Steward {
     pub fn new(key: SigningKey, domain: Domain, rhythm: Rhythm, watch: Watch, budget: Budget) -> Self {
         let me = PeerKey::from_bytes(key.verifying_key().to_bytes());
         let (groups, crowd, effects) = (BTreeMap::new(), Crowd::default(), Effects::default());
-        let (places, repairs) = (Places::default(), RepairTimes::default());
-        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, budget, effects, now: Timestamp(0) }
+        let (places, repairs, suspects) = (Places::default(), RepairTimes::default(), Suspects::default());
+        let now = Timestamp(0);
+        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, suspects, budget, effects, now }
     }
 
     /// What our line carries was measured again, in bytes a second.
@@ -312,6 +317,7 @@ impl Steward {
     fn drop_group(&mut self, group: &GroupId, now: Timestamp) {
         if self.groups.remove(group).is_some() {
             self.crowd.set(*group, BTreeSet::new(), &mut self.watch, true, now);
+            self.suspects.forget(group);
             self.effects.push(Effect::Forget(*group));
         }
     }
@@ -330,6 +336,7 @@ impl Steward {
         let rhythm = self.rhythm;
         let Some(watched) = self.groups.get_mut(&group) else { return };
         watched.asked(slot, holder, now);
+        watched.gets_on(slot, &holder, has, now);
         if watched.report(holder, slot, has, now, &rhythm) {
             self.effects.push(Effect::Persist(group));
         }
@@ -339,6 +346,7 @@ impl Steward {
     pub fn tick<R: CryptoRng + ?Sized>(&mut self, now: Timestamp, peers: &[PeerView], rng: &mut R) {
         self.clock(now);
         self.watch.settle(now);
+        self.suspects.lapse(now, self.rhythm.suspect_ms());
         self.places.note(peers, |peer| self.crowd.knows(peer), now, self.rhythm.look_ms);
         let due: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.is_due(now, &self.rhythm)).map(|(id, _)| *id).collect();
@@ -366,20 +374,29 @@ impl Steward {
         // Whoever may be cut off itself has nothing to say of others.
         let cut_off = !matches!(self.watch.outage(now), Outage::None);
         let silence = Silence { peers, late_ms: self.watch.timers().late_ms, rhythm: &self.rhythm, now };
-        let deserted = if cut_off { Vec::new() } else { group.deserted(&self.me, &silence, &self.watch, now) };
+        let mut deserted = if cut_off { Vec::new() } else { group.deserted(&self.me, &silence, &self.watch, now) };
+        if !cut_off {
+            let stalled = group.stalled(&self.me, &self.watch, now, &self.rhythm);
+            deserted.extend(stalled.into_iter().filter(|order| !deserted.contains(order)).collect::<Vec<_>>());
+        }
         for order in deserted {
             persist = true;
             say.extend(given_up(group, &self.me, order, now, &self.rhythm));
         }
         let again = group.give_again(&self.me, &self.watch, now, &self.rhythm);
+        // With one helper more somebody who lies can be left out.
+        let helpers = |slot: Slot| group.helpers_here(slot, &self.watch, now);
+        let again_slots = self.suspects.worth_another_try(&id, &helpers);
+        again_slots.into_iter().for_each(|slot| group.try_again(slot, now));
         let generation = group.record.mandate.generation;
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {
             say.push((to, Say::Compare { group: id, generation, digest }));
         }
         let mut alone = Vec::new();
         if !cut_off {
-            let scene =
-                plan::Scene::new((self.me, &self.domain), now, peers, (&self.watch, &self.places), &self.rhythm);
+            let believed = (&self.watch, &self.places);
+            let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
+            scene.suspects = Some(&self.suspects);
             for planned in plan::orders(group, &scene, &mut self.budget, &mut self.repairs) {
                 let mut nonce = [0; 16];
                 rng.fill_bytes(&mut nonce);
@@ -434,14 +451,17 @@ impl Steward {
     /// Who holds what of a group, how it stands, and what happened, in order.
     #[must_use]
     pub fn report(&self, group: &GroupId, now: Timestamp) -> Option<GroupReport> {
-        self.groups.get(group).map(|group| group.report_of(&self.watch, &self.places, &self.rhythm, now))
+        let noted = (&self.places, &self.suspects);
+        self.groups.get(group).map(|group| group.report_of(&self.watch, noted, &self.rhythm, now))
     }
 
     /// What would be ordered for a group now, if it were our turn; nothing is taken from a budget.
     #[must_use]
     pub fn dry_run(&self, group: &GroupId, now: Timestamp, peers: &[PeerView]) -> Vec<PlannedRepair> {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
-        let scene = plan::Scene::new((self.me, &self.domain), now, peers, (&self.watch, &self.places), &self.rhythm);
+        let believed = (&self.watch, &self.places);
+        let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
+        scene.suspects = Some(&self.suspects);
         plan::needs(group, &scene)
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of pauses and of the line's measures: two small files of text in the data folder, replaced whole.
+//! What is kept of pauses, of the line's measures and of what went first for urgent repairs: small files in the data folder, replaced whole.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,11 @@ use std::{
     path::Path,
 };
 
-use cairn_core::courtesy::upstream::Upstream;
+use cairn_core::courtesy::{
+    upstream::Upstream,
+    urgent::{self, Urgent},
+};
+use cairn_proto::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Pause;
@@ -17,7 +21,8 @@ use crate::{
 
 const PAUSE: &str = "pause.json";
 const UPSTREAM: &str = "upstream.json";
-/// Most bytes of either: seven days of thirty figures are four kilobytes.
+const URGENT: &str = "urgent.bin";
+/// Most bytes of the first two: seven days of thirty figures are four kilobytes.
 const FILE_MAX: u64 = 64 * 1024;
 
 #[derive(Serialize, Deserialize)]
@@ -28,8 +33,12 @@ struct Measured {
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_most(path, FILE_MAX)
+}
+
+fn read_most(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_MAX).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -79,4 +88,31 @@ pub(super) fn read_upstream(folder: &Path, today: u64) -> Upstream {
 pub(super) fn write_upstream(folder: &Path, upstream: &Upstream) -> Result<(), Failure> {
     let days = upstream.seconds().map(|(day, seconds)| (day, seconds.to_vec())).collect();
     write_private(&folder.join(UPSTREAM), &serde_json::to_vec(&Measured { days }).unwrap_or_default())
+}
+
+/// What is left for urgent repairs, with what a crash may have cost written down before any of it goes; where that cannot be, nothing goes
+/// first until it can. A file that is not readable was a whole day's.
+pub(super) fn resume_urgent(folder: &Path, now: Timestamp) -> Urgent {
+    let path = folder.join(URGENT);
+    let mut left = match read_most(&path, urgent::ENCODED_MAX as u64 + 1) {
+        Ok(bytes) => Urgent::decode(&bytes, now).unwrap_or_else(|error| {
+            tracing::warn!(%error, "{URGENT} is not readable: urgent repairs go as background work until a day's share is there again");
+            Urgent::spent(now)
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Urgent::kept(now),
+        Err(_) => Urgent::spent(now),
+    };
+    if let Some((bytes, new)) = left.to_save(now) {
+        match write_private(&path, &bytes) {
+            Ok(()) => left.saved(new),
+            Err(error) => {
+                tracing::warn!(%error, "{URGENT} cannot be written; urgent repairs go as background work until it can")
+            }
+        }
+    }
+    left
+}
+
+pub(super) fn write_urgent(folder: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    write_private(&folder.join(URGENT), bytes)
 }

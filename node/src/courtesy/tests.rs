@@ -248,3 +248,26 @@ async fn what_stewards_call_urgent_goes_first_for_as_much_as_a_group_may_have() 
     assert!((768..800).contains(&first), "three whole slots: {first}");
     assert_eq!(courtesy.class_of(&other, true), Priority::Critical);
 }
+
+/// A node that crashes again and again gets no more of it than one that runs, and one whose file is damaged nothing for a while.
+#[tokio::test]
+async fn what_went_first_is_remembered_over_crashes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let start = || {
+        let config = CourtesyConfig::new(Timetable::free(), Some(folder.path().to_owned()));
+        Courtesy::start(CourtesyConfig { clock: Arc::new(|| Timestamp(1_800_000_000_000)), ..config })
+    };
+    let group = GroupId::from_bytes([1; 32]);
+    let first = || {
+        let courtesy = start();
+        (0..10_000).take_while(|_| courtesy.class_of(&group, true) == Priority::Critical).count()
+    };
+    let lives: Vec<usize> = (0..30).map(|_| first()).collect();
+    assert_eq!(lives[0], 64, "what may go before it is on disk: {lives:?}");
+    let all: usize = lives.iter().sum();
+    assert!((128..=768).contains(&all) && lives[29] == 0, "{lives:?}");
+    std::fs::write(folder.path().join("urgent.bin"), b"no file of ours").expect("written");
+    assert_eq!(first(), 0);
+    std::fs::remove_file(folder.path().join("urgent.bin")).expect("there");
+    assert_eq!(first(), 64, "a fresh one");
+}

@@ -232,7 +232,8 @@ impl NodeService {
         if named.next().is_some() {
             return Err(unknown("more than one peer's key begins with"));
         }
-        let explained = standings.explain(peer, *since).with_audits(self.node.auditor().owing(peer));
+        let mut explained = standings.explain(peer, *since).with_audits(self.node.auditor().owing(peer));
+        explained.lines.extend(self.node.stewardship().suspicion(*peer).await);
         let summary = serde_json::to_value(&explained).unwrap_or_default();
         send(events, Event::Summary { verb: "explain".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })

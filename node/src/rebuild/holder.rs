@@ -20,7 +20,7 @@ use futures::{
 };
 use tokio::time::Instant;
 
-use super::{Pipe, Shared, entropy, links::Expected, pipe};
+use super::{Pipe, Shared, entropy, links::Expected, pipe, wrong::chain};
 use crate::{courtesy::Courtesy, network::clock};
 
 /// Between two questions to a helper that said that it is busy, or does not know us yet.
@@ -60,11 +60,13 @@ impl Shared {
         let frame = frame.filter(|frame| frame.to == self.net.me() && frame.lost == task.slot);
         let class = self.class_of(order);
         let job = Job { credentials, sheet: &task.sheet, frame: frame.ok_or(Failure::Refused)?, root: row.root, class };
-        let helpers = &job.frame.helpers[..usize::from(job.frame.used)];
-        match self.attempt(&job, helpers, 0).await {
+        let known = self.searches.of(&job.frame, order.expires);
+        // While another stripe searches, what it finds is waited for.
+        let helpers = known.lock().await.best();
+        match self.attempt(&job, &chain(&job, &helpers), 0).await {
             Ok(shard) => Ok(shard),
             Err(Stop::Failed(failure)) => Err(failure),
-            Err(Stop::WrongRoot) => self.find_liar(&job, helpers).await,
+            Err(Stop::WrongRoot) => self.find_liar(&job, &known, helpers).await,
         }
     }
 

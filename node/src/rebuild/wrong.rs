@@ -1,43 +1,168 @@
 //! Who made a root wrong: first the fingerprints of what lies on the helpers' disks, then rebuilds that leave some out in turn.
 //!
-//! Both need more helpers in the order than the stripe has data shards, so a full stripe of an order with k helpers names nobody.
-//! What they give is suspicion (TRUST-1): the stewards leave that peer out of the next order.
+//! Both need more helpers in the order than the stripe has data shards; stewards name all that are there. What is found out serves all
+//! stripes of the order: the next begins with helpers that made a shard right. An order whose helpers are all needed names nobody, and
+//! says that it is one of them.
+//!
+//! What they give is suspicion (TRUST-1): the stewards leave that peer out of the next orders.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use cairn_core::{
     blind::{
-        Blame, Fingerprint, Located, Run, SESSIONS_MAX, blame, exclusion_runs, invite::Asked, locate, separating_run,
+        Fingerprint, Located, RUNS_OF_ORDER, RUNS_OF_STRIPE, Search, Verdict,
+        invite::{Asked, Frame},
+        locate,
         wire::Message,
     },
     erasure::Codec,
     steward::message::Failure,
 };
-use cairn_proto::{PeerKey, Slot};
+use cairn_proto::{PeerKey, Slot, Timestamp, order::OrderId};
 use futures::future::join_all;
 
 use super::{
     Shared, entropy,
     holder::{Job, Stop},
 };
+use crate::network::clock;
 
-impl Shared {
-    /// After a first attempt with these helpers came out wrong: names who did it, or brings the shard where nobody can be named.
-    pub(super) async fn find_liar(&self, job: &Job<'_>, first: &[(Slot, PeerKey)]) -> Result<Bytes, Failure> {
-        if let Some(slot) = self.by_fingerprints(job).await {
-            return Err(Failure::Wrong(job.frame.helper(slot)));
+/// Orders whose searches are remembered: more than a new holder carries out at a time. The one that ends first goes for one more.
+const SEARCHES_MAX: usize = 64;
+
+/// What is known of an order's helpers. One stripe searches at a time: the others wait, and begin with what it found.
+pub(super) type OfOrder = Arc<tokio::sync::Mutex<Known>>;
+
+/// See [`OfOrder`].
+pub(super) struct Known {
+    search: Search,
+    /// Runs beside each stripe's first.
+    runs: usize,
+}
+
+/// An order, and how many data shards its stripes have: they are one number in honest orders.
+type Of = (OrderId, u8);
+
+/// One order's search.
+struct Searched {
+    /// Until when the order stands.
+    expires: Timestamp,
+    helpers: BTreeMap<Slot, PeerKey>,
+    known: OfOrder,
+}
+
+/// The searches of orders that stand.
+#[derive(Default)]
+pub(super) struct Searches(Mutex<BTreeMap<Of, Searched>>);
+
+impl Searches {
+    /// What is known of the helpers of a stripe's order.
+    pub(super) fn of(&self, frame: &Frame, expires: Timestamp) -> OfOrder {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock();
+        all.retain(|_, one| now < one.expires);
+        let of = (*frame.order(), frame.used);
+        if !all.contains_key(&of) && all.len() >= SEARCHES_MAX {
+            let first = all.iter().min_by_key(|(_, one)| one.expires).map(|(of, _)| *of);
+            if let Some(first) = first {
+                all.remove(&first);
+            }
         }
-        self.by_exclusion(job, first).await
+        let new = || {
+            let search = Search::new(frame.helpers.iter().map(|(slot, _)| *slot), frame.used.into());
+            let known = Arc::new(tokio::sync::Mutex::new(Known { search, runs: 0 }));
+            Searched { expires, helpers: frame.helpers.iter().copied().collect(), known }
+        };
+        all.entry(of).or_insert_with(new).known.clone()
     }
 
-    async fn by_fingerprints(&self, job: &Job<'_>) -> Option<Slot> {
+    /// Whom the search of an order named.
+    pub(super) async fn named(&self, order: &OrderId) -> BTreeSet<PeerKey> {
+        let of_order: Vec<(BTreeMap<Slot, PeerKey>, OfOrder)> = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = all.iter().filter(|((of, _), _)| of == order);
+            own.map(|(_, one)| (one.helpers.clone(), one.known.clone())).collect()
+        };
+        let mut named = BTreeSet::new();
+        for (helpers, known) in of_order {
+            if let Verdict::Named(slots) = known.lock().await.search.verdict() {
+                named.extend(slots.iter().filter_map(|slot| helpers.get(slot)).copied());
+            }
+        }
+        named
+    }
+}
+
+impl Known {
+    /// Whom a stripe begins with.
+    pub(super) fn best(&self) -> Vec<Slot> {
+        self.search.best()
+    }
+}
+
+impl Shared {
+    /// After a first attempt with these helpers came out wrong: brings the shard where it can be had without who lies, and finds out who
+    /// that is ([`Searches::named`]).
+    pub(super) async fn find_liar(&self, job: &Job<'_>, known: &OfOrder, first: Vec<Slot>) -> Result<Bytes, Failure> {
+        let mut known = known.lock().await;
+        known.search.ran(first, false);
+        let mut shard = None;
+        let mut prints = Some(());
+        for attempt in 1..=RUNS_OF_STRIPE {
+            // Another stripe of the order may have found out meanwhile: then its helpers are tried first.
+            let next = if shard.is_none() && known.search.has_succeeded() {
+                Some(known.search.best())
+            } else {
+                if prints.take().is_some() {
+                    self.by_fingerprints(job, &mut known.search).await;
+                }
+                known.search.next_run()
+            };
+            let Some(helpers) = next.filter(|_| known.runs < RUNS_OF_ORDER) else { break };
+            known.runs += 1;
+            match self.attempt(job, &chain(job, &helpers), attempt).await {
+                Ok(right) => {
+                    known.search.ran(helpers, true);
+                    shard = Some(right);
+                }
+                Err(Stop::WrongRoot) => known.search.ran(helpers, false),
+                Err(Stop::Failed(Failure::Missing(peer))) => {
+                    tracing::info!(peer = %peer.short(), "a helper stays out of the search for who made a root wrong");
+                    let gone = job.frame.helpers.iter().find(|(_, helper)| *helper == peer);
+                    gone.into_iter().for_each(|(slot, _)| known.search.left(*slot));
+                }
+                Err(Stop::Failed(failure)) => {
+                    tracing::info!(?failure, "a run that was to find out who made a root wrong broke off");
+                    break;
+                }
+            }
+        }
+        let verdict = known.search.verdict();
+        tracing::warn!(
+            ?verdict,
+            runs = known.runs,
+            found = shard.is_some(),
+            "a rebuild came out wrong, and was searched"
+        );
+        let named = match verdict {
+            Verdict::Named(slots) => slots.iter().find_map(|slot| job.frame.helper(*slot)),
+            Verdict::Among(_) | Verdict::Nobody => None,
+        };
+        shard.ok_or(Failure::Wrong(named))
+    }
+
+    /// Marks those whose stored shard is wrong.
+    async fn by_fingerprints(&self, job: &Job<'_>, search: &mut Search) {
         let used = usize::from(job.frame.used);
         // Fewer cannot tell: no holder is asked for a byte in vain.
         if job.frame.helpers.len() < used + 2 {
-            return None;
+            return;
         }
-        let seed = entropy()?;
+        let Some(seed) = entropy() else { return };
         let asked = job.frame.helpers.iter().map(|(slot, peer)| async move {
             match self.ask(job, *peer, Asked::Print { seed }).await {
                 Some((_, Message::Print(print))) => Some((*slot, print)),
@@ -46,60 +171,14 @@ impl Shared {
         });
         let prints: BTreeMap<Slot, Fingerprint> = join_all(asked).await.into_iter().flatten().collect();
         match locate(&Codec::new(job.frame.code), used, &prints) {
-            Ok(Located::Wrong(slot)) => Some(slot),
-            found => {
-                tracing::debug!(?found, "fingerprints name nobody");
-                None
-            }
+            Ok(Located::Wrong(slot)) => search.mark(slot),
+            Ok(Located::WrongPair(one, other)) => [one, other].into_iter().for_each(|slot| search.mark(slot)),
+            found => tracing::debug!(?found, "fingerprints name nobody"),
         }
     }
+}
 
-    async fn by_exclusion(&self, job: &Job<'_>, first: &[(Slot, PeerKey)]) -> Result<Bytes, Failure> {
-        let survivors: Vec<Slot> = job.frame.helpers.iter().map(|(slot, _)| *slot).collect();
-        let needed = usize::from(job.frame.used);
-        let Ok(plan) = exclusion_runs(&survivors, needed) else { return Err(Failure::Wrong(None)) };
-        let mut runs = vec![Run { helpers: first.iter().map(|(slot, _)| *slot).collect(), succeeded: false }];
-        let mut shard = None;
-        // The ledgers let no more in, here and at the helpers.
-        let mut attempts = 1..SESSIONS_MAX as u16;
-        for helpers in plan {
-            if runs.iter().any(|run| run.helpers == helpers) {
-                continue;
-            }
-            let Some(attempt) = attempts.next() else { break };
-            shard = self.run(job, helpers, attempt, &mut runs).await;
-            if shard.is_some() {
-                break;
-            }
-        }
-        if let (Blame::OneOf(suspects), Some(attempt)) = (blame(&runs), attempts.next())
-            && let Some(helpers) = separating_run(&survivors, &suspects, needed)
-        {
-            shard = self.run(job, helpers, attempt, &mut runs).await.or(shard);
-        }
-        let suspects = match blame(&runs) {
-            Blame::OneOf(suspects) => suspects,
-            Blame::Nobody | Blame::NotOneHelper => Default::default(),
-        };
-        match (suspects.first(), shard) {
-            (Some(only), _) if suspects.len() == 1 => Err(Failure::Wrong(job.frame.helper(*only))),
-            (_, Some(shard)) => Ok(shard),
-            (_, None) => Err(Failure::Wrong(None)),
-        }
-    }
-
-    /// One run; one that broke off says nothing.
-    async fn run(&self, job: &Job<'_>, helpers: Vec<Slot>, attempt: u16, runs: &mut Vec<Run>) -> Option<Bytes> {
-        let chain: Vec<_> = helpers.iter().filter_map(|slot| Some((*slot, job.frame.helper(*slot)?))).collect();
-        let shard = match self.attempt(job, &chain, attempt).await {
-            Ok(shard) => Some(shard),
-            Err(Stop::WrongRoot) => None,
-            Err(Stop::Failed(failure)) => {
-                tracing::info!(?failure, "an exclusion run broke off");
-                return None;
-            }
-        };
-        runs.push(Run { helpers, succeeded: shard.is_some() });
-        shard
-    }
+/// Helpers of an order, by their slots.
+pub(super) fn chain(job: &Job<'_>, slots: &[Slot]) -> Vec<(Slot, PeerKey)> {
+    slots.iter().filter_map(|slot| Some((*slot, job.frame.helper(*slot)?))).collect()
 }

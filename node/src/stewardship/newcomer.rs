@@ -41,6 +41,8 @@ use crate::{
     store::{Clock, NewShard, StoreError},
 };
 
+mod named;
+
 /// Orders that are carried out at the same time: with [`FETCHES`] each, 8 MiB in memory.
 const ORDERS: usize = 4;
 /// Urgent orders that are carried out beside those: an emergency waits for no background work. 4 MiB more.
@@ -258,6 +260,9 @@ impl Newcomer {
         self.0.book.telling(order, say.clone(), given_up.clone());
         drop(place);
         let told = given_up.run_until_cancelled(self.tell(&credentials, say)).await;
+        if told.is_some() {
+            self.name_liars(&order, &credentials).await;
+        }
         if told.is_some() || !self.0.tools.cancel.is_cancelled() {
             self.0.book.told(&order);
             self.forget(&order).await;

@@ -4,7 +4,7 @@ use cairn_core::{
     assess::GroupState,
     budget,
     liveness::Presence,
-    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, What},
+    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, Suspicion, What},
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,12 @@ pub struct GroupStatus {
     pub not_audited: Vec<u8>,
     /// Holders that did not show shards to this steward's auditors, and how many: they count as gone here.
     pub not_shown: Vec<String>,
+    /// Slots that their owner keeps in fallback storage: they count as living, and stewards cannot read them.
+    #[serde(default)]
+    pub leaning: Vec<u8>,
+    /// Holders that may have sent wrong bytes in rebuilds, and slots of which it is not known who does.
+    #[serde(default)]
+    pub suspected: Vec<String>,
     /// Slots that should be repaired and for which nothing can be ordered now, and what would help.
     pub stuck: Vec<StuckStatus>,
     /// What was ordered and is not done.
@@ -119,6 +125,8 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
             .iter()
             .map(|(slot, peer, shards)| format!("{} of slot {}: {shards} shards", peer.short(), slot.as_u8()))
             .collect(),
+        leaning: report.leaning.iter().map(|slot| slot.as_u8()).collect(),
+        suspected: suspected(report),
         stuck: stuck.iter().map(stuck_status).collect(),
         under_way: under_way(&report.log).into_iter().map(|entry| words(&entry.what)).collect(),
         last: report
@@ -131,24 +139,52 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
     }
 }
 
+fn suspected(report: &GroupReport) -> Vec<String> {
+    let named = report.suspects.named.iter().map(|named| format!("{}: {}", named.peer.short(), suspicion(named)));
+    let names = |peers: &[PeerKey]| peers.iter().map(PeerKey::short).collect::<Vec<_>>().join(", ");
+    let among = report.suspects.among.iter().map(|unresolved| {
+        format!(
+            "slot {} comes out wrong: {} sends wrong bytes, or {} says so of right ones; it is tried again when one more holder is there",
+            unresolved.slot.as_u8(),
+            match unresolved.helpers.as_slice() {
+                [one] => one.short(),
+                many => format!("one of {}", names(many)),
+            },
+            names(&unresolved.holders)
+        )
+    });
+    named.chain(among).collect()
+}
+
+/// What is held against a peer that helped in rebuilds.
+pub(super) fn suspicion(suspicion: &Suspicion) -> String {
+    let who = match suspicion.domains {
+        1 => "a new holder says".to_owned(),
+        more => format!("new holders of {more} domains say"),
+    };
+    format!("{who} that it sent wrong bytes in a rebuild, last {}; others help before it", time(suspicion.last))
+}
+
 pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weather) -> PlannedRepairStatus {
     let (action, from, to) = match &plan.action {
         Action::Copy { from, to, .. } => ("copy", vec![from.short()], Some(*to)),
         Action::Rebuild { helpers, to, .. } => {
-            ("rebuild", helpers.iter().map(|(_, helper)| helper.short()).collect(), Some(*to))
+            // Those beyond help only to find out who lies.
+            let each = (plan.action.ordinals().len() * SHARD_SIZE) as u64;
+            let chain = helpers.iter().take((plan.bytes / each.max(1)) as usize);
+            ("rebuild", chain.map(|(_, helper)| helper.short()).collect(), Some(*to))
         }
         Action::Replace { old, new } => ("replace", vec![old.short()], Some(*new)),
         Action::Retire { old } => ("retire", vec![old.short()], None),
         Action::Enlist { new } => ("enlist", Vec::new(), Some(*new)),
     };
-    let moved = plan.action.shards_moved().max(1) * SHARD_SIZE as u64;
     PlannedRepairStatus {
         group: report.group.short(),
         action: action.to_owned(),
         slot: plan.action.slot().map(cairn_proto::Slot::as_u8),
         from,
         to: to.map(|to: PeerKey| to.short()),
-        shards: (plan.bytes / moved) as usize,
+        shards: plan.action.ordinals().len(),
         bytes: ByteSize(plan.bytes),
         priority: priority(plan.class).to_owned(),
         survival: plan.survival,

@@ -14,7 +14,7 @@ use cairn_core::{
     part::Credentials,
     peer_view::PeerView,
     steward::{
-        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck,
+        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck, Suspicion,
         wire::{Answer, Duty, Notice, Refusal, Request},
     },
 };
@@ -56,6 +56,8 @@ pub(super) enum Input {
     Stand(oneshot::Sender<Vec<(GroupReport, Vec<Stuck>)>>),
     /// How long repairs took.
     Repairs(oneshot::Sender<RepairTimes>),
+    /// What is held against a peer for wrong bytes.
+    Suspicion(PeerKey, oneshot::Sender<Option<Suspicion>>),
     /// What would be ordered.
     Plan(oneshot::Sender<Plans>),
 }
@@ -84,6 +86,8 @@ pub(super) struct Outcome {
     pub(super) ask: Vec<(Holding, WatchPass)>,
     /// Auditors to be given duties.
     pub(super) duties: Vec<(PeerKey, Duty)>,
+    /// Peers of whom several new holders say that they sent wrong bytes.
+    pub(super) suspected: Vec<PeerKey>,
     /// Whether we may be cut off ourselves.
     pub(super) cut_off: bool,
     /// When there is something to do next.
@@ -127,6 +131,9 @@ pub(super) const BELIEFS: &str = "beliefs.watch";
 
 /// The file of peers' places.
 pub(super) const PLACES: &str = "places.watch";
+
+/// The file of who may have sent wrong bytes.
+pub(super) const SUSPECTS: &str = "suspects.watch";
 
 /// The file of how long repairs took.
 pub(super) const REPAIRS: &str = "repairs.watch";
@@ -192,6 +199,7 @@ impl Keeper {
                 }
                 // Whoever asked may have gone away.
                 Input::Report(to) => drop(to.send(self.reports(now))),
+                Input::Suspicion(peer, to) => drop(to.send(self.steward.suspicion(&peer))),
                 Input::Repairs(to) => drop(to.send(self.steward.repairs(now))),
                 Input::Plan(to) => {
                     let with_plan = |report: GroupReport| {
@@ -208,6 +216,8 @@ impl Keeper {
         }
         self.steward.tick(now, peers, &mut self.rng);
         self.drain(&mut out, again);
+        out.suspected = self.steward.newly_suspected();
+        self.save_suspects();
         for (to, answer, group) in pending {
             let lost = group.is_some_and(|group| self.unsaved.contains(&group));
             let lost = lost && matches!(answer, Answer::Done);
@@ -461,6 +471,17 @@ impl Keeper {
         }
         let steward = &self.steward;
         self.unsaved.retain(|group| steward.groups().any(|known| known == *group));
+    }
+
+    /// Written when it changes: a crash is not to bring a liar back at once.
+    fn save_suspects(&mut self) {
+        if !self.steward.suspects_changed() {
+            return;
+        }
+        let written = self.files.write([(SUSPECTS.to_owned(), self.steward.encode_suspects())]);
+        for error in written.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "who may have sent wrong bytes cannot be written; a restart forgets it");
+        }
     }
 
     /// Beliefs are written with the step of time that they are counted in, and read with the same only.

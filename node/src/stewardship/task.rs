@@ -11,6 +11,7 @@ use std::{
 
 use cairn_core::{
     peer_view::PeerView,
+    reputation::Observed,
     steward::{
         Say,
         wire::{Answer, Duty, Request},
@@ -277,6 +278,9 @@ impl Driver {
             // As many as the outbox has room for.
             let Ok(order) = name else { continue };
             state.asking.spawn(async move { Answered::Given(group, order, given.await.ok()) });
+        }
+        if let Some(witness) = self.net.witness() {
+            outcome.suspected.iter().for_each(|peer| witness.saw(*peer, Observed::Suspected));
         }
         self.cut_off.store(outcome.cut_off, Ordering::Relaxed);
         for (auditor, duty) in outcome.duties {

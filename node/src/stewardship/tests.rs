@@ -32,9 +32,10 @@ async fn a_vanished_holder_is_replaced_by_a_copy() {
         village.step().await;
     }
     assert_eq!(village.heir(), None, "nothing is wrong");
+    let silent_since = village.world.now();
     village.world.away.lock().expect("away").insert(village.holder(2, 0));
     village.until("a peer of the colour has both shards", async |v| v.heir().is_some()).await;
-    let heir = village.heir().expect("just seen");
+    let (heir, whole) = (village.heir().expect("just seen"), village.world.now());
     for steward in village.stewards.clone() {
         village
             .until("every steward's map has it", async |v| {
@@ -49,6 +50,16 @@ async fn a_vanished_holder_is_replaced_by_a_copy() {
     assert_eq!((status.len(), status[0].live_slots, status[0].slots, status[0].quorum), (1, 5, 5, 5), "{status:?}");
     assert!(status[0].last.iter().any(|line| line.contains("has 2 shards of slot 2")), "{status:?}");
     assert_eq!(status[0].under_way, Vec::<String>::new());
+    // From its last sign of life to the slot whole again, by each steward's own count and once; a minute either way is the looks'.
+    for peer in &village.stewards {
+        let steward = village.world.running.lock().expect("running")[peer].clone();
+        village.until("the repair is counted", async |_| steward.repairs().await.figures().repairs > 0).await;
+        let (figures, now) = (steward.repairs().await.figures(), village.world.now());
+        let took = (figures.mean_days * 24.0 * 3_600_000.0) as u64;
+        assert_eq!((figures.repairs, figures.open), (1, 0));
+        assert!(took + 60_000 >= whole.ms_since(silent_since), "{took} of {}", whole.ms_since(silent_since));
+        assert!(took <= now.ms_since(silent_since) + 60_000, "{took} of {}", now.ms_since(silent_since));
+    }
     let folder = village.folder(&heir);
     village.until("the order is forgotten", async |_| files(&folder, "order") == 0).await;
 }
@@ -73,6 +84,40 @@ async fn a_slot_without_a_holder_is_rebuilt_and_the_plan_says_so_before() {
     assert!(village.heir().is_some(), "never: somebody has both shards of the slot");
     let plan = plans.iter().find(|plan| plan.action == "rebuild").expect("planned before it was done");
     assert_eq!((plan.slot, plan.from.len(), plan.shards, plan.bytes.0), (Some(2), 3, 2, 6 << 20), "{plan:?}");
+}
+
+/// The new holder has its shards without one of the helpers: all stewards hear who that was, say so, and know it after a crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_left_out_of_a_rebuild_is_remembered() {
+    let mut village = Village::settled(1).await;
+    let liar = village.holder(3, 0);
+    village.world.left_out.lock().expect("left out").insert(liar);
+    village.world.away.lock().expect("away").insert(village.holder(2, 0));
+    village.until("somebody has both shards of the slot", async |v| v.heir().is_some()).await;
+    let suspects = async |village: &Village, peer: &PeerKey| {
+        let steward = village.world.running.lock().expect("running")[peer].clone();
+        let told = steward.report().await.into_iter().flat_map(|group| group.suspected).collect::<Vec<_>>();
+        (told, steward.suspicion(liar).await)
+    };
+    for peer in village.stewards.clone() {
+        village.until("it heard of it", async |village| suspects(village, &peer).await.1.is_some()).await;
+        let (told, _) = suspects(&village, &peer).await;
+        assert!(
+            told.len() == 1 && told[0].contains(&liar.short()) && told[0].contains("a new holder says"),
+            "{told:?}"
+        );
+    }
+    let peer = village.stewards[0];
+    village.stop(&peer).await;
+    assert!(village.folder(&peer).join("suspects.watch").exists());
+    village.start(peer).await;
+    let (told, said) = suspects(&village, &peer).await;
+    assert!(told.len() == 1 && said.is_some(), "{told:?}");
+    // A damaged list is set aside, and nobody is suspected.
+    village.stop(&peer).await;
+    fs::write(village.folder(&peer).join("suspects.watch"), b"no list").expect("written");
+    village.start(peer).await;
+    assert_eq!(suspects(&village, &peer).await, (Vec::new(), None));
 }
 
 /// What a vote binds to is on disk before the vote goes out: the crash is at the very moment at which it does.

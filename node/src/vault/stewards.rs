@@ -42,6 +42,7 @@ use super::{
         CatalogueError,
         watch::{Confirmed, Registration},
     },
+    fallback::leans_on,
     groups::access_of,
     holdings::GONE_AFTER_MS,
     learn, news,
@@ -186,19 +187,24 @@ fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Regist
 impl Run<'_> {
     fn is_due(&self, row: &GroupRow, contents: &Contents, known: Option<&Registration>) -> bool {
         let Some(known) = known else { return true };
-        known.digest != contents.digest(&self.peers_only(row))
+        known.digest != contents.digest(&self.peers_only(row), &self.leaning(row))
             || known.confirmed() < known.stewards.len()
             || self.choose(row, Some(known)).is_some()
     }
 
-    /// The row as stewards see it: whoever stands for fallback storage is nobody whom they could hear, so its slots are empty
-    /// for them, and filled when somebody of the colour comes.
+    /// The row as stewards see it: whoever stands for fallback storage is nobody whom they could hear.
     fn peers_only(&self, row: &GroupRow) -> GroupRow {
         let mut row = row.clone();
         for held in &mut row.holders {
             held.retain(|holder| self.session.overlay.fallback_of(holder).is_none());
         }
         row
+    }
+
+    /// Slots that lean on fallback storage: that and no more is what stewards are told of it.
+    fn leaning(&self, row: &GroupRow) -> BTreeSet<usize> {
+        let leans = |held: &Vec<PeerKey>| leans_on(held, self.session.overlay.as_ref()).is_some();
+        row.holders.iter().enumerate().filter(|(_, held)| leans(held)).map(|(slot, _)| slot).collect()
     }
 
     fn is_silent(&self, one: &Confirmed) -> bool {
@@ -314,7 +320,7 @@ impl Run<'_> {
                 }
             }
         };
-        let digest = contents.digest(&self.peers_only(&row));
+        let digest = contents.digest(&self.peers_only(&row), &self.leaning(&row));
         let fresh = registration.digest != digest;
         if fresh {
             registration.sheets = self.sequence.max(registration.sheets + 1);
@@ -384,8 +390,8 @@ impl Run<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let record =
-            records::record(&self.session.catalogue, &self.peers_only(row), access, contents, registration).await?;
+        let (row, leaning) = (self.peers_only(row), self.leaning(row));
+        let record = records::record(&self.session.catalogue, &row, access, contents, registration, leaning).await?;
         let answers = lacking.iter().map(|steward| {
             let record = record.clone();
             async move {

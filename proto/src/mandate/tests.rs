@@ -39,7 +39,7 @@ fn sheet(slot: u8) -> SlotSheet {
     let root = |ordinal: u8| ShardRoot::from_bytes([slot.as_u8() * 16 + ordinal; 32]);
     let rows = rows.iter().map(|(ordinal, used)| SheetRow { ordinal: *ordinal, used: *used, root: root(*ordinal) });
     let holders = vec![PeerKey::from_bytes([slot.as_u8() + 1; 32])];
-    SlotSheet { group: ticket().id(), slot, generation: 7, holders, rows: rows.collect() }
+    SlotSheet { group: ticket().id(), slot, generation: 7, holders, rows: rows.collect(), leans: false }
 }
 
 fn record() -> GroupRecord {
@@ -138,6 +138,7 @@ fn the_largest_fits() {
         generation: u64::MAX,
         holders: (0..HOLDERS_MAX as u8).map(|at| PeerKey::from_bytes([at; 32])).collect(),
         rows: (0..=255).map(|ordinal| SheetRow { ordinal, used: 20, root: ShardRoot::from_bytes([1; 32]) }).collect(),
+        leans: true,
     };
     let sheets: Vec<Vec<u8>> = code.each_slot().map(|slot| full(slot).seal(&authority()).expect("fits")).collect();
     assert!(sheets.iter().all(|sheet| sheet.len() <= SHEET_MAX), "{}", sheets[0].len());

@@ -17,7 +17,14 @@ fn sheet(slot: u8) -> SlotSheet {
     let row = |ordinal| SheetRow { ordinal, used: 3, root: root(slot, ordinal) };
     let holders = vec![key_of(&steward(30 + slot)), key_of(&steward(40 + slot))];
     let slot = Slot::new(slot).expect("valid");
-    SlotSheet { group: ticket().id(), slot, generation: 1, holders, rows: (0..STRIPES).map(row).collect() }
+    SlotSheet {
+        group: ticket().id(),
+        slot,
+        generation: 1,
+        holders,
+        rows: (0..STRIPES).map(row).collect(),
+        leans: false,
+    }
 }
 
 fn record() -> GroupRecord {

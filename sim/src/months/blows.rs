@@ -25,7 +25,9 @@ impl World<'_> {
             self.report.urgent += 1;
             self.report.urgent_shards += match &order.action {
                 Action::Copy { ordinals, .. } => ordinals.len() as u64,
-                Action::Rebuild { ordinals, helpers, .. } => (ordinals.len() * helpers.len()) as u64,
+                Action::Rebuild { ordinals, helpers, .. } => {
+                    (ordinals.len() * helpers.len().min(self.codec.params().data())) as u64
+                }
                 _ => 0,
             };
         }

@@ -69,7 +69,7 @@ impl World<'_> {
         let sheet = |slot: Slot| {
             let holders = plan.chosen(slot).iter().take(HOLDERS_MAX).copied().collect();
             let rows = rows[slot.index()].clone();
-            SlotSheet { group, slot, generation: 1, holders, rows }.seal(&authority)
+            SlotSheet { group, slot, generation: 1, holders, rows, leans: false }.seal(&authority)
         };
         let sheets = self.settings.code.each_slot().map(sheet).collect::<Result<Vec<_>, _>>();
         let record = sheets.and_then(|sheets| GroupRecord::new(mandate.seal(&authority)?, sheets));

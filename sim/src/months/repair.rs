@@ -98,7 +98,12 @@ impl World<'_> {
             }
             Action::Rebuild { helpers, .. } => {
                 let mut shards: Vec<Option<Vec<u8>>> = vec![None; self.codec.params().slots()];
-                for (of, helper) in helpers {
+                let used = usize::from(self.used(group, ordinal));
+                if helpers.len() < used {
+                    return Err(self.members[to].key);
+                }
+                // Those beyond are there for when somebody lies.
+                for (of, helper) in &helpers[..used] {
                     let held = self.members[self.index[helper]].ledger.get(&group).copied();
                     let domain = &self.members[to].domain;
                     let own = part::may_help(credentials, helper, held, domain, self.now).map(|(_, own)| own);
@@ -108,10 +113,6 @@ impl World<'_> {
                     shards[of.index()] = Some(asked(helper, *of)?);
                 }
                 let known: Vec<Option<&[u8]>> = shards.iter().map(Option::as_deref).collect();
-                let used = usize::from(self.used(group, ordinal));
-                if helpers.len() != used {
-                    return Err(self.members[to].key);
-                }
                 let made = self.codec.missing(used, &known, true, |length| vec![0; length]);
                 let found = made.ok().and_then(|made| made.into_iter().find(|(at, _)| *at == slot.index()));
                 found.map(|(_, bytes)| bytes).ok_or(self.members[to].key)

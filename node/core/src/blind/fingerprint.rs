@@ -78,6 +78,8 @@ pub enum Located {
     AllFit,
     /// All but this one fit together.
     Wrong(Slot),
+    /// All but these two do, of k + 4 at least.
+    WrongPair(Slot, Slot),
     /// With fewer than k + 2 that do not fit nobody can say whose is wrong; with no more than k they always fit.
     TooFew {
         /// Fingerprints there, virtual slots counted.
@@ -91,7 +93,7 @@ pub enum Located {
 
 /// Finds the wrong shard among the fingerprints of a stripe's real slots, all under one seed.
 ///
-/// It assumes that at most one is wrong. Two that conspire can make a third look wrong when there are only k + 2; and who
+/// It assumes that at most one is wrong, or two of k + 4. More that conspire, or two of fewer, can make a third look wrong; and who
 /// fingerprints the right shard may still send other bytes. So the answer costs standing, it convicts nobody (TRUST-1).
 ///
 /// # Errors
@@ -102,7 +104,7 @@ pub fn locate(codec: &Codec, used: usize, fingerprints: &BTreeMap<Slot, Fingerpr
         return Err(ErasureError::Shape { code, why: "more data shards than the code has, or none" });
     }
     let (present, needed) = (fingerprints.len() + (k - used), k + 2);
-    let fit = present > k && fits(codec, used, fingerprints, None)?;
+    let fit = present > k && fits(codec, used, fingerprints, &[])?;
     if fit {
         return Ok(Located::AllFit);
     }
@@ -111,21 +113,32 @@ pub fn locate(codec: &Codec, used: usize, fingerprints: &BTreeMap<Slot, Fingerpr
     }
     // Two answers are impossible: both stripes would agree in k slots, so be one, and then nothing would be wrong.
     for slot in fingerprints.keys() {
-        if fits(codec, used, fingerprints, Some(*slot))? {
+        if fits(codec, used, fingerprints, &[*slot])? {
             return Ok(Located::Wrong(*slot));
+        }
+    }
+    if present < k + 4 {
+        return Ok(Located::Several);
+    }
+    let slots: Vec<Slot> = fingerprints.keys().copied().collect();
+    for (at, one) in slots.iter().enumerate() {
+        for other in &slots[at + 1..] {
+            if fits(codec, used, fingerprints, &[*one, *other])? {
+                return Ok(Located::WrongPair(*one, *other));
+            }
         }
     }
     Ok(Located::Several)
 }
 
-/// Whether the fingerprints, but for one, are of one stripe: the first k give the others.
+/// Whether the fingerprints, but for these, are of one stripe: the first k give the others.
 fn fits(
     codec: &Codec,
     used: usize,
     fingerprints: &BTreeMap<Slot, Fingerprint>,
-    without: Option<Slot>,
+    without: &[Slot],
 ) -> Result<bool, ErasureError> {
-    let slots: Vec<Slot> = fingerprints.keys().copied().filter(|slot| Some(*slot) != without).collect();
+    let slots: Vec<Slot> = fingerprints.keys().copied().filter(|slot| !without.contains(slot)).collect();
     let (from, to) = slots.split_at(used.min(slots.len()));
     for lost in to {
         let coefficients = codec.coefficients(used, *lost, from)?;

@@ -15,9 +15,9 @@ use super::session::{Session, SessionId};
 /// How long a session is remembered, in ms: 30 days. Older ones cannot come back, because their secrets are gone.
 pub const WINDOW_MS: u64 = 30 * 24 * 3_600_000;
 
-/// Sessions with one of our shards within [`WINDOW_MS`]: an attempt, the exclusion runs of a 5+3 stripe that lost one slot (4)
-/// or two (6), one that separates two suspects; what is left is for connections that broke.
-pub const SESSIONS_MAX: usize = 8;
+/// Sessions with one of our shards within [`WINDOW_MS`]: two orders whose root was wrong, each with an attempt and
+/// [`super::RUNS_OF_STRIPE`]; what is left is for connections that broke.
+pub const SESSIONS_MAX: usize = 16;
 
 /// Sessions remembered at most, for all shards together: 16 GiB of other peers' repairs in 30 days; with 5+3 2.5 MB of bytes
 /// and some 6 MB of memory. A full ledger refuses; it forgets nothing early.
@@ -25,7 +25,7 @@ pub const LEDGER_MAX: usize = 16_384;
 
 /// Sessions with one of our shards within [`WINDOW_MS`] that were given up before anything of it went out: they cost nothing but a place here, so
 /// connections that break use none of [`SESSIONS_MAX`] up, and nobody fills the ledger with one shard.
-pub const ABANDONED_MAX: usize = 8 * SESSIONS_MAX;
+pub const ABANDONED_MAX: usize = 4 * SESSIONS_MAX;
 
 const VERSION: u8 = 2;
 /// Id, nonce, and the keys of 2 to 32 parties.

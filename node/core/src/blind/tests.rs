@@ -13,6 +13,7 @@ mod ledger;
 mod liar;
 mod refusals;
 mod reuse;
+mod search;
 mod taint;
 mod wire;
 

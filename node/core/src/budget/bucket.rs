@@ -65,6 +65,21 @@ impl Bucket {
         Self { rate, level: rate.burst * 1000, at: now }
     }
 
+    /// As it was kept: no fuller than it may be, and not ahead of a clock that was set back.
+    pub(crate) fn kept(rate: Rate, level: u64, at: Timestamp, now: Timestamp) -> Self {
+        Self { rate, level: level.min(rate.burst * 1000), at: at.min(now) }
+    }
+
+    /// What is to be kept of it.
+    pub(crate) const fn keeping(&self) -> (u64, Timestamp) {
+        (self.level, self.at)
+    }
+
+    /// Bytes that were taken and have not come back.
+    pub(crate) fn taken(&self, now: Timestamp) -> u64 {
+        (self.rate.burst * 1000 - self.level(now)).div_ceil(1000)
+    }
+
     pub(crate) const fn rate(&self) -> Rate {
         self.rate
     }

@@ -107,7 +107,7 @@ impl Entry {
             }
             // Four challenges were not answered, one after the other.
             Observed::Withheld => self.learn(0, 4 * UNIT),
-            Observed::Mismatch => self.learn(0, UNIT),
+            Observed::Mismatch | Observed::Suspected => self.learn(0, UNIT),
             Observed::BadBytes => self.learn(0, 10 * UNIT),
             Observed::Alive | Observed::Silent => {}
         }

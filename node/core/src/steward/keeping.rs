@@ -7,6 +7,7 @@ use cairn_proto::{Certificate, DecodeError, GroupId, PeerKey, Slot, Timestamp};
 use super::{
     GROUPS_MAX, Steward,
     places::Places,
+    suspects::{Suspects, Suspicion},
     watched::{self, Watched},
     wire,
 };
@@ -80,6 +81,38 @@ impl Steward {
         self.repairs = before;
     }
 
+    /// Who may have sent wrong bytes; for [`Steward::resume_suspects`]. Some hundred KiB, with liars everywhere two MiB.
+    #[must_use]
+    pub fn encode_suspects(&self) -> Vec<u8> {
+        self.suspects.encode()
+    }
+
+    /// Goes on from what [`Steward::encode_suspects`] gave.
+    ///
+    /// # Errors
+    /// Bytes that it never gave; then nobody is suspected.
+    pub fn resume_suspects(&mut self, bytes: &[u8], now: Timestamp) -> Result<(), DecodeError> {
+        self.suspects = Suspects::decode(bytes)?;
+        self.suspects.lapse(now, self.rhythm.suspect_ms());
+        Ok(())
+    }
+
+    /// Whether [`Steward::encode_suspects`] gives something else than when this was asked last.
+    pub const fn suspects_changed(&mut self) -> bool {
+        self.suspects.take_changed()
+    }
+
+    /// What is held against a peer by those for whom it helped in a rebuild.
+    #[must_use]
+    pub fn suspicion(&self, peer: &PeerKey) -> Option<Suspicion> {
+        self.suspects.suspicion(peer)
+    }
+
+    /// Peers that are to be counted as suspected in their standing here, each time once.
+    pub fn newly_suspected(&mut self) -> Vec<PeerKey> {
+        self.suspects.count_fresh()
+    }
+
     /// What this steward knows of a group, for the owner who asks.
     #[must_use]
     pub fn map_for_owner(&self, group: &GroupId) -> Option<wire::GroupMap> {
@@ -110,13 +143,21 @@ impl Steward {
             due.into_iter().map(move |(slot, holder)| Inventory { group, slot, holder })
         };
         let here = |due: &Inventory| self.watch.belief(&due.holder, now).presence == Presence::Here;
-        self.groups.iter().flat_map(of).filter(here).take(most).collect()
+        // New holders first: nobody waits for them longer than they get on. Nothing is believed of them yet.
+        let new = |(group, watched): (&GroupId, &Watched)| {
+            let group = *group;
+            let due = watched.newcomers_to_ask(now, &self.rhythm);
+            due.into_iter().map(move |(slot, holder)| Inventory { group, slot, holder })
+        };
+        let new = self.groups.iter().flat_map(new).filter(|due| due.holder != self.me);
+        new.chain(self.groups.iter().flat_map(of).filter(here)).take(most).collect()
     }
 
     /// A holder is being asked what it has: whether it answers or not, it is not named again in this period.
     pub fn asked(&mut self, due: &Inventory, now: Timestamp) {
         if let Some(group) = self.groups.get_mut(&due.group) {
             group.asked(due.slot, due.holder, now);
+            group.asked_newcomer(due.slot, &due.holder, now);
         }
     }
 

@@ -1,17 +1,16 @@
 //! What a group needs, as orders that could be given: shown by a dry run, proposed when it is our turn, and looked at again by
-//! everybody who is asked to sign.
+//! everybody who is asked to sign. The leaf `chain` chooses a rebuild's helpers.
 
 use std::collections::BTreeSet;
 
 use cairn_proto::{
-    Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp,
-    mandate::{STEWARDS_MAX, is_real},
-    wire::Priority,
+    Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp, mandate::STEWARDS_MAX, wire::Priority,
 };
 
 use super::{
     AT_ONCE, Rhythm,
     places::Places,
+    suspects::Suspects,
     watched::{Subject, Watched},
 };
 use crate::{
@@ -25,6 +24,11 @@ use crate::{
         clump::{Clump, relieved},
     },
 };
+
+mod chain;
+
+use self::chain::burdened;
+pub(super) use self::chain::rebuild;
 
 /// Stripes of one order at most: 8 MiB to and from each party, or what the buckets of a [`Budget`] have room for where that is less
 /// ([`in_parts`]), and little enough that a large repair is paced by them and not lost as a whole when it fails. The rest follows with further
@@ -43,6 +47,8 @@ pub(super) struct Scene<'a> {
     pub(super) peers: &'a [PeerView],
     pub(super) watch: &'a Watch,
     places: &'a Places,
+    /// Who may have sent wrong bytes.
+    pub(super) suspects: Option<&'a Suspects>,
     pub(super) rhythm: &'a Rhythm,
     /// Many fell silent at once: nothing but critical groups.
     pub(super) critical_only: bool,
@@ -85,7 +91,8 @@ impl<'a> Scene<'a> {
         (watch, places): (&'a Watch, &'a Places),
         rhythm: &'a Rhythm,
     ) -> Self {
-        Self { me, domain, now, peers, watch, places, rhythm, critical_only: watch.mass_failure(now), to_sign: false }
+        let critical_only = watch.mass_failure(now);
+        Self { me, domain, now, peers, watch, places, suspects: None, rhythm, critical_only, to_sign: false }
     }
 }
 
@@ -113,6 +120,16 @@ impl Scene<'_> {
     /// Peers that we would give nothing to: they are asked for what they have only where nobody else is.
     fn distrusted(&self) -> impl Iterator<Item = PeerKey> + '_ {
         self.peers.iter().filter(|view| view.peer != self.me && view.reputation < DISTRUSTED).map(|view| view.peer)
+    }
+
+    /// How little a helper is to be relied on: named by a new holder, one of those of whom one lies, neither.
+    fn doubts(&self, peer: &PeerKey) -> u8 {
+        self.suspects.map_or(0, |all| 2 * u8::from(all.is_suspect(peer)) + u8::from(all.is_among(peer)))
+    }
+
+    /// Who may have sent wrong bytes: whom we give nothing, and ask for nothing where others are there.
+    fn suspected(&self) -> BTreeSet<PeerKey> {
+        self.suspects.map_or_else(BTreeSet::new, Suspects::all)
     }
 
     fn policy(&self, group: &Watched) -> PlacementPolicy {
@@ -341,6 +358,7 @@ fn repair(
     // Each steward's auditors miss something else of it, so it is no source that a quorum would agree on.
     avoid.extend(group.hiders());
     avoid.extend(scene.distrusted());
+    avoid.extend(scene.suspected());
     let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
     let first = repair(&avoid, &avoid);
     if first.is_some() || avoid.is_empty() {
@@ -372,45 +390,6 @@ fn repair_without(
         None if may_rebuild => rebuild(group, scene, slot, to, &ordinals, avoid),
         None => None,
     }
-}
-
-/// Stripes with equally many data shards, and as many holders of other slots as these have, each of which has all of them. When there are such
-/// holders for any stripe, this finds some.
-pub(super) fn rebuild(
-    group: &Watched,
-    scene: &Scene<'_>,
-    slot: Slot,
-    to: PeerKey,
-    ordinals: &Ordinals,
-    avoid: &BTreeSet<PeerKey>,
-) -> Option<Action> {
-    let others: Vec<(Slot, PeerKey, Ordinals)> = group
-        .code()
-        .each_slot()
-        .filter(|other| *other != slot)
-        .flat_map(|other| {
-            let here = scene.here(group.holders(other).into_iter().filter(|peer| *peer != to && !avoid.contains(peer)));
-            here.into_iter().map(move |peer| (other, peer))
-        })
-        .map(|(other, peer)| (other, peer, group.has(other, &peer).and(ordinals)))
-        .collect();
-    ordinals.iter().find_map(|first| {
-        let used = group.used(first);
-        let mut common = group.with_used(ordinals, used);
-        let mut helpers: Vec<(Slot, PeerKey)> = Vec::new();
-        while helpers.len() < usize::from(used) {
-            let free = others.iter().filter(|(other, _, has)| {
-                let apart = helpers.iter().all(|(slot, _)| slot != other);
-                apart && has.contains(first) && is_real(group.code(), used, *other)
-            });
-            // Whoever keeps most stripes in common; of equals the first, which is the likeliest to stay.
-            let best = free.rev().max_by_key(|(_, _, has)| has.and(&common).len())?;
-            common = common.and(&best.2);
-            helpers.push((best.0, best.1));
-        }
-        // A stripe without data shards is none.
-        (used > 0).then(|| Action::Rebuild { slot, to, ordinals: common.first(BATCH), helpers })
-    })
 }
 
 /// What is proposed now: wanted, free, our turn, and within the budgets.
@@ -469,9 +448,9 @@ pub(super) fn orders(
             continue;
         }
         let weather = Weather::of(&Outage::None, scene.critical_only);
-        let (id, burdened) = (group.record.group(), burdened(&planned.action));
+        let (id, burdened) = (group.record.group(), burdened(group, &planned.action));
         // Each party's share: a helper sends and a new holder receives one shard of each stripe.
-        let share = planned.bytes / planned.action.shards_moved().max(1);
+        let share = (planned.action.ordinals().len() * SHARD_SIZE) as u64;
         if is_slot && budget.take(now, weather, planned.class, id, &burdened, share).is_err() {
             continue;
         }
@@ -488,13 +467,4 @@ fn in_parts(group: &Watched, mut planned: PlannedRepair, budget: &Budget) -> Pla
     }
     planned.bytes = group.cost(&planned.action);
     planned
-}
-
-/// Whose lines a repair uses.
-fn burdened(action: &Action) -> Vec<PeerKey> {
-    match action {
-        Action::Copy { from, to, .. } => vec![*from, *to],
-        Action::Rebuild { to, helpers, .. } => helpers.iter().map(|(_, peer)| *peer).chain([*to]).collect(),
-        _ => Vec::new(),
-    }
 }

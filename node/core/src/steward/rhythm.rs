@@ -78,6 +78,11 @@ impl Rhythm {
         }
     }
 
+    /// How long a word about wrong bytes counts, and is remembered of which slot somebody lies: four weeks.
+    pub(super) const fn suspect_ms(&self) -> u64 {
+        self.distrust_ms.saturating_mul(4)
+    }
+
     /// How long to wait after so many failures.
     pub(super) fn pause_after(&self, failures: u32) -> u64 {
         self.pause_ms.saturating_mul(1 << failures.min(16)).min(self.pause_ms_max)

@@ -44,7 +44,8 @@ impl Steward {
     pub fn stuck(&self, group: &GroupId, now: Timestamp, peers: &[PeerView]) -> Vec<Stuck> {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
         let believed = (&self.watch, &self.places);
-        let scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
+        let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
+        scene.suspects = Some(&self.suspects);
         let ticket = group.record.mandate.ticket;
         let wanted = plan::wanted(group, &scene, &|subject| matches!(subject, Subject::Slot(_)));
         let in_vain = wanted.into_iter().filter_map(|wanted| match wanted {

@@ -36,8 +36,12 @@ impl Steward {
             Say::Failed { group, order, failure } => {
                 let (rhythm, late_ms) = (self.rhythm, self.watch.timers().late_ms);
                 let silence = Silence { peers, late_ms, rhythm: &rhythm, now };
+                let accused = self.groups.get(&group).and_then(|g| g.accused(&from, &order, failure));
                 if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, &silence, now)) {
                     self.effects.push(Effect::Persist(group));
+                }
+                if let Some(accused) = accused {
+                    self.suspects.note(from, (group, order), accused, now, peers);
                 }
             }
             Say::Compare { group, generation, digest } => self.on_compare(from, group, generation, &digest),
@@ -86,7 +90,7 @@ impl Steward {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let believed = (&self.watch, &self.places);
         let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
-        scene.to_sign = true;
+        (scene.to_sign, scene.suspects) = (true, Some(&self.suspects));
         // Whoever may be cut off itself sees no emergencies.
         if matches!(self.watch.outage(now), Outage::None) {
             group.note_alarm(group.assess_to_sign(&self.watch, now).too_few_there, now, &self.rhythm);
@@ -159,6 +163,9 @@ impl Steward {
         let Some(group) = self.groups.get_mut(&id) else { return Word::Known };
         let word = group.taken(certificate, sealed, room, now);
         if word == Word::News {
+            if let Some(slot) = certificate.order.action.slot() {
+                self.suspects.settled(&id, slot);
+            }
             self.count_people(&id, true, now);
             self.effects.push(Effect::Persist(id));
         }

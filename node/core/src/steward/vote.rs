@@ -128,12 +128,12 @@ fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool 
             may_take(*slot, to, ordinals) && ordinals.without(&group.has(*slot, from)).is_empty()
         }
         Action::Rebuild { slot, to, ordinals, helpers } => {
-            let (used, code) = (helpers.len() as u8, group.code());
+            let (used, code) = (ordinals.iter().next().map_or(0, |first| group.used(first)), group.code());
             let gives = |(helper, peer): &(cairn_proto::Slot, PeerKey)| {
                 is_real(code, used, *helper) && ordinals.without(&group.has(*helper, peer)).is_empty()
             };
             let all = ordinals.without(&group.wanted(*slot)).is_empty();
-            let enough = group.with_used(ordinals, used) == *ordinals;
+            let enough = used > 0 && helpers.len() >= used.into() && group.with_used(ordinals, used) == *ordinals;
             all && enough && helpers.iter().all(gives) && may_take(*slot, to, ordinals)
         }
         Action::Replace { new, .. } | Action::Enlist { new } => is_among_first(group, &subject, scene, new),

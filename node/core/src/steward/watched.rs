@@ -1,8 +1,9 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
-//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
-//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes), `words` (what holders
-//! signed for).
+//! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
+//! stewards are), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
+//! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `repairs` (how long they
+//! take), `state` (all of it as bytes), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,15 +18,18 @@ use super::{
     message::Say,
 };
 use crate::{
-    assess::{Assessment, Need, Triggers, assess},
+    assess::{Assessment, Need, Triggers},
     liveness::{Presence, Watch},
 };
 
 mod apart;
 mod audits;
 mod chain;
+mod doubts;
 mod inventory;
+mod leaning;
 mod orders;
+mod pace;
 mod repairs;
 pub(super) mod state;
 mod turns;
@@ -37,6 +41,7 @@ use self::{
     audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
+    pace::Pace,
     repairs::Lacking,
     turns::{Patience, Promise, Proposal},
 };
@@ -293,6 +298,14 @@ impl Watched {
         all
     }
 
+    /// Holders of other slots that are here and have something: who may help to rebuild it.
+    pub(super) fn helpers_here(&self, slot: Slot, watch: &Watch, now: Timestamp) -> Vec<PeerKey> {
+        let others = self.code().each_slot().filter(|other| *other != slot);
+        let has = others.flat_map(|other| self.holders(other).into_iter().map(move |peer| (other, peer)));
+        let has = has.filter(|(other, peer)| !self.has(*other, peer).is_empty()).map(|(_, peer)| peer);
+        has.filter(|peer| watch.belief(peer, now).presence == Presence::Here).collect()
+    }
+
     /// Who counts as a holder: has all that the slot should have.
     fn whole_holders(&self, slot: Slot) -> Vec<PeerKey> {
         let whole = |peer: &PeerKey| self.wanted(slot).without(&self.has(slot, peer)).is_empty();
@@ -319,6 +332,12 @@ impl Watched {
         self.assess_by(&self.triggers(now), watch, now)
     }
 
+    /// Slots that the owner keeps where no steward hears of them, and that no peer has whole.
+    pub(super) fn leaning(&self) -> Vec<Slot> {
+        let leans = self.record.sheets.iter().filter(|sheet| sheet.leans && !sheet.rows.is_empty());
+        leans.map(|sheet| sheet.slot).filter(|slot| self.whole_holders(*slot).is_empty()).collect()
+    }
+
     /// The same for whoever is asked to sign.
     pub(super) fn assess_to_sign(&self, watch: &Watch, now: Timestamp) -> Assessment {
         self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(now) }, watch, now)
@@ -335,8 +354,10 @@ impl Watched {
         let smaller = CodeParams::new(used, code.parity() as u8).unwrap_or(code);
         let slots: Vec<Vec<PeerKey>> = real.iter().map(|slot| self.whole_holders(*slot)).collect();
         let belief = |peer: &PeerKey| watch.belief(peer, now);
-        let mut found = assess(smaller, replicas, &slots, &belief, policy);
         let name = |slot: Slot| real.get(slot.index()).copied().unwrap_or(slot);
+        let mut found = leaning::assess_leaning(smaller, replicas, slots, &belief, policy, &|slot| {
+            self.record.sheets.get(name(slot).index()).is_some_and(|sheet| sheet.leans)
+        });
         for need in &mut found.needs {
             match need {
                 Need::Copy { slot, .. } | Need::Rebuild { slot, .. } => *slot = name(*slot),

@@ -49,7 +49,14 @@ fn ticket(salt: u16) -> GroupTicket {
 fn sheet(ticket: &GroupTicket, slot: u8, generation: u64) -> SlotSheet {
     let row = |ordinal| SheetRow { ordinal, used: 3, root: ShardRoot::from_bytes([ordinal; 32]) };
     let slot = Slot::new(slot).expect("valid");
-    SlotSheet { group: ticket.id(), slot, generation, holders: vec![peer(2)], rows: (0..4).map(row).collect() }
+    SlotSheet {
+        group: ticket.id(),
+        slot,
+        generation,
+        holders: vec![peer(2)],
+        rows: (0..4).map(row).collect(),
+        leans: false,
+    }
 }
 
 fn duty(ticket: GroupTicket, sheet: &SlotSheet) -> Duty {

@@ -49,7 +49,13 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
 /// What is said of a row below it.
 fn below(kind: &str, row: &Value) -> Vec<String> {
     let said = match kind {
-        "watched_group" => row["too_close"].as_array().cloned().unwrap_or_default(),
+        "watched_group" => {
+            let of = |key: &str| row[key].as_array().cloned().unwrap_or_default();
+            let leans = of("leaning")
+                .into_iter()
+                .map(|slot| Value::from(format!("slot {slot} lies in its owner's fallback storage")));
+            [of("too_close"), of("suspected"), leans.collect()].concat()
+        }
         "planned_repair" => vec![row["why"].clone()],
         _ => Vec::new(),
     };

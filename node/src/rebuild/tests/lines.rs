@@ -38,8 +38,10 @@ pub(super) type Tape = Arc<Mutex<Vec<Recorded>>>;
 pub(super) struct Kind {
     /// Where its words are recorded.
     pub(super) tape: Option<Tape>,
-    /// One byte of the slices that it sends on is changed.
-    pub(super) garbles: bool,
+    /// One byte of the slices that it sends on is changed by this; zero: none. Two that change it in the same way would make it right again.
+    pub(super) garbles: u8,
+    /// ... of so many links; none: of all.
+    pub(super) lies: Option<Arc<AtomicUsize>>,
     /// So many links to the next break off at their first word.
     pub(super) breaks: Option<Arc<AtomicUsize>>,
     /// What comes in is delayed.
@@ -83,7 +85,8 @@ impl Kind {
             (tape.clone(), recorded.len() - 1)
         });
         let breaks = self.breaks.clone().filter(|_| is_opened);
-        Box::new(Tapped { pipe, record, garbles: self.garbles && is_opened, breaks, sent: 0, is_link: false })
+        let (garbles, lies) = (if is_opened { self.garbles } else { 0 }, self.lies.clone());
+        Box::new(Tapped { pipe, record, garbles, lies, breaks, sent: 0, is_link: false })
     }
 }
 
@@ -124,7 +127,8 @@ const LINK: u8 = 9;
 struct Tapped {
     pipe: Pipe,
     record: Option<(Tape, usize)>,
-    garbles: bool,
+    garbles: u8,
+    lies: Option<Arc<AtomicUsize>>,
     breaks: Option<Arc<AtomicUsize>>,
     sent: usize,
     is_link: bool,
@@ -141,15 +145,20 @@ impl AsyncWrite for Tapped {
         let mut bytes = buf.to_vec();
         if self.sent == 0 {
             self.is_link = bytes.get(KIND_AT) == Some(&LINK);
-            let breaks = self.breaks.as_ref().filter(|_| self.is_link);
             let one_less = |left: usize| left.checked_sub(1);
+            let lies = self.lies.as_ref().filter(|_| self.is_link);
+            if lies.is_some_and(|left| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err()) {
+                self.garbles = 0;
+            }
+            let breaks = self.breaks.as_ref().filter(|_| self.is_link);
             if breaks.is_some_and(|left| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()) {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
         }
-        let at = GARBLED_AT.checked_sub(self.sent).filter(|_| self.garbles && self.is_link);
+        let garbles = self.garbles;
+        let at = GARBLED_AT.checked_sub(self.sent).filter(|_| self.is_link);
         if let Some(byte) = at.and_then(|at| bytes.get_mut(at)) {
-            *byte ^= 1;
+            *byte ^= garbles;
         }
         let n = ready!(Pin::new(&mut self.pipe).poll_write(cx, &bytes))?;
         self.sent += n;

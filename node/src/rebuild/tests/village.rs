@@ -213,8 +213,14 @@ impl Village {
             root: root_of(&stripe[plan.lost]),
         });
         let lost = slot(plan.lost);
-        let sheet =
-            SlotSheet { group: ticket.id(), slot: lost, generation: 1, holders: Vec::new(), rows: rows.collect() };
+        let sheet = SlotSheet {
+            group: ticket.id(),
+            slot: lost,
+            generation: 1,
+            holders: Vec::new(),
+            rows: rows.collect(),
+            leans: false,
+        };
         let helpers = plan.helpers.iter().map(|at| (slot(*at), nodes[at].peer)).collect();
         Self { ticket, lost, nodes, helpers, shards, sheet }
     }
@@ -270,10 +276,22 @@ impl Village {
 
     /// What the new holder gets.
     pub(super) async fn rebuild(&self, ordinal: u8) -> Result<Bytes, Failure> {
-        let credentials = self.credentials();
-        let task = Arc::new(self.task(&credentials));
-        let rebuilt = self.new_holder().rebuild.rebuild(Arc::new(credentials), task, ordinal);
+        self.rebuild_under(&self.credentials(), ordinal).await
+    }
+
+    /// The same under one order of several stripes.
+    pub(super) async fn rebuild_under(&self, credentials: &Credentials, ordinal: u8) -> Result<Bytes, Failure> {
+        let task = Arc::new(self.task(credentials));
+        let rebuilt = self.new_holder().rebuild.rebuild(Arc::new(credentials.clone()), task, ordinal);
         tokio::time::timeout(DEADLINE, rebuilt).await.expect("in time")
+    }
+
+    /// Slots of whose holders the new holder says, after an order, that they lied.
+    pub(super) async fn named(&self, credentials: &Credentials) -> Vec<usize> {
+        let order = credentials.certificate.order.id().expect("valid");
+        let named = self.new_holder().rebuild.named(&order).await;
+        let is_named = |(at, node): (&usize, &Node)| named.contains(&node.peer).then_some(*at);
+        self.nodes.iter().filter_map(is_named).collect()
     }
 
     /// The shard that was lost.

@@ -78,6 +78,8 @@ pub(super) struct World {
     pub(super) liars: Mutex<BTreeMap<PeerKey, Lie>>,
     /// Who audits.
     pub(super) auditors: Mutex<BTreeMap<PeerKey, Auditor>>,
+    /// Whom rebuilds had to leave out.
+    pub(super) left_out: Mutex<BTreeSet<PeerKey>>,
     /// Called with each message before it is sent.
     pub(super) spy: Mutex<Option<Spy>>,
 }
@@ -252,6 +254,7 @@ impl Village {
             stuck_from: AtomicU64::new(u64::MAX),
             liars: Mutex::default(),
             auditors: Mutex::default(),
+            left_out: Mutex::default(),
             spy: Mutex::default(),
         });
         let of_colour = |class: usize| -> Vec<PeerKey> {
@@ -274,7 +277,7 @@ impl Village {
                 }
                 data.insert((at, ordinal), bytes);
             }
-            let sheet = SlotSheet { group: ticket.id(), slot: slot(at), generation: 1, holders, rows };
+            let sheet = SlotSheet { group: ticket.id(), slot: slot(at), generation: 1, holders, rows, leans: false };
             sheets.push(sheet.seal(&authority()).expect("valid"));
         }
         let issued = Timestamp(world.now().0 - HOUR);
@@ -380,7 +383,7 @@ impl Village {
         };
         let disk = Arc::clone(self.disks.entry(peer).or_default());
         let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: true });
-        let rebuilder = Arc::new(Oracle(Arc::clone(&self.data))) as Arc<dyn Rebuilder>;
+        let rebuilder = Arc::new(Oracle(Arc::clone(&self.data), Arc::clone(&world))) as Arc<dyn Rebuilder>;
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());
         stewardship

@@ -48,7 +48,7 @@ impl Contents {
     }
 
     /// Of all that sheets made now would say. It is the same as long as nothing changes, and stands in the catalogue.
-    pub(super) fn digest(&self, row: &GroupRow) -> [u8; 32] {
+    pub(super) fn digest(&self, row: &GroupRow, leaning: &BTreeSet<usize>) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 sheets of a group v1");
         hasher.update(&self.sum.to_le_bytes());
         for holders in &row.holders {
@@ -56,6 +56,10 @@ impl Contents {
             for peer in holders {
                 hasher.update(peer.as_bytes());
             }
+        }
+        // Nothing where none does, as it always was.
+        for slot in leaning {
+            hasher.update(&(*slot as u64).to_le_bytes());
         }
         *hasher.finalize().as_bytes()
     }
@@ -132,6 +136,7 @@ pub(super) async fn record(
     access: &Arc<GroupAccess>,
     contents: Contents,
     registration: &Registration,
+    leaning: BTreeSet<usize>,
 ) -> Result<Vec<u8>, CatalogueError> {
     let (catalogue, row, access) = (catalogue.clone(), row.clone(), access.clone());
     let (mandate, generation) = (registration.mandate.clone(), registration.sheets);
@@ -143,7 +148,8 @@ pub(super) async fn record(
                 Some(SheetRow { ordinal: *ordinal, used: *used, root })
             });
             let rows = rows.collect();
-            let sheet = SlotSheet { group: access.ticket.id(), slot, generation, holders: holders.clone(), rows };
+            let (group, leans) = (access.ticket.id(), leaning.contains(&slot.index()));
+            let sheet = SlotSheet { group, slot, generation, holders: holders.clone(), rows, leans };
             sheets.push(sheet.seal(&access.authority)?);
         }
         let (record, mut said) = (GroupRecord::new(mandate, sheets)?, Said::default());
@@ -203,15 +209,20 @@ mod tests {
     fn a_digest_is_of_what_sheets_say_and_of_nothing_else() {
         let (row, _) = group();
         let (a, b) = (stripe(0, 5), stripe(1, 2));
-        let both = contents(&[a.clone(), b.clone()]).digest(&row);
-        assert_eq!(both, contents(&[b.clone(), a.clone()]).digest(&row));
+        let both = contents(&[a.clone(), b.clone()]).digest(&row, &BTreeSet::new());
+        assert_eq!(both, contents(&[b.clone(), a.clone()]).digest(&row, &BTreeSet::new()));
         let renumbered = StripeRow { no: StripeNo(77), ..b.clone() };
-        assert_eq!(both, contents(&[a.clone(), renumbered]).digest(&row), "its number stands in no sheet");
-        assert_ne!(both, contents(std::slice::from_ref(&a)).digest(&row));
-        assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row));
-        let mut moved = row;
+        assert_eq!(
+            both,
+            contents(&[a.clone(), renumbered]).digest(&row, &BTreeSet::new()),
+            "its number stands in no sheet"
+        );
+        assert_ne!(both, contents(std::slice::from_ref(&a)).digest(&row, &BTreeSet::new()));
+        assert_ne!(both, contents(&[a.clone(), stripe(2, 2)]).digest(&row, &BTreeSet::new()));
+        let mut moved = row.clone();
         moved.holders[3].pop();
-        assert_ne!(both, contents(&[a, b]).digest(&moved));
+        assert_ne!(both, contents(&[a.clone(), b.clone()]).digest(&row, &BTreeSet::from([1])), "one leans");
+        assert_ne!(both, contents(&[a, b]).digest(&moved, &BTreeSet::new()));
     }
 
     #[tokio::test]
@@ -225,7 +236,8 @@ mod tests {
         let stripes = [stripe(0, 5), stripe(7, 2)];
         let dir = tempfile::tempdir().expect("temp");
         let catalogue = Catalogue::open(&dir.path().join("c"), &VaultKey::from_bytes([1; 32])).expect("made");
-        let record = record(&catalogue, &row, &access, contents(&stripes), &known).await.expect("sealed");
+        let leaning = BTreeSet::from([1]);
+        let record = record(&catalogue, &row, &access, contents(&stripes), &known, leaning).await.expect("sealed");
         let record = GroupRecord::decode(&record).expect("a record");
         assert_eq!((record.mandate.stewards.clone(), record.mandate.replicas), (stewards, 2));
         assert!(record.mandate.holds_at(now) && record.mandate.holds_at(Timestamp(now.0 - SKEW_MS)));
@@ -240,6 +252,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(sheet.rows, wanted, "a virtual slot has none");
+            assert_eq!(sheet.leans, sheet.slot.index() == 1);
         }
         assert!(record.words().is_empty(), "nobody signed for anything");
     }

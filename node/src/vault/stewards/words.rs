@@ -88,7 +88,14 @@ mod tests {
         let row = |ordinal| SheetRow { ordinal, used: 5, root: root(ordinal) };
         let rows = (0..200).map(row).collect();
         let group = GroupId::from_bytes([1; 32]);
-        SlotSheet { group, slot: Slot::new(0).expect("valid"), generation: 1, holders: vec![peer(1), peer(2)], rows }
+        SlotSheet {
+            group,
+            slot: Slot::new(0).expect("valid"),
+            generation: 1,
+            holders: vec![peer(1), peer(2)],
+            rows,
+            leans: false,
+        }
     }
 
     /// Receipts for each shard, and which of them say up to which they have all.

@@ -214,6 +214,54 @@ async fn a_dead_holders_slot_leans_when_nobody_else_is_of_its_colour_and_never_t
     owner.assert_same("there");
 }
 
+/// Which slots of the first group its stewards are told that lean: all of them the same.
+fn said_to_lean(owner: &Owner) -> BTreeSet<usize> {
+    let group = super::separation::ticket(owner, &groups(owner)[0]).id();
+    let records = owner.overlay.records(group);
+    assert!(!records.is_empty(), "somebody watches it");
+    let leaning = records.into_iter().map(|(_, record)| {
+        let leaning = record.sheets.iter().filter(|sheet| sheet.leans);
+        leaning.map(|sheet| sheet.slot.index()).collect::<BTreeSet<usize>>()
+    });
+    let said: BTreeSet<BTreeSet<usize>> = leaning.collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    said.into_iter().next().expect("one")
+}
+
+/// SEC-1: they learn that the slot is not lost, and no name or key of where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn stewards_are_told_which_slots_lean_and_no_more() {
+    let owner = owner(5, &["nas"]);
+    owner.backup().await.expect(ExitCode::Success);
+    let row = groups(&owner)[0].clone();
+    let ticket = super::separation::ticket(&owner, &row);
+    let holders: Vec<_> = row.holders.iter().map(|held| held[0]).collect();
+    // Stewards come, and nobody of the slots' colours.
+    crowd(&owner);
+    for slot in ticket.code().each_slot() {
+        for peer in owner.overlay.coloured(&ticket, slot).iter().filter(|peer| !holders.contains(peer)) {
+            owner.overlay.set_manner(peer, Manner::Dead);
+        }
+    }
+    owner.backup().await;
+    assert_eq!(said_to_lean(&owner), [].into());
+    owner.overlay.set_manner(&holders[1], Manner::Dead);
+    owner.check(false).await;
+    owner.backup().await;
+    assert_eq!(slots_of_first_group(&owner), 1);
+    assert_eq!(said_to_lean(&owner), [1].into());
+    for (_, record) in owner.overlay.records(ticket.id()) {
+        let named = record.sheets.iter().flat_map(|sheet| &sheet.holders);
+        let known: BTreeSet<_> = owner.overlay.peer_keys().into_iter().collect();
+        assert!(named.into_iter().all(|holder| known.contains(holder)));
+    }
+    // It comes back and has its slot again.
+    owner.overlay.set_manner(&holders[1], Manner::Honest);
+    owner.backup().await;
+    owner.backup().await;
+    assert_eq!(said_to_lean(&owner), [].into());
+}
+
 /// Slots of the first group that ever leaned, by its row.
 fn slots_of_first_group(owner: &Owner) -> usize {
     let known: BTreeSet<_> = owner.overlay.peer_keys().into_iter().collect();

@@ -25,7 +25,7 @@ fn group(owner: &Owner, number: u32) -> GroupRow {
     catalogue(owner).group(number).expect("readable").expect("there")
 }
 
-fn ticket(owner: &Owner, row: &GroupRow) -> GroupTicket {
+pub(super) fn ticket(owner: &Owner, row: &GroupRow) -> GroupTicket {
     let keys = Vault::open(&owner.data, None).expect("opens").keys;
     access_of(&keys, row).expect("valid").ticket
 }

@@ -92,6 +92,20 @@ fn the_liar_is_located() {
     }
 }
 
+/// Two of k + 4 and more are located.
+#[test]
+fn two_liars_are_located_where_enough_answer() {
+    let stripe = Stripe::new(CodeParams::new(10, 10).expect("valid"), 10, SHARD_SIZE);
+    let survivors = without(&prints(&stripe), &[slot(3)]);
+    for (one, other) in [(0, 1), (4, 19), (12, 18)] {
+        let mut answers = survivors.clone();
+        answers.extend([one, other].map(|at| (slot(at), noise(at))));
+        assert_eq!(locate(&stripe.codec, 10, &answers), Ok(Located::WrongPair(slot(one), slot(other))));
+        let few: Vec<Slot> = (0..20).map(slot).filter(|at| ![one, other].contains(&at.index())).take(7).collect();
+        assert_eq!(locate(&stripe.codec, 10, &without(&answers, &few)), Ok(Located::Several), "thirteen or less");
+    }
+}
+
 #[test]
 fn what_cannot_be_compared_is_said() {
     let stripe = Stripe::new(CodeParams::DEFAULT, 5, SHARD_SIZE);
@@ -129,86 +143,28 @@ fn two_conspirators_can_frame_a_third() {
     assert_eq!(locate(&codec, 5, &answers), Ok(Located::Wrong(slot(7))), "who is honest");
 }
 
-/// Runs with one liar who always lies: at most `ceil(s / (s - k))` until one succeeds, and one more names it.
-#[test]
-fn exclusion_runs_find_the_liar() {
-    for (survivors, needed, most) in [(7, 5, 4), (6, 5, 6), (19, 10, 3), (7, 3, 2), (2, 1, 2), (5, 3, 3)] {
-        let survivors: Vec<Slot> = (1..=survivors).map(slot).collect();
-        let runs = exclusion_runs(&survivors, needed).expect("some can be left out");
-        assert_eq!(runs.len(), most);
-        for run in &runs {
-            let different: BTreeSet<&Slot> = run.iter().collect();
-            assert!(run.len() == needed && different.len() == needed && run.iter().all(|s| survivors.contains(s)));
-        }
-        for liar in &survivors {
-            let mut done = Vec::new();
-            for helpers in runs.clone() {
-                let succeeded = !helpers.contains(liar);
-                done.push(Run { helpers, succeeded });
-                if succeeded {
-                    break;
-                }
-            }
-            assert!(done.last().is_some_and(|run| run.succeeded), "one of the runs is without {liar}");
-            if done.len() == 1 {
-                assert_eq!(blame(&done), Blame::Nobody, "it was left out at once");
-                continue;
-            }
-            let Blame::OneOf(mut suspects) = blame(&done) else { panic!("{liar} lied") };
-            assert!(suspects.contains(liar) && suspects.len() <= survivors.len() - needed);
-            // Halving needs others enough; with 5+3 it always has them.
-            while let Some(helpers) = separating_run(&survivors, &suspects, needed) {
-                assert_eq!(helpers.iter().collect::<BTreeSet<_>>().len(), needed);
-                done.push(Run { succeeded: !helpers.contains(liar), helpers });
-                let Blame::OneOf(fewer) = blame(&done) else { panic!("{liar} lied") };
-                assert!(fewer.len() < suspects.len() && fewer.contains(liar));
-                suspects = fewer;
-            }
-            assert_eq!(suspects, BTreeSet::from([*liar]), "{needed} of {}", survivors.len());
-        }
-    }
-    assert_eq!(exclusion_runs(&slots(&[1, 2, 3]), 3), Err(TooFewToExclude { survivors: 3, needed: 3 }));
-    assert_eq!(exclusion_runs(&slots(&[1, 1, 2, 3]), 3), Err(TooFewToExclude { survivors: 3, needed: 3 }));
-    assert!(exclusion_runs(&slots(&[1]), 0).is_err());
-}
-
-#[test]
-fn blame_knows_what_it_cannot_say() {
-    let run = |helpers: &[usize], succeeded| Run { helpers: slots(helpers), succeeded };
-    assert_eq!(blame(&[]), Blame::Nobody);
-    assert_eq!(blame(&[run(&[1, 2], true)]), Blame::Nobody);
-    assert_eq!(blame(&[run(&[1, 2], false)]), Blame::OneOf(slots(&[1, 2]).into_iter().collect()));
-    assert_eq!(blame(&[run(&[1, 2], false), run(&[3, 4], false)]), Blame::NotOneHelper, "two liars, or the new holder");
-    let one = BTreeSet::from([slot(1)]);
-    assert_eq!(separating_run(&slots(&[1, 2, 3]), &one, 2), None, "nobody to tell apart");
-    let two: BTreeSet<Slot> = slots(&[1, 2]).into_iter().collect();
-    assert_eq!(separating_run(&slots(&[1, 2, 3]), &two, 3), None, "too few others");
-}
-
 /// With real parties: a helper that sends garbage is found by leaving pairs out, while the fingerprints all fit.
 #[test]
 fn a_helper_that_sends_garbage_is_found_by_real_runs() {
     let stripe = Stripe::new(CodeParams::DEFAULT, 3, SHARD_SIZE);
-    let (lost, liar) = (slot(1), slot(6));
+    let (lost, liar) = (slot(1), slot(2));
     let survivors: Vec<Slot> = stripe.real().into_iter().filter(|slot| *slot != lost).collect();
     assert_eq!(locate(&stripe.codec, 3, &without(&prints(&stripe), &[lost])), Ok(Located::AllFit));
-    let mut done: Vec<Run> = Vec::new();
-    let rebuild = |helpers: Vec<Slot>, tag: u64| {
-        let session = plan(&stripe.codec, 3, lost, &helpers, tag);
+    let mut search = Search::new(survivors, 3);
+    let rebuild = |helpers: &[Slot], tag: u64| {
+        let session = plan(&stripe.codec, 3, lost, helpers, tag);
         let mut parties = Parties::new(&stripe.codec, &session, tag, root_of(stripe.shard(lost)));
         for slice in 0..SLICES {
             parties.run(&stripe, slice, |slot, out| out[9] ^= u8::from(slot == liar));
         }
-        Run { helpers, succeeded: parties.holder.finish().is_ok() }
+        parties.holder.finish().is_ok()
     };
-    for (tag, helpers) in (1..).zip(exclusion_runs(&survivors, 3).expect("five survivors of which three are needed")) {
-        done.push(rebuild(helpers, tag));
-        if done.last().is_some_and(|run| run.succeeded) {
-            break;
-        }
+    let mut next = Some(search.best());
+    for tag in 1..=u64::from(RUNS_OF_STRIPE) + 1 {
+        let Some(helpers) = next else { break };
+        let succeeded = rebuild(&helpers, tag);
+        search.ran(helpers, succeeded);
+        next = search.next_run();
     }
-    let Blame::OneOf(suspects) = blame(&done) else { panic!("{done:?}") };
-    assert!(suspects.contains(&liar) && suspects.len() == 2, "{suspects:?}");
-    done.push(rebuild(separating_run(&survivors, &suspects, 3).expect("two suspects"), 100));
-    assert_eq!(blame(&done), Blame::OneOf(BTreeSet::from([liar])));
+    assert_eq!(search.verdict(), Verdict::Named(BTreeSet::from([liar])));
 }

@@ -58,8 +58,14 @@ fn invite(asked: Asked) -> (Invite, Frame) {
     };
     let vote = order.sign(&key(4)).expect("valid");
     let row = SheetRow { ordinal: 7, used: 2, root: ShardRoot::from_bytes([8; 32]) };
-    let sheet =
-        SlotSheet { group: ticket.id(), slot: slot(4), generation: 1, holders: vec![peer(20)], rows: vec![row] };
+    let sheet = SlotSheet {
+        group: ticket.id(),
+        slot: slot(4),
+        generation: 1,
+        holders: vec![peer(20)],
+        rows: vec![row],
+        leans: false,
+    };
     let change = Certificate::new(
         cairn_proto::Order { action: Action::Enlist { new: peer(21) }, ..order.clone() },
         [(peer(4), [9; 64])],

@@ -116,6 +116,7 @@ fn nobody_watches_what_it_may_hold_nor_too_many_groups_of_one() {
             generation: 1,
             holders: Vec::new(),
             rows: Vec::new(),
+            leans: false,
         };
         let sheets = (0..5).map(|at| sheet(at).seal(&authority()).expect("valid")).collect();
         let record = GroupRecord::new(mandate.seal(&authority()).expect("valid"), sheets).expect("whole");

@@ -7,6 +7,7 @@ use super::{
         Rhythm,
         log::{Happening, What},
         places::Places,
+        suspects::{SuspectReport, Suspects},
         wire::GroupMap,
     },
     Subject, Watched,
@@ -38,6 +39,10 @@ pub struct GroupReport {
     pub clumps: Vec<Clump>,
     /// How its holders are audited.
     pub audits: AuditReport,
+    /// Slots that the owner keeps in storage of its own, and that no peer has.
+    pub leaning: Vec<Slot>,
+    /// Who of its people may have sent wrong bytes.
+    pub suspects: SuspectReport,
     /// What happened, oldest first.
     pub log: Vec<Happening>,
 }
@@ -54,7 +59,7 @@ impl Watched {
     pub(in super::super) fn report_of(
         &self,
         watch: &Watch,
-        places: &Places,
+        (places, suspects): (&Places, &Suspects),
         rhythm: &Rhythm,
         now: Timestamp,
     ) -> GroupReport {
@@ -74,6 +79,8 @@ impl Watched {
             under_way: self.under_way.len(),
             clumps: self.clumps(watch, places, rhythm, now),
             audits: self.audit_report(now),
+            leaning: self.leaning(),
+            suspects: suspects.report(&self.group(), self.everybody()),
             log: self.log.iter().cloned().collect(),
         }
     }

@@ -9,7 +9,7 @@ use super::{
         message::{Failure, Past},
         subject_of,
     },
-    ENTRIES_MAX, Subject, Watched,
+    ENTRIES_MAX, Pace, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
 };
 use crate::{
@@ -73,6 +73,7 @@ pub(super) struct UnderWay {
     pub(super) certificate: Certificate,
     /// Who proposed it, or first told us of it.
     pub(super) by: PeerKey,
+    pub(super) pace: Pace,
 }
 
 impl Watched {
@@ -111,7 +112,7 @@ impl Watched {
             self.promised.get(&subject).filter(|promise| promise.order == order).map_or(from, |promise| promise.by);
         self.promised.insert(subject, Promise { order, until: certificate.order.expires, by });
         self.spent.bytes = self.spent.bytes.saturating_add(self.cost(&certificate.order.action));
-        self.under_way.insert(subject, UnderWay { certificate, by });
+        self.under_way.insert(subject, UnderWay { certificate, by, pace: Pace::NEW });
         self.note(now, What::Ordered { order, slot: slot.as_u8(), to, rebuild, shards });
         true
     }
@@ -304,7 +305,7 @@ impl Watched {
         self.find_order(order).map(|(_, given, _)| given.by)
     }
 
-    fn find_order(&self, order: &OrderId) -> Option<(Subject, &UnderWay, PeerKey)> {
+    pub(super) fn find_order(&self, order: &OrderId) -> Option<(Subject, &UnderWay, PeerKey)> {
         let is_this = |given: &UnderWay| given.certificate.order.id().as_ref() == Ok(order);
         let (subject, given) = self.under_way.iter().find(|(_, given)| is_this(given))?;
         Some((*subject, given, given.certificate.order.action.to()?))
@@ -369,7 +370,8 @@ impl Watched {
         let rhythm = silence.rhythm;
         let Some((_, given, to)) = self.find_order(order) else { return false };
         if *from != to && why == Failure::Missing(to) {
-            let steward = self.committee().stewards().contains(from) && silence.of(given) > silence.late_ms;
+            let missed = silence.of(given) > silence.late_ms || self.seems_stalled(given, now, rhythm);
+            let steward = self.committee().stewards().contains(from) && missed;
             return (given.by == *from || steward) && self.give_up(order, now, rhythm).is_some();
         }
         if to != *from {
@@ -437,7 +439,7 @@ impl Watched {
     }
 
     /// Whether we look after an order of a proposer that is not there.
-    fn is_heir(&self, me: &PeerKey, by: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> bool {
+    pub(super) fn is_heir(&self, me: &PeerKey, by: &PeerKey, subject: &Subject, watch: &Watch, now: Timestamp) -> bool {
         watch.belief(by, now).presence > Presence::Late && self.is_next(me, by, subject, watch, now)
     }
 

@@ -41,7 +41,7 @@ use super::{
         message::{PAST_MAX, Past},
         subject_of,
     },
-    ENTRIES_MAX, Entry, Patience, Promise, Subject, UnderWay, Watched,
+    ENTRIES_MAX, Entry, Pace, Patience, Promise, Subject, UnderWay, Watched,
     audits::Distrust,
     turns::{AVOIDED_MAX, PROPOSERS_MAX},
 };
@@ -261,7 +261,9 @@ impl Watched {
         group.under_way = map(&mut r, SUBJECTS_MAX, 1, |r| {
             let certificate = certificate(r)?;
             match certificate.order.action.slot() {
-                Some(_) => Ok((subject_of(&certificate.order.action), UnderWay { certificate, by: peer(r)? })),
+                Some(_) => {
+                    Ok((subject_of(&certificate.order.action), UnderWay { certificate, by: peer(r)?, pace: Pace::NEW }))
+                }
                 None => Err(r.invalid("a change of stewards is never under way")),
             }
         })?;

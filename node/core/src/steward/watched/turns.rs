@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_proto::{
-    Action, Certificate, Order, PeerKey, SHARD_SIZE, Timestamp,
+    Action, Certificate, Order, PeerKey, SHARD_SIZE, Slot, Timestamp,
     order::{OrderId, SKEW_MS},
 };
 
@@ -118,6 +118,15 @@ impl Watched {
         self.alarm_until = now.plus_ms(rhythm.order_ms);
     }
 
+    /// What stood in the way of a slot may be over: its failures were no proposer's.
+    pub(in super::super) fn try_again(&mut self, slot: Slot, now: Timestamp) {
+        let subject = self.wanted_as(Subject::Slot(slot.as_u8()));
+        if let Some(patience) = self.patience.get_mut(&subject) {
+            (patience.failures, patience.next) = (0, patience.next.min(now));
+            patience.proposers.clear();
+        }
+    }
+
     /// Whether an emergency by presence goes on.
     pub(in super::super) fn alarm(&self, now: Timestamp) -> bool {
         now < self.alarm_until
@@ -147,6 +156,7 @@ impl Watched {
         self.looked = self.looked.filter(|at| *at <= now);
         self.clamp_audits(now, rhythm);
         self.clamp_lacking(now);
+        self.under_way.values_mut().for_each(|given| given.pace.clamp(now));
         least(&mut self.compared, now);
         least(&mut self.alarm_until, now.plus_ms(rhythm.order_ms));
         least(&mut self.spent.began, now);
@@ -364,9 +374,17 @@ impl Watched {
         let shard = SHARD_SIZE as u64;
         match action {
             Action::Copy { ordinals, .. } => ordinals.len() as u64 * shard,
-            Action::Rebuild { ordinals, helpers, .. } => (ordinals.len() * helpers.len()) as u64 * shard,
+            Action::Rebuild { ordinals, .. } => (ordinals.len() * self.chain_of(action)) as u64 * shard,
             _ => 0,
         }
+    }
+
+    /// How many of a rebuild's helpers send, when nobody lies.
+    pub(in super::super) fn chain_of(&self, action: &Action) -> usize {
+        let Action::Rebuild { ordinals, helpers, .. } = action else { return 0 };
+        let used = ordinals.iter().next().map_or(0, |first| usize::from(self.used(first)));
+        // Of a stripe that is not known any more as many as there are.
+        if used == 0 { helpers.len() } else { used.min(helpers.len()) }
     }
 
     /// Whether the mandate still allows so many bytes this month, and the proposer has not had its share of them.

@@ -1,5 +1,7 @@
 //! What the village's peers keep, and how a shard is rebuilt there.
 
+use cairn_proto::order::OrderId;
+
 use super::*;
 
 /// A store in memory.
@@ -61,7 +63,7 @@ impl MemShelf {
 }
 
 /// Rebuilds by looking the shard up.
-pub(super) struct Oracle(pub(super) Arc<BTreeMap<(u8, u8), Bytes>>);
+pub(super) struct Oracle(pub(super) Arc<BTreeMap<(u8, u8), Bytes>>, pub(super) Arc<World>);
 
 impl Rebuilder for Oracle {
     fn rebuild(
@@ -73,5 +75,9 @@ impl Rebuilder for Oracle {
         let meant = matches!(&credentials.certificate.order.action, Action::Rebuild { slot, .. } if *slot == task.slot);
         let found = self.0.get(&(task.slot.as_u8(), ordinal)).filter(|_| meant).cloned();
         std::future::ready(found.ok_or(Failure::Refused)).boxed()
+    }
+
+    fn named<'a>(&'a self, _: &'a OrderId) -> BoxFuture<'a, BTreeSet<PeerKey>> {
+        std::future::ready(self.1.left_out.lock().expect("left out").clone()).boxed()
     }
 }

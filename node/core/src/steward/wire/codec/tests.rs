@@ -52,7 +52,7 @@ fn mandate() -> Vec<u8> {
 fn record() -> GroupRecord {
     let sheet = |at| {
         let slot = Slot::new(at).expect("small");
-        SlotSheet { group: ticket().id(), slot, generation: 1, holders: Vec::new(), rows: Vec::new() }
+        SlotSheet { group: ticket().id(), slot, generation: 1, holders: Vec::new(), rows: Vec::new(), leans: false }
     };
     let sheets = (0..3).map(|at| sheet(at).seal(&key()).expect("valid")).collect();
     GroupRecord::new(mandate(), sheets).expect("whole")

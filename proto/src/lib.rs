@@ -18,6 +18,7 @@ pub mod order;
 pub mod pass;
 pub mod record;
 pub mod signed;
+pub mod tokens;
 pub mod tree;
 pub mod units;
 pub mod wire;

@@ -10,7 +10,7 @@
 //! being silent: a holder that returns counts again.
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
-//! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
+//! to sign), `audits` (who looks for us whether holders have what they say), `tokens` (how we ask those whom nobody else can audit), [`log`] (what happened, for the owner), `keeping` (what is
 //! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `places` (where peers are, and since when), `crowd` (who concerns which
 //! group),
 //! [`wire`] (what travels).
@@ -70,6 +70,7 @@ mod stuck;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod vote;
 mod watched;
 pub mod wire;
@@ -88,7 +89,8 @@ pub use self::{
     plan::PlannedRepair,
     rhythm::Rhythm,
     stuck::{Stuck, StuckWhy},
-    watched::{AuditReport, GroupReport},
+    tokens::{TokenAnswer, TokenQuestion},
+    watched::{AuditReport, GroupReport, TokenReport},
 };
 
 /// Groups that a peer is steward of at most: 70 KiB each of record, so 290 MiB, and up to 2 MiB of map for one whose holders were
@@ -374,6 +376,10 @@ impl Steward {
         let generation = group.record.mandate.generation;
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {
             say.push((to, Say::Compare { group: id, generation, digest }));
+        }
+        if !cut_off && let Some(handed) = group.hand_over(&self.me, &self.watch, now, &self.rhythm) {
+            persist = true;
+            say.push(handed);
         }
         let mut alone = Vec::new();
         if !cut_off {

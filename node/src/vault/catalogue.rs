@@ -21,6 +21,7 @@ mod layout;
 mod losses;
 mod rows;
 mod runs;
+pub(super) mod tokens;
 pub(super) mod watch;
 
 use std::{
@@ -403,7 +404,11 @@ impl Catalogue {
     }
 
     fn scan(&self, prefix: u8) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
-        self.tree.scan_prefix([prefix]).map(|item| {
+        self.scan_below(&[prefix])
+    }
+
+    fn scan_below(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
+        self.tree.scan_prefix(prefix).map(|item| {
             let (key, value) = item?;
             self.looked_at(&key, value.len())?;
             let value = checked(&key, &value)?.to_vec();

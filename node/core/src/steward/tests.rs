@@ -18,6 +18,7 @@ mod hostile;
 mod notice;
 mod restart;
 mod small;
+mod tokens;
 mod turns;
 mod urgent;
 

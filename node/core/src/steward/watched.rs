@@ -1,7 +1,7 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the stewards are), `turns` (whose turn it is, what was signed), `orders` (what was ordered and came of
-//! it), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes).
+//! it), `tokens` (how holders are asked that nobody audits), `inventory` (who has what, for the owner and for those who ask), `repairs` (how long they take), `state` (all of it as bytes).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,15 +27,18 @@ mod inventory;
 mod orders;
 mod repairs;
 pub(super) mod state;
+mod tokens;
 mod turns;
 
 pub(super) use self::orders::{Silence, Word};
-pub use self::{audits::AuditReport, inventory::GroupReport};
+pub(super) use self::tokens::Came;
+pub use self::{audits::AuditReport, inventory::GroupReport, tokens::TokenReport};
 use self::{
     audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
     repairs::Lacking,
+    tokens::Tokens,
     turns::{Patience, Promise, Proposal},
 };
 
@@ -89,6 +92,8 @@ pub(super) struct Watched {
     /// Who audits for us; since when we watch, in this life.
     audits: BTreeMap<(u8, PeerKey), Audited>,
     since: Timestamp,
+    /// Questions for holders that nobody audits.
+    tokens: Tokens,
     /// What we signed.
     promised: BTreeMap<Subject, Promise>,
     proposals: BTreeMap<OrderId, Proposal>,
@@ -134,6 +139,7 @@ impl Watched {
             distrusted: BTreeMap::new(),
             audits: BTreeMap::new(),
             since: now,
+            tokens: Tokens::default(),
             promised: BTreeMap::new(),
             proposals: BTreeMap::new(),
             under_way: BTreeMap::new(),
@@ -166,6 +172,11 @@ impl Watched {
             (self.lacks, self.promised, self.under_way) = (old.lacks, old.promised, old.under_way);
             (self.broken, self.gave, self.alarm_until) = (old.broken, old.gave, old.alarm_until);
             (self.distrusted, self.audits, self.since) = (old.distrusted, old.audits, old.since);
+            self.tokens = old.tokens;
+            // Whoever the owner names is no heir: what was given is gone, and what it brings next is for other heirs.
+            if self.tokens.handed.is_some() && self.record.mandate.generation != old.record.mandate.generation {
+                (self.tokens.spare, self.tokens.handed) = (None, None);
+            }
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
             self.lacking = old.lacking;
             self.entries = old.entries;
@@ -235,6 +246,7 @@ impl Watched {
         self.broken.retain(|holder, _| self.given.contains_key(holder));
         self.distrusted.retain(|holder, _| self.given.contains_key(holder));
         self.audits.retain(|holder, _| self.given.contains_key(holder));
+        self.settle_tokens();
     }
 
     /// Bytes of what its record and its map take.

@@ -261,6 +261,30 @@ impl MemoryOverlay {
         }
     }
 
+    /// Keeps what it is left, if it watches the group.
+    pub(super) async fn steward_takes_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> Result<(), StewardError> {
+        self.reach(steward).await?;
+        let mut world = self.world();
+        if !world.left.contains_key(&(steward, group)) {
+            return Err(StewardError::Refused(Refusal::NotSteward));
+        }
+        world.tokens.push((steward, group, own, spare));
+        Ok(())
+    }
+
+    /// What stewards were left of a group, in that order.
+    pub(in crate::vault::tests) fn tokens(&self, group: GroupId) -> Vec<(PeerKey, Vec<u8>, Option<Vec<u8>>)> {
+        let world = self.world();
+        let of = world.tokens.iter().filter(|(_, id, ..)| *id == group);
+        of.map(|(steward, _, own, spare)| (*steward, own.clone(), spare.clone())).collect()
+    }
+
     pub(super) async fn steward_takes(&self, steward: PeerKey, record: Vec<u8>) -> Result<(), StewardError> {
         self.world().registered += 1;
         self.reach(steward).await?;

@@ -193,6 +193,7 @@ fn request_seeds() -> Vec<Vec<u8>> {
         Say::Compare { group, generation: 300, digest: [6; 32] },
         Say::Map { group, changes: changes.clone(), past: Vec::new(), entries: entries.clone() },
         Say::Record { record: Box::new(whole), changes, past: Vec::new(), entries },
+        Say::Tokens { group, own: Some(vec![7; 90]), spare: Some(vec![8; 90]) },
     ];
     let others = [
         Request::Give { credentials: Box::new(credentials()), sheet: sheet(0), previous: [9; 32] },

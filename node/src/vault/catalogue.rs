@@ -407,7 +407,7 @@ impl Catalogue {
         self.scan_below(&[prefix])
     }
 
-    fn scan_below(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
+    fn scan_below<'a>(&'a self, prefix: &[u8]) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> + use<'a> {
         self.tree.scan_prefix(prefix).map(|item| {
             let (key, value) = item?;
             self.looked_at(&key, value.len())?;

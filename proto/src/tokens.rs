@@ -22,7 +22,7 @@ pub const TOKENS_OF_SLOT_MAX: usize = 96;
 /// Bytes of a token.
 pub const TOKEN_ROW: usize = 1 + 8 + 32 + 16;
 /// Most bytes of a booklet, its signature included: 172 KiB for a code of 32 slots. One of eight slots, all of them lonely, and a full group
-/// has 30.
+/// has 27.
 pub const BOOKLET_MAX: usize = 64 + 33 + 64 + SLOTS_MAX as usize * (4 + TOKENS_OF_SLOT_MAX * TOKEN_ROW);
 
 const BOOKLET: &str = "cairn token booklet v1";

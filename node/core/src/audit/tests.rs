@@ -379,12 +379,4 @@ fn many_digests_of_a_shard_are_those_of_its_tokens() {
     assert_eq!(all, nonces.map(one));
     assert_eq!(digests(&shard[1..], nonces, 1), None);
     assert_eq!((digests(&shard, nonces, 0), digests(&shard, nonces, DIGEST_LEAVES_MAX + 1)), (None, None));
-    let begun = std::time::Instant::now();
-    for n in 0..20u8 {
-        let _ = digests(&shard, [[n; 32]], 64);
-    }
-    eprintln!("ONE {:?}", begun.elapsed() / 20);
-    let begun = std::time::Instant::now();
-    let _ = digests(&shard, (0..64u8).map(|n| [n; 32]), 64);
-    eprintln!("SIXTYFOUR {:?}", begun.elapsed());
 }

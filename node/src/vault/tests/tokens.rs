@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_core::{
-    audit::{Outcome, verify_digest_by},
-    steward::wire::Refusal,
-};
+use cairn_core::audit::{Outcome, verify_digest_by};
 use cairn_proto::{
     GroupId, GroupTicket, PeerKey, ShardRoot,
     audit::{DIGEST_LEAVES_MAX, Way},
@@ -13,7 +10,7 @@ use cairn_proto::{
     tokens::Booklet,
 };
 
-use super::{memory_overlay::stewards::Stewarding, *};
+use super::{memory_overlay::Manner, *};
 use crate::{
     overlay::{Overlay as _, ShardChallenge},
     vault::{catalogue::Catalogue, groups::access_of},
@@ -103,14 +100,15 @@ async fn what_stewards_are_left_is_what_honest_holders_answer() {
         }
     }
     assert!(tokens > 0 && spares > 0, "{tokens} {spares}");
-    // A holder that dropped something says so, or signs what is wrong; nobody else is blamed.
+    // A holder that guesses is wrong; one that dropped it says so.
     let (row, ticket) = &groups[0];
     let (_, own, _) = &left(&owner, ticket)[0];
     let holder = row.holders[own.slots[0].0.index()][0];
+    owner.overlay.set_manner(&holder, Manner::Liar);
+    assert_eq!(asked(&owner, row, ticket, own, 0).await, Outcome::Mismatch);
+    owner.overlay.set_manner(&holder, Manner::Honest);
     owner.overlay.drop_every(&holder, 1);
     assert!(matches!(asked(&owner, row, ticket, own, 0).await, Outcome::NotHere(_)));
-    owner.overlay.set_manner(&holder, memory_overlay::Manner::Liar);
-    assert!(!matches!(asked(&owner, row, ticket, own, 0).await, Outcome::Good));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,26 +134,30 @@ async fn what_comes_later_is_brought_to_the_same_seats_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_a_stewards_place_never_gets_its_tokens() {
-    let owner = Owner::new(60);
+async fn a_seat_has_one_steward_for_as_long_as_the_group_lives() {
+    let owner = Owner::new(PEERS);
     owner.write("a", &noise(1, 2 << 20));
     owner.backup().await.expect(ExitCode::Success);
-    let lonely = groups(&owner).into_iter().find(|(_, ticket)| !owner.overlay.tokens(ticket.id()).is_empty());
-    let Some((_, ticket)) = lonely else { panic!("no slot is lonely") };
+    let (row, ticket) = groups(&owner).remove(0);
     let before = left(&owner, &ticket);
-    let (refuser, old, _) = before.first().expect("somebody").clone();
-    owner.overlay.set_stewarding(&refuser, Some(Stewarding::Refuses(Refusal::Full)));
-    for seed in 2..4 {
-        owner.write("b", &noise(seed, 2 << 20));
-        owner.backup().await.expect(ExitCode::Success);
-    }
+    // As if one that is no steward any more had had the first seat, and all that went with it.
+    let mut seats = catalogue(&owner).seats(row.number).expect("readable");
+    let (came, count) = (seats[0].steward, seats.len());
+    assert!(before.iter().all(|(peer, ..)| seats.iter().any(|seat| seat.steward == *peer)));
+    seats[0].steward = PeerKey::from_bytes([9; 32]);
+    catalogue(&owner).set_seats(row.number, &seats).expect("written");
+    owner.write("b", &noise(2, 30 << 20));
+    owner.backup().await.expect(ExitCode::Success);
     let after = left(&owner, &ticket);
-    let new: Vec<_> = after.iter().filter(|(peer, ..)| before.iter().all(|(known, ..)| known != peer)).collect();
-    assert!(!new.is_empty(), "somebody took its place");
-    for (_, own, _) in new {
-        assert!(nonces(own).is_disjoint(&nonces(&old)));
-    }
+    let of = |left: &[(PeerKey, Booklet, Option<Booklet>)]| {
+        let (_, own, spare) = left.iter().find(|(peer, ..)| *peer == came).expect("left");
+        (nonces(own), spare.as_ref().map(nonces).unwrap_or_default())
+    };
+    let ((old, old_spare), (new, _)) = (of(&before), of(&after));
+    assert!(!new.is_empty() && new.is_disjoint(&old) && new.is_disjoint(&old_spare), "those are another's");
     disjoint(&after);
+    let seats = catalogue(&owner).seats(row.number).expect("readable");
+    assert_eq!((seats.len(), seats[count].steward), (count + 1, came));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,26 +172,15 @@ async fn a_large_network_needs_none_and_a_lost_catalogue_brings_no_token_twice()
     owner.write("a", &noise(1, 2 << 20));
     owner.backup().await.expect(ExitCode::Success);
     let (_, ticket) = groups(&owner).remove(0);
-    let before: BTreeSet<[u8; 32]> = left(&owner, &ticket)
-        .iter()
-        .flat_map(|(_, own, spare)| [Some(own.clone()), spare.clone()])
-        .flatten()
-        .flat_map(|b| nonces(&b))
-        .collect();
+    let sent = owner.overlay.tokens(ticket.id());
+    let all = |sent: &[(PeerKey, Vec<u8>, Option<Vec<u8>>)]| -> BTreeSet<[u8; 32]> {
+        let booklets = sent.iter().flat_map(|(_, own, spare)| [Some(own), spare.as_ref()]).flatten();
+        booklets.flat_map(|sealed| nonces(&Booklet::open(sealed, &ticket).expect("the owner's"))).collect()
+    };
     std::fs::remove_dir_all(&owner.data).expect("gone");
     owner.recover().await.expect(ExitCode::Success);
     owner.write("b", &noise(3, 30 << 20));
     owner.backup().await.expect(ExitCode::Success);
-    for (_, ticket) in groups(&owner) {
-        let sent = owner.overlay.tokens(ticket.id());
-        for (_, own, spare) in sent.iter().skip_while(|(peer, own, _)| {
-            left(&owner, &ticket).iter().any(|(at, ..)| at == peer)
-                && nonces(&Booklet::open(own, &ticket).expect("ours")).is_subset(&before)
-        }) {
-            for booklet in [Some(own), spare.as_ref()].into_iter().flatten() {
-                let fresh = nonces(&Booklet::open(booklet, &ticket).expect("ours"));
-                assert!(fresh.is_disjoint(&before), "a token that somebody else may have used");
-            }
-        }
-    }
+    let later = owner.overlay.tokens(ticket.id()).split_off(sent.len());
+    assert!(all(&later).is_disjoint(&all(&sent)), "somebody else may have used them");
 }

@@ -377,6 +377,24 @@ fn used_tokens_are_written_before_the_question_and_stay_used_after_a_crash() {
 }
 
 #[test]
+fn a_state_of_before_there_were_tokens_is_read() {
+    let mut village = Village::new(1);
+    let (me, group, now) = (village.one(), village.ticket.id(), village.now);
+    let steward = village.stewards.get_mut(&me).expect("it");
+    let state = steward.encode_group(&group).expect("watched");
+    // Two empty lists, no spare booklet, nobody whom it was given to.
+    let mut before = state.strip_suffix(&[0; 4]).expect("no tokens").to_vec();
+    before[0] = 2;
+    assert_eq!(steward.resume(&before, now), Ok(group));
+    assert_eq!(steward.encode_group(&group), Some(state.clone()));
+    before[0] = 3;
+    assert!(steward.resume(&before, now).is_err());
+    before[0] = 4;
+    assert!(steward.resume(&before, now).is_err());
+    assert!(steward.resume(&[&[2], &state[1..]].concat(), now).is_err(), "an old one with tokens");
+}
+
+#[test]
 fn a_steward_takes_its_own_tokens_and_nobody_elses() {
     let mut village = Village::new(2);
     village.lonely();

@@ -105,7 +105,8 @@ async fn an_honest_holder_is_asked_with_tokens_that_are_on_disk_as_used_and_is_b
     let (village, holder, _) = lonely().await;
     let file = format!("{}.group", village.world.ticket.id());
     let folders: Vec<_> = village.stewards.iter().map(|peer| (*peer, village.folder(peer).join(&file))).collect();
-    let (nonces, faults): (Arc<Mutex<BTreeSet<[u8; 32]>>>, Arc<Mutex<Vec<&str>>>) = Default::default();
+    let nonces: Arc<Mutex<BTreeSet<[u8; 32]>>> = Arc::default();
+    let faults: Arc<Mutex<Vec<&str>>> = Arc::default();
     let (noted, wrong) = (Arc::clone(&nonces), Arc::clone(&faults));
     *village.world.spy.lock().expect("spy") = Some(Box::new(move |from, to, request| {
         let Request::Challenge(questioned) = request else { return };

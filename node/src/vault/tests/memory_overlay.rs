@@ -82,7 +82,7 @@ struct World {
     /// Whose next question about a group fails.
     stumbling: BTreeSet<(PeerKey, GroupId)>,
     registered: usize,
-    tokens: Vec<(PeerKey, GroupId, Vec<u8>, Option<Vec<u8>>)>,
+    tokens: Vec<(GroupId, stewards::LeftTokens)>,
     maps_asked: usize,
 }
 

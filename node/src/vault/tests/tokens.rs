@@ -10,7 +10,10 @@ use cairn_proto::{
     tokens::Booklet,
 };
 
-use super::{memory_overlay::Manner, *};
+use super::{
+    memory_overlay::{Manner, stewards::LeftTokens},
+    *,
+};
 use crate::{
     overlay::{Overlay as _, ShardChallenge},
     vault::{catalogue::Catalogue, groups::access_of},
@@ -173,7 +176,7 @@ async fn a_large_network_needs_none_and_a_lost_catalogue_brings_no_token_twice()
     owner.backup().await.expect(ExitCode::Success);
     let (_, ticket) = groups(&owner).remove(0);
     let sent = owner.overlay.tokens(ticket.id());
-    let all = |sent: &[(PeerKey, Vec<u8>, Option<Vec<u8>>)]| -> BTreeSet<[u8; 32]> {
+    let all = |sent: &[LeftTokens]| -> BTreeSet<[u8; 32]> {
         let booklets = sent.iter().flat_map(|(_, own, spare)| [Some(own), spare.as_ref()]).flatten();
         booklets.flat_map(|sealed| nonces(&Booklet::open(sealed, &ticket).expect("the owner's"))).collect()
     };

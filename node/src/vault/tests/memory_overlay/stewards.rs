@@ -36,6 +36,9 @@ pub(super) struct Left {
     log: Vec<Happening>,
 }
 
+/// To whom, its own booklet, and the spare one.
+pub(in crate::vault::tests) type LeftTokens = (PeerKey, Vec<u8>, Option<Vec<u8>>);
+
 /// What makes a repair a lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vault::tests) enum Lie {
@@ -274,15 +277,14 @@ impl MemoryOverlay {
         if !world.left.contains_key(&(steward, group)) {
             return Err(StewardError::Refused(Refusal::NotSteward));
         }
-        world.tokens.push((steward, group, own, spare));
+        world.tokens.push((group, (steward, own, spare)));
         Ok(())
     }
 
     /// What stewards were left of a group, in that order.
-    pub(in crate::vault::tests) fn tokens(&self, group: GroupId) -> Vec<(PeerKey, Vec<u8>, Option<Vec<u8>>)> {
+    pub(in crate::vault::tests) fn tokens(&self, group: GroupId) -> Vec<LeftTokens> {
         let world = self.world();
-        let of = world.tokens.iter().filter(|(_, id, ..)| *id == group);
-        of.map(|(steward, _, own, spare)| (*steward, own.clone(), spare.clone())).collect()
+        world.tokens.iter().filter(|(id, _)| *id == group).map(|(_, left)| left.clone()).collect()
     }
 
     pub(super) async fn steward_takes(&self, steward: PeerKey, record: Vec<u8>) -> Result<(), StewardError> {

@@ -49,7 +49,10 @@ pub(super) fn row(kind: &str, row: &Value, long: bool) -> Vec<String> {
 /// What is said of a row below it.
 fn below(kind: &str, row: &Value) -> Vec<String> {
     let said = match kind {
-        "watched_group" => row["too_close"].as_array().cloned().unwrap_or_default(),
+        "watched_group" => {
+            let tokens = row["by_tokens"].as_array().into_iter().flatten().map(|tokens| tokens["text"].clone());
+            row["too_close"].as_array().into_iter().flatten().cloned().chain(tokens).collect()
+        }
         "planned_repair" => vec![row["why"].clone()],
         _ => Vec::new(),
     };

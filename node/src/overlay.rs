@@ -10,7 +10,7 @@ use cairn_core::{
     steward::wire::{GroupMap, Refusal},
 };
 use cairn_proto::{
-    Domain, GroupTicket, PeerKey, ShardRoot, Slot, StatementId, Timestamp, VaultKey,
+    Domain, GroupId, GroupTicket, PeerKey, ShardRoot, Slot, StatementId, Timestamp, VaultKey,
     audit::{Challenge, Way},
     message::{HeadRecord, Receipt},
     signed::SignedBytes,
@@ -247,6 +247,16 @@ pub trait Overlay: Send + Sync + 'static {
     /// Leaves a group's record ([`cairn_proto::GroupRecord::encode`]) to a steward that its mandate names; durable there when
     /// this returns.
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>>;
+
+    /// Leaves tokens ([`cairn_proto::tokens::Booklet`], sealed) to a steward that watches the group: its own, and a spare one for a steward
+    /// that others put in; durable there when this returns.
+    fn leave_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<(), StewardError>>;
 
     /// What a steward knows of a group that we own. Nothing in it is checked yet. A steward that does not answer within seconds is
     /// an error; time that passes before it is asked is not counted, and no more than [`MAPS_AT_ONCE`] are asked at once.

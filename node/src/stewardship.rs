@@ -133,6 +133,7 @@ impl Stewardship {
     ) -> io::Result<()> {
         let StewardshipConfig { folder, key, domain, shelf, timers, upstream, clock, entropy } = config;
         let (steward_key, late_ms, rhythm) = (key.clone(), timers.liveness.late_ms, timers.rhythm);
+        let answer_ms = timers.audit_answer.as_millis() as u64;
         let now = clock();
         let own = domain.clone();
         let read = move || {
@@ -152,6 +153,7 @@ impl Stewardship {
                 hurried: Default::default(),
                 strangers: Default::default(),
                 upstream,
+                answer_ms,
             };
             Ok::<_, io::Error>((keeper, files, lost))
         };

@@ -116,6 +116,8 @@ named_timers! {
     distrust = 7 * DAY, at least 60 * SECOND;
     /// How long a peer has been in a region, network or subnet before stewards count it as there.
     settled = DAY, at least 5 * SECOND;
+    /// Over how long a steward spreads the tokens that it asks holders with whom nobody audits: a mandate's time.
+    tokens = 396 * DAY, at least 40 * SECOND;
     /// Between two adverts.
     announce = 10 * MINUTE, at least 2 * SECOND;
     /// Between two pings of a connected peer.
@@ -254,6 +256,7 @@ impl Timers {
                 registered_ms: t.registered,
                 distrust_ms: t.distrust,
                 settled_ms: t.settled,
+                tokens_ms: t.tokens,
             },
             probe: Duration::from_millis(t.probe),
             probe_silent: Duration::from_millis(t.probe_silent),

@@ -19,6 +19,7 @@ pub mod pass;
 pub mod receipt;
 pub mod record;
 pub mod signed;
+pub mod tokens;
 pub mod tree;
 pub mod units;
 pub mod wire;

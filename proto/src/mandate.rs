@@ -456,13 +456,13 @@ impl GroupRecord {
     }
 }
 
-fn signed_with(context: &str, mut body: Vec<u8>, key: &SigningKey) -> Vec<u8> {
+pub(crate) fn signed_with(context: &str, mut body: Vec<u8>, key: &SigningKey) -> Vec<u8> {
     let signature = signed::sign(context, &body, key);
     body.extend_from_slice(&signature);
     body
 }
 
-fn split<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), DecodeError> {
+pub(crate) fn split<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), DecodeError> {
     let at = bytes.len().checked_sub(SIGNATURE);
     let at = at.ok_or(DecodeError::Truncated { what, needed: SIGNATURE, found: bytes.len() })?;
     Ok(bytes.split_at(at))

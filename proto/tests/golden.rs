@@ -15,6 +15,7 @@ use cairn_proto::{
     manifest::{EpochRow, GroupRow, Manifest, SnapshotRecord, SourceKind},
     message::{self, Advert, HeadRecord, Held, Receipt, Roles, Word},
     signed::SignedBytes,
+    tokens::{Booklet, TokenRow},
     tree::{ContentRef, FileTime, Node, NodeKind, TreeWriter, decode_nodes},
     wire::{FrameHeader, FrameKind, Priority},
 };
@@ -328,6 +329,14 @@ fn mandates_and_orders() {
     let leaning = SlotSheet { holders: Vec::new(), leans: true, ..sheet(0) };
     let leaning_page = leaning.seal(&key()).expect("valid");
     check("slot-sheet-leaning", &leaning_page, &leaning, |bytes| SlotSheet::open(bytes, &ticket));
+    let token = |n: u8| TokenRow { ordinal: 9 - n, root: [n; 8], nonce: [n + 1; 32], digest: [n + 2; 16] };
+    let booklet = Booklet {
+        group: ticket.id(),
+        steward: Some(peer(6)),
+        slots: vec![(slot(0), vec![token(1)]), (slot(2), vec![token(3), token(4)])],
+    };
+    let sealed_booklet = booklet.seal(&key()).expect("valid");
+    check("token-booklet", &sealed_booklet, &booklet, |bytes| Booklet::open(bytes, &ticket));
     let record = GroupRecord::new(sealed, vec![page(0), page(1)]).expect("whole");
     check("group-record", &record.encode(), &record, GroupRecord::decode);
     let with_words = |at: u8, held: bool| {

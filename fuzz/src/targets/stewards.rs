@@ -18,6 +18,7 @@ use cairn_proto::{
     message::{Held, Receipt, Word},
     order,
     signed::SignedBytes,
+    tokens::{BOOKLET_MAX, Booklet, TokenRow},
 };
 use ed25519_dalek::SigningKey;
 use rand_core::SeedableRng as _;
@@ -28,6 +29,7 @@ pub(super) fn all() -> Vec<Target> {
     vec![
         Target { name: "mandate", seeds: || vec![sealed_mandate()], run: open_mandate },
         Target { name: "slot-sheet", seeds: || vec![sheet(0), sheet(2), leaning_sheet()], run: open_sheet },
+        Target { name: "token-booklet", seeds: || booklets().into(), run: open_booklet },
         Target { name: "group-record", seeds: || vec![record(), record_with_words()], run: open_record },
         Target { name: "order", seeds: order_seeds, run: read_order },
         Target { name: "certificate", seeds: || vec![certificate()], run: read_certificate },
@@ -162,6 +164,23 @@ fn open_sheet(bytes: &[u8]) {
     }
 }
 
+/// For the one steward, and a spare one.
+fn booklets() -> [Vec<u8>; 2] {
+    let token = |n: u8| TokenRow { ordinal: 3, root: [0; 8], nonce: [n; 32], digest: [n; 16] };
+    let of = |steward, first: u8| Booklet {
+        group: ticket().id(),
+        steward,
+        slots: vec![(slot(0), vec![token(first), token(first + 1)]), (slot(2), vec![token(first + 2)])],
+    };
+    [of(Some(peer(&key())), 1), of(None, 9)].map(|booklet| booklet.seal(&key()).expect("valid"))
+}
+
+fn open_booklet(bytes: &[u8]) {
+    if Booklet::open(bytes, &ticket()).is_ok() {
+        assert!(bytes.len() <= BOOKLET_MAX && booklets().iter().any(|known| known == bytes));
+    }
+}
+
 fn open_record(bytes: &[u8]) {
     if let Ok(record) = GroupRecord::decode(bytes) {
         assert_eq!(record.encode(), bytes);
@@ -225,6 +244,7 @@ fn request_seeds() -> Vec<Vec<u8>> {
         Say::Compare { group, generation: 300, digest: [6; 32] },
         Say::Map { group, changes: changes.clone(), past: Vec::new(), entries: entries.clone() },
         Say::Record { record: Box::new(whole), changes, past: Vec::new(), entries },
+        Say::Tokens { group, own: Some(booklets()[0].clone()), spare: Some(booklets()[1].clone()) },
     ];
     let others = [
         Request::Give { credentials: Box::new(credentials()), sheet: sheet(0), previous: [9; 32] },
@@ -390,7 +410,10 @@ static STATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let sealed = Taken { order: done.order.id().expect("valid"), ..Taken::open(&taken()).expect("ours") }.seal(&key());
     steward.told(peer(&key()), Say::Taken { certificate: done, sealed }, NOW, &[]);
     steward.told(peer(&key()), Say::Certified { certificate: certified(2, holder) }, NOW, &[]);
-    vec![fresh, steward.encode_group(&group).expect("watched")]
+    let busy = steward.encode_group(&group).expect("watched");
+    let [own, spare] = booklets().map(Some);
+    steward.told(peer(&key()), Say::Tokens { group, own, spare }, NOW, &[]);
+    vec![fresh, busy, steward.encode_group(&group).expect("watched")]
 });
 
 /// Whatever is resumed is a state: it can be asked, goes on with any clock, and is written as what it is.
@@ -399,7 +422,8 @@ fn resume(bytes: &[u8]) {
     let Ok(group) = steward.resume(bytes, NOW) else { return };
     assert!(bytes.len() <= Steward::STATE_MAX);
     let first = steward.encode_group(&group).expect("watched");
-    assert!(first.len() <= bytes.len());
+    // Of a state of before there were tokens, four bytes more: that there are none.
+    assert!(first.len() <= bytes.len() + if bytes[0] == 2 { 4 } else { 0 });
     assert_eq!(steward.resume(&first, NOW), Ok(group));
     assert_eq!(steward.encode_group(&group), Some(first));
     assert!(steward.map_for_owner(&group).is_some());
@@ -407,6 +431,8 @@ fn resume(bytes: &[u8]) {
     for now in [NOW, Timestamp(999_999), Timestamp(0), Timestamp(u64::MAX)] {
         let _ = (steward.report(&group, now), steward.inventory_due(now, 100), steward.concerned());
         assert!(steward.audits_due(now, &[], 100).is_empty(), "of nobody");
+        let questions = steward.tokens_due(now, 100, 1000);
+        questions.iter().for_each(|question| steward.token_unasked(question));
         steward.tick(now, &[], &mut rng);
         while steward.poll().is_some() {}
     }

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::colour::may_hold;
 
-pub use slices::{TOKEN_SIZE, Token, respond};
+pub use slices::{TOKEN_SIZE, Token, digests, respond};
 
 /// Audits of one holder a day, by all its auditors together, whatever it holds. Of a holder that dropped one byte in a
 /// hundred, 459 random challenges find one missing with 99 %; 10 % missing are found with 44.
@@ -132,12 +132,28 @@ pub fn verify_digest(
     token: &Token,
     root: &ShardRoot,
 ) -> Result<Outcome, DecodeError> {
-    let (asked, said) = pair(challenge, answer)?;
-    if (asked.way, asked.nonce, asked.slices, &asked.root) != (Way::Digest, token.nonce, token.leaves, root) {
+    let (asked, _) = pair(challenge, answer)?;
+    if (asked.nonce, asked.slices, &asked.root) != (token.nonce, token.leaves, root) {
         return Err(DecodeError::Invalid { what: "audit answer", why: "the challenge is not the token's" });
     }
+    verify_digest_by(challenge, answer, &token.expected)
+}
+
+/// The same for who kept of the right digest how it begins, and made the challenge itself.
+///
+/// # Errors
+/// As [`verify`]; also when the challenge asks for no digest.
+pub fn verify_digest_by(
+    challenge: &SignedBytes,
+    answer: &SignedBytes,
+    expected: &[u8],
+) -> Result<Outcome, DecodeError> {
+    let (asked, said) = pair(challenge, answer)?;
+    if asked.way != Way::Digest || expected.is_empty() {
+        return Err(DecodeError::Invalid { what: "audit answer", why: "the challenge asks for no digest" });
+    }
     match said.found {
-        Found::Digest(digest) if digest == token.expected => Ok(Outcome::Good),
+        Found::Digest(digest) if digest.starts_with(expected) => Ok(Outcome::Good),
         Found::Digest(_) | Found::Slices(_) => Ok(Outcome::Mismatch),
         Found::NotHere(_) => {
             Ok(Outcome::NotHere(Evidence::SelfReport { challenge: challenge.clone(), answer: answer.clone() }))

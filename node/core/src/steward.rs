@@ -10,8 +10,9 @@
 //! being silent: a holder that returns counts again.
 //!
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
-//! to sign), `audits` (who looks for us whether holders have what they say), [`log`] (what happened, for the owner), `keeping` (what is
-//! kept, asked and told besides), `notice` (what holders say of themselves), `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `crowd` (who concerns which
+//! to sign), `audits` (who looks for us whether holders have what they say), `tokens` (how we ask those whom nobody else can audit),
+//! [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `notice` (what holders say of themselves),
+//! `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `crowd` (who concerns which
 //! group),
 //! [`wire`] (what travels).
 //!
@@ -71,6 +72,7 @@ mod suspects;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod vote;
 mod watched;
 pub mod wire;
@@ -92,7 +94,8 @@ pub use self::{
     rhythm::Rhythm,
     stuck::{Stuck, StuckWhy},
     suspects::{SuspectReport, Suspicion, Unresolved},
-    watched::{AuditReport, GroupReport},
+    tokens::{TokenAnswer, TokenQuestion},
+    watched::{AuditReport, GroupReport, TokenReport},
 };
 
 /// Groups that a peer is steward of at most: 75 KiB each of record, so 310 MiB, and up to 2 MiB of map for one whose holders were
@@ -391,6 +394,10 @@ impl Steward {
         let generation = group.record.mandate.generation;
         if let Some((to, digest)) = group.compare_with(&self.me, now, &self.rhythm, &self.watch) {
             say.push((to, Say::Compare { group: id, generation, digest }));
+        }
+        if !cut_off && let Some(handed) = group.hand_over(&self.me, &self.watch, now, &self.rhythm) {
+            persist = true;
+            say.push(handed);
         }
         let mut alone = Vec::new();
         if !cut_off {

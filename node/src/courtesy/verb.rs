@@ -10,7 +10,7 @@ use cairn_core::{
     peer_view::PeerView,
     steward::wire::GroupMap,
 };
-use cairn_proto::{Domain, PeerKey, SHARD_SIZE, Slot, VaultKey, message::HeadRecord, wire::Priority};
+use cairn_proto::{Domain, GroupId, PeerKey, SHARD_SIZE, Slot, VaultKey, message::HeadRecord, wire::Priority};
 use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{Courtesy, CourtesyConfig};
@@ -112,6 +112,16 @@ impl Overlay for Limited {
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
         self.inner.register_group(steward, record)
+    }
+
+    fn leave_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<(), StewardError>> {
+        self.inner.leave_tokens(steward, group, own, spare)
     }
 
     fn group_map(

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::{peer_view::PeerView, steward::wire::GroupMap};
 use cairn_proto::{
-    Domain, PeerKey, Slot, VaultKey,
+    Domain, GroupId, PeerKey, Slot, VaultKey,
     message::{ADVERTS_PER_ANSWER_MAX, ControlRequest, HeadRecord, Roles, control_request::Ask},
     wire::Priority,
 };
@@ -111,6 +111,16 @@ impl Overlay for NetworkHandle {
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
         self.register_at(steward, record).boxed()
+    }
+
+    fn leave_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<(), StewardError>> {
+        self.leave_tokens_at(steward, group, own, spare).boxed()
     }
 
     fn group_map(

@@ -225,6 +225,7 @@ fn weight_kib(request: &Request) -> u32 {
             Request::Say(say) => match &**say {
                 Say::Map { changes, entries, .. } => certificates(changes.len() + entries.len()),
                 Say::Record { changes, entries, .. } => 160 + certificates(changes.len() + entries.len()),
+                Say::Tokens { .. } => 176,
                 _ => 0,
             },
             Request::Give { credentials, .. } => 16 + certificates(credentials.changes.len()),

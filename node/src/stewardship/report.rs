@@ -4,7 +4,7 @@ use cairn_core::{
     assess::GroupState,
     budget,
     liveness::Presence,
-    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, Suspicion, What},
+    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, Suspicion, TokenReport, What},
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
@@ -35,8 +35,11 @@ pub struct GroupStatus {
     pub too_close: Vec<String>,
     /// Whether its holders have auditors of this steward's: `yes`, `partly` or `no`.
     pub audited: String,
-    /// Slots that only the owner can audit: nobody else of their colour is there.
+    /// Slots that only the owner can audit: nobody else of their colour is there, and no token is left for them.
     pub not_audited: Vec<u8>,
+    /// Slots that nobody else of their colour is there to audit, and that this steward asks for with tokens of the owner's.
+    #[serde(default)]
+    pub by_tokens: Vec<TokenStatus>,
     /// Holders that did not show shards to this steward's auditors, and how many: they count as gone here.
     pub not_shown: Vec<String>,
     /// Slots that their owner keeps in fallback storage: they count as living, and stewards cannot read them.
@@ -51,6 +54,21 @@ pub struct GroupStatus {
     pub under_way: Vec<String>,
     /// What happened last, newest first.
     pub last: Vec<String>,
+}
+
+/// A slot that is asked for with tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Which.
+    pub slot: u8,
+    /// Its holder.
+    pub holder: String,
+    /// Tokens that are left to this steward for it.
+    pub left: usize,
+    /// Those that it used.
+    pub used: usize,
+    /// The same in words.
+    pub text: String,
 }
 
 /// A slot for which nothing can be ordered.
@@ -112,13 +130,14 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
         stewards_here: here(report),
         quorum: report.quorum,
         too_close: report.clumps.iter().map(ToString::to_string).collect(),
-        audited: match (report.audits.audited, report.audits.owner_only.is_empty()) {
+        audited: match (report.audits.audited + report.audits.by_tokens.len(), report.audits.owner_only.is_empty()) {
             (0, _) => "no",
             (_, true) => "yes",
             (_, false) => "partly",
         }
         .to_owned(),
         not_audited: report.audits.owner_only.iter().map(|slot| slot.as_u8()).collect(),
+        by_tokens: report.audits.by_tokens.iter().map(token_status).collect(),
         not_shown: report
             .audits
             .distrusted
@@ -191,6 +210,13 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
         why: plan.apart.as_ref().map(ToString::to_string),
         waits_for: waits_for(report, plan, weather),
     }
+}
+
+fn token_status(tokens: &TokenReport) -> TokenStatus {
+    let TokenReport { slot, holder, left, used } = *tokens;
+    let (slot, holder) = (slot.as_u8(), holder.short());
+    let text = format!("slot {slot} at {holder} is audited by tokens: {used} were used and {left} are left");
+    TokenStatus { slot, holder, left, used, text }
 }
 
 fn stuck_status(stuck: &Stuck) -> StuckStatus {
@@ -295,7 +321,7 @@ fn words(what: &What) -> String {
         What::Stewards { old: None, new: None } => "stewards changed".to_owned(),
         What::NoPeer { slot } => format!("nobody is there to take slot {slot}"),
         What::NotShown { slot, holder, shards } => {
-            format!("{} does not show {} of slot {slot} to our auditor", holder.short(), count(shards))
+            format!("{} does not show {} of slot {slot} when it is audited", holder.short(), count(shards))
         }
         What::MapFull => "no more repairs can be noted until its owner's next backup".to_owned(),
     }

@@ -14,7 +14,8 @@ use cairn_core::{
     part::Credentials,
     peer_view::PeerView,
     steward::{
-        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck, Suspicion,
+        Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck, Suspicion, TokenAnswer,
+        TokenQuestion,
         wire::{Answer, Duty, Notice, Refusal, Request},
     },
 };
@@ -39,9 +40,11 @@ pub(super) enum Input {
     Heard { peer: PeerKey, at: Timestamp },
     /// A holder said what it has.
     Reported { holder: PeerKey, group: GroupId, slot: Slot, has: Ordinals },
-    /// Who is watched, to plan probes by, up to so many holders who are to be asked what they have, and so many auditors to be given
-    /// duties; also the time to try again what could not be written.
-    Survey { ask: usize, duties: usize },
+    /// Who is watched, to plan probes by, up to so many holders who are to be asked what they have, so many auditors to be given
+    /// duties, and so many questions with tokens; also the time to try again what could not be written.
+    Survey { ask: usize, duties: usize, tokens: usize },
+    /// What came of a question with a token.
+    Token { holding: Holding, answer: TokenAnswer },
     /// An auditor that was drawn would not do it.
     Declined { auditor: PeerKey, holding: Holding },
     /// An order of ours could not be brought to its new holder, or that said no.
@@ -88,6 +91,8 @@ pub(super) struct Outcome {
     pub(super) duties: Vec<(PeerKey, Duty)>,
     /// Peers of whom several new holders say that they sent wrong bytes.
     pub(super) suspected: Vec<PeerKey>,
+    /// Holders to be asked with tokens.
+    pub(super) tokens: Vec<TokenQuestion>,
     /// Whether we may be cut off ourselves.
     pub(super) cut_off: bool,
     /// When there is something to do next.
@@ -111,6 +116,8 @@ pub(super) struct Keeper {
     pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
     /// What our line carries.
     pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// How long a holder may take to answer.
+    pub(super) answer_ms: u64,
 }
 
 /// Who asks for an unknown group is answered, by a message of ours to a peer that may not listen, as often as this.
@@ -142,9 +149,11 @@ pub(super) const REPAIRS: &str = "repairs.watch";
 fn group_of(say: &Say) -> GroupId {
     match say {
         Say::Propose { order, .. } => order.group,
-        Say::Vote { group, .. } | Say::Failed { group, .. } | Say::Compare { group, .. } | Say::Map { group, .. } => {
-            *group
-        }
+        Say::Vote { group, .. }
+        | Say::Failed { group, .. }
+        | Say::Compare { group, .. }
+        | Say::Map { group, .. }
+        | Say::Tokens { group, .. } => *group,
         Say::Certified { certificate } | Say::Taken { certificate, .. } => certificate.order.group,
         Say::Record { record, .. } => record.group(),
     }
@@ -179,10 +188,14 @@ impl Keeper {
                 Input::Undelivered { group, order, said_no } => {
                     self.steward.undelivered(group, order, said_no, now, peers);
                 }
-                Input::Survey { ask, duties } => {
+                Input::Token { holding: (group, slot, holder), answer } => {
+                    self.steward.token_answered(holder, group, slot, &answer, now);
+                }
+                Input::Survey { ask, duties, tokens } => {
                     out.watched = Some(self.watched(now));
                     out.ask = self.whom_to_ask(ask, now);
                     out.duties = self.steward.audits_due(now, peers, duties);
+                    out.tokens = self.steward.tokens_due(now, tokens, self.answer_ms);
                     again = true;
                 }
                 Input::Convicted(peers) => self.steward.condemn(peers, now),
@@ -248,7 +261,8 @@ impl Keeper {
         match request {
             Request::Say(say) => {
                 // What its sender keeps until somebody has it: done is said when it is on disk.
-                let kept = matches!(*say, Say::Taken { .. } | Say::Record { .. }).then(|| group_of(&say));
+                let kept =
+                    matches!(*say, Say::Taken { .. } | Say::Record { .. } | Say::Tokens { .. }).then(|| group_of(&say));
                 (self.told(from, *say, peers, now), kept)
             }
             Request::Register { record } => match GroupRecord::decode(&record) {
@@ -435,6 +449,15 @@ impl Keeper {
         // What we would say of them could be forgotten by a crash: a vote, above all.
         out.tell.retain(|(_, say)| !self.unsaved.contains(&group_of(say)));
         out.give.retain(|give| !self.unsaved.contains(&give.credentials.certificate.order.group));
+        // A token that a crash makes us forget would be asked with twice.
+        let steward = &mut self.steward;
+        out.tokens.retain(|token| {
+            let written = !self.unsaved.contains(&token.group);
+            if !written {
+                steward.token_unasked(token);
+            }
+            written
+        });
     }
 
     fn write(&mut self, touched: BTreeSet<GroupId>) {

@@ -13,8 +13,8 @@ use cairn_core::{
     peer_view::PeerView,
     reputation::Observed,
     steward::{
-        Say,
-        wire::{Answer, Duty, Request},
+        Say, TokenAnswer, TokenQuestion,
+        wire::{Answer, Duty, Refusal, Request},
     },
 };
 use cairn_proto::{Domain, GroupId, Ordinals, PeerKey, SlotSheet, Timestamp, order::OrderId};
@@ -54,6 +54,8 @@ enum Answered {
     Given(GroupId, OrderId, Option<Given>),
     /// Whether an auditor took a duty.
     Duty(PeerKey, Holding, bool),
+    /// What a holder made of a question with a token.
+    Token(Holding, TokenAnswer),
 }
 
 /// What drives the steward.
@@ -115,6 +117,7 @@ struct State {
     probes: Probes,
     inventory: Inventory,
     duties: Inventory,
+    tokens: Inventory,
     asking: JoinSet<Answered>,
     next_beat: Instant,
     next_save: Instant,
@@ -141,6 +144,7 @@ impl Driver {
             ),
             inventory: Inventory::new(),
             duties: Inventory::new(),
+            tokens: Inventory::new(),
             asking: JoinSet::new(),
             next_beat: Instant::now(),
             next_save: Instant::now() + self.timers.save,
@@ -198,6 +202,10 @@ impl Driver {
                     batch.push(Input::Declined { auditor, holding });
                 }
             }
+            Some(Answered::Token(holding, answer)) => {
+                state.tokens.answered(&holding);
+                batch.push(Input::Token { holding, answer });
+            }
             None => tracing::error!("a question to a peer ended by a broken invariant of ours"),
         }
     }
@@ -217,7 +225,8 @@ impl Driver {
                 inputs.push(Input::Convicted(convicted));
             }
             let now = (self.clock)();
-            inputs.push(Input::Survey { ask: state.inventory.room(now), duties: state.duties.room(now) });
+            let (ask, duties) = (state.inventory.room(now), state.duties.room(now));
+            inputs.push(Input::Survey { ask, duties, tokens: state.tokens.room(now) });
         }
         if Instant::now() >= state.next_save {
             state.next_save = Instant::now() + self.timers.save;
@@ -286,6 +295,9 @@ impl Driver {
         for (auditor, duty) in outcome.duties {
             self.give_duty(state, auditor, duty);
         }
+        for token in outcome.tokens {
+            self.ask_with_token(state, token);
+        }
         state.next_look = outcome.next;
         if let Some(watched) = outcome.watched {
             state.watched = watched;
@@ -331,6 +343,15 @@ impl Driver {
         });
     }
 
+    /// The same question until its deadline: what a holder kept of it is of no use for another one.
+    fn ask_with_token(&self, state: &mut State, token: TokenQuestion) {
+        let holding = (token.group, token.slot, token.holder);
+        state.tokens.begin(holding);
+        let (net, clock) = (Arc::clone(&self.net), Arc::clone(&self.clock));
+        let pause = (self.timers.audit_answer / 5).min(self.timers.probe).max(Duration::from_millis(10));
+        state.asking.spawn(async move { Answered::Token(holding, answer_to(&*net, &clock, token, pause).await) });
+    }
+
     /// Groups of which our state is damaged: whoever stewards them sends their record when it hears that we have none.
     fn ask_for_lost(&mut self, state: &State) {
         let others: Vec<PeerKey> = state
@@ -348,6 +369,31 @@ impl Driver {
             for to in &others {
                 self.outbox.say(*to, Say::Compare { group, generation: 0, digest: [0; 32] });
             }
+        }
+    }
+}
+
+/// What a holder says to a question with a token, asked until its deadline.
+async fn answer_to(net: &dyn StewardNet, clock: &Clock, token: TokenQuestion, pause: Duration) -> TokenAnswer {
+    const BUSY: Answer = Answer::Refused(Refusal::Busy);
+    let began = clock();
+    let mut last = TokenAnswer::Unreached;
+    loop {
+        let request = Request::Challenge(Box::new(token.question.clone()));
+        match timeout(PATIENCE, net.request(token.holder, request)).await.unwrap_or(Err(TransferError::TimedOut)) {
+            Ok(Answer::Audit(bytes)) => return TokenAnswer::Said(Answer::Audit(bytes)),
+            Ok(answer) if answer == BUSY => last = TokenAnswer::Said(answer),
+            // We are going down: nothing follows from what was not asked to its end.
+            Err(TransferError::ShuttingDown) => return TokenAnswer::Unreached,
+            // What it saw before it went counts.
+            Err(TransferError::Unreachable(_)) => {}
+            Ok(_) | Err(_) => last = TokenAnswer::Silent,
+        }
+        tokio::time::sleep(pause).await;
+        let now = clock();
+        // A clock that was set back makes nobody wait for ever.
+        if now >= token.deadline || now < began {
+            return last;
         }
     }
 }

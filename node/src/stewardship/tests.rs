@@ -3,6 +3,7 @@
 
 mod audits;
 mod departures;
+mod tokens;
 mod village;
 
 use std::{

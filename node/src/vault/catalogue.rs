@@ -22,6 +22,7 @@ mod losses;
 mod receipts;
 mod rows;
 mod runs;
+pub(super) mod tokens;
 pub(super) mod watch;
 
 use std::{
@@ -404,7 +405,11 @@ impl Catalogue {
     }
 
     fn scan(&self, prefix: u8) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> {
-        self.tree.scan_prefix([prefix]).map(|item| {
+        self.scan_below(&[prefix])
+    }
+
+    fn scan_below<'a>(&'a self, prefix: &[u8]) -> impl Iterator<Item = Result<(sled::IVec, Vec<u8>)>> + use<'a> {
+        self.tree.scan_prefix(prefix).map(|item| {
             let (key, value) = item?;
             self.looked_at(&key, value.len())?;
             let value = checked(&key, &value)?.to_vec();

@@ -23,7 +23,7 @@ use cairn_core::{
     steward::wire::GroupMap,
 };
 use cairn_proto::{
-    Domain, PeerKey, ShardRoot, Slot, VaultKey,
+    Domain, GroupId, PeerKey, ShardRoot, Slot, VaultKey,
     audit::{Answer, Challenge, Evidence},
     code_params::SLOTS_MAX,
     head::{PROVIDERS_MAX, ProviderRow},
@@ -530,6 +530,16 @@ impl Overlay for Leaning {
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
         self.inner.register_group(steward, record)
+    }
+
+    fn leave_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<(), StewardError>> {
+        self.inner.leave_tokens(steward, group, own, spare)
     }
 
     fn group_map(

@@ -7,7 +7,7 @@
 //! - **SEC-2** A stripe that moves to another group gets a new id, so new keys.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +32,7 @@ use super::{
     groups::{Groups, Place, PlaceError},
     learn::Learner,
     promise::Kept,
+    stewards::tokens::{Prepared, prepare},
     under_way::UnderWay,
 };
 use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
@@ -104,6 +105,8 @@ pub(super) struct Session {
     /// What the scan kept and nobody recorded yet.
     pub(super) under_way: Arc<UnderWay>,
     tracker: Mutex<Tracker>,
+    /// Slots of each group that have few peers of their colour.
+    lonely: Mutex<BTreeMap<u32, Vec<Slot>>>,
     /// Held while it is written who is outside the rows.
     recording: Mutex<()>,
     sent: AtomicU64,
@@ -142,6 +145,7 @@ impl Session {
             lease_until,
             under_way: Arc::default(),
             tracker: Mutex::default(),
+            lonely: Mutex::default(),
             recording: Mutex::default(),
             sent: AtomicU64::new(0),
             learner,
@@ -163,8 +167,13 @@ impl Session {
             self.record_opened()?;
             let sealed = self.seal(payload).await?;
             let row = sealed.row(job.no, place.group, place.ordinal);
-            let outcome = self.send(&sealed, &place).await?;
+            let (outcome, tokens) = tokio::join!(self.send(&sealed, &place), self.prepare_tokens(&sealed, &place));
+            let outcome = outcome?;
             if outcome.acknowledged >= outcome.needed {
+                // Without them a slot is audited less, and nothing else.
+                if let Err(e) = self.catalogue.set_tokens(place.group, place.ordinal, &tokens) {
+                    tracing::warn!(error = %e, "tokens to audit a stripe with could not be kept");
+                }
                 return self.record(row, &place, job.runs, outcome);
             }
             self.groups.seal(place.group);
@@ -219,6 +228,28 @@ impl Session {
         getrandom::fill(&mut id).map_err(|e| StoreError::Random(e.to_string()))?;
         let work = move || SealedStripe::build(&codec, payload, &epoch, StripeId::from_bytes(id));
         Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)??)
+    }
+
+    /// Tokens for the shards of slots that stewards may have nobody to audit for: reckoned while the shards are on their way.
+    async fn prepare_tokens(&self, sealed: &SealedStripe, place: &Place) -> Vec<Prepared> {
+        let lonely = {
+            let mut known = self.lonely.lock().unwrap_or_else(PoisonError::into_inner);
+            known.entry(place.group).or_insert_with(|| self.groups.lonely(place.group)).clone()
+        };
+        let shard = |slot: &Slot| {
+            let (bytes, root) = (sealed.shards().get(slot.index())?, sealed.roots().get(slot.index())?);
+            Some((*slot, bytes.clone()?, (*root)?))
+        };
+        let shards: Vec<(Slot, Bytes, ShardRoot)> = lonely.iter().filter_map(shard).collect();
+        if shards.is_empty() {
+            return Vec::new();
+        }
+        let (access, ordinal) = (place.access.clone(), place.ordinal);
+        let work = move || {
+            let of = |(slot, bytes, root): &(Slot, Bytes, ShardRoot)| prepare(&access, *slot, ordinal, root, bytes);
+            shards.iter().filter_map(of).collect()
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
 
     async fn unseal(&self, sealed: &SealedStripe, row: StripeRow) -> Result<StripePayload, StoreError> {

@@ -15,6 +15,7 @@
 
 mod before;
 mod records;
+pub(super) mod tokens;
 mod words;
 
 use std::{
@@ -329,7 +330,8 @@ impl Run<'_> {
         }
         let unheard = registration.confirmed() == 0;
         self.send(&row, &access, contents, &mut registration, fresh || unheard).await?;
-        catalogue.set_registration(number, &registration)
+        catalogue.set_registration(number, &registration)?;
+        self.leave_tokens(number, &access, &registration).await
     }
 
     /// A new mandate: a generation above all that this machine knows of.

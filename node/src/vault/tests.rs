@@ -17,6 +17,7 @@ mod registering;
 mod replicas;
 mod round_trip;
 mod separation;
+mod tokens;
 mod verdicts;
 
 use std::{

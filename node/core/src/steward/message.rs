@@ -77,6 +77,15 @@ pub enum Say {
         /// As in [`Say::Map`].
         entries: Vec<(Certificate, Vec<u8>)>,
     },
+    /// Tokens to ask holders with: from the owner, or from a steward that kept them for its successors.
+    Tokens {
+        /// The group.
+        group: GroupId,
+        /// [`cairn_proto::tokens::Booklet`], sealed: to be used.
+        own: Option<Vec<u8>>,
+        /// Another one, not to be used but to be given to one steward whom the others put in.
+        spare: Option<Vec<u8>>,
+    },
 }
 
 /// A mandate that the owner has replaced since, with its changes of stewards: what older entries of a map are checked by.

@@ -33,6 +33,8 @@ pub struct Rhythm {
     pub distrust_ms: u64,
     /// How long a peer has been in a place before it counts as there.
     pub settled_ms: u64,
+    /// Over how long a steward spreads the tokens that it has for a slot.
+    pub tokens_ms: u64,
 }
 
 impl Default for Rhythm {
@@ -52,6 +54,7 @@ impl Default for Rhythm {
             registered_ms: panel::REGISTERED_MS,
             distrust_ms: 7 * 24 * 60 * MINUTE,
             settled_ms: 24 * 60 * MINUTE,
+            tokens_ms: cairn_proto::mandate::MANDATE_MS_MAX,
         }
     }
 }
@@ -75,6 +78,7 @@ impl Rhythm {
             registered_ms: scale(self.registered_ms),
             distrust_ms: scale(self.distrust_ms),
             settled_ms: scale(self.settled_ms),
+            tokens_ms: scale(self.tokens_ms),
         }
     }
 

@@ -45,6 +45,7 @@ impl Steward {
                 }
             }
             Say::Compare { group, generation, digest } => self.on_compare(from, group, generation, &digest),
+            Say::Tokens { group, own, spare } => self.on_tokens(group, own.as_deref(), spare.as_deref()),
             Say::Map { group, changes, past, entries } => self.on_map(from, group, &changes, &past, entries, now),
             Say::Record { record, changes, past, entries } => {
                 let group = record.group();
@@ -82,6 +83,8 @@ impl Steward {
                 few(changes, past, entries.len()) && (is_steward(&group) || !self.groups.contains_key(&group))
             }
             Say::Propose { .. } | Say::Vote { .. } | Say::Failed { .. } | Say::Compare { .. } => true,
+            // Its owner signed it, and for us.
+            Say::Tokens { .. } => true,
         }
     }
 

@@ -21,6 +21,7 @@ mod restart;
 mod small;
 mod suspects;
 mod times;
+mod tokens;
 mod turns;
 mod urgent;
 mod words;

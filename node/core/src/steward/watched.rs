@@ -3,7 +3,7 @@
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
 //! stewards are), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
 //! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `repairs` (how long they
-//! take), `state` (all of it as bytes), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
+//! take), `state` (all of it as bytes), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -32,17 +32,20 @@ mod orders;
 mod pace;
 mod repairs;
 pub(super) mod state;
+mod tokens;
 mod turns;
 mod words;
 
 pub(super) use self::orders::{Silence, Word};
-pub use self::{audits::AuditReport, inventory::GroupReport};
+pub(super) use self::tokens::Came;
+pub use self::{audits::AuditReport, inventory::GroupReport, tokens::TokenReport};
 use self::{
     audits::{Audited, Distrust},
     chain::Chain,
     orders::{Entry, UnderWay},
     pace::Pace,
     repairs::Lacking,
+    tokens::Tokens,
     turns::{Patience, Promise, Proposal},
 };
 
@@ -96,6 +99,8 @@ pub(super) struct Watched {
     /// Who audits for us; since when we watch, in this life.
     audits: BTreeMap<(u8, PeerKey), Audited>,
     since: Timestamp,
+    /// Questions for holders that nobody audits.
+    tokens: Tokens,
     /// What we signed.
     promised: BTreeMap<Subject, Promise>,
     proposals: BTreeMap<OrderId, Proposal>,
@@ -141,6 +146,7 @@ impl Watched {
             distrusted: BTreeMap::new(),
             audits: BTreeMap::new(),
             since: now,
+            tokens: Tokens::default(),
             promised: BTreeMap::new(),
             proposals: BTreeMap::new(),
             under_way: BTreeMap::new(),
@@ -173,6 +179,11 @@ impl Watched {
             (self.lacks, self.promised, self.under_way) = (old.lacks, old.promised, old.under_way);
             (self.broken, self.gave, self.alarm_until) = (old.broken, old.gave, old.alarm_until);
             (self.distrusted, self.audits, self.since) = (old.distrusted, old.audits, old.since);
+            self.tokens = old.tokens;
+            // Whoever the owner names is no heir: what was given is gone, and what it brings next is for other heirs.
+            if self.tokens.handed.is_some() && self.record.mandate.generation != old.record.mandate.generation {
+                (self.tokens.spare, self.tokens.handed) = (None, None);
+            }
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
             self.lacking = old.lacking;
             self.entries = old.entries;
@@ -243,6 +254,7 @@ impl Watched {
         self.broken.retain(|holder, _| self.given.contains_key(holder));
         self.distrusted.retain(|holder, _| self.given.contains_key(holder));
         self.audits.retain(|holder, _| self.given.contains_key(holder));
+        self.settle_tokens();
     }
 
     /// Bytes of what its record and its map take.

@@ -54,7 +54,8 @@ fn below(kind: &str, row: &Value) -> Vec<String> {
             let leans = of("leaning")
                 .into_iter()
                 .map(|slot| Value::from(format!("slot {slot} lies in its owner's fallback storage")));
-            [of("too_close"), of("suspected"), leans.collect()].concat()
+            let tokens = of("by_tokens").into_iter().map(|tokens| tokens["text"].clone());
+            [of("too_close"), of("suspected"), leans.collect(), tokens.collect()].concat()
         }
         "planned_repair" => vec![row["why"].clone()],
         _ => Vec::new(),

@@ -6,10 +6,14 @@ use bytes::Bytes;
 use cairn_core::{
     part::{Credentials, Pass},
     peer_view::PeerView,
-    steward::wire::{Answer, GroupMap, Questioned, Refusal, Request},
+    steward::{
+        Say,
+        wire::{Answer, GroupMap, Questioned, Refusal, Request},
+    },
 };
 use cairn_proto::{
-    Domain, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest, wire::RefusalCode,
+    Domain, GroupId, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest,
+    wire::RefusalCode,
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
@@ -97,6 +101,21 @@ impl NetworkHandle {
     /// Leaves a group's record to a steward.
     pub(in crate::network) async fn register_at(&self, steward: PeerKey, record: Vec<u8>) -> Result<(), StewardError> {
         match self.ask_patiently(steward, Request::Register { record }).await? {
+            Answer::Done => Ok(()),
+            answer => Err(unexpected(answer)),
+        }
+    }
+
+    /// Leaves tokens to a steward.
+    pub(in crate::network) async fn leave_tokens_at(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> Result<(), StewardError> {
+        let say = Say::Tokens { group, own: Some(own), spare };
+        match self.ask_patiently(steward, Request::Say(Box::new(say))).await? {
             Answer::Done => Ok(()),
             answer => Err(unexpected(answer)),
         }

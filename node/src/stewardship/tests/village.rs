@@ -350,6 +350,7 @@ impl Village {
                 pause_ms_max: 2 * MINUTE,
                 compare_ms: 5 * MINUTE,
                 audit_ms: 60 * MINUTE,
+                tokens_ms: 10 * 60 * MINUTE,
                 ..Rhythm::default()
             },
             audit_answer: Duration::from_mins(5),

@@ -24,6 +24,8 @@ pub(super) const UNREAD: u8 = b'u';
 pub(super) const FORMER: u8 = b'o';
 pub(super) const SILENT: u8 = b'w';
 pub(super) const WATCH: u8 = b'v';
+pub(super) const TOKENS: u8 = b't';
+pub(super) const SEATS: u8 = b'k';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 
@@ -101,6 +103,20 @@ pub(super) fn former_key(group: u32) -> Vec<u8> {
 
 pub(super) fn watch_key(group: u32) -> Vec<u8> {
     let mut key = vec![WATCH];
+    key.extend_from_slice(&group.to_be_bytes());
+    key
+}
+
+/// Tokens of a shard.
+pub(super) fn tokens_key(group: u32, slot: u8, ordinal: u8) -> Vec<u8> {
+    let mut key = vec![TOKENS];
+    key.extend_from_slice(&group.to_be_bytes());
+    key.extend_from_slice(&[slot, ordinal]);
+    key
+}
+
+pub(super) fn seats_key(group: u32) -> Vec<u8> {
+    let mut key = vec![SEATS];
     key.extend_from_slice(&group.to_be_bytes());
     key
 }

@@ -86,6 +86,7 @@ struct World {
     /// Whose next question about a group fails.
     stumbling: BTreeSet<(PeerKey, GroupId)>,
     registered: usize,
+    tokens: Vec<(GroupId, stewards::LeftTokens)>,
     maps_asked: usize,
     /// Reads begun at peers that are away.
     waits: usize,
@@ -556,6 +557,16 @@ impl Overlay for MemoryOverlay {
 
     fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
         Box::pin(self.steward_takes(steward, record))
+    }
+
+    fn leave_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> BoxFuture<'_, Result<(), StewardError>> {
+        Box::pin(self.steward_takes_tokens(steward, group, own, spare))
     }
 
     fn group_map(

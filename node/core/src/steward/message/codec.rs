@@ -3,7 +3,7 @@
 //! Layout: kind · fields, numbers in minimal LEB128, `bytes` with their length before them. Kinds: `1` propose: bytes order,
 //! vote 64; `2` vote: group 32, order 32, vote 64; `3` certified: bytes certificate; `4` taken: bytes certificate, bytes sealed;
 //! `5` failed: group 32, order 32, failure; `6` compare: group 32, generation, digest 32; `7` map: group 32, changes, past, entries;
-//! `8` record: bytes record, changes, past, entries. Failure: `1` refused, `2` missing: peer 32, `3` wrong: option of peer 32. Changes:
+//! `8` record: bytes record, changes, past, entries; `21` tokens: group 32, option of bytes booklet, option of bytes spare. Failure: `1` refused, `2` missing: peer 32, `3` wrong: option of peer 32. Changes:
 //! list of bytes certificate. Past: list of (bytes mandate, changes). Entries: list of (bytes certificate, bytes sealed).
 //!
 //! Bounded: certificates, sealed words and counts have their own limits, each checked before memory is taken. Entries that do
@@ -16,6 +16,7 @@ use cairn_proto::{
     layout::{Reader, at_most, put_bytes, put_number, put_option},
     mandate::{GROUP_RECORD_MAX, MANDATE_MAX},
     order::{CERTIFICATE_MAX, CHANGES_MAX, ORDER_MAX},
+    tokens::BOOKLET_MAX,
 };
 
 use super::{Failure, PAST_MAX, Past, Say};
@@ -105,6 +106,12 @@ impl Say {
                 put_past(out, past)?;
                 put_entries(out, entries, limit)?;
             }
+            Self::Tokens { group, own, spare } => {
+                out.push(21);
+                out.extend_from_slice(group.as_bytes());
+                put_option(out, own.as_ref(), |out, booklet| put_bytes(out, booklet));
+                put_option(out, spare.as_ref(), |out, booklet| put_bytes(out, booklet));
+            }
         }
         Ok(())
     }
@@ -130,9 +137,14 @@ impl Say {
                 past: read_past(r)?,
                 entries: read_entries(r)?,
             },
+            21 => Self::Tokens { group: group(r)?, own: r.option(booklet)?, spare: r.option(booklet)? },
             _ => return Err(r.invalid("unknown kind of saying")),
         })
     }
+}
+
+fn booklet(r: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
+    Ok(r.bytes(BOOKLET_MAX)?.to_vec())
 }
 
 fn read_certificate(r: &mut Reader<'_>) -> Result<Certificate, DecodeError> {

@@ -8,7 +8,7 @@
 
 use cairn_proto::{Ordinals, PeerKey, Slot, Timestamp, audit::Evidence};
 
-use super::{super::log::What, Watched};
+use super::{super::log::What, Watched, tokens::TokenReport};
 use crate::{
     audit::{self, panel},
     steward::{Rhythm, wire::Findings},
@@ -69,8 +69,11 @@ pub(in super::super) struct ToAudit {
 pub struct AuditReport {
     /// Holders of a slot that have an auditor of ours.
     pub audited: usize,
-    /// Slots of which a holder has none, since nobody else of the slot's colour is there: only the owner can audit it.
+    /// Slots of which a holder has none, since nobody else of the slot's colour is there, and for which we have no token left: only the
+    /// owner can audit it.
     pub owner_only: Vec<Slot>,
+    /// Holders that we ask with tokens instead.
+    pub by_tokens: Vec<TokenReport>,
     /// Holders that did not show shards to an auditor of ours, and how many.
     pub distrusted: Vec<(Slot, PeerKey, usize)>,
 }
@@ -262,22 +265,33 @@ impl Watched {
             audited.due = audited.due.min(now.plus_ms(rhythm.audit_ms));
             audited.drawn.iter_mut().for_each(|d| d.until = d.until.min(now.plus_ms(2 * rhythm.audit_ms)));
         }
-        for distrust in self.distrusted.values_mut() {
-            distrust.until = distrust.until.min(now.plus_ms(rhythm.distrust_ms));
+        let slots: Vec<u8> = self.distrusted.keys().map(|(slot, _)| *slot).collect();
+        let lasts: Vec<u64> = slots.iter().map(|slot| self.doubt_ms(*slot, rhythm)).collect();
+        for (distrust, lasts) in self.distrusted.values_mut().zip(lasts) {
+            distrust.until = distrust.until.min(now.plus_ms(lasts));
         }
+        self.clamp_tokens(now, rhythm);
+    }
+
+    /// Holders for which nobody of their colour was there when an auditor was to be drawn.
+    pub(super) fn alone(&self, now: Timestamp) -> impl Iterator<Item = (u8, PeerKey)> + '_ {
+        let none = move |audited: &Audited| audited.alone && audited.drawn.iter().all(|drawn| drawn.until <= now);
+        self.audits.iter().filter(move |(_, audited)| none(audited)).map(|(key, _)| *key)
     }
 
     pub(super) fn audit_report(&self, now: Timestamp) -> AuditReport {
         let slot = |at: u8| Slot::new(at).ok();
         let has_auditor = |audited: &&Audited| audited.drawn.iter().any(|drawn| drawn.until > now);
-        let alone = self.audits.iter().filter(|(_, audited)| audited.alone);
-        let mut owner_only: Vec<Slot> = alone.filter_map(|((at, _), _)| slot(*at)).collect();
+        let (by_tokens, none): (Vec<_>, Vec<_>) =
+            self.token_report(now).into_iter().partition(|report| report.left > 0);
+        let mut owner_only: Vec<Slot> = none.into_iter().map(|report| report.slot).collect();
         owner_only.dedup();
         let doubted =
             |((at, peer), distrust): (&(u8, PeerKey), &Distrust)| Some((slot(*at)?, *peer, distrust.ordinals.len()));
         AuditReport {
             audited: self.audits.values().filter(has_auditor).count(),
             owner_only,
+            by_tokens,
             distrusted: self.distrusted.iter().filter_map(doubted).collect(),
         }
     }

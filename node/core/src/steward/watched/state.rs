@@ -1,7 +1,7 @@
 //! A group's state as bytes, so that a steward that restarts knows what it signed and what is under way. Local, never sent.
 //!
 //! ```text
-//! version u8 = 2
+//! version u8 = 3
 //! record (length, bytes), introducer 32
 //! changes (count; length, certificate)
 //! past (count; mandate (length, bytes), changes (count; length, certificate))
@@ -15,12 +15,16 @@
 //! inventory (count; slot, peer 32, asked)
 //! compared, month began, bytes ordered in it, bytes signed for (count; peer 32, bytes)
 //! log (count; each as in `steward::log`)
+//! tokens (count; slot, ordinal, root 8, nonce 32, digest 16, used u8), asked with them (count; slot, peer 32, due, silence u8, right u8),
+//!   spare (option; length, booklet), given to (option; peer 32, times u8, at)
 //! ```
 //!
 //! Numbers in minimal LEB128. A subject is `0` and a slot, `1` and a steward's key, `2`, or `3`. Maps are in the order of their keys.
 //!
 //! Whoever keeps the bytes keeps a checksum of them: votes of orders are not checked again, only what anyhow is when a record,
 //! a change or a holder's word is opened. Bytes that are damaged all the same are refused or give some state; they never panic.
+//!
+//! Version 2 ended with the log, and is read: its groups have no tokens.
 //!
 //! Proposals that wait for votes are not in it. What was signed for them is, so nothing is signed twice; they are made
 //! again when that is over.
@@ -29,10 +33,11 @@ use std::collections::BTreeMap;
 
 use cairn_proto::{
     Certificate, DecodeError, GroupRecord, Ordinals, PeerKey, Slot, Taken, Timestamp,
-    layout::{Reader, at_most, put_bytes, put_number},
+    layout::{Reader, at_most, put_bytes, put_number, put_option},
     mandate::{GROUP_RECORD_MAX, MANDATE_MAX, STEWARDS_MAX},
     manifest::HOLDERS_MAX,
     order::{CERTIFICATE_MAX, CHANGES_MAX},
+    tokens::{BOOKLET_MAX, TOKEN_ROW, TokenRow},
 };
 
 use super::{
@@ -43,11 +48,14 @@ use super::{
     },
     ENTRIES_MAX, Entry, Pace, Patience, Promise, Subject, UnderWay, Watched,
     audits::Distrust,
+    tokens::{Asked, Handed, Kept, POOL_OF_SLOT_MAX, Tokens},
     turns::{AVOIDED_MAX, PROPOSERS_MAX},
 };
 
 const WHAT: &str = "steward's group";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Before there were tokens.
+const BEFORE_TOKENS: u8 = 2;
 /// Slots, stewards that were lost, one more steward, and a copy apart.
 const SUBJECTS_MAX: usize = SLOTS_MAX + STEWARDS_MAX + CHANGES_MAX + 2;
 const SLOTS_MAX: usize = cairn_proto::code_params::SLOTS_MAX as usize;
@@ -69,7 +77,11 @@ pub(in super::super) const STATE_MAX: usize = 64
     + SUBJECTS_MAX * (33 + 74)
     + SUBJECTS_MAX * (33 + 26 + (AVOIDED_MAX + PROPOSERS_MAX) * 47)
     + SPENDERS_MAX * 42
-    + LOG_MAX * HAPPENING_MAX;
+    + LOG_MAX * HAPPENING_MAX
+    + SLOTS_MAX * POOL_OF_SLOT_MAX * (TOKEN_ROW + 2)
+    + GIVEN_MAX * 45
+    + BOOKLET_MAX
+    + 64;
 
 fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
     match subject {
@@ -220,6 +232,7 @@ impl Watched {
         }
         put_number(&mut out, self.log.len() as u64);
         self.log.iter().for_each(|entry| entry.put(&mut out));
+        self.tokens.put(&mut out);
         out
     }
 
@@ -227,7 +240,8 @@ impl Watched {
     pub(in super::super) fn decode(bytes: &[u8], now: Timestamp) -> Result<Self, DecodeError> {
         at_most(WHAT, STATE_MAX, bytes.len())?;
         let mut r = Reader::new(WHAT, bytes);
-        r.version(VERSION)?;
+        let old = bytes.first() == Some(&BEFORE_TOKENS);
+        r.version(if old { BEFORE_TOKENS } else { VERSION })?;
         let record = GroupRecord::decode(r.bytes(GROUP_RECORD_MAX)?)?;
         let introducer = peer(&mut r)?;
         let mut group = Self::new(record, introducer, &changes(&mut r)?, now)?;
@@ -279,8 +293,49 @@ impl Watched {
         group.spent.by = map(&mut r, SPENDERS_MAX, 33, |r| Ok((peer(r)?, r.u64()?)))?;
         let count = r.count(LOG_MAX, 2)?;
         group.log = (0..count).map(|_| Happening::read(&mut r)).collect::<Result<_, _>>()?;
+        if !old {
+            group.tokens = Tokens::read(&mut r)?;
+        }
         r.finish()?;
         group.reckon();
         Ok(group)
+    }
+}
+
+impl Tokens {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_number(out, self.pool.len() as u64);
+        for kept in self.pool.values() {
+            out.push(kept.slot);
+            kept.row.put(out);
+            out.push(kept.used.into());
+        }
+        put_number(out, self.asked.len() as u64);
+        for ((slot, peer), asked) in &self.asked {
+            out.push(*slot);
+            out.extend_from_slice(peer.as_bytes());
+            put_number(out, asked.due.0);
+            out.extend_from_slice(&[asked.silence, asked.right]);
+        }
+        put_option(out, self.spare.as_ref(), |out, spare| put_bytes(out, spare));
+        put_option(out, self.handed, |out, handed| {
+            out.extend_from_slice(handed.to.as_bytes());
+            out.push(handed.times);
+            put_number(out, handed.at.0);
+        });
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let pool = map(r, SLOTS_MAX * POOL_OF_SLOT_MAX, TOKEN_ROW + 2, |r| {
+            let (slot, row) = (Slot::new(r.byte()?)?.as_u8(), TokenRow::read(r)?);
+            Ok((row.nonce, Kept { slot, row, used: r.flag()? }))
+        })?;
+        let asked = map(r, GIVEN_MAX, 36, |r| {
+            let key = (r.byte()?, peer(r)?);
+            Ok((key, Asked::new(time(r)?, r.byte()?, r.byte()?)))
+        })?;
+        let spare = r.option(|r| Ok(r.bytes(BOOKLET_MAX)?.to_vec()))?;
+        let handed = r.option(|r| Ok(Handed { to: peer(r)?, times: r.byte()?, at: time(r)? }))?;
+        Ok(Self { pool, asked, spare, handed })
     }
 }

@@ -36,6 +36,9 @@ pub(super) struct Left {
     log: Vec<Happening>,
 }
 
+/// To whom, its own booklet, and the spare one.
+pub(in crate::vault::tests) type LeftTokens = (PeerKey, Vec<u8>, Option<Vec<u8>>);
+
 /// What makes a repair a lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vault::tests) enum Lie {
@@ -259,6 +262,29 @@ impl MemoryOverlay {
             (_, Some(Stewarding::Refuses(why))) => Err(StewardError::Refused(why)),
             (_, None) => Ok(()),
         }
+    }
+
+    /// Keeps what it is left, if it watches the group.
+    pub(super) async fn steward_takes_tokens(
+        &self,
+        steward: PeerKey,
+        group: GroupId,
+        own: Vec<u8>,
+        spare: Option<Vec<u8>>,
+    ) -> Result<(), StewardError> {
+        self.reach(steward).await?;
+        let mut world = self.world();
+        if !world.left.contains_key(&(steward, group)) {
+            return Err(StewardError::Refused(Refusal::NotSteward));
+        }
+        world.tokens.push((group, (steward, own, spare)));
+        Ok(())
+    }
+
+    /// What stewards were left of a group, in that order.
+    pub(in crate::vault::tests) fn tokens(&self, group: GroupId) -> Vec<LeftTokens> {
+        let world = self.world();
+        world.tokens.iter().filter(|(id, _)| *id == group).map(|(_, left)| left.clone()).collect()
     }
 
     pub(super) async fn steward_takes(&self, steward: PeerKey, record: Vec<u8>) -> Result<(), StewardError> {

@@ -172,6 +172,8 @@ fn say() -> impl Strategy<Value = Say> {
             past,
             entries
         }),
+        (group(), option::of(vec(any::<u8>(), 0..600)), option::of(vec(any::<u8>(), 0..600)))
+            .prop_map(|(group, own, spare)| Say::Tokens { group, own, spare }),
         (vec(change(), 0..4), past(), entries()).prop_map(|(changes, past, entries)| Say::Record {
             record: Box::new(record()),
             changes,
@@ -449,6 +451,7 @@ fn the_bytes_are_frozen() {
             past: past.clone(),
             entries: entries.clone(),
         },
+        Say::Tokens { group, own: Some(vec![7; 5]), spare: None },
     ];
     let credentials = Credentials { mandate: mandate(), changes: vec![change.clone()], certificate: order };
     let pass = Pass::encode(&mandate(), std::slice::from_ref(&change)).expect("valid");

@@ -23,6 +23,7 @@ pub mod keeper;
 mod keys;
 mod origins;
 mod overlay;
+mod paces;
 mod rebuilds;
 mod refusals;
 mod scoop;
@@ -255,6 +256,7 @@ struct Inner {
     client: ShardClient,
     stewards: StewardClient,
     standings: Standings,
+    paces: Arc<paces::Paces>,
     waits: Waits,
     readiness: watch::Receiver<Readiness>,
     reach: watch::Receiver<Reach>,
@@ -384,6 +386,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
+        paces: paces::Paces::new(standings.clone(), shutdown.clone()),
         standings,
         waits: config.waits,
         readiness,

@@ -196,8 +196,8 @@ impl Standings {
         let path = self.proof_path(peer);
         let mut mind = self.mind();
         let standing = mind.standing(peer, since, (self.0.clock)());
-        let invited = mind.invited(peer);
-        report::Explained::new(*peer, &standing, path, |at| mind.real(at)).with_inviters(invited)
+        let (invited, voted) = (mind.invited(peer), mind.voted(peer));
+        report::Explained::new(*peer, &standing, path, |at| mind.real(at)).with_votes(voted).with_inviters(invited)
     }
 
     /// Whether it is proved to have lied: then it is no peer of ours.

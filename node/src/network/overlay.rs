@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
+use super::{
+    NetworkHandle, command::Command, hedge::Hedge, paces::Paces, transfer::client::ShardClient, waits::Waits,
+};
 use crate::overlay::{
     Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
     StewardError, TransferError,
@@ -85,7 +87,18 @@ impl Overlay for NetworkHandle {
         length: u32,
         priority: Priority,
     ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
-        self.inner.client.get(from, address, offset, length, priority).boxed()
+        let bytes = ShardClient::bytes_of(offset, length);
+        if !Paces::tells(bytes) {
+            return async move {
+                self.inner.client.get(from, address, offset, length, priority, &OnceLock::new()).await
+            }
+            .boxed();
+        }
+        let (flight, handle) = (self.inner.paces.begin(from, bytes), self.clone());
+        let asked = flight.asked();
+        let read =
+            async move { handle.inner.client.get(from, address, offset, length, priority, &asked).await };
+        flight.watch(read).boxed()
     }
 
     fn has_shards(

@@ -21,9 +21,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    NetworkHandle, command::Command, hedge::Hedge, paces::Paces, transfer::client::ShardClient, waits::Waits,
-};
+use super::{NetworkHandle, command::Command, hedge::Hedge, paces::Paces, transfer::client::ShardClient, waits::Waits};
 use crate::overlay::{
     Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
     StewardError, TransferError,
@@ -96,8 +94,7 @@ impl Overlay for NetworkHandle {
         }
         let (flight, handle) = (self.inner.paces.begin(from, bytes), self.clone());
         let asked = flight.asked();
-        let read =
-            async move { handle.inner.client.get(from, address, offset, length, priority, &asked).await };
+        let read = async move { handle.inner.client.get(from, address, offset, length, priority, &asked).await };
         flight.watch(read).boxed()
     }
 

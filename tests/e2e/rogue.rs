@@ -174,7 +174,11 @@ pub fn advert(network: &NetworkFile, identity: &Identity, domain: &str) -> Signe
 impl Crier {
     /// Connects to a node of a lab, and waits until it listens to gossip.
     pub async fn connect(lab: &Lab, node: usize, name: &str) -> Self {
-        let network = network_of(lab);
+        Self::dial(network_of(lab), &lab.tcp_address(node), name).await
+    }
+
+    /// The same by its address.
+    pub async fn dial(network: NetworkFile, address: &str, name: &str) -> Self {
         let id: String = network.id.to_string().chars().take(16).collect();
         let version = network.protocol;
         let topic = |part: &str| gossipsub::IdentTopic::new(format!("cairn/{id}/{part}/{version}"));
@@ -198,7 +202,7 @@ impl Crier {
             .expect("built")
             .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
             .build();
-        let address: Multiaddr = lab.tcp_address(node).parse().expect("an address");
+        let address: Multiaddr = address.parse().expect("an address");
         swarm.dial(address).expect("dials");
         let mut this = Self { swarm, adverts, evidence, network };
         let mut topics = 0;
@@ -235,6 +239,7 @@ impl Crier {
         let _ = tokio::time::timeout(time, all).await;
     }
 
+    /// Says its own advert: nobody takes one in another's name.
     pub async fn advertise(&mut self, advert: &SignedBytes) {
         self.say(self.adverts.clone(), advert.encode_to_vec()).await;
     }

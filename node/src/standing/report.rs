@@ -108,7 +108,7 @@ impl Explained {
             Reason::Suspected { votes, until, .. } => {
                 format!("suspected by {votes} votes until {}", date(real(*until)))
             }
-            Reason::Quota { .. } => format!("{why}; placement bounds newcomers by their share of a group instead"),
+            Reason::Quota { .. } => format!("{why} in a day while it is new, where enough older peers are known"),
             _ => why.to_string(),
         }));
         if let Some(path) = &evidence {

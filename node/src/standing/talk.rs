@@ -364,6 +364,10 @@ impl Mind {
         self.talk.outbox.push_back(spread.encode());
     }
 
+    pub(super) fn waits_to_be_said(&self) -> bool {
+        !self.talk.outbox.is_empty()
+    }
+
     pub(super) fn next_to_say(&mut self) -> Option<Vec<u8>> {
         self.talk.outbox.pop_front()
     }

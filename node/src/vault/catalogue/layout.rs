@@ -24,6 +24,7 @@ pub(super) const UNREAD: u8 = b'u';
 pub(super) const FORMER: u8 = b'o';
 pub(super) const SILENT: u8 = b'w';
 pub(super) const WATCH: u8 = b'v';
+pub(super) const GIVEN: u8 = b'd';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 

@@ -17,6 +17,7 @@ mod replicas;
 mod round_trip;
 mod separation;
 mod verdicts;
+mod vetting;
 
 use std::{
     path::{Path, PathBuf},

@@ -23,6 +23,7 @@ pub mod keeper;
 mod keys;
 mod origins;
 mod overlay;
+mod paces;
 mod presence;
 mod rebuilds;
 mod refusals;
@@ -258,6 +259,7 @@ struct Inner {
     client: ShardClient,
     stewards: StewardClient,
     standings: Standings,
+    paces: Arc<paces::Paces>,
     waits: Waits,
     readiness: watch::Receiver<Readiness>,
     reach: watch::Receiver<Reach>,
@@ -390,6 +392,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
+        paces: paces::Paces::new(standings.clone(), shutdown.clone()),
         standings,
         waits: config.waits,
         readiness,

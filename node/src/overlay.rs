@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::{
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     steward::wire::{GroupMap, Refusal},
 };
 use cairn_proto::{
@@ -195,6 +195,11 @@ pub trait Overlay: Send + Sync + 'static {
     /// Who takes note of what was seen of peers; none where nobody does.
     fn witness(&self) -> Option<&dyn Witness> {
         None
+    }
+
+    /// How much of what it offers a newcomer may be given in a day ([`cairn_core::placement::vetting`]). `since`: known since then.
+    fn quota(&self, _peer: &PeerKey, _since: Timestamp) -> PerMille {
+        1000
     }
 
     /// Whether a holder that a group's row names is no peer but stands for fallback storage, and for which: its name.

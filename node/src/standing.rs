@@ -18,12 +18,13 @@ use std::{
 };
 
 use cairn_core::{
+    invitations::newcomers_quota,
     peer_view::PerMille,
     reputation::{Observed, Standing},
 };
 use cairn_proto::{PeerKey, Timestamp, audit::Evidence, network_file::NetworkFile};
 use ed25519_dalek::SigningKey;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod files;
@@ -42,6 +43,13 @@ use crate::{network::invitations::Invitations, store::Clock, timers::Timers};
 
 /// Things seen that wait to be counted: a burst of a restore from many peers; what comes faster is one of many of its kind.
 const NOTES_MAX: usize = 4096;
+
+/// How long a node that ends waits until its word is said ...
+const SAID_WITHIN: Duration = Duration::from_secs(3);
+/// ... looking this often ...
+const SAID_LOOK: Duration = Duration::from_millis(10);
+/// ... and then until it has left: more than a tick of the network's task.
+const SAID_AWAY: Duration = Duration::from_millis(500);
 
 /// What a node's opinions are made with.
 pub struct StandingsConfig {
@@ -70,6 +78,8 @@ struct Shared {
     files: Option<Files>,
     cancel: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// When we said something last.
+    spoke: Mutex<Option<Instant>>,
 }
 
 impl Standings {
@@ -116,7 +126,7 @@ impl Standings {
             cancel: cancel.clone(),
         };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Self(Arc::new(Shared { mind, notes, clock, files, cancel, task }))
+        Self(Arc::new(Shared { mind, notes, clock, files, cancel, task, spoke: Mutex::default() }))
     }
 
     /// Who invited whom, from now on.
@@ -140,6 +150,15 @@ impl Standings {
         self.mind().score(peer, since, newcomer, now)
     }
 
+    /// How much of what it offers a peer may be given in a day while it is new: less, where others whom its inviter let in were proved
+    /// to have lied.
+    #[must_use]
+    pub fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
+        let mut mind = self.mind();
+        let quota = mind.standing(peer, since, (self.0.clock)()).quota;
+        newcomers_quota(quota, mind.invited(peer).map_or(0, |invited| invited.convicted))
+    }
+
     /// Somebody gave a sign of life that is counted for nobody; it says that our own line works.
     pub(crate) fn heard(&self, peer: PeerKey, now: Timestamp) {
         self.mind().heard(peer, now);
@@ -157,7 +176,36 @@ impl Standings {
 
     /// What we have to say, if anything.
     pub(crate) fn next_to_say(&self) -> Option<Vec<u8>> {
-        self.mind().next_to_say()
+        let message = self.mind().next_to_say()?;
+        *self.0.spoke.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Some(message)
+    }
+
+    /// Whether something waits to be counted or said.
+    fn has_word(&self) -> bool {
+        self.0.notes.capacity() < self.0.notes.max_capacity() || self.mind().waits_to_be_said()
+    }
+
+    /// Waits until what we have to say of peers went out, a moment at the most: a verb that found out a liar may end at once, and
+    /// nobody else would hear of it before its owner comes again.
+    pub(crate) async fn said(&self) {
+        // What was taken from the queue is in the mind by the second look.
+        let mut quiet = 0;
+        let all = async {
+            while quiet < 2 {
+                quiet = if self.has_word() { 0 } else { quiet + 1 };
+                tokio::time::sleep(SAID_LOOK).await;
+            }
+        };
+        let late = tokio::time::timeout(SAID_WITHIN, all).await.is_err();
+        if late {
+            tracing::warn!("nobody was there to hear what we have to say of peers; who connects to us is told later");
+        }
+        let spoke = *self.0.spoke.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spoke) = spoke {
+            // It is on its way to the sockets.
+            tokio::time::sleep_until(spoke + SAID_AWAY).await;
+        }
     }
 
     /// It could not be said: nobody listens yet.
@@ -196,8 +244,8 @@ impl Standings {
         let path = self.proof_path(peer);
         let mut mind = self.mind();
         let standing = mind.standing(peer, since, (self.0.clock)());
-        let invited = mind.invited(peer);
-        report::Explained::new(*peer, &standing, path, |at| mind.real(at)).with_inviters(invited)
+        let (invited, voted) = (mind.invited(peer), mind.voted(peer));
+        report::Explained::new(*peer, &standing, path, |at| mind.real(at)).with_votes(voted).with_inviters(invited)
     }
 
     /// Whether it is proved to have lied: then it is no peer of ours.

@@ -9,9 +9,11 @@
 mod harness;
 mod hostile;
 mod netns;
+mod rogue;
 mod tree;
 
 mod audits;
+mod cheats;
 mod daemon;
 mod demo;
 mod departure;

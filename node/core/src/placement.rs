@@ -31,6 +31,7 @@ pub mod replace;
 pub mod salt;
 mod spread;
 mod stewards;
+pub mod vetting;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,7 +6,7 @@
 //! of all domains complains. There is no way to praise: nobody can raise a peer but the peer by serving us.
 //!
 //! Pure and bounded; integers only. The leaves: `entry` (one peer's figures), `asked` (what
-//! a node asks and tells besides), `explain` (the figures, told), `state` (on disk).
+//! a node asks and tells besides), `pace` (who serves slowly), `explain` (the figures, told), `state` (on disk).
 //!
 //! # Invariants
 //!
@@ -18,6 +18,7 @@
 mod asked;
 mod entry;
 pub mod explain;
+pub mod pace;
 mod state;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,10 @@ pub enum Observed {
     Mismatch,
     /// New holders of several domains say that it sent wrong bytes in rebuilds. Nothing of that is signed, so it is a suspicion.
     Suspected,
+    /// It served a shard quickly ([`pace`]).
+    Prompt,
+    /// It took many times as long over one as others did at the same time. No lie: it costs standing for a while and nothing else.
+    Slow,
     /// It served bytes that are not the shard. What it served was not signed, so it convicts here and nowhere else.
     BadBytes,
 }
@@ -238,6 +243,7 @@ impl Reputation {
         let newcomer = age < NEWCOMER_MS;
         let quota = entry.quota(now);
         let first_hand = entry.first_hand(now);
+        why.extend(entry.pace_reason(now));
         why.push(Reason::FirstHand { score: first_hand, events: entry.events });
         if quota < 1000 {
             why.push(Reason::Quota { age_days: age / DAY_MS, quota });

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_core::{
     courtesy::timetable::{Speed, Timetable},
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     steward::wire::GroupMap,
 };
-use cairn_proto::{Domain, GroupId, PeerKey, SHARD_SIZE, Slot, VaultKey, message::HeadRecord, wire::Priority};
+use cairn_proto::{
+    Domain, GroupId, PeerKey, SHARD_SIZE, Slot, Timestamp, VaultKey, message::HeadRecord, wire::Priority,
+};
 use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{Courtesy, CourtesyConfig};
@@ -18,6 +20,7 @@ use crate::overlay::{
     Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
     StewardError, TransferError,
 };
+use crate::standing::ports::Witness;
 
 /// An overlay of which shards are moved no faster than a verb wants.
 pub struct Limited {
@@ -49,6 +52,14 @@ impl Overlay for Limited {
 
     fn my_domain(&self) -> Domain {
         self.inner.my_domain()
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        self.inner.witness()
+    }
+
+    fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
+        self.inner.quota(peer, since)
     }
 
     fn fallback_of(&self, holder: &PeerKey) -> Option<&str> {

@@ -383,6 +383,11 @@ impl Node {
             rebuilding.close().await;
         }
         if let Some(online) = &self.online {
+            if let Some(standings) = &self.standings
+                && online.handle.readiness().connected > 0
+            {
+                standings.said().await;
+            }
             online.handle.shutdown().await;
         }
         if let Some(standings) = &self.standings {

@@ -30,11 +30,6 @@ impl Hedge {
         self.last = now;
     }
 
-    /// How many answered well.
-    pub(crate) fn answers(&self) -> usize {
-        self.answered
-    }
-
     /// Until when to wait for the next answer, when so many have been asked.
     pub(crate) fn until(&self, asked: usize) -> Instant {
         if asked >= self.count && self.is_half() { self.end.min(self.last + self.late) } else { self.end }

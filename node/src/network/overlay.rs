@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use cairn_core::{peer_view::PeerView, steward::wire::GroupMap};
+use cairn_core::{
+    peer_view::{PeerView, PerMille},
+    steward::wire::GroupMap,
+};
 use cairn_proto::{
-    Domain, GroupId, PeerKey, Slot, VaultKey,
+    Domain, GroupId, PeerKey, Slot, Timestamp, VaultKey,
     message::{ADVERTS_PER_ANSWER_MAX, ControlRequest, HeadRecord, Roles, control_request::Ask},
     wire::Priority,
 };
@@ -21,7 +24,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{NetworkHandle, command::Command, hedge::Hedge, waits::Waits};
+use super::{NetworkHandle, command::Command, hedge::Hedge, paces::Paces, transfer::client::ShardClient, waits::Waits};
 use crate::overlay::{
     Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge, ShardPut,
     StewardError, TransferError,
@@ -58,6 +61,10 @@ impl Overlay for NetworkHandle {
         Some(&self.inner.standings)
     }
 
+    fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
+        self.inner.standings.quota(peer, since)
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         async move {
             if refresh {
@@ -89,7 +96,17 @@ impl Overlay for NetworkHandle {
         length: u32,
         priority: Priority,
     ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
-        self.inner.client.get(from, address, offset, length, priority).boxed()
+        let bytes = ShardClient::bytes_of(offset, length);
+        if !Paces::tells(bytes) {
+            return async move {
+                self.inner.client.get(from, address, offset, length, priority, &OnceLock::new()).await
+            }
+            .boxed();
+        }
+        let (flight, handle) = (self.inner.paces.begin(from, bytes), self.clone());
+        let asked = flight.asked();
+        let read = async move { handle.inner.client.get(from, address, offset, length, priority, &asked).await };
+        flight.watch(read).boxed()
     }
 
     fn has_shards(
@@ -138,7 +155,7 @@ impl Overlay for NetworkHandle {
             let put = Command::PutRecord { key, value: encoded.clone(), reply };
             self.inner.commands.send(put).await.map_err(|_| OverlayError::ShuttingDown)?;
             let keepers = nearest(self.storage_peers().await?, &key, HEAD_KEEPERS);
-            let questions = keepers.into_iter().map(|peer| {
+            let questions = keepers.into_iter().map(|(peer, _)| {
                 let request = ControlRequest { ask: Some(Ask::KeepHead(encoded.clone())) };
                 async move {
                     let answer = self.control_again(peer, request).await;
@@ -173,33 +190,34 @@ impl Overlay for NetworkHandle {
                 .await
                 .map_err(|_| OverlayError::ShuttingDown)?;
             let asked = nearest(self.storage_peers().await?, &key, FIND_MAX);
-            let count = asked.len();
-            let asked_first = asked.iter().take(HEAD_KEEPERS).copied().collect();
-            let questions = asked.into_iter().map(|peer| {
+            // By domains: who has many names has one word.
+            let domains: BTreeSet<Domain> = asked.iter().map(|(_, domain)| domain.clone()).collect();
+            let near: BTreeSet<Domain> = asked.iter().take(HEAD_KEEPERS).map(|(_, domain)| domain.clone()).collect();
+            let questions = asked.into_iter().map(|(peer, domain)| {
                 let request = ControlRequest { ask: Some(Ask::FindHead(vault.as_bytes().to_vec())) };
                 async move {
                     let answer = self.control_again(peer, request).await;
                     // "Come again" says nothing about the head.
-                    answer.filter(|a| a.granted || a.retry_after_ms == 0).map(|a| (peer, a.head))
+                    answer.filter(|a| a.granted || a.retry_after_ms == 0).map(|a| (domain, a.head))
                 }
             });
-            let near: BTreeSet<PeerKey> = asked_first;
-            let mut near_answered = 0;
+            let mut answered: BTreeSet<Domain> = BTreeSet::new();
             let mut best = None;
             // Nobody is given up as late while nobody has a head.
             let waits = &self.inner.waits;
-            let wave = ask_all(questions, FIND_WIDTH, waits, waits.head, |(peer, head)| {
-                near_answered += usize::from(near.contains(&peer));
+            let wave = ask_all(questions, FIND_WIDTH, waits, waits.head, |(domain, head)| {
+                answered.insert(domain);
                 take_newer(&mut best, &head, &vault);
                 best.is_some()
             });
-            let answered = wave.await.answers();
+            wave.await;
+            let (count, near_answered) = (domains.len(), answered.intersection(&near).count());
             let dht_time = if best.is_some() { waits.late } else { waits.dht };
             for head in timeout(dht_time, dht).await.ok().and_then(Result::ok).unwrap_or_default() {
                 take_newer(&mut best, &head, &vault);
             }
-            if best.is_none() && !is_no_word_of_all(answered, count, near_answered, near.len()) {
-                let text = format!("only {answered} of {count} peers that may have the head answered");
+            if best.is_none() && !is_no_word_of_all(answered.len(), count, near_answered, near.len()) {
+                let text = format!("only {} of {count} domains that may have the head answered", answered.len());
                 return Err(OverlayError::NoPeers(text));
             }
             if best.is_none() && count == 0 && self.readiness().connected == 0 {
@@ -256,8 +274,9 @@ fn take_newer(best: &mut Option<HeadRecord>, encoded: &[u8], vault: &VaultKey) {
     }
 }
 
-/// The peers nearest to a key, those that may be reached first: whoever looks asks the same ones.
-fn nearest(mut peers: Vec<PeerView>, key: &[u8; 32], limit: usize) -> Vec<PeerKey> {
+/// The peers nearest to a key, those that may be reached first: whoever looks asks the same ones. Of each domain, and of each subnet, one
+/// comes before any second: a hundred names of one operator are not the only ones that are asked. With the domain of each.
+fn nearest(mut peers: Vec<PeerView>, key: &[u8; 32], limit: usize) -> Vec<(PeerKey, Domain)> {
     let distance = |peer: &PeerKey| {
         let place = blake3::hash(peer.as_bytes());
         let mut apart = *place.as_bytes();
@@ -265,13 +284,24 @@ fn nearest(mut peers: Vec<PeerView>, key: &[u8; 32], limit: usize) -> Vec<PeerKe
         apart
     };
     peers.sort_by_cached_key(|p| (p.reachable == Some(false), distance(&p.peer)));
-    peers.into_iter().take(limit).map(|p| p.peer).collect()
+    let mut seen: BTreeMap<Domain, usize> = BTreeMap::new();
+    let mut ranked: Vec<(bool, usize, PeerView)> = Vec::with_capacity(peers.len());
+    for view in peers {
+        let of = |house: &Domain| seen.get(house).copied().unwrap_or(0);
+        let rank = of(&view.domain).max(view.subnet.as_ref().map_or(0, of));
+        let houses = std::iter::once(&view.domain).chain(view.subnet.as_ref().filter(|subnet| **subnet != view.domain));
+        houses.for_each(|house| *seen.entry(house.clone()).or_default() += 1);
+        ranked.push((view.reachable == Some(false), rank, view));
+    }
+    // Stable: nearer ones stay before.
+    ranked.sort_by_key(|(gone, rank, _)| (*gone, *rank));
+    ranked.into_iter().take(limit).map(|(.., view)| (view.peer, view.subnet.unwrap_or(view.domain))).collect()
 }
 
 impl NetworkHandle {
     async fn storage_peers(&self) -> Result<Vec<PeerView>, OverlayError> {
         let mut peers = self.ask(|reply| Command::Peers { reply }).await?;
-        peers.retain(|p| p.roles.has(Roles::STORAGE));
+        peers.retain(|p| p.roles.has(Roles::STORAGE) && !self.inner.standings.is_convicted(&p.peer));
         Ok(peers)
     }
 
@@ -353,5 +383,42 @@ mod tests {
         assert!(is_no_word_of_all(4, 8, 4, 8), "half of them");
         assert!(is_no_word_of_all(4, 100, 4, 8), "half of those who would have it");
         assert!(is_no_word_of_all(0, 0, 0, 0), "there is nobody to ask");
+    }
+    fn view(n: u8, domain: &str, subnet: Option<&str>) -> PeerView {
+        PeerView {
+            peer: PeerKey::from_bytes([n; 32]),
+            domain: Domain::operator(domain).expect("valid"),
+            subnet: subnet.map(|subnet| Domain::new(subnet).expect("valid")),
+            subnet_seen: subnet.is_some(),
+            region: cairn_proto::Region::unknown(),
+            region_basis: cairn_core::region::Basis::Unsaid,
+            network: None,
+            roles: Roles::STORAGE,
+            protocol: 1,
+            give: cairn_proto::ByteSize(0),
+            free: cairn_proto::ByteSize(0),
+            first_seen: Timestamp(0),
+            last_heard: Timestamp(0),
+            reachable: None,
+            rtt_ms: None,
+            loss: 0,
+            reputation: 800,
+            newcomer: false,
+        }
+    }
+
+    /// A hundred names of one operator, or at one subnet, are asked after the first of everybody else.
+    #[test]
+    fn a_crowd_of_one_domain_is_not_all_that_is_asked() {
+        let honest = (0..8).map(|n| view(n, &format!("o{n}"), None));
+        let crowd = (100..200).map(|n| view(n, "crowd", None));
+        let street = (200..250).map(|n| view(n, &format!("name{n}"), Some("v4:203.0.113")));
+        let found = nearest(honest.chain(crowd).chain(street).collect(), &[9; 32], 10);
+        let domains: BTreeSet<&Domain> = found.iter().map(|(_, domain)| domain).collect();
+        assert_eq!(domains.len(), 10, "{found:?}");
+        let mut gone = view(1, "gone", None);
+        gone.reachable = Some(false);
+        let found = nearest(vec![gone, view(2, "o", None), view(3, "o", None)], &[9; 32], 10);
+        assert_eq!(found.last().map(|(peer, _)| *peer), Some(PeerKey::from_bytes([1; 32])));
     }
 }

@@ -17,6 +17,7 @@ use cairn_proto::{
 };
 use serde::Serialize;
 
+pub use super::talk::Voted;
 use crate::audits::auditor::Owing;
 
 /// Most bytes of a file that tells of somebody.
@@ -45,6 +46,9 @@ pub struct Explained {
     /// Who let it in, in a network by invitation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invited: Option<Invited>,
+    /// Who votes to exclude it, when somebody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voted: Option<Voted>,
 }
 
 /// Who let a peer in.
@@ -88,6 +92,22 @@ impl Explained {
         self
     }
 
+    /// With who votes to exclude it. Votes that made a verdict say so themselves; of others it is said why they do not count.
+    #[must_use]
+    pub(super) fn with_votes(mut self, voted: Option<Voted>) -> Self {
+        let Some(Voted { peers, domains, of }) = voted.filter(|_| !self.convicted) else { return self };
+        let mut line = format!("{peers} peers of {domains} of {of} domains vote to exclude it; a domain has one vote");
+        if !self.why.iter().any(|why| matches!(why, Reason::Excluded { .. })) {
+            line += &format!(
+                ", and it takes more than two thirds of a panel that we draw, {EXCLUDE_DOMAINS_MIN} at the least: that is not so, and \
+                 nothing follows"
+            );
+        }
+        self.lines.push(line);
+        self.voted = voted;
+        self
+    }
+
     pub(super) fn new(
         peer: PeerKey,
         standing: &Standing,
@@ -100,7 +120,7 @@ impl Explained {
             Reason::Suspected { votes, until, .. } => {
                 format!("suspected by {votes} votes until {}", date(real(*until)))
             }
-            Reason::Quota { .. } => format!("{why}; placement bounds newcomers by their share of a group instead"),
+            Reason::Quota { .. } => format!("{why} in a day while it is new, where enough older peers are known"),
             _ => why.to_string(),
         }));
         if let Some(path) = &evidence {
@@ -109,7 +129,7 @@ impl Explained {
         }
         let convicted = standing.why.iter().any(|why| matches!(why, Reason::Convicted { .. }));
         let (score, eligible, why) = (standing.score, standing.eligible, standing.why.clone());
-        Self { peer, score, eligible, convicted, evidence, lines, owing: Vec::new(), why, invited: None }
+        Self { peer, score, eligible, convicted, evidence, lines, owing: Vec::new(), why, invited: None, voted: None }
     }
 }
 

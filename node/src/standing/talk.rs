@@ -23,6 +23,7 @@ use cairn_proto::{
     },
     signed::SignedBytes,
 };
+use serde::Serialize;
 
 use super::mind::{Believed, DAY_MS, Mind};
 
@@ -64,6 +65,24 @@ pub(crate) struct Voice {
     pub(crate) since: Timestamp,
 }
 
+/// A vote that came.
+#[derive(Clone, Debug)]
+struct Cast {
+    against: bool,
+    signed: SignedBytes,
+}
+
+/// Votes against a peer that were heard within this round and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Voted {
+    /// Who votes to exclude it: peers.
+    pub peers: usize,
+    /// ... of so many domains, each of which has one vote.
+    pub domains: usize,
+    /// Other domains that are known for longer than a day: of them a panel is drawn.
+    pub of: usize,
+}
+
 /// What was said in this round.
 #[derive(Debug, Default)]
 pub(super) struct Talk {
@@ -75,8 +94,9 @@ pub(super) struct Talk {
     of_one: BTreeMap<PeerKey, usize>,
     strangers: usize,
     strangers_of: BTreeMap<PeerKey, usize>,
-    /// Votes, by round and subject, then by voter.
-    votes: BTreeMap<(u64, PeerKey), BTreeMap<PeerKey, SignedBytes>>,
+    /// Votes, by round and subject, then by voter. Nobody here votes for anybody; who does is remembered all the same, so that its vote
+    /// against the same peer in the same round is a proof.
+    votes: BTreeMap<(u64, PeerKey), BTreeMap<PeerKey, Cast>>,
     /// Matters with votes that were not counted yet.
     uncounted: BTreeSet<(u64, PeerKey)>,
     outbox: VecDeque<Vec<u8>>,
@@ -191,14 +211,27 @@ impl Mind {
         let Ok(vote) = Vote::open(&signed) else { return Heard::False };
         let Matter { subject, kind, round, place } = vote.matter;
         // Others may vote on more than we read.
-        let read = kind == VerdictKind::Exclude && place.is_none() && vote.against && speaker != subject;
+        let read = kind == VerdictKind::Exclude && place.is_none() && speaker != subject;
         let on_time = round.abs_diff(self.round(now)) <= ROUNDS_APART;
-        if !read || !on_time || self.is_convicted(&subject) || !self.may_say(&speaker, &subject, round) {
+        if !read || !on_time || self.is_convicted(&subject) {
+            return Heard::Nothing;
+        }
+        let cast = Cast { against: vote.against, signed };
+        let before = self.talk.votes.get(&(round, subject)).and_then(|votes| votes.get(&speaker));
+        if let Some(before) = before.filter(|before| before.against != cast.against) {
+            // It says one thing to some and another to others. The proof goes round instead of its word.
+            let evidence = Evidence::Equivocation { first: before.signed.clone(), second: cast.signed };
+            self.learned(&evidence, now);
+            return Heard::Nothing;
+        }
+        if !self.may_say(&speaker, &subject, round) {
             return Heard::Nothing;
         }
         self.note_said(speaker, subject, round);
-        self.talk.votes.entry((round, subject)).or_default().insert(speaker, signed);
-        self.talk.uncounted.insert((round, subject));
+        if cast.against {
+            self.talk.uncounted.insert((round, subject));
+        }
+        self.talk.votes.entry((round, subject)).or_default().insert(speaker, cast);
         Heard::News
     }
 
@@ -270,7 +303,7 @@ impl Mind {
     ) -> Option<(Verdict, cairn_proto::audit::Verified)> {
         let votes = self.talk.votes.get(&(number, subject))?;
         // Before a panel is drawn, which takes time.
-        if votes.len() < EXCLUDE_DOMAINS_MIN {
+        if votes.values().filter(|cast| cast.against).count() < EXCLUDE_DOMAINS_MIN {
             return None;
         }
         let domain = &self.talk.voices.get(&subject)?.domain;
@@ -281,7 +314,7 @@ impl Mind {
         let mut seats: BTreeMap<Domain, SignedBytes> = BTreeMap::new();
         // Whom one invited, and whom these did, have so many votes together.
         let (most, mut of_branch) = (branch_voices(self.domains), BTreeMap::<PeerKey, usize>::new());
-        for (voter, vote) in votes {
+        for (voter, cast) in votes.iter().filter(|(_, cast)| cast.against) {
             if let Some(seat) = panel.seat(&matter, voter) {
                 if let Some(branch) = self.branch(voter).filter(|_| !seats.contains_key(&seat)) {
                     let votes = of_branch.entry(branch).or_default();
@@ -290,12 +323,22 @@ impl Mind {
                     }
                     *votes += 1;
                 }
-                seats.entry(seat).or_insert_with(|| vote.clone());
+                seats.entry(seat).or_insert_with(|| cast.signed.clone());
             }
         }
         let verdict = Verdict { matter, votes: seats.into_values().collect() };
         let verified = verdict.verify(&panel).ok()?;
         Some((verdict, verified))
+    }
+
+    /// Who votes against a peer, whether that suffices or not.
+    pub(super) fn voted(&self, subject: &PeerKey) -> Option<Voted> {
+        let votes = self.talk.votes.iter().filter(|((_, of), _)| of == subject).flat_map(|(_, votes)| votes);
+        let voters: BTreeSet<&PeerKey> = votes.filter(|(_, cast)| cast.against).map(|(voter, _)| voter).collect();
+        let domains: BTreeSet<&Domain> =
+            voters.iter().filter_map(|voter| Some(&self.talk.voices.get(*voter)?.domain)).collect();
+        let voted = Voted { peers: voters.len(), domains: domains.len(), of: self.domains };
+        (voted.peers > 0).then_some(voted)
     }
 
     /// A proof of ours, or a complaint, goes round; a complaint of one peer once a round.
@@ -319,6 +362,10 @@ impl Mind {
             self.talk.outbox.pop_front();
         }
         self.talk.outbox.push_back(spread.encode());
+    }
+
+    pub(super) fn waits_to_be_said(&self) -> bool {
+        !self.talk.outbox.is_empty()
     }
 
     pub(super) fn next_to_say(&mut self) -> Option<Vec<u8>> {

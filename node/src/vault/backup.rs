@@ -139,6 +139,7 @@ pub(super) async fn backup(
     for row in groups {
         vault.catalogue.set_group(&row).map_err(failures::catalogue)?;
     }
+    session.record_given().map_err(failures::catalogue)?;
     vault.catalogue.set_meta(Meta::Running, None).map_err(failures::catalogue)?;
     vault.catalogue.flush().map_err(failures::catalogue)?;
 
@@ -278,6 +279,7 @@ pub(super) async fn open_session(
         // Peers of which we have not heard yet come before fallback storage.
         let leaning = Use { stand: storage.stand(), now: looks == 1 };
         let groups = Groups::new(keys, owner, peers.clone(), now, left.clone(), next_group, policy, leaning);
+        groups.vet(vault.catalogue.given(now).map_err(failures::catalogue)?, overlay.as_ref());
         match groups.ready() {
             Ok(()) => {
                 groups.may_lean();

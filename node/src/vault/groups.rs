@@ -37,6 +37,7 @@ use super::{
 use crate::overlay::GroupAccess;
 
 mod lean;
+mod vetting;
 mod watchers;
 
 pub(super) use lean::Use;
@@ -106,6 +107,8 @@ struct Book {
     /// Fallback storage, and whether slots may be given to it now.
     stand: Stand,
     lean: bool,
+    /// What newcomers may be given.
+    vetting: vetting::Vetting,
 }
 
 impl Book {
@@ -180,6 +183,7 @@ impl Groups {
                 grown: BTreeSet::new(),
                 stand: fallback.stand,
                 lean: fallback.now,
+                vetting: vetting::Vetting::default(),
             }),
         };
         for row in left {
@@ -271,7 +275,7 @@ impl Groups {
         getrandom::fill(&mut seed).map_err(|e| PlaceError::Random(e.to_string()))?;
         let mut rng = rand_chacha::ChaCha20Rng::from_seed(seed);
         let authority = self.keys.group_authority(number);
-        let request = GroupRequest {
+        let mut request = GroupRequest {
             owner: self.owner.clone(),
             authority: authority.verifying_key().to_bytes(),
             policy: &book.policy,
@@ -279,7 +283,18 @@ impl Groups {
             now: self.now,
             owner_key: Some(*self.keys.placement_key(number)),
         };
-        let plan = match placement::plan_group(&book.peers, &request, &mut rng) {
+        // Without newcomers that have their quota of the day, if a group can be had.
+        let without = book.vetting.held().map(|held| held | &book.avoid);
+        let vetted = without.as_ref().and_then(|without| {
+            request.avoid = without;
+            placement::plan_group(&book.peers, &request, &mut rng).ok()
+        });
+        request.avoid = &book.avoid;
+        if without.is_some() && vetted.is_none() {
+            book.relaxations.insert(vetting::young());
+        }
+        let planned = vetted.map_or_else(|| placement::plan_group(&book.peers, &request, &mut rng), Ok);
+        let plan = match planned {
             Err(error @ PlacementError::TooFewPeers { .. }) => lean::plan(book, &request, error, &mut rng)?,
             planned => planned?,
         };
@@ -368,6 +383,7 @@ impl Groups {
         if there {
             open.kept.insert((slot, peer));
         }
+        book.vetted(peer, self.now);
         there
     }
 
@@ -375,7 +391,7 @@ impl Groups {
     /// has, or else the one that fits best into the group as it stands (SEP-5).
     pub(super) fn next_holder(&self, group: u32, slot: usize, tried: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let mut book = self.book();
-        let Book { groups, avoid, peers, policy, formers, stand, .. } = &*book;
+        let Book { groups, avoid, peers, policy, formers, stand, vetting, .. } = &*book;
         let open = groups.get(&group)?;
         let free: Vec<PeerKey> =
             open.ranked.get(slot)?.iter().filter(|p| !avoid.contains(p) && !tried.contains(p)).copied().collect();
@@ -387,8 +403,10 @@ impl Groups {
         let views: BTreeMap<PeerKey, &PeerView> = peers.iter().map(|v| (v.peer, v)).collect();
         let is_apart = |peer: &PeerKey| views.get(peer).is_some_and(|view| apart(formers, slot, view));
         let held = open.row.holders.get(slot)?;
-        let mut order = placement::replacements(&free, &vacancy, peers, policy).into_iter();
-        let Some(best) = order.find(|r| held.contains(&r.peer) || is_apart(&r.peer)) else {
+        let mut order = placement::replacements(&free, &vacancy, peers, policy);
+        // Newcomers that have their quota of the day come last.
+        order.sort_by_key(|r| !held.contains(&r.peer) && vetting.held().is_some_and(|spent| spent.contains(&r.peer)));
+        let Some(best) = order.into_iter().find(|r| held.contains(&r.peer) || is_apart(&r.peer)) else {
             return lean::take_over(&mut book, group, slot, tried);
         };
         if !held.contains(&best.peer) {
@@ -498,7 +516,9 @@ impl Groups {
             held.is_some_and(|held| held.contains(peer))
                 || views.get(peer).is_some_and(|view| apart(formers, slot, view))
         };
-        order.into_iter().map(|replacement| replacement.peer).filter(may).collect()
+        let mut found: Vec<PeerKey> = order.into_iter().map(|replacement| replacement.peer).filter(may).collect();
+        found.sort_by_key(|peer| book.vetting.held().is_some_and(|spent| spent.contains(peer)));
+        found
     }
 }
 

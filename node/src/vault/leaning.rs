@@ -18,12 +18,12 @@ use cairn_core::{
     audit::respond,
     fallback::{FallbackKeys, OBJECT_SIZE, Place},
     keys::VaultKeys,
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     reputation::Observed,
     steward::wire::GroupMap,
 };
 use cairn_proto::{
-    Domain, GroupId, PeerKey, ShardRoot, Slot, VaultKey,
+    Domain, GroupId, PeerKey, ShardRoot, Slot, Timestamp, VaultKey,
     audit::{Answer, Challenge, Evidence},
     code_params::SLOTS_MAX,
     head::{PROVIDERS_MAX, ProviderRow},
@@ -461,6 +461,10 @@ impl Overlay for Leaning {
 
     fn witness(&self) -> Option<&dyn Witness> {
         self.inner.witness().map(|_| &self.witness as &dyn Witness)
+    }
+
+    fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
+        self.inner.quota(peer, since)
     }
 
     fn fallback_of(&self, holder: &PeerKey) -> Option<&str> {

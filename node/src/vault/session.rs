@@ -192,9 +192,16 @@ impl Session {
             self.catalogue.set_group(row)?;
         }
         if !opened.is_empty() {
+            // A killed run forgets no more than what it gave in its last groups.
+            self.record_given()?;
             self.catalogue.flush()?;
         }
         Ok(())
+    }
+
+    /// What newcomers were given today is kept for the next run.
+    pub(super) fn record_given(&self) -> Result<(), CatalogueError> {
+        self.catalogue.set_given(&self.groups.given())
     }
 
     /// Who left a row, or is to enter one, must be on record before the next one is offered anything.

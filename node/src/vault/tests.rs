@@ -19,6 +19,7 @@ mod round_trip;
 mod separation;
 mod tokens;
 mod verdicts;
+mod vetting;
 
 use std::{
     path::{Path, PathBuf},

@@ -58,7 +58,18 @@ pub enum Reason {
         /// Share of the promise that it kept.
         kept: PerMille,
     },
-    /// Integrity times availability kept.
+    /// How quickly it served us, beside others.
+    Pace {
+        /// Mean over the days.
+        score: PerMille,
+        /// Days on which it served us.
+        days: u64,
+        /// Shards that came quickly.
+        prompt: u64,
+        /// Shards that took many times as long as others' did.
+        slow: u64,
+    },
+    /// Integrity times availability kept, times pace.
     FirstHand {
         /// The product.
         score: PerMille,
@@ -152,8 +163,13 @@ impl fmt::Display for Reason {
                     share(kept)
                 )
             }
+            Self::Pace { score, days, prompt, slow } => write!(
+                f,
+                "served quickly {} of the time, {days} days seen: {prompt} prompt and {slow} slow shards, beside what others took",
+                share(score)
+            ),
             Self::FirstHand { score, events } => {
-                write!(f, "first hand {} (integrity x promise kept), {events} events", share(score))
+                write!(f, "first hand {} (integrity x promise kept x pace), {events} events", share(score))
             }
             Self::Quota { age_days, quota } => {
                 write!(f, "known for {age_days} days, {} of what it offers may be used", share(quota))

@@ -1,12 +1,15 @@
-//! Reputation on disk: version 1, then entries and convictions, each ascending by peer and of fixed size, little endian.
+//! Reputation on disk: version 2, then entries and convictions, each ascending by peer and of fixed size, little endian.
 //!
 //! ```text
-//! state      = 1 · count u32 · entry* · count u32 · conviction*
+//! state      = 2 · count u32 · entry* · count u32 · conviction*
 //! entry      = peer 32 · class u8 · first seen u64 · last u64 · last bad u64 · events u64 · good u64 · bad u64 ·
-//!              reported u64 · ruling suspected · ruling excluded · newest day u32 · 30 x (up u16 · down u16 · shown u16)
+//!              reported u64 · ruling suspected · ruling excluded · newest day u32 · 30 x (up u16 · down u16 · shown u16 ·
+//!              prompt u16 · slow u16)
 //! ruling     = until u64 · votes u8
 //! conviction = peer 32 · lie u8 (1 wrong answer, 2 equivocation) · dealt u8 · evidence 32
 //! ```
+//!
+//! Version 1, of which nothing is written any more, has no `prompt` and `slow`; it is read as if both were zero.
 
 use cairn_proto::{DecodeError, PeerKey, StatementId, Timestamp};
 
@@ -16,10 +19,12 @@ use super::{
 };
 use crate::audit::{Conviction, Lie};
 
-const VERSION: u8 = 1;
-const ENTRY_SIZE: usize = 32 + 1 + 7 * 8 + 2 * 9 + 4 + DAYS * 6;
+const VERSION: u8 = 2;
+/// Without who served how quickly.
+const VERSION_BEFORE: u8 = 1;
+const ENTRY_SIZE: usize = 32 + 1 + 7 * 8 + 2 * 9 + 4 + DAYS * 10;
 const CONVICTION_SIZE: usize = 32 + 1 + 1 + 32;
-/// Most bytes of an encoded state: 1.7 MB.
+/// Most bytes of an encoded state: 2.2 MB.
 pub const STATE_MAX: usize = 1 + 4 + ENTRIES_MAX * ENTRY_SIZE + 4 + CONVICTIONS_MAX * CONVICTION_SIZE;
 const WHAT: &str = "reputation state";
 
@@ -46,7 +51,7 @@ impl Reputation {
             }
             out.extend_from_slice(&e.today.to_le_bytes());
             for day in e.days {
-                for count in [day.up, day.down, day.shown] {
+                for count in [day.up, day.down, day.shown, day.prompt, day.slow] {
                     out.extend_from_slice(&count.to_le_bytes());
                 }
             }
@@ -70,16 +75,18 @@ impl Reputation {
     /// [`DecodeError`] for anything that [`Reputation::encode`] does not write.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader(bytes);
-        if r.u8()? != VERSION {
-            return Err(invalid("unknown version"));
-        }
+        let paced = match r.u8()? {
+            VERSION => true,
+            VERSION_BEFORE => false,
+            _ => return Err(invalid("unknown version")),
+        };
         let mut state = Self::new();
         for _ in 0..r.count(ENTRIES_MAX)? {
             let peer = PeerKey::from_bytes(r.take()?);
             if state.entries.last_key_value().is_some_and(|(last, _)| *last >= peer) {
                 return Err(invalid("peers are not ascending"));
             }
-            state.entries.insert(peer, r.entry()?);
+            state.entries.insert(peer, r.entry(paced)?);
         }
         for _ in 0..r.count(CONVICTIONS_MAX)? {
             let peer = PeerKey::from_bytes(r.take()?);
@@ -142,7 +149,7 @@ impl Reader<'_> {
         Ok(Ruling { until: Timestamp(self.u64()?), votes: self.u8()? })
     }
 
-    fn entry(&mut self) -> Result<Entry, DecodeError> {
+    fn entry(&mut self, paced: bool) -> Result<Entry, DecodeError> {
         let class = match self.u8()? {
             1 => Class::Server,
             2 => Class::Home,
@@ -167,7 +174,10 @@ impl Reader<'_> {
             return Err(invalid("a figure that cannot come about"));
         }
         for day in &mut entry.days {
-            *day = Day { up: self.u16()?, down: self.u16()?, shown: self.u16()? };
+            *day = Day { up: self.u16()?, down: self.u16()?, shown: self.u16()?, ..Day::default() };
+            if paced {
+                (day.prompt, day.slow) = (self.u16()?, self.u16()?);
+            }
         }
         Ok(entry)
     }

@@ -215,6 +215,24 @@ fn the_state_is_frozen_and_bounded() {
 }
 
 #[test]
+fn the_state_before_pace_is_read() {
+    let mut book = Reputation::new();
+    served(&mut book, peer(1), Class::Home, 2);
+    book.convict(convict(&lie(3)).expect("a proof"));
+    let mut bytes = book.encode();
+    bytes[0] = 1;
+    let days = 5 + 32 + 1 + 7 * 8 + 2 * 9 + 4;
+    let older: Vec<u8> = bytes[days..days + 300].chunks(10).flat_map(|day| day[..6].to_vec()).collect();
+    bytes.splice(days..days + 300, older);
+    let read = Reputation::decode(&bytes).expect("version 1");
+    assert_eq!((&read.entries, &read.convicted), (&book.entries, &book.convicted));
+    for version in [0, 3, 255] {
+        bytes[0] = version;
+        assert!(Reputation::decode(&bytes).is_err());
+    }
+}
+
+#[test]
 fn a_flood_of_strangers_puts_out_nobody_who_matters() {
     let mut book = Reputation::new();
     served(&mut book, peer(1), Class::Server, 3);
@@ -262,6 +280,8 @@ fn observed() -> impl Strategy<Value = Observed> {
         Observed::Withheld,
         Observed::Mismatch,
         Observed::BadBytes,
+        Observed::Prompt,
+        Observed::Slow,
     ])
 }
 

@@ -63,6 +63,10 @@ impl StewardNet for NetworkHandle {
 
     fn holding(&self, at: PeerKey, pass: WatchPass, slot: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
         async move {
+            if self.inner.standings.is_convicted(&at) {
+                // Whatever it says that it has.
+                return Err(TransferError::Unreachable("it is proved to have lied".into()));
+            }
             let unfit = |_| TransferError::Refused { code: RefusalCode::BadRequest, retry_after_ms: 0 };
             let group = Mandate::open(&pass.mandate).map_err(unfit)?.ticket.id();
             let shown = Pass::encode(&pass.mandate, &pass.changes).map_err(unfit)?;

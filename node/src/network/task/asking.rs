@@ -20,6 +20,11 @@ impl NetworkTask {
             let _ = reply.send(Err(OpenError::Dial("its key is not valid".into())));
             return;
         };
+        // A shard that it has may be the very one that its owner lacks, and every byte is checked; nothing else is asked of it.
+        if kind != Kind::Shard && self.standings.is_convicted(peer) {
+            let _ = reply.send(Err(OpenError::Dial("it is proved to have lied".into())));
+            return;
+        }
         if self.swarm.is_connected(&id) {
             self.swarm.behaviour_mut().streams_of(kind).open(id, reply);
             return;
@@ -71,6 +76,9 @@ impl NetworkTask {
         let id = peer_id(peer).ok_or_else(|| AskError::Unreachable("its key is not valid".into()))?;
         if self.state.asks.len() + self.state.askers.values().map(Vec::len).sum::<usize>() >= OPEN_MAX {
             return Err(AskError::Overloaded);
+        }
+        if self.standings.is_convicted(peer) {
+            return Err(AskError::Unreachable("it is proved to have lied".into()));
         }
         let failed = self.state.unreachable.get(&id).is_some_and(|until| Instant::now() < *until);
         if failed && !self.swarm.is_connected(&id) {

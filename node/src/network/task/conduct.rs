@@ -20,8 +20,9 @@ use crate::{
 const SURVEY_EVERY: Duration = Duration::from_secs(5);
 /// Messages of ours at a tick, four times a second.
 const SAID_AT_ONCE: usize = 4;
-/// A peer is asked for proofs this often: what is new goes round as gossip.
-const PROOFS_APART: Duration = Duration::from_secs(600);
+/// A peer that comes again is asked for proofs this often: what is new goes round as gossip, but an owner that was here a minute ago may
+/// have audited its holders meanwhile, and the question is a digest.
+const PROOFS_APART: Duration = Duration::from_secs(60);
 /// Peers that were asked within that time; as many as may be connected twice over. Beyond, others tell us the same.
 const PROOFS_ASKED_MAX: usize = 2048;
 /// Answers taken of one peer in a row: two thousand proofs, eight megabytes; the rest comes from the next.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -137,6 +137,12 @@ impl ShardClient {
         kept(&frame.head, to, &put)
     }
 
+    /// Bytes of a shard from `offset` on; `length` 0: to the end.
+    pub(crate) const fn bytes_of(offset: u32, length: u32) -> usize {
+        if length == 0 { SHARD_SIZE.saturating_sub(offset as usize) } else { length as usize }
+    }
+
+    /// `asked` is set when the question goes out.
     pub(crate) async fn get(
         &self,
         from: PeerKey,
@@ -144,6 +150,7 @@ impl ShardClient {
         offset: u32,
         length: u32,
         priority: Priority,
+        asked: &OnceLock<Instant>,
     ) -> Result<Bytes, TransferError> {
         let head = GetShard {
             group: address.group.ticket.id().as_bytes().to_vec(),
@@ -161,8 +168,9 @@ impl ShardClient {
             payload: Bytes::new(),
             answer: FrameKind::Data,
         };
-        let expected = if length == 0 { SHARD_SIZE.saturating_sub(offset as usize) } else { length as usize };
+        let expected = Self::bytes_of(offset, length);
         self.pass(Courtesy::down, priority.max(Priority::High), expected).await?;
+        let _ = asked.set(Instant::now());
         let frame = self.ask(&request).await?;
         if frame.payload.len() != expected {
             return Err(TransferError::Misbehaved(format!("{} bytes instead of {expected}", frame.payload.len())));

@@ -79,6 +79,38 @@ fn score(mind: &mut Mind, of: u32) -> u16 {
     mind.score(&key_of(&many(of)), Timestamp(NOW.0 - 10 * DAY), false, NOW)
 }
 
+/// Who votes against a peer and for it in one round has signed two words that cannot both be true. It is outside, and its vote with it.
+#[test]
+fn who_votes_both_ways_convicts_itself() {
+    let matter = |subject| Matter { subject, kind: VerdictKind::Exclude, round: NOW.0 / DAY, place: None };
+    for first_against in [true, false] {
+        let mut mind = mind();
+        let all = voices((0..8u32).map(|n| (n, n)), 10);
+        mind.survey(all.clone(), NOW);
+        let (cheat, subject) = (key_of(&many(1)), key_of(&many(0)));
+        let say = |mind: &mut Mind, against: bool| {
+            let vote = Vote { voter: cheat, matter: matter(subject), against, evidence: Vec::new(), issued: NOW };
+            mind.gossiped(&Spread::Vote(vote.seal(&many(1))).encode(), cheat, NOW)
+        };
+        assert_eq!(say(&mut mind, first_against), Heard::News, "others need it too");
+        assert_eq!(mind.voted(&subject).is_some(), first_against, "for somebody is no vote that is counted");
+        assert_eq!(say(&mut mind, first_against), Heard::Nothing);
+        assert!(!mind.is_convicted(&cheat));
+        assert_eq!(say(&mut mind, !first_against), Heard::Nothing, "the proof goes round and not its word");
+        assert!(mind.is_convicted(&cheat) && !mind.is_convicted(&subject));
+        let file = mind.next_to_say().expect("the proof goes round");
+        let Ok(Spread::Evidence(proof)) = Spread::decode(&file) else { panic!("evidence") };
+        let checked = report::check(&proof.encode());
+        assert!(checked.proves && checked.subject == Some(cheat), "{checked:?}");
+        assert_eq!(say(&mut mind, true), Heard::Nothing, "who lied is not heard");
+        // Elsewhere it is news, for who heard one side only.
+        let mut other = Mind::new(key(2), network(), Duration::from_millis(DAY), &[8; 32]);
+        other.survey(all, NOW);
+        assert_eq!(other.gossiped(&file, key_of(&key(1)), NOW), Heard::News);
+        assert!(other.is_convicted(&cheat));
+    }
+}
+
 /// TRUST-1: of thirty domains nine lie, with ten identities each, in complaints and in votes.
 #[test]
 fn slander_by_many_identities_of_few_domains_changes_nothing() {
@@ -98,6 +130,8 @@ fn slander_by_many_identities_of_few_domains_changes_nothing() {
     }
     mind.survey(all, NOW);
     assert_eq!(score(&mut mind, 0), before);
+    let voted = mind.voted(&key_of(&many(0))).expect("they vote");
+    assert_eq!((voted.peers, voted.domains, voted.of), (90, 9, 30));
     // Their own domain's complaints, and those of strangers, are not even heard.
     assert_eq!(complains(&mut mind, 100, 101), Heard::Nothing);
     assert_eq!(complains(&mut mind, 5000, 0), Heard::Nothing);

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use cairn_core::placement::vetting::Given;
 use cairn_proto::{Domain, PeerKey, Timestamp};
 
 use super::{
     Catalogue, CatalogueError, Result,
     guard::Change,
-    layout::{FORMER, SILENT, former_key, id_key},
+    layout::{FORMER, GIVEN, SILENT, former_key, id_key},
 };
 
 /// Most entries of [`Former`] for a group: with the longest names they fill a row. When they are used up nobody leaves a
@@ -77,6 +78,41 @@ impl Catalogue {
         formers.iter().take(FORMER_MAX).for_each(|former| former.put(&mut value));
         let mut batch = Change::default();
         batch.put(&former_key(group), value);
+        self.apply(batch)
+    }
+
+    /// What newcomers were given today.
+    pub(in crate::vault) fn given(&self, now: Timestamp) -> Result<Given> {
+        Ok(Given::restored(self.given_rows()?, now))
+    }
+
+    fn given_rows(&self) -> Result<Vec<(PeerKey, u64, u32)>> {
+        self.scan(GIVEN)
+            .map(|item| {
+                let (key, value) = item?;
+                let bad = CatalogueError::Damaged("a row of what a newcomer was given");
+                let peer: [u8; 32] = key[1..].try_into().map_err(|_| bad.clone())?;
+                let (day, shards) = value.split_first_chunk::<8>().ok_or(bad.clone())?;
+                let shards: [u8; 4] = shards.try_into().map_err(|_| bad)?;
+                Ok((PeerKey::from_bytes(peer), u64::from_le_bytes(*day), u32::from_le_bytes(shards)))
+            })
+            .collect()
+    }
+
+    /// Replaces it, atomically.
+    pub(in crate::vault) fn set_given(&self, given: &Given) -> Result<()> {
+        let before: BTreeMap<PeerKey, (u64, u32)> =
+            self.given_rows()?.into_iter().map(|(peer, day, shards)| (peer, (day, shards))).collect();
+        let after: BTreeMap<PeerKey, (u64, u32)> =
+            given.kept().map(|(peer, day, shards)| (peer, (day, shards))).collect();
+        let mut batch = Change::default();
+        for peer in before.keys().filter(|peer| !after.contains_key(peer)) {
+            batch.remove(id_key(GIVEN, peer.as_bytes()));
+        }
+        for (peer, (day, shards)) in after.iter().filter(|(peer, now)| before.get(peer) != Some(now)) {
+            let value = [&day.to_le_bytes()[..], &shards.to_le_bytes()].concat();
+            batch.put(&id_key(GIVEN, peer.as_bytes()), value);
+        }
         self.apply(batch)
     }
 

@@ -26,6 +26,7 @@ pub(super) const SILENT: u8 = b'w';
 pub(super) const WATCH: u8 = b'v';
 pub(super) const TOKENS: u8 = b't';
 pub(super) const SEATS: u8 = b'k';
+pub(super) const GIVEN: u8 = b'd';
 pub(super) const PENDING_STRIPE: u8 = b'p';
 pub(super) const PENDING_RUN: u8 = b'q';
 

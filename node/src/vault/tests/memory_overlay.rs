@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::{
     colour,
-    peer_view::{self, PeerView},
+    peer_view::{self, PeerView, PerMille},
     steward::wire::GroupMap,
 };
 use cairn_proto::{
@@ -62,6 +62,8 @@ struct Peer {
     shards: BTreeMap<Place, (ShardRoot, Bytes)>,
     /// What it says to have and has not.
     dropped: BTreeSet<Place>,
+    /// It is new, and so many thousandths of what it offers may be used in a day.
+    quota: Option<PerMille>,
 }
 
 #[derive(Clone, Default)]
@@ -157,7 +159,8 @@ impl MemoryOverlay {
             let peer = PeerKey::from_bytes(key.verifying_key().to_bytes());
             let domain = Domain::operator(&format!("d{i}")).expect("valid");
             let (shards, dropped) = (BTreeMap::new(), BTreeSet::new());
-            let peer_there = Peer { key, domain, subnet: subnet(i), manner: Manner::Honest, shards, dropped };
+            let peer_there =
+                Peer { key, domain, subnet: subnet(i), manner: Manner::Honest, shards, dropped, quota: None };
             self.world().peers.insert(peer, peer_there);
         }
     }
@@ -232,6 +235,15 @@ impl MemoryOverlay {
     }
 
     /// Bytes of shards sent since the last call.
+    /// It is new, and so many thousandths of what it offers may be used in a day; one shard at the least.
+    pub(super) fn set_newcomer(&self, peer: &PeerKey, quota: PerMille) {
+        self.world().peers.get_mut(peer).expect("known peer").quota = Some(quota);
+    }
+
+    pub(super) fn shards_of(&self, peer: &PeerKey) -> usize {
+        self.world().peers[peer].shards.len()
+    }
+
     pub(super) fn take_sent(&self) -> u64 {
         self.sent.swap(0, Ordering::SeqCst)
     }
@@ -364,7 +376,7 @@ impl MemoryOverlay {
             rtt_ms: Some(1),
             loss: 0,
             reputation,
-            newcomer,
+            newcomer: newcomer || peer.quota.is_some(),
         }
     }
 
@@ -403,6 +415,10 @@ impl Overlay for MemoryOverlay {
 
     fn my_domain(&self) -> Domain {
         self.domain.clone()
+    }
+
+    fn quota(&self, peer: &PeerKey, _: Timestamp) -> PerMille {
+        self.world().peers[peer].quota.unwrap_or(1000)
     }
 
     fn peers(&self, _refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {

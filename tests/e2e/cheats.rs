@@ -1,0 +1,262 @@
+//! Who cheats ends up outside, and anybody can see why; who is slandered stays in.
+//!
+//! The honest are real processes. The cheats run inside the test ([`crate::rogue`]), because the program itself cannot be made to lie.
+
+use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+
+use cairn::timers::Timers;
+use cairn_proto::PeerKey;
+use serde_json::Value;
+
+use crate::{
+    harness::{Lab, Owner, Running, below, cairn, until},
+    rogue::{Audited, Crier, Rogue, advert, identity, now},
+    tree,
+};
+
+/// A day is half a minute.
+const SCALE: &str = "0.0003";
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// The round that hurried nodes count by, as they reckon it.
+fn round() -> u64 {
+    let timers = Timers::new(&Default::default(), SCALE.parse().ok()).unwrap();
+    now().0 / timers.round.as_millis() as u64
+}
+
+/// What a node of the lab says of a peer; none while it does not know it.
+fn explained(lab: &Lab, node: usize, peer: &PeerKey) -> Option<Value> {
+    let told = lab.on_node(node, &["peers", "--explain", &peer.to_string(), "--json"]);
+    (told.code == Some(0)).then(|| told.summary())
+}
+
+fn lines(told: &Value) -> String {
+    let lines = told["lines"].as_array().expect("lines");
+    lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits until a node of the lab knows that a peer lied, and gives what it says of it.
+#[track_caller]
+fn outside(lab: &Lab, node: usize, peer: &PeerKey) -> Value {
+    until("it is outside", || explained(lab, node, peer).filter(|told| told["convicted"] == true))
+}
+
+/// The file that a node keeps against a peer proves it on a machine that was never anywhere, and no changed copy of it does.
+#[track_caller]
+fn proves(told: &Value, peer: &PeerKey, did: &str) {
+    let kept = PathBuf::from(told["evidence"].as_str().expect("a file"));
+    assert_eq!((&told["score"], &told["eligible"]), (&0.into(), &false.into()), "{told}");
+    let said = lines(told);
+    assert!(said.contains(did) && said.contains("cairn peers --verify"), "{said}");
+    let blank = tempfile::tempdir().unwrap();
+    let verify = |bytes: &[u8]| {
+        fs::write(blank.path().join("file.evidence"), bytes).unwrap();
+        let mut command = cairn(blank.path());
+        command.args(["peers", "--verify", "file.evidence", "--json"]);
+        Running::spawn(command, Stdio::null()).finish()
+    };
+    // It is written within a moment of the verdict.
+    let bytes = until("the proof is a file", || fs::read(&kept).ok());
+    let checked = verify(&bytes).ok().summary();
+    assert_eq!((&checked["proves"], checked["subject"].as_str()), (&true.into(), Some(peer.to_string().as_str())));
+    for at in [8, bytes.len() / 2, bytes.len() - 8] {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let changed = verify(&changed).expect(1).summary();
+        assert_eq!((&changed["proves"], &changed["kind"]), (&false.into(), &"nothing".into()));
+    }
+    assert_eq!(fs::read_dir(blank.path()).unwrap().count(), 1, "nothing but the file was there or came to be");
+}
+
+/// One that took shards signs slices of something else when its owner audits it.
+#[test]
+fn who_signs_wrong_slices_is_outside_everywhere() {
+    let lab = Lab::hurried(9, SCALE);
+    let runtime = runtime();
+    let cheat = runtime.block_on(Rogue::join(&lab, "wrong slices", "cheat", Audited::Lies, SCALE));
+    let liar = cheat.peer();
+    // Who is in a group is drawn for each: one of a few owners has it in its first.
+    let (owner, source) = until("it was given something", || {
+        let owner = Owner::init(&lab);
+        let source = owner.place("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), tree::noise("cheat", 3_000_000)).unwrap();
+        owner.backup(&source).stored();
+        (cheat.keeper.count() > 0).then_some((owner, source))
+    });
+    until("everybody knows it", || lab.nodes().all(|node| explained(&lab, node, &liar).is_some()).then_some(()));
+    assert!(explained(&lab, 0, &liar).unwrap()["convicted"] == false);
+
+    let found = owner.run(["audit", "--all", "--full-slots", "--json"]).expect(5);
+    assert!(found.figure("wrong") > 0, "{}", found.text());
+    // The owner's next word is enough for all to hear of it, whoever they are.
+    owner.run(["peers", "--json"]).ok();
+    let told: Vec<Value> = lab.nodes().map(|node| outside(&lab, node, &liar)).collect();
+    for told in [&told[0], &told[lab.nodes().len() - 1]] {
+        proves(told, &liar, "signed an answer that is not of the shard");
+    }
+    // Nobody keeps a connection to it, and it knocks in vain.
+    until("everybody hung up", || (cheat.handle.readiness().connected == 0).then_some(()));
+    let door = lab.tcp_address(0).parse().unwrap();
+    runtime.block_on(cheat.handle.dial(door)).unwrap();
+    until("its knocking is in vain", || (cheat.handle.readiness().connected == 0).then_some(()));
+    let listed = lab.on_node(3, &["peers", "--json"]).ok().rows("peer");
+    let note = listed.iter().find(|row| row["peer"] == liar.to_string().as_str()).map(|row| row["note"].clone());
+    assert!(note.is_none_or(|note| note == "outside: proved to have lied"), "{listed:?}");
+
+    // It gets nothing any more, also from somebody who comes after all this; and nothing is lost.
+    let before = cheat.keeper.count();
+    let late = Owner::init(&lab);
+    late.backup_stream("late", &tree::noise("late", 6_000_000)).stored();
+    assert_eq!(cheat.keeper.count(), before);
+    let told = late.run(["peers", "--explain", &liar.to_string(), "--json"]).ok().summary();
+    assert_eq!(told["convicted"], true, "{told}");
+    let target = owner.place("target");
+    owner.restore("latest", &target).ok();
+    tree::assert_same(&tree::describe(&source), &below(&target, &source));
+}
+
+/// One that votes against a peer before some and for it before others has signed both.
+#[test]
+fn who_says_two_things_is_outside_everywhere() {
+    let lab = Lab::hurried(8, SCALE);
+    let victim = peer_of(&lab, 5);
+    let runtime = runtime();
+    let mut crier = runtime.block_on(Crier::connect(&lab, 0, "two things"));
+    let cheat = identity(crier.network(), "two things");
+    let liar = cheat.peer();
+    let said = advert(crier.network(), &cheat, "two-tongued");
+    runtime.block_on(crier.advertise(&said));
+    until("everybody knows it", || {
+        runtime.block_on(crier.listen(Duration::from_millis(20)));
+        lab.nodes().all(|node| explained(&lab, node, &liar).is_some()).then_some(())
+    });
+    let told = until("it says both, in one round", || {
+        let round = round();
+        for against in [true, false] {
+            runtime.block_on(crier.vote(&cheat, victim, against, round));
+        }
+        explained(&lab, 1, &liar).filter(|told| told["convicted"] == true)
+    });
+    proves(&told, &liar, "signed two words that cannot both be true");
+    proves(&outside(&lab, 7, &liar), &liar, "signed two words that cannot both be true");
+    for node in lab.nodes() {
+        outside(&lab, node, &liar);
+        let told = explained(&lab, node, &victim);
+        assert!(
+            told.is_none_or(|told| told["eligible"] == true && told["convicted"] == false),
+            "the other is unharmed"
+        );
+    }
+}
+
+/// The key of a lab's node.
+fn peer_of(lab: &Lab, node: usize) -> PeerKey {
+    let address = lab.tcp_address(node);
+    let id: libp2p::PeerId = address.rsplit('/').next().unwrap().parse().expect("the address ends with the peer id");
+    let bytes = id.to_bytes();
+    PeerKey::from_slice(&bytes[bytes.len() - 32..]).expect("32 bytes")
+}
+
+/// Six identities of two domains complain of an honest peer and vote to exclude it, as nodes do that believe it.
+#[test]
+fn who_is_slandered_by_few_domains_stays_in() {
+    let lab = Lab::hurried(8, SCALE);
+    let victim = peer_of(&lab, 5);
+    let runtime = runtime();
+    let liars: Vec<Rogue> = (0..6)
+        .map(|n| {
+            let domain = format!("slander{}", n % 2);
+            runtime.block_on(Rogue::join(&lab, &format!("slander {n}"), &domain, Audited::Hides, SCALE))
+        })
+        .collect();
+    // Newcomers have no voice: it takes a round until anybody listens.
+    let heard = |node: usize| {
+        until("what they say is heard, and why it counts for nothing", || {
+            liars.iter().for_each(|liar| liar.slanders(&victim));
+            let told = explained(&lab, node, &victim)?;
+            assert!(told["eligible"] == true && told["convicted"] == false, "{told}");
+            let said = lines(&told);
+            let both = told["voted"]["domains"] == 2 && said.contains("2 of ") && said.contains("domains complain");
+            both.then_some((told, said))
+        })
+    };
+    for node in [1, 7] {
+        let (told, said) = heard(node);
+        assert!(said.contains("which takes 0.000") && said.contains("and nothing follows"), "{said}");
+        assert!(told["score"].as_u64() >= Some(500), "{told}");
+    }
+    // Its own house still stands: it is given shards and serves them.
+    let owner = Owner::init(&lab);
+    for run in 0..4 {
+        owner.backup_stream(&run.to_string(), &tree::noise(&format!("slander {run}"), 3_000_000)).stored();
+    }
+    until("it is given shards", || {
+        owner.backup_stream("more", &tree::noise(&format!("{:?}", now()), 3_000_000)).stored();
+        (!lab.store_of(5).is_empty()).then_some(())
+    });
+    for node in lab.nodes().filter(|node| *node != 5) {
+        let told = explained(&lab, node, &victim).expect("known");
+        assert!(told["eligible"] == true, "{told}");
+    }
+}
+
+/// A hundred identities of one operator offer a terabyte each and vote together: they count as one.
+#[test]
+fn a_hundred_identities_are_one_domain() {
+    let lab = Lab::hurried(9, SCALE);
+    let victim = peer_of(&lab, 4);
+    let runtime = runtime();
+    let mut crier = runtime.block_on(Crier::connect(&lab, 0, "crowd"));
+    let crowd: Vec<_> = (0..100).map(|n| identity(crier.network(), &format!("crowd {n}"))).collect();
+    let address = lab.tcp_address(0);
+    for (n, one) in crowd.iter().enumerate() {
+        let said = advert(crier.network(), one, "crowd");
+        runtime.block_on(async {
+            let mut this = Crier::dial(crier.network().clone(), &address, &format!("crowd {n}")).await;
+            this.advertise(&said).await;
+            this.listen(Duration::from_millis(20)).await;
+        });
+    }
+    let known = |node: usize| {
+        let rows = lab.on_node(node, &["peers", "--json"]).ok().rows("peer");
+        rows.iter().filter(|row| row["domain"] == "op:crowd").count()
+    };
+    until("all of them are known", || {
+        runtime.block_on(crier.listen(Duration::from_millis(20)));
+        (known(1) == 100 && known(8) == 100).then_some(())
+    });
+    // In votes they are one voice.
+    let told = until("all of them voted", || {
+        let round = round();
+        for one in &crowd {
+            runtime.block_on(crier.vote(one, victim, true, round));
+        }
+        let told = explained(&lab, 8, &victim)?;
+        assert!(told["eligible"] == true, "{told}");
+        (told["voted"]["peers"].as_u64() >= Some(100)).then_some(told)
+    });
+    assert_eq!(told["voted"]["domains"], 1, "{told}");
+    // In placement they are one place: none of them is there, and every shard finds its own peer all the same.
+    let owner = Owner::init(&lab);
+    let source = owner.place("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), tree::noise("crowd", 8_000_000)).unwrap();
+    owner.backup(&source).stored();
+    let names: Vec<String> = crowd.iter().map(|one| one.peer().to_string()).collect();
+    let groups = owner.run(["status", "--json"]).ok().rows("group");
+    assert!(!groups.is_empty());
+    for group in &groups {
+        let slots = group["holders"].as_array().expect("slots");
+        let holders = slots.iter().flat_map(|slot| slot.as_array().expect("holders").clone());
+        let of_crowd = holders.filter(|peer| names.iter().any(|name| *peer == name.as_str())).count();
+        assert!(of_crowd <= 1, "{of_crowd} of one domain hold slots of {group}");
+    }
+    lab.stores().assert_separated();
+    let target = owner.place("target");
+    owner.restore("latest", &target).ok();
+    tree::assert_same(&tree::describe(&source), &below(&target, &source));
+}

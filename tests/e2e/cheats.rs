@@ -181,21 +181,20 @@ fn who_is_slandered_by_few_domains_stays_in() {
             assert!(told["eligible"] == true && told["convicted"] == false, "{told}");
             let said = lines(&told);
             let both = told["voted"]["domains"] == 2 && said.contains("2 of ") && said.contains("domains complain");
-            both.then_some((told, said))
+            // The honest ones are newcomers too at first: then nobody's voice is heard, and nothing is weighed.
+            let weighed = told["voted"]["of"].as_u64() >= Some(7) && said.contains("which takes 0.000");
+            (both && weighed).then_some((told, said))
         })
     };
     for node in [1, 7] {
         let (told, said) = heard(node);
-        assert!(said.contains("which takes 0.000") && said.contains("and nothing follows"), "{said}");
+        assert!(said.contains("and nothing follows"), "{said}");
         assert!(told["score"].as_u64() >= Some(500), "{told}");
     }
-    // Its own house still stands: it is given shards and serves them.
-    let owner = Owner::init(&lab);
-    for run in 0..4 {
-        owner.backup_stream(&run.to_string(), &tree::noise(&format!("slander {run}"), 3_000_000)).stored();
-    }
+    // Its own house still stands: it is given shards. Whether an owner's groups choose it is their salts' doing, so there are several owners.
     until("it is given shards", || {
-        owner.backup_stream("more", &tree::noise(&format!("{:?}", now()), 3_000_000)).stored();
+        let owner = Owner::init(&lab);
+        owner.backup_stream("file", &tree::noise("slander", 3_000_000)).stored();
         (!lab.store_of(5).is_empty()).then_some(())
     });
     for node in lab.nodes().filter(|node| *node != 5) {

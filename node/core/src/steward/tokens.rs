@@ -12,7 +12,8 @@
 
 use cairn_proto::{
     GroupId, PeerKey, Slot, Timestamp,
-    audit::{Challenge, DIGEST_LEAVES_MAX, Response, Way},
+    audit::{Challenge, Response, Way},
+    tokens::TOKEN_LEAVES,
 };
 
 use super::{
@@ -91,7 +92,7 @@ impl Steward {
                 root,
                 nonce: token.nonce,
                 way: Way::Digest,
-                slices: DIGEST_LEAVES_MAX,
+                slices: TOKEN_LEAVES,
                 previous: None,
                 issued: now,
                 deadline,

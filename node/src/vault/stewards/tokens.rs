@@ -4,8 +4,8 @@
 //! it after that steward; with it comes a spare one, for a peer that the others put in while the owner is away. So no two stewards ever ask
 //! with the same token, and each has some of every part of the group.
 //!
-//! Nonces follow from the group's authority, so only digests are kept: 16 bytes a token, and 65 of the first shards of a group that is
-//! young. Whoever has a full group of eight lonely slots has 120 KiB of them, and a steward gets 2 × 27 KiB beside a record of 70.
+//! Nonces follow from the group's authority, so only digests are kept: 16 bytes a token. Whoever has a full group of eight lonely slots has
+//! 24 KiB of them, and a steward gets twice 6 KiB beside a record of 70.
 //!
 //! - **TRUST-1** A token is of the bytes that were sent, whose root the sheet has; checked slice by slice when it is made, so that bad memory
 //!   here has no honest holder doubted. Attacked by `tests::tokens::what_stewards_are_left_is_what_honest_holders_answer`.
@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use cairn_core::audit;
 use cairn_proto::{
     PeerKey, ShardRoot, Slot,
-    audit::DIGEST_LEAVES_MAX,
-    tokens::{Booklet, TOKENS_OF_SLOT_MAX, TokenRow},
+    tokens::{Booklet, TOKEN_LEAVES, TOKENS_OF_SLOT_MAX, TokenRow},
 };
 use futures::future::join_all;
 use zeroize::Zeroizing;
@@ -38,14 +37,18 @@ pub(in crate::vault) const DIGEST: usize = 16;
 /// Most tokens of one shard.
 pub(in crate::vault) const OF_SHARD_MAX: usize = 4 * SEATS;
 
-/// How many tokens are made of a shard. A group that has one stripe gets four for each seat, one of twenty stripes 36, and each seat of a
-/// full group some 59 for a slot: more than one a week for thirteen months.
-const fn of_shard(ordinal: u8) -> usize {
+/// One stripe in so many has tokens beside a group's first: each costs a hash of its shards, and a backup should not feel it.
+const ONE_IN: u8 = 32;
+
+/// How many tokens are made of a shard: of a group's first stripe four for each seat, or nobody could fall silent three times in a row;
+/// then one for each seat, of stripes that are drawn by a lot which holders cannot know. A full group has some twelve for a slot and seat:
+/// with seven stewards one question in five days.
+fn of_shard(seed: &[u8; 32], ordinal: u8) -> usize {
+    let drawn = blake3::keyed_hash(seed, &[b's', ordinal]).as_bytes()[0].is_multiple_of(ONE_IN);
     match ordinal {
-        0..2 => OF_SHARD_MAX,
-        2..6 => 2 * SEATS,
-        6..20 => SEATS,
-        _ => 2,
+        0 => OF_SHARD_MAX,
+        _ if drawn => SEATS,
+        _ => 0,
     }
 }
 
@@ -71,7 +74,7 @@ fn seed(access: &GroupAccess) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(blake3::derive_key("cairn 2026-11 token nonces v1", access.authority.as_bytes()))
 }
 
-/// Makes the tokens of a shard. `None` for what is no shard.
+/// Makes the tokens of a shard. `None` for what is no shard, and where none are made.
 pub(in crate::vault) fn prepare(
     access: &GroupAccess,
     slot: Slot,
@@ -81,8 +84,9 @@ pub(in crate::vault) fn prepare(
 ) -> Option<Prepared> {
     let (seed, mut head) = (seed(access), [0; 8]);
     head.copy_from_slice(&root.as_bytes()[..8]);
-    let nonces = (0..of_shard(ordinal)).map(|number| nonce(&seed, slot, ordinal, &head, number));
-    let digests = audit::digests(bytes, nonces, DIGEST_LEAVES_MAX)?;
+    let count = of_shard(&seed, ordinal);
+    let nonces = (0..count).map(|number| nonce(&seed, slot, ordinal, &head, number));
+    let digests = if count == 0 { return None } else { audit::digests(bytes, nonces, TOKEN_LEAVES)? };
     let begins = |digest: [u8; 32]| digest.first_chunk().copied();
     Some(Prepared { slot, ordinal, root: head, digests: digests.into_iter().filter_map(begins).collect() })
 }
@@ -174,19 +178,21 @@ mod tests {
     }
 
     fn all(stripes: u16) -> Vec<Prepared> {
+        let seed = seed(&access());
         let of = |slot: u8, ordinal: u8| Prepared {
             slot: Slot::new(slot).expect("valid"),
             ordinal,
             root: [ordinal; 8],
-            digests: vec![[slot; DIGEST]; of_shard(ordinal)],
+            digests: vec![[slot; DIGEST]; of_shard(&seed, ordinal)],
         };
+        let of = &of;
         (0..8).flat_map(|slot| (0..stripes).map(move |ordinal| of(slot, ordinal as u8))).collect()
     }
 
     #[test]
     fn every_token_has_one_seat_and_every_seat_its_part() {
         let access = access();
-        for (stripes, least) in [(1, 4), (2, 8), (20, 30), (256, 59)] {
+        for (stripes, least) in [(1, 4), (2, 4), (20, 4), (256, 9)] {
             let all = all(stripes);
             let booklets: Vec<Booklet> =
                 (0..SEATS).map(|seat| booklet(&access, &all, seat, None).expect("something")).collect();
@@ -209,10 +215,17 @@ mod tests {
         let (access, slot) = (access(), Slot::new(3).expect("valid"));
         let shard = vec![7; SHARD_SIZE];
         let root = |at: u8| ShardRoot::from_bytes([at; 32]);
-        let made = |at: u8| prepare(&access, slot, 30, &root(at), &shard).expect("a shard");
+        let made = |at: u8| prepare(&access, slot, 0, &root(at), &shard).expect("a shard");
         assert_eq!(made(1), made(1));
-        assert_eq!(made(1).digests.len(), 2);
+        assert_eq!(made(1).digests.len(), OF_SHARD_MAX);
         assert_ne!(made(1).digests, made(2).digests);
-        assert_eq!(prepare(&access, slot, 30, &root(1), &shard[1..]), None);
+        assert_eq!(prepare(&access, slot, 0, &root(1), &shard[1..]), None);
+        let lot = |authority: u8| {
+            let access = GroupAccess { ticket: access.ticket, authority: SigningKey::from_bytes(&[authority; 32]) };
+            (1..=255).filter(|ordinal| of_shard(&seed(&access), *ordinal) > 0).collect::<Vec<u8>>()
+        };
+        assert_ne!(lot(1), lot(2), "nobody else knows which stripes are asked for");
+        let drawn: usize = (0..64).map(|authority| lot(authority).len()).sum();
+        assert!((6 * 64..11 * 64).contains(&drawn), "{drawn}");
     }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use cairn_core::audit::{Outcome, verify_digest_by};
 use cairn_proto::{
     GroupId, GroupTicket, PeerKey, ShardRoot,
-    audit::{DIGEST_LEAVES_MAX, Way},
+    audit::Way,
     manifest::GroupRow,
-    tokens::Booklet,
+    tokens::{Booklet, TOKEN_LEAVES},
 };
 
 use super::{
@@ -72,7 +72,7 @@ async fn asked(owner: &Owner, row: &GroupRow, ticket: &GroupTicket, booklet: &Bo
         root,
         nonce: token.nonce,
         way: Way::Digest,
-        leaves: DIGEST_LEAVES_MAX,
+        leaves: TOKEN_LEAVES,
         previous: None,
     };
     let got = owner.overlay.challenge(row.holders[slot.index()][0], about).await.expect("answers");

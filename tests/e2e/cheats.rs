@@ -19,8 +19,9 @@ use crate::{
 const SCALE: &str = "0.0003";
 /// What is asked for four times, ten seconds each, and then ordered: some forty seconds by the nodes' own clocks.
 const DROPPED_WITHIN: Duration = Duration::from_secs(240);
-/// Owners of whom one has its shards audited at a peer, nearly always one of the first three.
-const OWNERS_MAX: usize = 8;
+/// Owners that back up until a group of one of them has the cheat in it, and beside it one more peer of its colour: every third
+/// group or so, so none of so many in one run of a hundred thousand.
+const OWNERS_MAX: usize = 30;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -129,7 +130,7 @@ fn who_signs_wrong_slices_is_outside_everywhere() {
 #[test]
 fn who_drops_what_it_signed_for_is_outside_and_somebody_takes_its_place() {
     // Rounds of audits as short as they can be; whoever is known for six seconds may audit.
-    let lab = Lab::timed(12, SCALE, "audit = 1\nregistered = 20000\n");
+    let lab = Lab::timed(14, SCALE, "audit = 1\nregistered = 20000\n");
     let runtime = runtime();
     let cheat = runtime.block_on(Rogue::join(&lab, "dropper", "dropper", Audited::Drops, SCALE));
     let dropper = cheat.peer();
@@ -179,8 +180,21 @@ fn who_drops_what_it_signed_for_is_outside_and_somebody_takes_its_place() {
     assert!(said.contains(&signed) && said.contains("not eligible"), "{said}");
     assert_eq!(told["convicted"], false, "silence is no proof");
 
-    // Nobody but the stewards gives anything to anybody now.
+    // Nobody but the stewards gives anything to anybody now, and so many of them as it takes doubt it.
     let place = (short, u64::from(slot));
+    let rows = || {
+        let all = lab.nodes().flat_map(|node| lab.on_node(node, &["status", "--json"]).rows("watched_group"));
+        all.filter(|row| row["group"] == place.0.as_str()).collect::<Vec<Value>>()
+    };
+    let doubts = |row: &Value| {
+        let names = row["not_shown"].as_array().expect("a list").iter().filter_map(Value::as_str);
+        names.into_iter().any(|name| name.starts_with(&format!("{} of slot {slot}: ", dropper.short())))
+    };
+    until_within(DROPPED_WITHIN, "the stewards know that it was not shown", || {
+        let rows = rows();
+        let quorum = rows.iter().filter_map(|row| row["quorum"].as_u64()).max()?;
+        (rows.iter().filter(|row| doubts(row)).count() as u64 >= quorum).then_some(())
+    });
     let heirs =
         until_within(DROPPED_WITHIN, "somebody else takes the slot, or the stewards say that nobody can", || {
             let heirs: Vec<usize> = have(&dropped).difference(&before).copied().collect();

@@ -2,20 +2,26 @@
 //!
 //! The honest are real processes. The cheats run inside the test ([`crate::rogue`]), because the program itself cannot be made to lie.
 
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Stdio, time::Duration};
 
-use cairn::timers::Timers;
+use cairn::{network::keeper::ShardKeeper as _, timers::Timers};
 use cairn_proto::PeerKey;
 use serde_json::Value;
 
 use crate::{
-    harness::{Lab, Owner, Running, below, cairn, until},
+    departure::without_heir,
+    harness::{Lab, Owner, Running, below, cairn, until, until_within},
     rogue::{Audited, Crier, Rogue, advert, identity, now},
     tree,
 };
 
 /// A day is half a minute.
 const SCALE: &str = "0.0003";
+/// What is asked for four times, ten seconds each, and then ordered: some forty seconds by the nodes' own clocks.
+const DROPPED_WITHIN: Duration = Duration::from_secs(240);
+/// Owners that back up until a group of one of them has the cheat in it, and beside it one more peer of its colour: every third
+/// group or so, so none of so many in one run of a hundred thousand.
+const OWNERS_MAX: usize = 30;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -117,6 +123,89 @@ fn who_signs_wrong_slices_is_outside_everywhere() {
     let target = owner.place("target");
     owner.restore("latest", &target).ok();
     tree::assert_same(&tree::describe(&source), &below(&target, &source));
+}
+
+/// One that took shards and signed for them drops most of a slot and keeps silent about them when it is asked. The owner is away: who audits
+/// for the stewards finds it, says what it signed for and did not show, and the stewards have somebody else take the slot.
+#[test]
+fn who_drops_what_it_signed_for_is_outside_and_somebody_takes_its_place() {
+    // Rounds of audits as short as they can be; whoever is known for six seconds may audit.
+    let lab = Lab::timed(14, SCALE, "audit = 1\nregistered = 20000\n");
+    let runtime = runtime();
+    let cheat = runtime.block_on(Rogue::join(&lab, "dropper", "dropper", Audited::Drops, SCALE));
+    let dropper = cheat.peer();
+    // Who is in a group, and who else has the colour of its slot, is drawn for each: one of a few owners has it audited by peers.
+    let mut owners = Vec::new();
+    let (group, slot) = until_within(DROPPED_WITHIN, "somebody audits it", || {
+        if owners.len() < OWNERS_MAX {
+            let owner = Owner::init(&lab);
+            let source = owner.place("source");
+            fs::create_dir(&source).unwrap();
+            fs::write(source.join("file"), tree::noise(&format!("dropper {}", owners.len()), 12_000_000)).unwrap();
+            owner.backup(&source).stored();
+            // Its group is among those that the cheat has something of now.
+            owners.push((owner, source, cheat.keeper.offered()));
+        }
+        cheat.audited().into_iter().find(|(group, slot)| cheat.keeper.rows(*group, *slot).len() > 1)
+    });
+    for node in lab.nodes() {
+        let told = explained(&lab, node, &dropper).expect("known");
+        assert!(told["eligible"] == true && told["owing"].is_null(), "so far it showed everything: {told}");
+    }
+    let (id, short, slot) = (group.to_string(), group.short(), slot.as_u8());
+    let have = |dropped: &BTreeSet<u8>| -> BTreeSet<usize> {
+        let stores = lab.stores();
+        stores.assert_separated();
+        let has = |node: &usize, ordinal: &u8| {
+            let same = |of: u64, at: u64| of == u64::from(*ordinal) && at == u64::from(slot);
+            stores.0[node].iter().any(|shard| shard.group == id && same(shard.ordinal, shard.slot))
+        };
+        lab.nodes().filter(|node| dropped.iter().all(|ordinal| has(node, ordinal))).collect()
+    };
+    let dropped = runtime.block_on(cheat.drops(group));
+    assert!(!dropped.is_empty());
+    let before = have(&dropped);
+
+    let told = until_within(DROPPED_WITHIN, "an auditor holds against it all that it dropped", || {
+        lab.nodes().find_map(|node| {
+            let told = explained(&lab, node, &dropper)?;
+            let shards = Some(dropped.len() as u64);
+            let all = |owing: &Value| owing["slot"] == slot && owing["shards"].as_u64() == shards;
+            let owes = told["owing"].as_array()?.iter().any(all);
+            (owes && told["eligible"] == false).then_some(told)
+        })
+    });
+    let (said, n) = (lines(&told), dropped.len());
+    let shards = if n == 1 { "1 shard".to_owned() } else { format!("{n} shards") };
+    let signed = format!("did not show {shards} of slot {slot} of group {short}: it signed for {n}, and showed ");
+    assert!(said.contains(&signed) && said.contains("not eligible"), "{said}");
+    assert_eq!(told["convicted"], false, "silence is no proof");
+
+    // Nobody but the stewards gives anything to anybody now, and so many of them as it takes doubt it.
+    let place = (short, u64::from(slot));
+    let rows = || {
+        let all = lab.nodes().flat_map(|node| lab.on_node(node, &["status", "--json"]).rows("watched_group"));
+        all.filter(|row| row["group"] == place.0.as_str()).collect::<Vec<Value>>()
+    };
+    let doubts = |row: &Value| {
+        let named = format!("{} of slot {slot}: ", dropper.short());
+        let mut names = row["not_shown"].as_array().expect("a list").iter().filter_map(Value::as_str);
+        names.any(|name| name.starts_with(&named))
+    };
+    until_within(DROPPED_WITHIN, "the stewards know that it was not shown", || {
+        let rows = rows();
+        let quorum = rows.iter().filter_map(|row| row["quorum"].as_u64()).max()?;
+        (rows.iter().filter(|row| doubts(row)).count() as u64 >= quorum).then_some(())
+    });
+    until_within(DROPPED_WITHIN, "somebody else takes the slot, or the stewards say that nobody can", || {
+        let taken = have(&dropped).difference(&before).next().is_some();
+        (taken || without_heir(&lab).contains(&place)).then_some(())
+    });
+    let of_group = |(.., offered): &&(Owner, PathBuf, BTreeSet<_>)| offered.iter().any(|(of, _)| *of == group);
+    let (owner, source, _) = owners.iter().find(of_group).expect("somebody's group");
+    let target = owner.place("target");
+    owner.restore("latest", &target).ok();
+    tree::assert_same(&tree::describe(source), &below(&target, source));
 }
 
 /// One that votes against a peer before some and for it before others has signed both.

@@ -16,7 +16,7 @@ enum Came {
 }
 
 /// Slots of groups, by the group's short id, that stewards say nobody is there to take.
-fn without_heir(lab: &Lab) -> BTreeSet<(String, u64)> {
+pub fn without_heir(lab: &Lab) -> BTreeSet<(String, u64)> {
     let mut found = BTreeSet::new();
     for node in lab.nodes() {
         for group in lab.on_node(node, &["status", "--json"]).rows("watched_group") {

@@ -215,13 +215,19 @@ impl Drop for Running {
 
 /// Looks until a condition holds, with a deadline; says what was waited for when it does not come.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + EVENT_TIME_MAX;
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(EVENT_TIME_MAX, what, look)
+}
+
+/// The same for what takes several of the nodes' own spans of time, one after the other.
+#[track_caller]
+pub fn until_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {EVENT_TIME_MAX:?} for: {what}");
+        assert!(Instant::now() < deadline, "waited {limit:?} for: {what}");
         thread::park_timeout(LOOK_EVERY);
     }
 }
@@ -283,18 +289,27 @@ impl Lab {
 
     /// A lab of its own.
     pub fn up(nodes: usize) -> Self {
-        Self::up_with(nodes, None)
+        Self::up_with(nodes, None, "")
     }
 
     /// The same with shorter timers.
     pub fn hurried(nodes: usize, scale: &'static str) -> Self {
-        Self::up_with(nodes, Some(scale))
+        Self::up_with(nodes, Some(scale), "")
     }
 
-    fn up_with(nodes: usize, scale: Option<&'static str>) -> Self {
+    /// The same with some timers of their own: lines of the section `[timers]`, in seconds before the factor.
+    pub fn timed(nodes: usize, scale: &'static str, timers: &str) -> Self {
+        Self::up_with(nodes, Some(scale), timers)
+    }
+
+    fn up_with(nodes: usize, scale: Option<&'static str>, timers: &str) -> Self {
         let permit = Permit::take();
         let dir = tempfile::Builder::new().prefix("cairn-e2e-").tempdir().expect("temp dir");
         let lab = Self { dir, nodes, scale, _permit: permit };
+        for node in lab.nodes().filter(|_| !timers.is_empty()) {
+            fs::create_dir_all(lab.node_dir(node)).expect("makes folders");
+            fs::write(lab.node_dir(node).join("config.toml"), format!("[timers]\n{timers}")).expect("writes");
+        }
         lab.command(["up", "--nodes", &nodes.to_string()]).ok();
         let states = lab.status();
         assert_eq!(states.len(), nodes, "lab up brought up {states:?}");

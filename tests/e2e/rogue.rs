@@ -1,23 +1,29 @@
 //! Peers that cheat: nodes inside the test's own process that do all else as it should be, and a voice that says anything to everybody.
 
 use std::{
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use cairn::{
     identity::Identity,
-    network::{self, NetworkConfig, NetworkHandle, keeper::memory::MemoryKeeper},
+    network::{
+        self, NetworkConfig, NetworkHandle,
+        keeper::{ShardKeeper as _, memory::MemoryKeeper},
+    },
     standing::{Standings, ports::Witness as _},
     stewardship::ports::StewardService,
     timers::Timers,
 };
 use cairn_core::{
+    audit::respond,
     reputation::Observed,
     steward::wire::{Answer, Questioned, Refusal, Request},
 };
 use cairn_proto::{
-    ByteSize, CodeParams, Domain, GroupTicket, PeerKey, Region, ShardRoot, Slot, Timestamp,
+    ByteSize, CodeParams, Domain, GroupId, GroupTicket, PeerKey, Region, ShardRoot, Slot, Timestamp,
     audit::{
         Answer as AuditAnswer, Challenge, Evidence, Found, Matter, Response, SLICE_SIZE, SilenceReport, VerdictKind,
         Vote, Way, spread::Spread,
@@ -25,6 +31,7 @@ use cairn_proto::{
     message::{Advert, Roles},
     network_file::NetworkFile,
     signed::SignedBytes,
+    wire::RefusalCode,
 };
 use ed25519_dalek::SigningKey;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -57,18 +64,50 @@ pub enum Audited {
     Lies,
     /// Nothing that can be used, though it is there.
     Hides,
+    /// What it has it shows; of what it dropped ([`Rogue::drops`]) it says nothing.
+    Drops,
 }
 
 struct Desk {
     key: SigningKey,
     how: Audited,
+    keeper: Arc<MemoryKeeper>,
+    /// All that it has once it dropped something.
+    kept: Mutex<BTreeMap<(GroupId, u8), Bytes>>,
+    /// Slots of which peers of their colour asked it for leaves.
+    audited: Mutex<BTreeSet<(GroupId, Slot)>>,
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Desk {
-    fn answer(&self, asked: &Questioned) -> Answer {
+    fn lies(&self, asked: &Questioned) -> Answer {
         let challenge = Challenge::open(&asked.challenge).expect("auditors sign");
         let slices = vec![vec![0x5a; SLICE_SIZE]; usize::from(challenge.slices)];
         let found = Found::Slices(slices.iter().map(|slice| *blake3::hash(slice).as_bytes()).collect());
+        self.signed(asked, found, slices)
+    }
+
+    async fn shows(&self, asked: &Questioned) -> Answer {
+        let challenge = Challenge::open(&asked.challenge).expect("auditors sign");
+        let Challenge { group, slot, ordinal, way, .. } = challenge;
+        if way == Way::Slices {
+            locked(&self.audited).insert((group, slot));
+        }
+        let kept = locked(&self.kept).get(&(group, ordinal)).cloned();
+        let bytes = match kept {
+            Some(bytes) => Some(bytes),
+            None => self.keeper.get(group, slot, ordinal, 0, 0).await.ok(),
+        };
+        // To sign that it is gone would be an admission.
+        let Some(bytes) = bytes else { return Answer::Refused(Refusal::Forged) };
+        let (found, slices) = respond(Some(&bytes), &challenge);
+        self.signed(asked, found, slices)
+    }
+
+    fn signed(&self, asked: &Questioned, found: Found, slices: Vec<Vec<u8>>) -> Answer {
         let holder = PeerKey::from_bytes(self.key.verifying_key().to_bytes());
         let answer = AuditAnswer { holder, challenge: Challenge::id(&asked.challenge), previous: None, found };
         Answer::Audit(Response { answer: Some(answer.seal(&self.key)), slices }.encode_to_vec())
@@ -77,12 +116,15 @@ impl Desk {
 
 impl StewardService for Desk {
     fn handle(&self, _: PeerKey, request: Request) -> BoxFuture<'_, Answer> {
-        let answer = match (request, self.how) {
-            (Request::Challenge(asked), Audited::Lies) => self.answer(&asked),
-            (Request::Challenge(_), Audited::Hides) => Answer::Refused(Refusal::Forged),
-            _ => Answer::Refused(Refusal::NotSteward),
-        };
-        std::future::ready(answer).boxed()
+        async move {
+            match (request, self.how) {
+                (Request::Challenge(asked), Audited::Lies) => self.lies(&asked),
+                (Request::Challenge(_), Audited::Hides) => Answer::Refused(Refusal::Forged),
+                (Request::Challenge(asked), Audited::Drops) => self.shows(&asked).await,
+                _ => Answer::Refused(Refusal::NotSteward),
+            }
+        }
+        .boxed()
     }
 }
 
@@ -92,6 +134,7 @@ pub struct Rogue {
     pub keeper: Arc<MemoryKeeper>,
     pub standings: Standings,
     pub key: SigningKey,
+    desk: Arc<Desk>,
 }
 
 impl Rogue {
@@ -105,21 +148,51 @@ impl Rogue {
         let standings = Standings::in_memory(key.clone(), network.clone(), &timers, clock, &[7; 32]);
         let keeper = Arc::new(MemoryKeeper::default());
         let entropy = *blake3::hash(name.as_bytes()).as_bytes();
+        let desk = Arc::new(Desk {
+            key: key.clone(),
+            how,
+            keeper: keeper.clone(),
+            kept: Mutex::default(),
+            audited: Mutex::default(),
+        });
         let mut config = NetworkConfig::client(network, identity, Domain::operator(domain).expect("valid"), entropy);
         config.roles = Roles::STORAGE;
         config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")];
         config.lan.allow_private = true;
         config.store = Some(keeper.clone());
-        config.stewards = Some(Arc::new(Desk { key: key.clone(), how }));
+        config.stewards = Some(desk.clone());
         config.standings = Some(standings.clone());
         (config.announce_every, config.ping_every) = (timers.announce, timers.ping);
         let handle = network::start(config).await.expect("starts");
         handle.wait_ready(lab.nodes().len(), DEADLINE).await.expect("knows the lab");
-        Self { handle, keeper, standings, key }
+        Self { handle, keeper, standings, key, desk }
     }
 
     pub fn peer(&self) -> PeerKey {
         PeerKey::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    /// Slots of groups of which it was asked for leaves by who may see them.
+    pub fn audited(&self) -> BTreeSet<(GroupId, Slot)> {
+        locked(&self.desk.audited).clone()
+    }
+
+    /// Drops all but the first shard that it has of a group, and gives nothing to who reads. It goes on to claim all. Gives what it dropped.
+    pub async fn drops(&self, group: GroupId) -> BTreeSet<u8> {
+        let (mut kept, mut dropped) = (BTreeMap::new(), BTreeSet::new());
+        for (of, slot) in self.keeper.offered() {
+            for (n, (ordinal, ..)) in self.keeper.rows(of, slot).into_iter().enumerate() {
+                if of == group && n > 0 {
+                    dropped.insert(ordinal);
+                } else {
+                    let bytes = self.keeper.get(of, slot, ordinal, 0, 0).await.expect("it is there");
+                    kept.insert((of, ordinal), bytes);
+                }
+            }
+        }
+        *locked(&self.desk.kept) = kept;
+        self.keeper.reading_fails(Some(RefusalCode::NotFound));
+        dropped
     }
 
     /// Complains of a peer that it never asked anything, and believes of it what makes a node vote.

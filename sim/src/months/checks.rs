@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cairn_core::colour::colour;
+use cairn_core::colour::{self, colour};
 use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
 
 use super::{MonthsReport, STRIPES, World, peers::Member};
@@ -35,11 +35,22 @@ pub(super) struct Watcher {
     watched: BTreeMap<GroupId, Timestamp>,
     /// Since when a slot has no holder though it could have one.
     empty: BTreeMap<(GroupId, Slot), Timestamp>,
+    /// Who has a slot that nobody else may have.
+    pub(super) lonely: BTreeMap<(GroupId, Slot), BTreeSet<PeerKey>>,
+    /// Nonces of tokens that a holder saw.
+    pub(super) asked: BTreeSet<[u8; 32]>,
+    /// Other machines of cheats, and whose.
+    pub(super) seconds: BTreeMap<usize, usize>,
 }
 
 impl Watcher {
     pub(super) fn group(&mut self, group: GroupId, ticket: GroupTicket) {
         self.tickets.insert(group, ticket);
+    }
+
+    /// Whether a slot is of this member's colour.
+    pub(super) fn may_hold(&self, group: &GroupId, slot: Slot, member: &Member) -> bool {
+        self.tickets.get(group).is_some_and(|ticket| colour::may_hold(ticket, &member.domain, slot))
     }
 
     pub(super) fn accepted(
@@ -150,7 +161,7 @@ impl World<'_> {
             for slot in self.settings.code.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
-                    member.up && colour(ticket, &member.domain).index() == slot.index()
+                    member.up && !member.cheats && colour(ticket, &member.domain).index() == slot.index()
                 });
                 if !self.holders(group, slot).is_empty() || !able || stewards == 0 || helpless {
                     self.watcher.empty.remove(&(group, slot));
@@ -214,6 +225,7 @@ impl World<'_> {
         }
         if self.settings.cheats > 0 {
             self.check_manners()?;
+            self.check_lonely()?;
         }
         self.report.stuck = self.watcher.stuck.len() as u32;
         self.report.trace = self.trace.digest();

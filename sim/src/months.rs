@@ -340,7 +340,7 @@ impl<'a> World<'a> {
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
-            self.audits(at)?;
+            self.audits(at, &views[side])?;
             self.ask_with_tokens(at)?;
             self.mischief(at);
             // Now and then what is believed of peers is written too; a crash loses what was learned since.

@@ -17,7 +17,8 @@ use crate::{checkers::Violation, world::HOUR};
 /// replaced meanwhile, whose successor has its own doubts first.
 pub(super) const GAP_MS_MAX: u64 = 16 * 24 * HOUR;
 /// As long as two of seven stewards sign nothing an order takes all the five others at once, of whom homes are asleep for a third of the day.
-pub(super) const GAP_MS_MAX_WITH_TWO_BAD: u64 = 60 * 24 * HOUR;
+/// With one copy and cheats among those who could help to rebuild, nothing may come of it before these are found out.
+pub(super) const GAP_MS_MAX_IF_HARD: u64 = 60 * 24 * HOUR;
 /// Who has been there for so long could have become a steward: a day as a newcomer, and the look for another every twelve hours.
 const HEIR_MS: u64 = 72 * HOUR;
 /// Sixteen places of a group, all of them renewed in a day, would be a storm.
@@ -170,7 +171,11 @@ impl World<'_> {
                 let since = *self.watcher.empty.entry((group, slot)).or_insert(self.now);
                 let gap = self.now.ms_since(since);
                 self.report.longest_gap_hours = self.report.longest_gap_hours.max(gap / HOUR);
-                let most = if self.settings.bad > 1 { GAP_MS_MAX_WITH_TWO_BAD } else { GAP_MS_MAX };
+                let most = if self.settings.bad > 1 || self.settings.lonely.is_some() {
+                    GAP_MS_MAX_IF_HARD
+                } else {
+                    GAP_MS_MAX
+                };
                 if gap > most && !self.settings.asleep {
                     return bad("REP-1", self.now, format!("slot {slot} of group {} has no holder", group.short()));
                 }

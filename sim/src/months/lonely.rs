@@ -7,7 +7,10 @@
 //! - **TRUST-1** No token is asked with twice, and nobody who has all that it claims is doubted: looked at after each answer.
 //! - **SEP-1** What is asked for is a digest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use cairn_core::steward::{
     Say, TokenAnswer, TokenQuestion,
@@ -22,7 +25,7 @@ use cairn_proto::{
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 
-use super::{Event, World, owner::OWNER};
+use super::{Event, World, owner::OWNER, peers::Member};
 use crate::{checkers::Violation, world::HOUR};
 
 const DAY: u64 = 24 * HOUR;
@@ -40,7 +43,7 @@ const REST_HOURS: u32 = 6 * 24;
 /// Slots of a group of whose colour only their holder is there. For worlds of one group and one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lonely {
-    /// So many.
+    /// So many, at most four: those have a shard of every stripe.
     pub slots: u32,
     /// Whether the owner leaves its stewards tokens for them.
     pub tokens: bool,
@@ -63,11 +66,14 @@ fn digest(nonce: &[u8; 32], shard: &[u8]) -> [u8; 32] {
 }
 
 impl World<'_> {
-    /// The slots that are lonely: real ones, so that somebody has something to drop.
+    /// The slots that are lonely: those with the most shards, so that there are tokens enough for one within a month.
     fn lonely_slots(&self, group: GroupId) -> Vec<Slot> {
         let most = self.settings.lonely.map_or(0, |lonely| lonely.slots as usize);
-        let real = self.settings.code.each_slot().filter(|slot| !self.stripes_of(group, *slot).is_empty());
-        real.take(most).collect()
+        let mut slots: Vec<Slot> = self.settings.code.each_slot().collect();
+        slots.sort_by_key(|slot| Reverse(self.stripes_of(group, *slot).len()));
+        slots.truncate(most);
+        slots.sort_by_key(|slot| slot.as_u8());
+        slots
     }
 
     /// Leaves each steward its booklet, and the first ones a spare one.
@@ -158,6 +164,12 @@ impl World<'_> {
     /// Whether somebody has a lonely slot.
     pub(super) fn has_lonely(&self, peer: &PeerKey) -> bool {
         self.watcher.lonely.values().any(|holders| holders.contains(peer))
+    }
+
+    /// Whether anybody but cheats could take a slot.
+    pub(super) fn has_company(&self, group: &GroupId, slot: Slot) -> bool {
+        let there = |member: &&Member| !member.departed && !member.cheats && member.silent_until <= self.now;
+        self.members.iter().filter(there).any(|member| self.watcher.may_hold(group, slot, member))
     }
 
     /// They are there.
@@ -290,11 +302,13 @@ impl World<'_> {
             let steward = &self.members[at].steward;
             for report in steward.groups().filter_map(|group| steward.report(&group, self.now)) {
                 quorums.insert(report.group, report.quorum);
-                let none = report.log.iter().filter_map(|entry| match entry.what {
-                    What::NoPeer { slot } => Some((report.group, slot)),
-                    _ => None,
+                let says = |what: &dyn Fn(&What) -> bool| report.log.iter().any(|entry| what(&entry.what));
+                let slots = self.settings.code.each_slot().map(Slot::as_u8);
+                let both = slots.filter(|of| {
+                    says(&|what| matches!(what, What::NotShown { slot, .. } if slot == of))
+                        && says(&|what| matches!(what, What::NoPeer { slot } if slot == of))
                 });
-                told.extend(none);
+                told.extend(both.map(|slot| (report.group, slot)));
             }
         }
         for member in self.members.iter().filter(|member| !member.departed) {

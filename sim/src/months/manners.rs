@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use cairn_core::steward::wire::{Duty, Findings, Kept};
+use cairn_core::{
+    peer_view::PeerView,
+    steward::wire::{Duty, Findings, Kept},
+};
 use cairn_proto::{GroupId, Ordinals, PeerKey, Slot, SlotSheet};
 
 use super::{Event, World};
@@ -88,15 +91,13 @@ impl World<'_> {
     }
 
     /// A steward's auditors do their duty.
-    pub(super) fn audits(&mut self, at: usize) -> Result<(), Violation> {
+    pub(super) fn audits(&mut self, at: usize, views: &[PeerView]) -> Result<(), Violation> {
         // Who has no auditor follows from having looked for one.
         if self.settings.cheats == 0 || (self.settings.unaudited && self.settings.lonely.is_none()) {
             return Ok(());
         }
-        let (now, views) = (self.now, self.views(Some(self.side(at))));
-        let own = self.members[at].key;
-        let views: Vec<_> = views.into_iter().filter(|view| view.peer != own).collect();
-        for (auditor, duty) in self.members[at].steward.audits_due(now, &views, DUTIES) {
+        let now = self.now;
+        for (auditor, duty) in self.members[at].steward.audits_due(now, views, DUTIES) {
             if self.settings.unaudited {
                 continue;
             }
@@ -138,7 +139,8 @@ impl World<'_> {
             self.report.dropped += 1;
             let holders = self.holders(group, slot).len();
             self.report.remade += u32::from(holders >= usize::from(self.settings.copies));
-            let nobody = self.settings.lonely.is_some_and(|lonely| lonely.company.is_none());
+            let nobody = self.settings.lonely.is_some() && holders == 0 && !self.has_company(&group, slot);
+            self.report.nobody += u32::from(nobody);
             if holders == 0 && !nobody {
                 let what = format!("what a cheat dropped of slot {slot} of group {} is nowhere", group.short());
                 return Err(Violation { invariant: "REP-1", at: self.now, what });

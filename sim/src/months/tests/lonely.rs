@@ -6,7 +6,7 @@ use super::*;
 fn world(seed: u64, tokens: bool, company: Option<u32>) -> Months {
     let lonely = Some(Lonely { slots: 4, tokens, company });
     let one = Months { peers: 36, groups: 1, copies: 1, cheats: 2, unaudited: true, ..Months::new(seed, 1) };
-    Months { days: company.map_or(45, |days| days + 8), cut_on_day: None, lonely, ..one }
+    Months { days: company.map_or(45, |days| days + 18), cut_on_day: None, lonely, ..one }
 }
 
 fn worlds(tokens: bool, company: Option<u32>) -> MonthsReport {

@@ -10,7 +10,7 @@
 //!
 //! - How a rebuild travels: here the new holder is handed the sum that the blinded chain ends in, which
 //!   `cairn_core::blind` shows to reveal nothing else.
-//! - How an auditor asks: it sees at once what a holder has (`manners`). Reputation, proofs of lies. Stewards that lie are as bad as `hostile` makes them, two of seven at most.
+//! - How an auditor asks: it sees at once what a holder has (`manners`). Of tokens a digest is of the whole shard (`lonely`). Reputation, proofs of lies. Stewards that lie are as bad as `hostile` makes them, two of seven at most.
 //! - Clocks that differ, an owner who comes back in between.
 //! - Signs of life come by the hour, not by the minute: the liveness timers are [`TIMERS`], coarser than the daemon's.
 //! - Peers' stores are as large as need be; lines are as fast as [`TRANSFER_MS`] says.
@@ -18,11 +18,13 @@
 mod blows;
 mod checks;
 mod hostile;
+mod lonely;
 mod manners;
 mod owner;
 mod peers;
 mod repair;
 mod report;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -34,9 +36,9 @@ use cairn_core::{
     peer_view::PeerView,
     steward::{Effect, Say},
 };
-use cairn_proto::{CodeParams, GroupId, GroupTicket, PeerKey, Slot, Timestamp, order::OrderId};
+use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, order::OrderId};
 
-pub use self::{blows::Blow, report::MonthsReport};
+pub use self::{blows::Blow, lonely::Lonely, report::MonthsReport, settings::Months};
 use self::{checks::Watcher, peers::Member};
 use crate::{
     checkers::Violation,
@@ -82,88 +84,6 @@ const ROUND_MS: u64 = 2 * HOUR;
 /// When cheats drop what they have: auditors must be known for a week by then.
 const CHEATS_AFTER_MS: u64 = 15 * 24 * HOUR;
 
-/// One run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Months {
-    /// Draws everything.
-    pub seed: u64,
-    /// Peers, kept up by newcomers.
-    pub peers: u32,
-    /// Days.
-    pub days: u32,
-    /// Hundredths of the peers that leave for good in a month.
-    pub churn_percent: u32,
-    /// The owner's groups.
-    pub groups: u32,
-    /// Thousandths of messages that are lost.
-    pub lost_per_mille: u32,
-    /// The day on which the network is cut in two for 30 hours.
-    pub cut_on_day: Option<u32>,
-    /// One part in so many is on one side of the cut.
-    pub cut_parts: u8,
-    /// What befalls many at once, and on which day.
-    pub blow: Option<(u32, Blow)>,
-    /// The code, and how many copies of each slot.
-    pub code: CodeParams,
-    /// As above.
-    pub copies: u8,
-    /// Whether nobody is a server: all sleep about eight hours a day.
-    pub sleepers: bool,
-    /// Stewards of each group that are bad.
-    pub bad: u32,
-    /// Hundredths of the departures that are said a day ahead; with any, holders also say themselves what they lost.
-    pub polite_percent: u32,
-    /// Holders that drop all they have on the fifteenth day and go on answering; with any, stewards draw auditors.
-    pub cheats: u32,
-    /// Whether nobody audits all the same, to show that cheats are not found out then.
-    pub unaudited: bool,
-    /// Whether stewards do nothing, to show that something is needed of them.
-    pub asleep: bool,
-    /// Whether new holders take the slot behind the one that they are given, to show that the checks would see it.
-    pub greedy: bool,
-}
-
-impl Months {
-    /// 48 peers, 180 days, two groups.
-    #[must_use]
-    pub const fn new(seed: u64, churn_percent: u32) -> Self {
-        let (cut_on_day, cut_parts, blow) = (Some(60), 2, None);
-        let (asleep, greedy, sleepers) = (false, false, false);
-        let (peers, days, groups, lost_per_mille, bad) = (48, 180, 2, 10, 0);
-        let (code, copies) = (CodeParams::DEFAULT, 2);
-        let (polite_percent, cheats, unaudited) = (0, 0, false);
-        Self {
-            seed,
-            peers,
-            days,
-            churn_percent,
-            groups,
-            lost_per_mille,
-            cut_on_day,
-            cut_parts,
-            blow,
-            code,
-            copies,
-            sleepers,
-            bad,
-            polite_percent,
-            cheats,
-            unaudited,
-            asleep,
-            greedy,
-        }
-    }
-
-    /// The command that repeats this run.
-    #[must_use]
-    pub fn command(&self) -> String {
-        format!(
-            "cargo run -p cairn-sim -- --scenario months --seed {:#x} --nodes {} --days {} --churn {} --groups {} --bad {}",
-            self.seed, self.peers, self.days, self.churn_percent, self.groups, self.bad
-        )
-    }
-}
-
 enum Event {
     Round,
     Up(usize),
@@ -172,6 +92,8 @@ enum Event {
     Join,
     Blow(Blow, u32),
     Cheat,
+    Company,
+    Rest,
     Back(usize),
     Rot(usize),
     Crash(usize),
@@ -262,6 +184,7 @@ impl<'a> World<'a> {
         for number in 0..settings.groups {
             world.place(number)?;
         }
+        world.isolate();
         world.after(ROUND_MS, Event::Round);
         if let Some((day, blow)) = settings.blow {
             world.after(u64::from(day) * 24 * HOUR, Event::Blow(blow, 0));
@@ -285,6 +208,7 @@ impl<'a> World<'a> {
         self.index.insert(member.key, at);
         let wait = member.next_change(&mut self.dice);
         self.members.push(member);
+        self.keep_away(at);
         self.after(wait, Event::Down(at));
         let life = self.dice.exponential_hours(30 * 24 * 100, self.settings.churn_percent);
         self.after(life, Event::Depart(at));
@@ -346,7 +270,8 @@ impl<'a> World<'a> {
             Event::Up(at) | Event::Down(at) => {
                 let member = &mut self.members[at];
                 if !member.departed {
-                    member.up = matches!(event, Event::Up(_)) && self.now >= member.silent_until;
+                    let always = member.cheats && self.settings.lonely.is_some();
+                    member.up = (always || matches!(event, Event::Up(_))) && self.now >= member.silent_until;
                     let wait = member.next_change(&mut self.dice);
                     let next = if matches!(event, Event::Up(_)) { Event::Down(at) } else { Event::Up(at) };
                     self.after(wait, next);
@@ -369,6 +294,8 @@ impl<'a> World<'a> {
             Event::Join => self.join(self.now),
             Event::Blow(blow, hour) => self.blow(blow, hour),
             Event::Cheat => self.turn_cheats(self.settings.cheats),
+            Event::Company => self.company(),
+            Event::Rest => self.rest(),
             Event::Back(at) => self.members[at].up = !self.members[at].departed,
             Event::Rot(at) => self.rot(at),
             Event::Crash(at) => {
@@ -413,7 +340,8 @@ impl<'a> World<'a> {
             heard.into_iter().for_each(|peer| self.members[at].steward.heard(peer, now));
             self.members[at].steward.tick(now, &views[side], self.dice.rng());
             self.effects(at)?;
-            self.audits(at)?;
+            self.audits(at, &views[side])?;
+            self.ask_with_tokens(at)?;
             self.mischief(at);
             // Now and then what is believed of peers is written too; a crash loses what was learned since.
             if self.dice.per_mille(50) {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cairn_core::colour::colour;
+use cairn_core::colour::{self, colour};
 use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
 
 use super::{MonthsReport, STRIPES, World, peers::Member};
@@ -17,7 +17,8 @@ use crate::{checkers::Violation, world::HOUR};
 /// replaced meanwhile, whose successor has its own doubts first.
 pub(super) const GAP_MS_MAX: u64 = 16 * 24 * HOUR;
 /// As long as two of seven stewards sign nothing an order takes all the five others at once, of whom homes are asleep for a third of the day.
-pub(super) const GAP_MS_MAX_WITH_TWO_BAD: u64 = 60 * 24 * HOUR;
+/// With one copy and cheats among those who could help to rebuild, nothing may come of it before these are found out.
+pub(super) const GAP_MS_MAX_IF_HARD: u64 = 60 * 24 * HOUR;
 /// Who has been there for so long could have become a steward: a day as a newcomer, and the look for another every twelve hours.
 const HEIR_MS: u64 = 72 * HOUR;
 /// Sixteen places of a group, all of them renewed in a day, would be a storm.
@@ -35,11 +36,22 @@ pub(super) struct Watcher {
     watched: BTreeMap<GroupId, Timestamp>,
     /// Since when a slot has no holder though it could have one.
     empty: BTreeMap<(GroupId, Slot), Timestamp>,
+    /// Who has a slot that nobody else may have.
+    pub(super) lonely: BTreeMap<(GroupId, Slot), BTreeSet<PeerKey>>,
+    /// Nonces of tokens that a holder saw.
+    pub(super) asked: BTreeSet<[u8; 32]>,
+    /// Other machines of cheats, and whose.
+    pub(super) seconds: BTreeMap<usize, usize>,
 }
 
 impl Watcher {
     pub(super) fn group(&mut self, group: GroupId, ticket: GroupTicket) {
         self.tickets.insert(group, ticket);
+    }
+
+    /// Whether a slot is of this member's colour.
+    pub(super) fn may_hold(&self, group: &GroupId, slot: Slot, member: &Member) -> bool {
+        self.tickets.get(group).is_some_and(|ticket| colour::may_hold(ticket, &member.domain, slot))
     }
 
     pub(super) fn accepted(
@@ -150,7 +162,7 @@ impl World<'_> {
             for slot in self.settings.code.each_slot() {
                 let able = self.members.iter().any(|member| {
                     let ticket = &self.watcher.tickets[&group];
-                    member.up && colour(ticket, &member.domain).index() == slot.index()
+                    member.up && !member.cheats && colour(ticket, &member.domain).index() == slot.index()
                 });
                 if !self.holders(group, slot).is_empty() || !able || stewards == 0 || helpless {
                     self.watcher.empty.remove(&(group, slot));
@@ -159,7 +171,11 @@ impl World<'_> {
                 let since = *self.watcher.empty.entry((group, slot)).or_insert(self.now);
                 let gap = self.now.ms_since(since);
                 self.report.longest_gap_hours = self.report.longest_gap_hours.max(gap / HOUR);
-                let most = if self.settings.bad > 1 { GAP_MS_MAX_WITH_TWO_BAD } else { GAP_MS_MAX };
+                let most = if self.settings.bad > 1 || self.settings.lonely.is_some() {
+                    GAP_MS_MAX_IF_HARD
+                } else {
+                    GAP_MS_MAX
+                };
                 if gap > most && !self.settings.asleep {
                     return bad("REP-1", self.now, format!("slot {slot} of group {} has no holder", group.short()));
                 }
@@ -214,6 +230,7 @@ impl World<'_> {
         }
         if self.settings.cheats > 0 {
             self.check_manners()?;
+            self.check_lonely()?;
         }
         self.report.stuck = self.watcher.stuck.len() as u32;
         self.report.trace = self.trace.digest();

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use cairn_core::steward::wire::{Duty, Findings, Kept};
+use cairn_core::{
+    peer_view::PeerView,
+    steward::wire::{Duty, Findings, Kept},
+};
 use cairn_proto::{GroupId, Ordinals, PeerKey, Slot, SlotSheet};
 
 use super::{Event, World};
@@ -70,6 +73,7 @@ impl World<'_> {
     pub(super) fn turn_cheats(&mut self, count: u32) {
         let holders: Vec<usize> = (0..self.members.len())
             .filter(|at| !self.members[*at].departed && !self.members[*at].shards.is_empty())
+            .filter(|at| self.settings.lonely.is_none() || self.has_lonely(&self.members[*at].key))
             .collect();
         for _ in 0..count.min(holders.len() as u32) {
             let at = holders[self.dice.below(holders.len() as u32) as usize];
@@ -79,19 +83,24 @@ impl World<'_> {
                 member.dropped = held.into_keys().map(|(group, slot, _)| (group, slot)).collect();
                 member.rotten.clear();
                 self.trace.line(self.now, format_args!("{at} drops what it has"));
+                if self.settings.lonely.is_some() {
+                    self.bring_another(at);
+                }
             }
         }
     }
 
     /// A steward's auditors do their duty.
-    pub(super) fn audits(&mut self, at: usize) -> Result<(), Violation> {
-        if self.settings.cheats == 0 || self.settings.unaudited {
+    pub(super) fn audits(&mut self, at: usize, views: &[PeerView]) -> Result<(), Violation> {
+        // Who has no auditor follows from having looked for one.
+        if self.settings.cheats == 0 || (self.settings.unaudited && self.settings.lonely.is_none()) {
             return Ok(());
         }
-        let (now, views) = (self.now, self.views(Some(self.side(at))));
-        let own = self.members[at].key;
-        let views: Vec<_> = views.into_iter().filter(|view| view.peer != own).collect();
-        for (auditor, duty) in self.members[at].steward.audits_due(now, &views, DUTIES) {
+        let now = self.now;
+        for (auditor, duty) in self.members[at].steward.audits_due(now, views, DUTIES) {
+            if self.settings.unaudited {
+                continue;
+            }
             let Some(findings) = self.audit(at, &auditor, &duty)? else { continue };
             self.report.audits += 1;
             self.members[at].steward.found(&auditor, &findings, now);
@@ -130,30 +139,19 @@ impl World<'_> {
             self.report.dropped += 1;
             let holders = self.holders(group, slot).len();
             self.report.remade += u32::from(holders >= usize::from(self.settings.copies));
-            if holders == 0 {
+            let nobody = self.settings.lonely.is_some() && holders == 0 && !self.has_company(&group, slot);
+            self.report.nobody += u32::from(nobody);
+            if holders == 0 && !nobody {
                 let what = format!("what a cheat dropped of slot {slot} of group {} is nowhere", group.short());
                 return Err(Violation { invariant: "REP-1", at: self.now, what });
             }
         }
-        let watchers = self.members.iter().filter(|member| !member.departed);
         let mut doubted = BTreeSet::new();
-        for member in watchers {
-            for group in member.steward.groups() {
-                let report = member.steward.report(&group, self.now);
-                doubted.extend(
-                    report.into_iter().flat_map(|r| r.audits.distrusted).map(|(slot, peer, _)| (group, slot, peer)),
-                );
-            }
+        for at in (0..self.members.len()).filter(|at| !self.members[*at].departed) {
+            self.honest_are_not_doubted(at)?;
+            doubted.extend(self.doubted_by(at));
         }
-        for (group, slot, peer) in doubted {
-            let member = &self.members[self.index[&peer]];
-            let whole = self.stripes_of(group, slot).iter().all(|s| member.shards.contains_key(&(group, slot, *s)));
-            if !cheats.contains(&peer) && whole {
-                let what = format!("{} shows all of slot {slot} and is doubted", peer.short());
-                return Err(Violation { invariant: "TRUST-1", at: self.now, what });
-            }
-            self.report.found_out += u32::from(cheats.contains(&peer));
-        }
+        self.report.found_out += doubted.iter().filter(|(.., peer)| cheats.contains(peer)).count() as u32;
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use rand_core::Rng as _;
 use super::{SHARD, STRIPES, World};
 use crate::checkers::Violation;
 
-const OWNER: PeerKey = PeerKey::from_bytes([255; 32]);
+pub(super) const OWNER: PeerKey = PeerKey::from_bytes([255; 32]);
 
 impl World<'_> {
     /// The owner makes a group, puts stripes into it and leaves record and mandate with its stewards.
@@ -88,6 +88,7 @@ impl World<'_> {
             adopted.map_err(|e| bad(e.to_string()))?;
             self.effects(at)?;
         }
+        self.leave_tokens(&plan.ticket, &authority, &record.mandate.stewards)?;
         self.watcher.group(group, plan.ticket);
         self.groups.push(group);
         Ok(())

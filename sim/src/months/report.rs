@@ -41,8 +41,18 @@ pub struct MonthsReport {
     pub dropped: u32,
     /// ... those of them that have all their copies again in the end, ...
     pub remade: u32,
+    /// ... those for which nobody else of their colour is there, where that may be, ...
+    pub nobody: u32,
     /// ... and cheats that are doubted in the end, each for a slot.
     pub found_out: u32,
+    /// Tokens that holders were asked with, ...
+    pub questions: u32,
+    /// ... times that an honest one was away for days meanwhile, ...
+    pub rests: u32,
+    /// ... slots of cheats that a quorum doubts in the end, ...
+    pub by_quorum: u32,
+    /// ... and those of them for which stewards told that there is nobody.
+    pub nowhere: u32,
     /// Most orders certified within a day, in a group.
     pub most_a_day: u32,
     /// Orders certified while the network was cut.

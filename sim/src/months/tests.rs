@@ -3,6 +3,7 @@
 use super::*;
 
 mod blows;
+mod lonely;
 mod manners;
 
 /// Runs seeds and adds up what they did; every branch must have been taken by some.

@@ -1,6 +1,8 @@
 //! What befalls many at once: a third of all is lost within an hour, a third is cut off for a day, everybody sleeps, hardly anybody is there, a fifth
 //! goes in each of six hours. Each seed twice; figures are printed.
 
+use cairn_proto::CodeParams;
+
 use super::*;
 
 /// Runs seeds of one world and adds up what they did.

@@ -318,7 +318,8 @@ fn a_hundred_identities_are_one_domain() {
         (known(1) == 100 && known(8) == 100).then_some(())
     });
     // In votes they are one voice.
-    let told = until("all of them voted", || {
+    // A hundred signed votes a look, and one line that brings them.
+    let told = until_within(Duration::from_secs(240), "all of them voted", || {
         let round = round();
         for one in &crowd {
             runtime.block_on(crier.vote(one, victim, true, round));

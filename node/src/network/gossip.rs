@@ -51,10 +51,6 @@ const NAMED_FOR: u8 = 8;
 /// To how many peers outside the mesh it is named in each of these heartbeats, chosen anew each time. libp2p's six were a quarter of
 /// what an idle node sends; three are still twenty-four in all.
 const NAMED_TO: usize = 3;
-/// Neighbours that a message is sent to as it comes, at least, as wanted, and at most. libp2p's six carry each advert twice over every
-/// edge, which was half of what an idle node moves; six are for blocks that must be everywhere within a second. An advert may
-/// take several, and whom no neighbour brings it hears of it by name.
-const NEIGHBOURS: [usize; 3] = [3, 4, 8];
 /// How long a message is kept for those who ask for it, and may wait to be sent, in heartbeats and in seconds: longer than it is
 /// named, or a slow line makes a liar of us.
 const KEPT_FOR: u8 = 15;
@@ -87,9 +83,6 @@ pub(crate) fn behaviour(
         .iwant_followup_time(PROMISED)
         .history_gossip(NAMED_FOR.into())
         .gossip_lazy(NAMED_TO)
-        .mesh_n_low(NEIGHBOURS[0])
-        .mesh_n(NEIGHBOURS[1])
-        .mesh_n_high(NEIGHBOURS[2])
         .history_length(KEPT_FOR.into())
         .forward_queue_duration(Duration::from_secs(KEPT_FOR.into()))
         .publish_queue_duration(Duration::from_secs(KEPT_FOR.into()))

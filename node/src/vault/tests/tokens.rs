@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     overlay::{Overlay as _, ShardChallenge},
-    vault::{catalogue::Catalogue, groups::access_of},
+    vault::{catalogue::Catalogue, groups::access_of, stewards::tokens::Prepared},
 };
 
 /// So few that a colour has two or three peers.
@@ -119,12 +119,16 @@ async fn what_comes_later_is_brought_to_the_same_seats_and_nothing_twice() {
     let owner = Owner::new(PEERS);
     owner.write("a", &noise(1, 2 << 20));
     owner.backup().await.expect(ExitCode::Success);
-    let (_, ticket) = groups(&owner).remove(0);
+    let (row, ticket) = groups(&owner).remove(0);
     let (id, before) = (ticket.id(), left(&owner, &ticket));
     let sent = owner.overlay.tokens(id).len();
     let args = BackupArgs { skip_if_unchanged: true, ..owner.backup_args() };
     owner.run(Verb::Backup(args)).await.expect(ExitCode::NothingToDo);
     assert_eq!(owner.overlay.tokens(id).len(), sent, "nothing changed");
+    // As if a stripe had come that the lot chose, one of 32: sixteen tokens of it, one for each seat.
+    let first = catalogue(&owner).tokens(row.number).expect("readable").remove(0);
+    let drawn = Prepared { ordinal: 200, digests: vec![[7; 16]; 16], ..first };
+    catalogue(&owner).set_tokens(row.number, 200, &[drawn]).expect("kept");
     owner.write("b", &noise(2, 30 << 20));
     owner.backup().await.expect(ExitCode::Success);
     let after = left(&owner, &ticket);

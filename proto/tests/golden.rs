@@ -333,7 +333,7 @@ fn mandates_and_orders() {
     let booklet = Booklet {
         group: ticket.id(),
         steward: Some(peer(6)),
-        slots: vec![(slot(0), vec![token(1)]), (slot(2), vec![token(3), token(4)])],
+        slots: vec![(slot(0), vec![token(1)]), (slot(1), vec![token(3), token(4)])],
     };
     let sealed_booklet = booklet.seal(&key()).expect("valid");
     check("token-booklet", &sealed_booklet, &booklet, |bytes| Booklet::open(bytes, &ticket));

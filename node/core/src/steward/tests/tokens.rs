@@ -2,7 +2,7 @@
 
 use cairn_proto::{
     audit::{Answer as Said, Challenge, Found, Loss, Response, Way},
-    tokens::{Booklet, TOKENS_OF_SLOT_MAX, TokenRow},
+    tokens::{Booklet, TOKEN_LEAVES, TOKENS_OF_SLOT_MAX, TokenRow},
 };
 use prost::Message as _;
 
@@ -160,7 +160,7 @@ fn no_question_asks_for_a_leaf_and_each_token_is_asked_with_once() {
     let mut nonces = BTreeSet::new();
     for (steward, question) in &asked {
         let challenge = Challenge::open(&question.question.challenge).expect("signed");
-        assert_eq!((challenge.way, challenge.slices, challenge.auditor), (Way::Digest, 64, *steward));
+        assert_eq!((challenge.way, challenge.slices, challenge.auditor), (Way::Digest, TOKEN_LEAVES, *steward));
         assert_eq!((question.slot, question.holder), (slot(LONELY), village.holder(LONELY)));
         assert_eq!((challenge.root, &question.question.grant), (root(LONELY, challenge.ordinal), &None));
         assert!(nonces.insert(challenge.nonce), "a holder may keep the answer");

@@ -1,7 +1,7 @@
 //! Slots of whose colour nobody is there but their holder, and tokens for them: nobody can audit such a holder, so stewards ask it with
 //! what the owner left them.
 //!
-//! The owner deals its tokens as the daemon does (`node/src/vault/stewards/tokens.rs`): as many of a shard, to as many seats. Shards are
+//! The owner deals its tokens to as many seats as the daemon does (`node/src/vault/stewards/tokens.rs`), and makes more of them: half a year is short. Shards are
 //! [`super::SHARD`] bytes here, so a digest is a keyed hash of all of one; whoever has not got the bytes cannot reckon it.
 //!
 //! - **TRUST-1** No token is asked with twice, and nobody who has all that it claims is doubted: looked at after each answer.
@@ -51,7 +51,7 @@ pub struct Lonely {
     pub company: Option<u32>,
 }
 
-/// Tokens of a shard, as many as the daemon makes for the first stripes of a group.
+/// Tokens of a shard. The daemon makes as many of a group's first stripe alone, and for the others draws one stripe in 32.
 const fn of_shard(ordinal: u8) -> usize {
     match ordinal {
         0..2 => 4 * SEATS,

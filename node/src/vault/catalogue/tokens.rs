@@ -34,7 +34,7 @@ impl Catalogue {
         self.apply(batch)
     }
 
-    /// All tokens of a group, by slot and ordinal: 120 KiB for a full one at most.
+    /// All tokens of a group, by slot and ordinal: some 24 KiB for a full one.
     pub(in crate::vault) fn tokens(&self, group: u32) -> Result<Vec<Prepared>> {
         let mut found = Vec::new();
         for item in self.scan_below(&tokens_key(group, 0, 0)[..5]) {

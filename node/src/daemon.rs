@@ -189,14 +189,8 @@ impl LocalNode {
             // An owner's own nodes never hold the owner's groups, wherever a verb runs.
             Node::start(dir, network, settings).await?
         };
-        if uses_peers(verb) {
-            node.meet(MEET).await;
-            if let Some(refused) = node.turned_away() {
-                node.close().await;
-                return Err(refused);
-            }
-        }
-        Ok(Self { service: NodeService::new(node, false), _lock: lock })
+        let meeting = uses_peers(verb).then(|| node.meeting(MEET));
+        Ok(Self { service: NodeService::new(node, false).meeting(meeting), _lock: lock })
     }
 
     /// What runs verbs.

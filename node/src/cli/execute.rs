@@ -27,7 +27,7 @@ enum Place {
 }
 
 impl Place {
-    /// Finding peers takes seconds; nobody who interrupts wants to wait for them.
+    /// Starting a node may take seconds; nobody who interrupts wants to wait for it.
     async fn find(context: &Context, verb: &Verb) -> Result<Self, Failure> {
         tokio::select! {
             place = Self::look(context, verb) => place,
@@ -56,6 +56,14 @@ impl Place {
         match self {
             Self::Daemon(daemon) => daemon.run(call).await,
             Self::Here(node) => node.service().run(call).await,
+        }
+    }
+
+    /// Ends when there is a network to work with. A daemon has one.
+    async fn met(&self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Daemon(_) => Ok(()),
+            Self::Here(node) => node.service().met(&context.cancel).await,
         }
     }
 
@@ -154,7 +162,7 @@ pub(super) async fn verb_with_input(
 ) -> Result<ExitCode, Failure> {
     let passphrase = passphrase(context, &verb)?;
     let place = Place::find(context, &verb).await?;
-    let result = match begin(context.cancel.clone()) {
+    let result = match place.met(context).await.and_then(|()| begin(context.cancel.clone())) {
         Ok(input) => run(context, &place, Io { verb, passphrase, input: Some(input), output: None }).await,
         Err(failure) => Err(failure),
     };

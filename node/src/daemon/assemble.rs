@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, ffi::OsString, sync::Arc, time::Duration};
 
 use cairn_core::{peer_view::PeerView, region::agree};
 use cairn_proto::{ByteSize, Domain, PeerKey, Region, message::Roles, network_file::NetworkFile};
+use futures::FutureExt as _;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -36,7 +37,7 @@ use crate::{
     standing::{Standings, StandingsConfig, ports::Witness},
     stewardship::{Stewardship, ports::StewardService},
     store::{ShardInfo, Store, StoreConfig},
-    vault::{Vault, stream_input::StreamInput},
+    vault::{Vault, stream_input::StreamInput, verbs::Meeting},
 };
 
 /// How long a node may take to listen on what it was told.
@@ -268,23 +269,22 @@ impl Node {
         Ok(Arc::clone(&self.online()?.overlay))
     }
 
-    /// Waits until somebody of the network is found, or the time is over: what follows will say it better.
-    pub async fn meet(&self, within: Duration) {
-        if let Some(online) = &self.online {
-            let _ = online.handle.wait_ready(1, within).await;
-        }
-    }
-
-    /// Why nobody lets us in, when somebody said so and nobody else is there.
-    #[must_use]
-    pub fn turned_away(&self) -> Option<Failure> {
-        let readiness = self.online.as_ref()?.handle.readiness();
-        let verdict = readiness.turned_away.filter(|_| readiness.connected == 0)?;
-        let text = format!("the peers of this network do not let us in: {verdict}");
-        Some(Failure::new(ExitCode::Refused, "TURNED_AWAY", text).with_hint(
-            "ask whoever invited you for a new invitation, and give it with --invitation or CAIRN_INVITATION; check this \
-             machine's clock",
-        ))
+    /// Waits until somebody of the network is found, or the time is over: what follows will say that better. An error when nobody
+    /// lets us in, somebody said so, and nobody else is there.
+    pub fn meeting(&self, within: Duration) -> Meeting {
+        let handle = self.online.as_ref().map(|online| online.handle.clone());
+        let meeting = async move {
+            let Some(handle) = handle else { return Ok(()) };
+            let _ = handle.wait_ready(1, within).await;
+            let readiness = handle.readiness();
+            let Some(verdict) = readiness.turned_away.filter(|_| readiness.connected == 0) else { return Ok(()) };
+            let text = format!("the peers of this network do not let us in: {verdict}");
+            Err(Failure::new(ExitCode::Refused, "TURNED_AWAY", text).with_hint(
+                "ask whoever invited you for a new invitation, and give it with --invitation or CAIRN_INVITATION; check this \
+                 machine's clock",
+            ))
+        };
+        meeting.boxed().shared()
     }
 
     /// Addresses with `/p2p/`, as they are now.

@@ -9,6 +9,7 @@ use tokio::{
     io::AsyncWrite,
     sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{Node, assemble};
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     plan::{self, PlanArgs},
     vault::{
         Vault,
-        verbs::{VaultContext, run_verb},
+        verbs::{Meeting, VaultContext, run_verb},
     },
 };
 
@@ -37,6 +38,8 @@ pub struct NodeService {
     writer: Mutex<()>,
     /// Shared by verbs that work with the catalogue, alone for what replaces it.
     catalogue: RwLock<()>,
+    /// What verbs that need peers wait for; none when somebody was there before.
+    meeting: Option<Meeting>,
 }
 
 /// What a verb does to the vault.
@@ -61,7 +64,27 @@ impl NodeService {
     /// Wraps a running node.
     #[must_use]
     pub fn new(node: Node, daemon: bool) -> Self {
-        Self { node, daemon, writer: Mutex::new(()), catalogue: RwLock::new(()) }
+        Self { node, daemon, writer: Mutex::new(()), catalogue: RwLock::new(()), meeting: None }
+    }
+
+    /// With a wait for the network that has only begun.
+    #[must_use]
+    pub fn meeting(self, meeting: Option<Meeting>) -> Self {
+        Self { meeting, ..self }
+    }
+
+    /// Ends when the network is there, or will not be.
+    ///
+    /// # Errors
+    /// It turns us away, or `cancel` fired.
+    pub async fn met(&self, cancel: &CancellationToken) -> Result<(), Failure> {
+        let Some(meeting) = self.meeting.clone() else { return Ok(()) };
+        tokio::select! {
+            met = meeting => met,
+            () = cancel.cancelled() => {
+                Err(Failure::new(ExitCode::Interrupted, "INTERRUPTED", "interrupted before anything was done"))
+            }
+        }
     }
 
     /// The node itself.
@@ -89,6 +112,12 @@ impl NodeService {
     }
 
     async fn run_call(&self, call: Call) -> VerbResult {
+        if matches!(
+            call.verb,
+            Verb::Peers | Verb::Explain(_) | Verb::Status | Verb::Plan(_) | Verb::Pause(_) | Verb::Resume
+        ) {
+            self.met(&call.cancel).await?;
+        }
         match &call.verb {
             Verb::DebugStore => self.debug_store(&call.events).await,
             Verb::Peers => self.list_peers(&call.events).await,
@@ -120,6 +149,7 @@ impl NodeService {
             witness: self.node.witness(),
             fallback: self.node.fallback(),
             repairs: self.node.stewardship().repairs().await.figures(),
+            meeting: self.meeting.clone(),
         };
         // Whoever drops this future does not wait for the thread, so the thread must be told.
         let cancel = cancel.child_token();

@@ -42,7 +42,7 @@ impl Owner {
         let lock = dir.lock("demo")?;
         let settings = NodeSettings { mdns: false, ..NodeSettings::client() };
         let node = Node::start(dir, network.clone(), settings).await?;
-        node.meet(MEET).await;
+        node.meeting(MEET).await?;
         Ok(Self { service: NodeService::new(node, false), _lock: lock })
     }
 

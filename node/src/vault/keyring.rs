@@ -2,8 +2,8 @@
 //!
 //! `vault/keyring`, 0600, 129 bytes: magic 8 · m KiB u32 LE · t u32 LE · p u32 LE · flags u8 · salt 32 · nonce 12 · zero 16 ·
 //! sealed 32 + tag 16. Everything before the sealed bytes is the AAD, so nobody weakens the parameters unnoticed.
-//! Without a passphrase the key is derived from an empty one: the file's mode is then all that protects it, and flag bit
-//! 0 says so.
+//! Without a passphrase the key is derived from an empty one, at the least cost that Argon2 knows: the file's mode is then
+//! all that protects it, and flag bit 0 says so.
 
 use std::{
     fs,
@@ -28,6 +28,9 @@ const NO_PASSPHRASE: u8 = 1;
 
 /// Argon2id memory: OWASP's 46 MiB row (m=46 MiB, t=1, p=1), about 50 ms here; a guess costs an attacker as much.
 const MEMORY_KIB: u32 = 46 * 1024;
+/// The least that Argon2 takes, for a keyring that has no passphrase: there is nothing to guess, and every verb would wait
+/// those 50 ms.
+const MEMORY_KIB_OPEN: u32 = 8;
 /// Most memory that a keyring file may ask for: a damaged header must not exhaust the machine.
 const MEMORY_KIB_MAX: u32 = 1024 * 1024;
 /// Most passes that a keyring file may ask for, for the same reason.
@@ -85,7 +88,8 @@ pub fn create(file: &Path, secret: &[u8; 32], passphrase: Option<&SecretText>) -
     }
     let mut header = Vec::with_capacity(SIZE);
     header.extend_from_slice(MAGIC);
-    for parameter in [MEMORY_KIB, 1, 1] {
+    let memory = if passphrase.is_some() { MEMORY_KIB } else { MEMORY_KIB_OPEN };
+    for parameter in [memory, 1, 1] {
         header.extend_from_slice(&parameter.to_le_bytes());
     }
     header.push(if passphrase.is_none() { NO_PASSPHRASE } else { 0 });
@@ -93,7 +97,7 @@ pub fn create(file: &Path, secret: &[u8; 32], passphrase: Option<&SecretText>) -
     getrandom::fill(&mut random).map_err(|e| io::Error::other(e.to_string()))?;
     header.extend_from_slice(&random);
     header.extend_from_slice(&[0; 16]);
-    let key = derive(passphrase.map_or("", SecretText::expose).as_bytes(), &random[..32], MEMORY_KIB, 1, 1)?;
+    let key = derive(passphrase.map_or("", SecretText::expose).as_bytes(), &random[..32], memory, 1, 1)?;
     let mut nonce = [0u8; 12];
     nonce.copy_from_slice(&random[32..]);
     let sealed = Aes256Gcm::new(&(*key).into())
@@ -167,6 +171,19 @@ mod tests {
         assert_eq!(*open(&file, Some(&text("right"))).expect("opens"), [7; 32]);
         assert!(matches!(open(&file, Some(&text("wrong"))), Err(KeyringError::WrongPassphrase)));
         assert!(matches!(open(&file, None), Err(KeyringError::PassphraseNeeded)));
+    }
+
+    #[test]
+    fn a_guess_at_a_passphrase_costs_what_owasp_asks_for() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let memory = |passphrase: Option<SecretText>| {
+            let file = dir.path().join(if passphrase.is_some() { "guarded" } else { "open" });
+            create(&file, &[7; 32], passphrase.as_ref()).expect("made");
+            let bytes = fs::read(&file).expect("read");
+            assert_eq!(*open(&file, passphrase.as_ref()).expect("opens"), [7; 32]);
+            u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])
+        };
+        assert_eq!((memory(Some(text("right"))), memory(None)), (46 * 1024, 8));
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Owner {
             witness: None,
             fallback: self.fallback.clone(),
             repairs: self.repairs,
+            meeting: None,
         };
         let (sender, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use cairn_core::durability::repairs::RepairFigures;
 use cairn_proto::manifest::GroupRow;
+use futures::future::{BoxFuture, Shared};
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,21 @@ pub struct VaultContext {
     pub fallback: Fallbacks,
     /// How long repairs took that this node saw as a steward.
     pub repairs: RepairFigures,
+    /// Somebody of the network is there, or it is said why not; none where nothing is waited for. It goes on while the vault is
+    /// opened: both take some fifty milliseconds, and each verb has them.
+    pub meeting: Option<Meeting>,
+}
+
+/// A wait for the network's first peer; an error when the network turns us away.
+pub type Meeting = Shared<BoxFuture<'static, Result<(), Failure>>>;
+
+impl VaultContext {
+    async fn met(&self) -> Result<(), Failure> {
+        match &self.meeting {
+            Some(meeting) => meeting.clone().await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// Runs one verb to its end. `passphrase` opens the keyring (`None`: the vault was made without one); `input` is the
@@ -108,6 +124,9 @@ async fn run_reading(
     events: &mpsc::Sender<Event>,
 ) -> VerbResult {
     let overlay = ctx.overlay.clone();
+    if matches!(verb, Verb::Recover(_) | Verb::Peers | Verb::AuditToken(_) | Verb::DebugPlacement) {
+        ctx.met().await?;
+    }
     match verb {
         Verb::Recover(args) => return recover::recover(ctx, args, passphrase, events).await,
         Verb::Peers => return report::peers(overlay, events).await,
@@ -185,7 +204,8 @@ enum Depth {
     All,
 }
 
-/// Opens the vault. A damaged catalogue is rebuilt from the network first; when that cannot be done, the damage is told.
+/// Opens the vault, while the network is found. A damaged catalogue is rebuilt from the network first; when that cannot be done, the
+/// damage is told.
 async fn open(
     ctx: &VaultContext,
     passphrase: Option<SecretText>,
@@ -194,8 +214,11 @@ async fn open(
 ) -> Result<Vault, Failure> {
     let damage = match open_as_it_is(ctx, passphrase.clone(), depth).await {
         Err(failure) if failure.id == failures::CATALOGUE_DAMAGED => failure,
-        other => return other,
+        Ok(vault) => return ctx.met().await.map(|()| vault),
+        // A wrong passphrase is told at once.
+        Err(failure) => return Err(failure),
     };
+    ctx.met().await?;
     // One at a time, in this process; another one has the folder's lock against it.
     let _turn = HEALING.lock().await;
     match open_as_it_is(ctx, passphrase.clone(), depth).await {

@@ -111,6 +111,7 @@ async fn a_wrong_answer_is_kept_as_a_proof_and_told() {
         witness: Some(notes.clone()),
         fallback: Default::default(),
         repairs: Default::default(),
+        meeting: None,
     };
     let (events, mut told) = mpsc::channel(10_000);
     let verb = Verb::Audit(AuditArgs { all: true, ..most(3) });

@@ -211,6 +211,7 @@ async fn a_dropped_backup_is_as_good_as_a_killed_one() {
         witness: None,
         fallback: Default::default(),
         repairs: Default::default(),
+        meeting: None,
     };
     let (events, _listener) = mpsc::channel(1024);
     let verb = Verb::Backup(owner.backup_args());

@@ -72,6 +72,7 @@ impl Owner {
             witness: None,
             fallback: Default::default(),
             repairs: Default::default(),
+            meeting: None,
         };
         let (events, mut receiver) = mpsc::channel(16);
         let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });

@@ -277,6 +277,7 @@ async fn a_group_is_known_before_anything_is_in_it() {
         witness: None,
         fallback: Default::default(),
         repairs: Default::default(),
+        meeting: None,
     };
     let (events, _listener) = mpsc::channel(1024);
     let verb = Verb::Backup(owner.backup_args());

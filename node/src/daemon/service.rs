@@ -10,7 +10,7 @@ use tokio::{
     sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
 };
 
-use super::{Node, assemble};
+use super::{Node, assemble, folder};
 use crate::{
     api::{
         NodeStatus,
@@ -353,7 +353,7 @@ impl Service for NodeService {
     fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>> {
         async move {
             let _turn = self.enter_vault(Entry::Replacer).await?;
-            assemble::make_vault(self.node.dir(), passphrase).await
+            folder::make_vault(self.node.dir(), passphrase).await
         }
         .boxed()
     }

@@ -10,6 +10,7 @@ mod limits;
 mod power;
 mod torn;
 
+use cairn_proto::{ByteSize, VaultKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,

@@ -6,4 +6,4 @@ mod process;
 
 pub use lab::{Lab, Permit, StoredShard, Stores};
 pub use owner::{Owner, below};
-pub use process::{COMMAND_TIME_MAX, EVENT_TIME_MAX, Output, Running, cairn, until, until_within};
+pub use process::{EVENT_TIME_MAX, Output, Running, cairn, until, until_within};

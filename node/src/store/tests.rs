@@ -10,7 +10,6 @@ mod limits;
 mod power;
 mod torn;
 
-use cairn_proto::{ByteSize, VaultKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -20,7 +19,9 @@ use std::{
     },
 };
 
+use cairn_proto::{ByteSize, VaultKey};
 use ed25519_dalek::SigningKey;
+use tokio_util::sync::CancellationToken;
 
 use super::{faulty_disk::FaultyDisk, *};
 

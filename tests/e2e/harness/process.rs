@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Longest that any one command may take here: the slowest (a backup on two busy cores, unoptimised) takes a tenth.
-pub const COMMAND_TIME_MAX: Duration = Duration::from_secs(180);
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(180);
 /// Longest wait for a state that follows from something that was done.
 pub const EVENT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often a state that cannot be subscribed to (files of another process) is looked at.

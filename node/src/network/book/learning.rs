@@ -11,7 +11,7 @@ use cairn_proto::{
 use super::{Came, Known, PeerBook, SHARES, known::told_subnet, outcomes::Outcomes};
 
 /// An advert dated further ahead than this is refused: clocks differ, but not by more.
-const AHEAD_MAX_MS: u64 = 3600 * 1000;
+pub(super) const AHEAD_MAX_MS: u64 = 3600 * 1000;
 
 /// What an advert told us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

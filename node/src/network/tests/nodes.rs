@@ -2,8 +2,10 @@
 
 use super::super::keeper::memory::MemoryKeeper;
 use super::super::*;
-use crate::identity::Identity;
-use crate::overlay::{GroupAccess, Overlay as _, ShardAddress, ShardPut};
+use crate::{
+    identity::Identity,
+    overlay::{GroupAccess, Overlay as _, ShardAddress, ShardPut},
+};
 use bytes::Bytes;
 use cairn_core::colour::colour;
 use cairn_proto::{

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    healing::{catalogue, lose},
-    memory_overlay::Manner,
-    *,
-};
+use super::{healing::lose, memory_overlay::Manner, *};
 use crate::{
     ops::DumpArgs,
     vault::catalogue::{Catalogue, CommitRecord},

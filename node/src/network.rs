@@ -26,6 +26,7 @@ mod origins;
 mod overlay;
 mod paces;
 mod presence;
+mod probing;
 mod rebuilds;
 mod refusals;
 mod scoop;

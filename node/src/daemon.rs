@@ -23,16 +23,19 @@ use crate::{
     timers::Timers,
 };
 
-pub mod assemble;
+mod assemble;
+pub mod folder;
 mod front;
 mod health;
 mod keeper;
 mod leaving;
+mod node;
 mod repairs;
 pub mod service;
 mod upkeep;
+mod whereabouts;
 
-pub use assemble::Node;
+pub use node::Node;
 pub use service::NodeService;
 
 /// How long a verb waits for the first peer. Dialling takes a second or two; who is not there then is not there.

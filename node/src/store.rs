@@ -15,106 +15,61 @@
 
 mod arrival;
 mod compaction;
+mod config;
 mod database;
 pub mod disk;
 mod error;
 pub mod faulty_disk;
 mod index;
+mod listing;
 mod reader;
 mod recovery;
 mod scan;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod volume;
 mod writer;
 
 use std::{
-    ops::Bound,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use cairn_proto::{
-    ByteSize, GroupId, SHARD_SIZE, ShardRoot, Slot, Timestamp, VaultKey,
+    GroupId, SHARD_SIZE, ShardRoot, Slot, Timestamp,
     message::HeadRecord,
     record::{KeptHead, RecordKey},
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 pub use arrival::{Arriving, ShardBytes};
+pub use config::{Clock, StoreConfig};
 pub use error::StoreError;
 pub use index::Usage;
+pub use listing::{ShardInfo, ShardRef, ShardState};
 pub use recovery::Opened;
+pub use scrub::ScrubReport;
 pub use writer::HEADS_MAX;
 
 use arrival::Sums;
 use compaction::Step;
 use disk::{Disk, RealDisk};
-use index::{Entry, Index, Stage};
-use reader::{Expected, read_range, read_verified};
+use index::{Index, Stage};
+use reader::{Expected, read_range};
 use writer::{Command, QUEUE_MAX, Reply, Writer};
 
 /// Shards that are read or hashed at the same time: keeps the disk and two or four cores busy; 16 MiB in memory.
 const WORKERS: usize = 16;
-/// Shards that a scrub takes note of at a time: a few hundred kilobytes, and the index is locked for a moment only.
-const SCRUB_BATCH: usize = 1024;
 /// Garbage in a segment, in percent, from which copying the rest is worth it: a byte comes back per byte written.
 const DEAD_PERCENT: u64 = 50;
 /// The same when a put would be refused for want of space.
 const DEAD_PERCENT_IN_NEED: u64 = 10;
-
-/// Tells the store what time it is.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// How a store works.
-#[derive(Clone)]
-pub struct StoreConfig {
-    /// The store's folder; what belongs to it lies beside it (`store-volume`).
-    pub dir: PathBuf,
-    /// The pledge: shards are taken while the log's files stay within it. Above it there is a reserve that only heads and
-    /// state records may use (4,096 heads of 8 KiB, and a segment); compaction needs up to a segment more for a moment.
-    pub give: ByteSize,
-    /// Bytes of the file system that are left to others.
-    pub keep_free: ByteSize,
-    /// A segment is ended when it has reached this. At most 1 GiB or so: compaction works by segment.
-    pub segment_size: ByteSize,
-    /// Bytes of log that may be newer than the index's database: a start after a crash reads and checks them, and no more
-    /// than them and one commit. Row by row the database would cost as much as hashing the shards does.
-    pub index_behind: ByteSize,
-    /// How long a shard waits in the trash before its bytes go.
-    pub trash_hold_ms: u64,
-    /// The time.
-    pub clock: Clock,
-}
-
-impl StoreConfig {
-    /// A store with the usual figures: 256 MiB segments, an index at most 64 MiB behind (a second of a slow disk), seven days
-    /// of trash, 1 GiB of the disk left free.
-    #[must_use]
-    pub fn new(dir: PathBuf, give: ByteSize) -> Self {
-        Self {
-            dir,
-            give,
-            keep_free: ByteSize(1 << 30),
-            segment_size: ByteSize(256 << 20),
-            index_behind: ByteSize(64 << 20),
-            trash_hold_ms: 7 * 24 * 3_600_000,
-            clock: Arc::new(system_time),
-        }
-    }
-}
-
-fn system_time() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
 
 /// A shard to be stored.
 #[derive(Clone, Debug)]
@@ -142,61 +97,6 @@ pub struct StoredShard {
     pub lease_until: Timestamp,
     /// Whether bytes were written, or the shard was here already.
     pub new: bool,
-}
-
-/// Live, or waiting for its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShardState {
-    /// Kept under its lease.
-    Live,
-    /// Deleted or expired; served and restored when somebody asks for it before the hold is over.
-    Trash,
-}
-
-/// A shard in a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ShardInfo {
-    /// The group.
-    pub group: GroupId,
-    /// The slot.
-    pub slot: Slot,
-    /// The stripe of the group.
-    pub ordinal: u8,
-    /// Its name.
-    pub root: ShardRoot,
-    /// Its size.
-    pub bytes: ByteSize,
-    /// Until when it is kept.
-    pub lease_until: Timestamp,
-    /// Live or in the trash.
-    pub state: ShardState,
-    /// Its bytes did not match when they were last read.
-    pub damaged: bool,
-}
-
-/// Which shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct ShardRef {
-    /// The group.
-    pub group: GroupId,
-    /// The slot.
-    pub slot: Slot,
-    /// The stripe of the group.
-    pub ordinal: u8,
-}
-
-/// What a scrub found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ScrubReport {
-    /// Shards read.
-    pub checked: u64,
-    /// Shards whose bytes are not what was stored; `get` says so too from now on.
-    pub damaged: Vec<ShardRef>,
-    /// Shards whose record is not in the log any more, or cannot be read.
-    pub missing: Vec<ShardRef>,
-    /// It was stopped before the end.
-    pub cancelled: bool,
 }
 
 /// What a compaction did.
@@ -394,42 +294,6 @@ impl Store {
         }
     }
 
-    /// Which stripes of the group have a sound, live shard here: bit `ordinal % 8` of byte `ordinal / 8`. The trash does
-    /// not count, so that nobody relies on a shard whose end is set.
-    #[must_use]
-    pub fn holding(&self, group: GroupId, slot: Slot) -> [u8; 32] {
-        let mut bitmap = [0; 32];
-        if let Some(known) = self.index().groups.get(&group).filter(|g| g.slot == slot) {
-            for (ordinal, _) in known.shards.iter().filter(|(_, e)| e.stage == Stage::Live && !e.damaged) {
-                bitmap[usize::from(ordinal / 8)] |= 1 << (ordinal % 8);
-            }
-        }
-        bitmap
-    }
-
-    /// The same shards with their roots and leases, by ordinal.
-    #[must_use]
-    pub fn rows(&self, group: GroupId, slot: Slot) -> Vec<(u8, ShardRoot, Timestamp)> {
-        let index = self.index();
-        let shards = index.groups.get(&group).filter(|g| g.slot == slot).into_iter().flat_map(|g| &g.shards);
-        let sound = shards.filter(|(_, e)| e.stage == Stage::Live && !e.damaged);
-        sound.map(|(ordinal, e)| (*ordinal, e.root, e.lease_until)).collect()
-    }
-
-    /// Whether this very shard is here, live and not known to be damaged.
-    #[must_use]
-    pub fn has_sound(&self, group: GroupId, slot: Slot, ordinal: u8, root: &ShardRoot) -> bool {
-        let index = self.index();
-        let entry = index.groups.get(&group).filter(|g| g.slot == slot).and_then(|g| g.shards.get(&ordinal));
-        entry.is_some_and(|e| e.root == *root && e.stage == Stage::Live && !e.damaged)
-    }
-
-    /// The one slot of the group that was ever accepted here (SEP-1), deleted shards included.
-    #[must_use]
-    pub fn accepted_slot(&self, group: GroupId) -> Option<Slot> {
-        self.index().groups.get(&group).map(|g| g.slot)
-    }
-
     /// Moves a shard to the trash. Once more is no error.
     ///
     /// # Errors
@@ -457,126 +321,6 @@ impl Store {
         let head =
             KeptHead { vault: record.vault, generation: record.generation, sequence: record.sequence, bytes: encoded };
         self.ask_for_room(|reply| Command::KeepHead { head: head.clone(), reply }).await
-    }
-
-    /// The newest head kept for a vault, encoded.
-    #[must_use]
-    pub fn find_head(&self, vault: &VaultKey) -> Option<Vec<u8>> {
-        self.index().heads.get(vault).map(|h| h.kept.bytes.clone())
-    }
-
-    /// All heads kept, encoded.
-    #[must_use]
-    pub fn heads(&self) -> Vec<(VaultKey, Vec<u8>)> {
-        self.index().heads.iter().map(|(v, h)| (*v, h.kept.bytes.clone())).collect()
-    }
-
-    /// Every shard here, in order.
-    #[must_use]
-    pub fn list(&self) -> Vec<ShardInfo> {
-        self.list_after(None, usize::MAX)
-    }
-
-    /// At most so many shards, in order, after this stripe of this group.
-    #[must_use]
-    pub fn list_after(&self, after: Option<(GroupId, u8)>, limit: usize) -> Vec<ShardInfo> {
-        let info = |group: &GroupId, slot, ordinal: &u8, e: &Entry| ShardInfo {
-            group: *group,
-            slot,
-            ordinal: *ordinal,
-            root: e.root,
-            bytes: ByteSize(SHARD_SIZE as u64),
-            lease_until: e.lease_until,
-            state: if e.stage == Stage::Live { ShardState::Live } else { ShardState::Trash },
-            damaged: e.damaged,
-        };
-        let index = self.index();
-        let from = after.map_or(Bound::Unbounded, |(group, _)| Bound::Included(group));
-        index
-            .groups
-            .range((from, Bound::Unbounded))
-            .flat_map(|(g, known)| {
-                let from = match after {
-                    Some((group, ordinal)) if group == *g => Bound::Excluded(ordinal),
-                    _ => Bound::Unbounded,
-                };
-                known.shards.range((from, Bound::Unbounded)).map(move |(o, e)| info(g, known.slot, o, e))
-            })
-            .take(limit)
-            .collect()
-    }
-
-    /// Bytes by what they are for.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        // A disk that cannot say has no room.
-        let free = self.0.disk.free_bytes().unwrap_or(0).saturating_sub(self.0.config.keep_free.0);
-        self.index().usage(self.0.config.give, free)
-    }
-
-    /// Reads every shard, trash included, and compares it with its root. Damage is remembered and listed.
-    ///
-    /// # Errors
-    /// [`StoreError::Closed`].
-    pub async fn scrub(&self, cancel: &CancellationToken) -> Result<ScrubReport, StoreError> {
-        self.scrub_by(SCRUB_BATCH, cancel).await
-    }
-
-    async fn scrub_by(&self, batch: usize, cancel: &CancellationToken) -> Result<ScrubReport, StoreError> {
-        let mut report = ScrubReport::default();
-        let mut after = None;
-        loop {
-            let some = self.list_after(after, batch);
-            let Some(last) = some.last() else { break };
-            after = Some((last.group, last.ordinal));
-            self.scrub_some(some, cancel, &mut report).await?;
-            if report.cancelled {
-                break;
-            }
-        }
-        Ok(report)
-    }
-
-    async fn scrub_some(
-        &self,
-        some: Vec<ShardInfo>,
-        cancel: &CancellationToken,
-        report: &mut ScrubReport,
-    ) -> Result<(), StoreError> {
-        for info in some {
-            if cancel.is_cancelled() {
-                report.cancelled = true;
-                break;
-            }
-            let found = {
-                let index = self.index();
-                index
-                    .entry(&info.group, info.ordinal)
-                    .copied()
-                    .map(|e| (e, index.segments.get(&e.place.segment).map(|s| s.file.clone())))
-            };
-            // Purged since the list was made.
-            let Some((entry, file)) = found else { continue };
-            let shard = ShardRef { group: info.group, slot: info.slot, ordinal: info.ordinal };
-            let expected = Expected { group: info.group, slot: info.slot, ordinal: info.ordinal, root: entry.root };
-            let key = self.0.key.clone();
-            let read = match file {
-                None => Err(StoreError::NotFound),
-                Some(f) => self.work(move || read_verified(f.as_ref(), &key, entry.place.offset, &expected)).await?,
-            };
-            report.checked += 1;
-            match &read {
-                Ok(_) => {}
-                Err(StoreError::Damaged) => report.damaged.push(shard),
-                Err(_) => report.missing.push(shard),
-            }
-            if read.is_err() != entry.damaged {
-                let (place, damaged) = (entry.place, read.is_err());
-                let mark = Command::Mark { group: info.group, ordinal: info.ordinal, place, damaged };
-                self.0.commands.send(mark).await.map_err(|_| StoreError::Closed)?;
-            }
-        }
-        Ok(())
     }
 
     /// Ends holds in the trash that are over, and gives the space of sparse segments back.

@@ -48,7 +48,10 @@ pub use policy::{
 pub use replace::{Replacement, Vacancy, replacements};
 pub use stewards::stewards;
 
-use self::rank::{RankKey, Score, Weights};
+use self::{
+    rank::{RankKey, Score, Weights},
+    salt::{Continents, NoDraw},
+};
 use crate::{colour::colour, peer_view::PeerView};
 
 /// What a group is wanted for.
@@ -198,14 +201,12 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     rng: &mut R,
 ) -> Result<GroupPlan, PlacementError> {
     let policy = request.policy;
-    let (fit, rejected) = sift(peers, request);
-    let (fit, _) = independent::thin(&fit, &request.authority);
-    let domains = salt::continents(&fit);
-    let strategy = policy.strategy_for(peers);
-    let aged: Vec<&PeerView> = fit.iter().copied().filter(|v| !v.newcomer).collect();
+    let race = Race::of(peers, request);
+    let (strategy, domains) = (race.strategy, race.domains.len());
+    let aged: Vec<&PeerView> = race.fit.iter().copied().filter(|v| !v.newcomer).collect();
     let aged = salt::continents(&aged);
     // Newcomers are held to their quota when a group can stand without them.
-    let without = if aged.len() < domains.len() && aged.len() >= policy.domains_needed() {
+    let without = if aged.len() < domains && aged.len() >= policy.domains_needed() {
         salt::draw(&aged, request, strategy, rng)?.ok()
     } else {
         None
@@ -213,17 +214,18 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     let quota = without.is_some().then(|| policy.newcomer_places());
     let draw = match without {
         Some(draw) => Ok(draw),
-        None => salt::draw(&domains, request, strategy, rng)?,
+        None => salt::draw(&race.domains, request, strategy, rng)?,
     };
-    let draw = draw.map_err(|none| PlacementError::TooFewPeers {
-        eligible_domains: domains.len(),
-        needed_domains: policy.domains_needed(),
-        more: policy.domains_needed().checked_sub(domains.len()).filter(|n| *n > 0).unwrap_or(none.missing),
-        classes: none.classes,
-        rejected,
-    })?;
+    let draw = match draw {
+        Ok(draw) => draw,
+        Err(none) => {
+            let needed = policy.domains_needed();
+            let more = needed.checked_sub(domains).filter(|n| *n > 0).unwrap_or(none.missing);
+            return Err(race.too_few(needed, more, none));
+        }
+    };
     let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
-    let mut ranked = rank_classes(&fit, request, &draw.ticket, &ranking);
+    let mut ranked = rank_classes(&race.fit, request, &draw.ticket, &ranking);
     let replicas = usize::from(policy.replicas.max(1));
     let held_back =
         quota.map(|places| newcomers::hold_back(&mut ranked, replicas, places, draw.ticket.id().as_bytes()[0]));
@@ -232,7 +234,7 @@ pub fn plan_group<R: CryptoRng + ?Sized>(
     for (list, rest) in ranked.iter_mut().zip(held_back.unwrap_or_default()) {
         list.extend(rest);
     }
-    let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
+    let slots = keys(ranked);
     Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas, relaxations, tries: draw.tries })
 }
 
@@ -247,23 +249,45 @@ pub fn plan_leaning<R: CryptoRng + ?Sized>(
     room: usize,
     rng: &mut R,
 ) -> Result<GroupPlan, PlacementError> {
-    let policy = request.policy;
-    let (fit, rejected) = sift(peers, request);
-    let (fit, _) = independent::thin(&fit, &request.authority);
-    let domains = salt::continents(&fit);
-    let strategy = policy.strategy_for(peers);
-    let draw = salt::draw_leaning(&domains, request, (strategy, room), rng)?;
-    let draw = draw.map_err(|none| PlacementError::TooFewPeers {
-        eligible_domains: domains.len(),
-        needed_domains: policy.code.slots(),
-        more: none.missing.saturating_sub(room).max(1),
-        classes: none.classes,
-        rejected,
-    })?;
+    let race = Race::of(peers, request);
+    let strategy = race.strategy;
+    let draw = match salt::draw_leaning(&race.domains, request, (strategy, room), rng)? {
+        Ok(draw) => draw,
+        Err(none) => {
+            let more = none.missing.saturating_sub(room).max(1);
+            return Err(race.too_few(request.policy.code.slots(), more, none));
+        }
+    };
     let ranking = RankKey::new(strategy, &draw.ticket, request.owner_key.as_ref());
-    let ranked = rank_classes(&fit, request, &draw.ticket, &ranking);
-    let slots = ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect();
+    let slots = keys(rank_classes(&race.fit, request, &draw.ticket, &ranking));
     Ok(GroupPlan { ticket: draw.ticket, strategy, slots, replicas: 1, relaxations: Vec::new(), tries: draw.tries })
+}
+
+/// Who may be in a new group, and how its salt is drawn.
+struct Race<'a> {
+    fit: Vec<&'a PeerView>,
+    domains: Continents<'a>,
+    rejected: Vec<(PeerKey, Rejection)>,
+    strategy: Strategy,
+}
+
+impl<'a> Race<'a> {
+    fn of(peers: &'a [PeerView], request: &GroupRequest<'_>) -> Self {
+        let (fit, rejected) = sift(peers, request);
+        let (fit, _) = independent::thin(&fit, &request.authority);
+        let domains = salt::continents(&fit);
+        Self { fit, domains, rejected, strategy: request.policy.strategy_for(peers) }
+    }
+
+    /// No draw gives every slot what it needs.
+    fn too_few(self, needed_domains: usize, more: usize, none: NoDraw) -> PlacementError {
+        let (eligible_domains, rejected) = (self.domains.len(), self.rejected);
+        PlacementError::TooFewPeers { eligible_domains, needed_domains, more, classes: none.classes, rejected }
+    }
+}
+
+fn keys(ranked: Vec<Vec<&PeerView>>) -> Vec<Vec<PeerKey>> {
+    ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()
 }
 
 /// Ranked candidates per slot of a group that exists: for replacements after its plan is gone, and for repair. By
@@ -278,8 +302,7 @@ pub fn candidates(
     let (fit, _) = sift(peers, request);
     let (fit, _) = independent::best_of_domains(&fit);
     let ranking = RankKey::new(strategy, ticket, request.owner_key.as_ref());
-    let ranked = rank_classes(&fit, request, ticket, &ranking);
-    ranked.into_iter().map(|list| list.into_iter().map(|v| v.peer).collect()).collect()
+    keys(rank_classes(&fit, request, ticket, &ranking))
 }
 
 /// Parts peers into those that may be given something and those that may not, both by peer key.

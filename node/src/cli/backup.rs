@@ -9,15 +9,20 @@ use std::{
 
 use cairn_core::durability::{Sla, UnknownSla};
 use clap::Args;
+use tokio::io::AsyncReadExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::{Context, execute, limits::Limits};
 use crate::{
     config::Setting,
-    daemon::assemble,
     failure::{ExitCode, Failure},
+    files::command::CommandStream,
     ops::{BackupArgs, Verb, encode_path},
-    vault::stream_input::StreamInput,
+    vault::stream_input::{StreamInput, StreamItem},
 };
+
+/// Bytes read at once from a command.
+const BLOCK: usize = 256 * 1024;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cairn backup /home/me --exclude '*.o' --exclude-caches --tag daily\n  \
@@ -110,7 +115,7 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
     };
     let verb = Verb::Backup(args);
     if backup.stdin_from_command {
-        execute::verb_with_input(context, verb, |cancel| assemble::command_input(&backup.paths, cancel)).await
+        execute::verb_with_input(context, verb, |cancel| command_input(&backup.paths, cancel)).await
     } else if backup.stdin {
         let begin = |_| {
             if std::io::stdin().is_terminal() && !context.global.quiet {
@@ -128,6 +133,34 @@ pub(super) async fn run(context: &Context, backup: Backup) -> Result<ExitCode, F
     } else {
         execute::verb(context, verb).await
     }
+}
+
+/// A command's output as a stream that fails when the command does; the command dies with `cancel`.
+fn command_input(argv: &[OsString], cancel: CancellationToken) -> Result<StreamInput, Failure> {
+    let mut stream = CommandStream::spawn(argv).map_err(|e| {
+        Failure::new(ExitCode::StreamCommand, "STREAM_COMMAND", "the stream command cannot be run").caused_by(&e)
+    })?;
+    let (sender, input) = StreamInput::channel();
+    tokio::spawn(async move {
+        loop {
+            let mut block = bytes::BytesMut::with_capacity(BLOCK);
+            let read = tokio::select! {
+                read = stream.read_buf(&mut block) => read,
+                () = cancel.cancelled() => return,
+                () = sender.closed() => return,
+            };
+            let item = match read {
+                Ok(0) => StreamItem::End,
+                Ok(_) => StreamItem::Bytes(block.freeze()),
+                Err(e) => StreamItem::Failed(e.to_string()),
+            };
+            let last = !matches!(item, StreamItem::Bytes(_));
+            if sender.send(item).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    Ok(input)
 }
 
 /// Some that are missing are errors on the way (exit 3); when all are, there is nothing to make a snapshot of.

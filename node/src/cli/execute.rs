@@ -104,7 +104,7 @@ fn open_dir(context: &Context, verb: &Verb) -> Result<DataDir, Failure> {
     match DataDir::find(&root)? {
         Some(dir) => Ok(dir),
         None if needs_vault(verb) => Err(no_vault(&root)),
-        None if needs_daemon(verb) || matches!(verb, Verb::DebugStore) => Err(crate::daemon::assemble::no_store(&root)),
+        None if needs_daemon(verb) || matches!(verb, Verb::DebugStore) => Err(crate::daemon::folder::no_store(&root)),
         None if context.network().is_none() => Err(crate::data_dir::no_network()),
         None => DataDir::open(&root),
     }

@@ -11,7 +11,7 @@ use super::{Context, render, secrets};
 use crate::ops::SecretText;
 use crate::{
     api::client::DaemonClient,
-    daemon::assemble,
+    daemon::folder,
     data_dir::DataDir,
     failure::{ExitCode, Failure},
 };
@@ -82,7 +82,7 @@ async fn settle(context: &Context, dir: &DataDir) -> Result<(), Failure> {
     }
     let _lock = dir.lock("init")?;
     let network = dir.network(context.network())?;
-    assemble::settle_invitation(dir, &network, given).await
+    folder::settle_invitation(dir, &network, given).await
 }
 
 pub(super) async fn run(context: &Context, init: Init) -> Result<ExitCode, Failure> {
@@ -95,7 +95,7 @@ pub(super) async fn run(context: &Context, init: Init) -> Result<ExitCode, Failu
         Some(daemon) => daemon.make_vault(passphrase).await?,
         None => {
             let _lock = dir.lock("init")?;
-            assemble::make_vault(&dir, passphrase).await?
+            folder::make_vault(&dir, passphrase).await?
         }
     };
     let told = match paper {

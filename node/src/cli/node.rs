@@ -11,7 +11,7 @@ use crate::{
     api::client::DaemonClient,
     config::Setting,
     courtesy::{self, Pause},
-    daemon::{self, NodeSettings, assemble, service::pause_summary},
+    daemon::{self, NodeSettings, folder, service::pause_summary},
     data_dir::DataDir,
     failure::{ExitCode, Failure},
     ops::{Event, LeaveArgs, PauseArgs, Verb},
@@ -190,7 +190,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode,
 /// By the node that runs, or in the folder of one that does not: it will be paused when it runs.
 async fn pause(context: &Context, args: Option<PauseArgs>) -> Result<ExitCode, Failure> {
     let root = context.data_dir()?;
-    let dir = DataDir::find(&root)?.ok_or_else(|| assemble::no_store(&root))?;
+    let dir = DataDir::find(&root)?.ok_or_else(|| folder::no_store(&root))?;
     if DaemonClient::find(&dir.socket()).await.is_some() {
         return execute::verb(context, args.map_or(Verb::Resume, Verb::Pause)).await;
     }

@@ -244,7 +244,7 @@ fn gravest(findings: &[Finding]) -> ExitCode {
 impl NodeService {
     pub(super) async fn health(&self, events: &mpsc::Sender<Event>) -> VerbResult {
         let Some(store) = self.node().store().cloned() else {
-            return Err(super::assemble::no_store(self.node().dir().root()));
+            return Err(super::folder::no_store(self.node().dir().root()));
         };
         let peers = self.known_peers(false).await.unwrap_or_default();
         let (holdings, now) = (self.node().holdings().clone(), crate::vault::now());

@@ -27,7 +27,7 @@ impl NodeService {
         cancel: &CancellationToken,
     ) -> VerbResult {
         if self.node().store().is_none() {
-            return Err(super::assemble::no_store(self.node().dir().root()));
+            return Err(super::folder::no_store(self.node().dir().root()));
         }
         let holdings = self.node().holdings();
         let before = self.leave_status().await?;

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, assemble};
+use super::{Node, assemble, folder};
 use crate::{
     api::{
         NodeStatus,
@@ -383,7 +383,7 @@ impl Service for NodeService {
     fn make_vault(&self, passphrase: Option<SecretText>) -> BoxFuture<'_, Result<SecretText, Failure>> {
         async move {
             let _turn = self.enter_vault(Entry::Replacer).await?;
-            assemble::make_vault(self.node.dir(), passphrase).await
+            folder::make_vault(self.node.dir(), passphrase).await
         }
         .boxed()
     }

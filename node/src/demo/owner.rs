@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::server::{Call, Service},
     cli::render::DemoScreen,
-    daemon::{Node, NodeService, NodeSettings, assemble},
+    daemon::{Node, NodeService, NodeSettings, folder},
     data_dir::{DataDir, WriterLock},
     failure::{ExitCode, Failure},
     ops::{Event, SecretText, Verb},
@@ -29,7 +29,7 @@ impl Owner {
     /// A new vault in a new folder; and its phrase.
     pub(super) async fn new(home: &Path, network: &NetworkFile) -> Result<(Self, SecretText), Failure> {
         let dir = DataDir::open(home)?;
-        let phrase = assemble::make_vault(&dir, None).await?;
+        let phrase = folder::make_vault(&dir, None).await?;
         Ok((Self::start(dir, network).await?, phrase))
     }
 

@@ -187,8 +187,9 @@ pub struct Restorer {
     /// `None` in a dry run when there is no target yet.
     top: Option<Arc<Dir>>,
     stack: Vec<Level>,
-    /// Folders left while sinks were still open in them: their times are set at the end.
+    /// Folders left while sinks were still open in them: their times are set when there are `late_look` of them, or at the end.
     late: Vec<(Arc<Dir>, Node, PathBuf)>,
+    late_look: usize,
     errors: VecDeque<ItemError>,
     lost_errors: u64,
     report: RestoreReport,
@@ -214,6 +215,9 @@ const ERRORS_MAX: usize = 10_000;
 /// Folders that were left and stay open for the sinks in them. Beside the [`super::dir::OPEN_LEVELS`] of the way down, and
 /// small as they are.
 const LATE_OPEN: usize = 96;
+/// Folders that were left and wait, before those are ended whose sinks are closed by now: 1,024 are a megabyte. What must wait is
+/// twice as many at most: as many folders as the caller has sinks open in, and those of files whose other names are not known yet.
+const LATE_LOOK: usize = 1024;
 
 /// Temporary names begin so.
 const TEMPORARY: &str = ".cairn-restore-";
@@ -249,6 +253,7 @@ impl Restorer {
             top,
             stack: Vec::new(),
             late: Vec::new(),
+            late_look: LATE_LOOK,
             errors: VecDeque::new(),
             lost_errors: 0,
             report: RestoreReport::default(),
@@ -290,9 +295,27 @@ impl Restorer {
             if let Some((dir, ..)) = self.late.len().checked_sub(LATE_OPEN).and_then(|at| self.late.get(at)) {
                 dir.park();
             }
+            if self.late.len() >= self.late_look {
+                self.end_late();
+            }
         } else {
             self.finish_folder(&dir, &level.node, &level.path);
         }
+    }
+
+    /// Ends the folders that waited and in which nothing is open any more. Children came before their parents, whom they hold.
+    fn end_late(&mut self) {
+        for (dir, node, path) in std::mem::take(&mut self.late) {
+            if Arc::strong_count(&dir) > 1 {
+                self.late.push((dir, node, path));
+            } else {
+                self.finish_folder(&dir, &node, &path);
+            }
+        }
+        let parked = self.late.len().saturating_sub(LATE_OPEN);
+        self.late.iter().take(parked).for_each(|(dir, ..)| dir.park());
+        // Not at every folder from now on, when many have to wait.
+        self.late_look = LATE_LOOK.max(2 * self.late.len());
     }
 
     /// Places an entry that is no folder.

@@ -25,6 +25,7 @@ use super::{
     gossip,
     heads::HeadRecords,
     origins::{InboundLimits, Origins},
+    probing::Probing,
     streams::{Kind, Streams},
     waits::Waits,
 };
@@ -103,7 +104,7 @@ pub(crate) struct NodeBehaviour {
     pub(crate) relay_client: relay::client::Behaviour,
     pub(crate) dcutr: dcutr::Behaviour,
     pub(crate) relay: Toggle<relay::Behaviour>,
-    pub(crate) autonat_client: Toggle<autonat::v2::client::Behaviour>,
+    pub(crate) autonat_client: Toggle<Probing>,
     pub(crate) autonat_server: Toggle<autonat::v2::server::Behaviour>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
@@ -190,7 +191,7 @@ impl NodeBehaviour {
             dcutr: dcutr::Behaviour::new(me),
             relay: carries.then(|| relay_server(me, lan.allow_private)).into(),
             // On a LAN there is nothing to find out, and private addresses would be probed for ever.
-            autonat_client: (public && server).then(autonat::v2::client::Behaviour::default).into(),
+            autonat_client: (public && server).then(Probing::default).into(),
             autonat_server: (public && server).then(autonat::v2::server::Behaviour::default).into(),
             mdns: mdns.into(),
             upnp: port_mapping.then(upnp::tokio::Behaviour::default).into(),

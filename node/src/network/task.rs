@@ -179,6 +179,8 @@ pub(crate) struct State {
     circuit: Option<ListenerId>,
     /// The relay that is dialled, and the circuit to ask it for.
     awaited: Option<(PeerId, Multiaddr)>,
+    /// When our addresses are looked at again.
+    judge_at: Instant,
     unreachable: HashMap<PeerId, Instant>,
     openers: HashMap<PeerId, Vec<(Kind, OpenReply)>>,
     /// Where streams of rebuilds go.
@@ -234,6 +236,7 @@ impl State {
             carriage: Carriage::new(carried),
             circuit: None,
             awaited: None,
+            judge_at: now + reach::JUDGED_FOR,
             unreachable: HashMap::new(),
             openers: HashMap::new(),
             rebuilds: None,
@@ -409,6 +412,7 @@ impl NetworkTask {
         self.seek();
         self.look_for_others();
         self.seek_carrier();
+        self.judge_anew(instant);
         self.replicate(instant);
         self.end_stalled_walks(instant);
         self.state.unreachable.retain(|_, until| *until > instant);

@@ -35,8 +35,9 @@ const ROOM_KIB: u32 = 64 * 1024;
 const LEAST_KIB: u32 = 8;
 /// Times that a message is tried.
 const TRIES: u32 = 3;
-/// Times that an order is given to a new holder that is busy, over an hour with the pauses; the steward gives one that got lost
-/// again by itself.
+/// Times that an order is given to a new holder that is busy; the steward gives one that got lost again by itself. Each pause is four
+/// times the one before, so the sixth try is 341 first pauses after the first: 70 minutes, by when a holder is done with what made it
+/// busy. A seventh would come after nearly five of the six hours that an order holds, too late to carry it out.
 const GIVE_TRIES: u32 = 6;
 /// How long one try may take: a map of 2 MiB over a slow line.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -247,15 +248,13 @@ mod tests {
     use super::*;
     use crate::stewardship::ports::WatchPass;
 
-    /// Peer 1 takes what it is asked and never answers; whom else is asked is told.
-    struct Hanging {
-        open: AtomicUsize,
-        asked: mpsc::Sender<PeerKey>,
-    }
+    /// A network of which an outbox only asks; this answers.
+    struct Answering<F>(F);
 
-    const HANGS: PeerKey = PeerKey::from_bytes([1; 32]);
-
-    impl StewardNet for Hanging {
+    impl<F> StewardNet for Answering<F>
+    where
+        F: Fn(PeerKey) -> BoxFuture<'static, Result<Answer, TransferError>> + Send + Sync + 'static,
+    {
         fn me(&self) -> PeerKey {
             PeerKey::from_bytes([0; 32])
         }
@@ -269,15 +268,7 @@ mod tests {
         }
 
         fn request(&self, to: PeerKey, _: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
-            async move {
-                if to == HANGS {
-                    self.open.fetch_add(1, Ordering::SeqCst);
-                    std::future::pending::<()>().await;
-                }
-                self.asked.send(to).await.expect("listened to");
-                Ok(Answer::Done)
-            }
-            .boxed()
+            (self.0)(to)
         }
 
         fn holding(&self, _: PeerKey, _: WatchPass, _: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
@@ -289,11 +280,32 @@ mod tests {
         }
     }
 
+    const HANGS: PeerKey = PeerKey::from_bytes([1; 32]);
+
+    /// Peer 1 takes what it is asked and never answers; whom else is asked is told. And how many questions it took.
+    fn hanging(asked: mpsc::Sender<PeerKey>) -> (Arc<dyn StewardNet>, Arc<AtomicUsize>) {
+        let open = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&open);
+        let answer = move |to| {
+            let (open, asked) = (Arc::clone(&open), asked.clone());
+            async move {
+                if to == HANGS {
+                    open.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending::<()>().await;
+                }
+                asked.send(to).await.expect("listened to");
+                Ok(Answer::Done)
+            }
+            .boxed()
+        };
+        (Arc::new(Answering(answer)), taken)
+    }
+
     #[tokio::test]
     async fn who_never_answers_takes_little_from_others() {
         let (asked, mut heard) = mpsc::channel(256);
-        let net = Arc::new(Hanging { open: AtomicUsize::new(0), asked });
-        let outbox = Outbox::new(net.clone(), LANES, Duration::from_secs(1), CancellationToken::new());
+        let (net, open) = hanging(asked);
+        let outbox = Outbox::new(net, LANES, Duration::from_secs(1), CancellationToken::new());
         let say = || Say::Compare { group: GroupId::from_bytes([9; 32]), generation: 1, digest: [0; 32] };
         for _ in 0..1000 {
             outbox.say(HANGS, say());
@@ -303,41 +315,12 @@ mod tests {
         for _ in &others {
             heard.recv().await.expect("the others are told");
         }
-        assert_eq!(net.open.load(Ordering::SeqCst), LANES_EACH);
+        assert_eq!(open.load(Ordering::SeqCst), LANES_EACH);
         assert_eq!(lock(&outbox.peers)[&HANGS].messages, WAITING_EACH, "the rest is lost");
         assert_eq!(outbox.ask(HANGS, Request::Say(Box::new(say()))).await, Err(TransferError::TimedOut));
         outbox.cancel.cancel();
         outbox.close().await;
         assert!(lock(&outbox.peers).is_empty());
-    }
-
-    /// Answers as it is told to.
-    struct Saying(Result<Answer, TransferError>);
-
-    impl StewardNet for Saying {
-        fn me(&self) -> PeerKey {
-            PeerKey::from_bytes([0; 32])
-        }
-
-        fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {
-            unreachable!("an outbox only asks")
-        }
-
-        fn probe(&self, _: PeerKey) -> BoxFuture<'_, Result<(), TransferError>> {
-            unreachable!("an outbox only asks")
-        }
-
-        fn request(&self, _: PeerKey, _: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {
-            std::future::ready(self.0.clone()).boxed()
-        }
-
-        fn holding(&self, _: PeerKey, _: WatchPass, _: Slot) -> BoxFuture<'_, Result<Ordinals, TransferError>> {
-            unreachable!("an outbox only asks")
-        }
-
-        fn fetch(&self, _: PeerKey, _: Arc<Credentials>, _: u8) -> BoxFuture<'_, Result<bytes::Bytes, TransferError>> {
-            unreachable!("an outbox only asks")
-        }
     }
 
     #[tokio::test]
@@ -352,7 +335,8 @@ mod tests {
             (Err(TransferError::TimedOut), Some(Given::Undelivered)),
             (Err(TransferError::ShuttingDown), None),
         ] {
-            let net = Arc::new(Saying(said.clone()));
+            let answer = said.clone();
+            let net = Arc::new(Answering(move |_| std::future::ready(answer.clone()).boxed()));
             let outbox = Outbox::new(net, LANES, Duration::from_micros(10), CancellationToken::new());
             // What it carries does not matter here.
             let say = Say::Compare { group: GroupId::from_bytes([9; 32]), generation: 1, digest: [0; 32] };
@@ -365,7 +349,7 @@ mod tests {
     #[test]
     fn maps_for_one_peer_leave_room_for_others() {
         let (asked, _heard) = mpsc::channel(256);
-        let net = Arc::new(Hanging { open: AtomicUsize::new(0), asked });
+        let (net, _) = hanging(asked);
         let outbox = Outbox::new(net, LANES, Duration::from_secs(1), CancellationToken::new());
         let mut places = Vec::new();
         while let Some(place) = outbox.enter(HANGS, 2048) {

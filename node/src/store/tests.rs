@@ -19,7 +19,9 @@ use std::{
     },
 };
 
+use cairn_proto::{ByteSize, VaultKey};
 use ed25519_dalek::SigningKey;
+use tokio_util::sync::CancellationToken;
 
 use super::{faulty_disk::FaultyDisk, *};
 

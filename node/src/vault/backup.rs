@@ -9,38 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cairn_core::{
-    chunking::ChunkProfile,
-    durability::{UnknownSla, repairs::RepairFigures},
-    keys::KeyMode,
-    pack::StripeNumbers,
-    placement::{Owner, PlacementError, PlacementPolicy},
-};
-use cairn_proto::{
-    SnapshotId, Timestamp,
-    index::StripeNo,
-    manifest::{EpochRow, SnapshotRecord, SourceKind},
-    tree::ContentRef,
-};
+use cairn_core::{chunking::ChunkProfile, durability::repairs::RepairFigures, pack::StripeNumbers};
+use cairn_proto::{Timestamp, index::StripeNo};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Vault,
-    catalogue::{CatalogueError, Counters, Meta},
-    commit::{Commit, HEAD_QUORUM},
+    catalogue::Meta,
+    commit::HEAD_QUORUM,
     failures, fallback,
-    groups::{Groups, PlaceError, Use},
     ingest::{Figures, Ingest, Out},
     leaning::Storage,
-    promise::{self, Kept, Promise},
-    reader::Reader,
+    promise::Kept,
     session::{Session, StoreError, StripeJob},
     sources::{self, FileSource, LateFiles, Scanned, SourceError},
     stewards::{self, Watched},
     stream_input::StreamInput,
-    tree_walk,
 };
 use crate::{
     failure::{ExitCode, Failure},
@@ -48,17 +34,19 @@ use crate::{
     overlay::Overlay,
 };
 
+mod ending;
 mod notices;
+mod opening;
+
+pub(super) use opening::open_session;
+
+use ending::{finish, record};
+use opening::promised;
 
 /// Stripes in flight: with 8 slots each, 48 transfers keep a dozen peers busy at any round-trip time.
 const IN_FLIGHT: usize = 6;
 /// Payloads that wait for a free place in flight.
 const QUEUED: usize = 2;
-/// How long holders are asked to keep shards: 13 months, as long as a steward's mandate.
-const LEASE_MS: u64 = 396 * 24 * 3600 * 1000;
-/// Looks at a network that seems too small, before that is believed: a node that just came still hears of peers.
-const LOOKS: usize = 4;
-const LOOK_AGAIN: Duration = Duration::from_millis(700);
 /// Between two progress events.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -225,94 +213,6 @@ impl Source {
     }
 }
 
-/// What the vault promises from this run on: what is named now, or what was named once; `none` takes it back.
-fn promised(vault: &Vault, args: &BackupArgs) -> Result<Option<Promise>, Failure> {
-    let before = Promise::of(&vault.catalogue).map_err(failures::catalogue)?;
-    let Some(named) = args.sla.as_deref() else { return Ok(before) };
-    if named.eq_ignore_ascii_case(promise::NONE) {
-        if !args.dry_run {
-            vault.catalogue.set_meta(Meta::Promise, None).map_err(failures::catalogue)?;
-        }
-        return Ok(None);
-    }
-    let sla = named.parse().map_err(|e: UnknownSla| {
-        Failure::new(ExitCode::Usage, "SLA", format!("{named:?} is no promise that a vault can make"))
-            .caused_by(&e)
-            .with_hint("none takes a promise back")
-    })?;
-    Ok(Some(before.filter(|before| before.sla == sla).unwrap_or(Promise::new(sla))))
-}
-
-/// Knows the peers, takes over the groups that are left open.
-pub(super) async fn open_session(
-    vault: &Vault,
-    (overlay, storage): (Arc<dyn Overlay>, &Storage),
-    now: Timestamp,
-    counters: Counters,
-    promise: Option<(Promise, RepairFigures)>,
-    events: &mpsc::Sender<Event>,
-    cancel: &CancellationToken,
-) -> Result<Session, Failure> {
-    let mut peers = overlay.peers(true).await.map_err(failures::overlay)?;
-    let (stripes, highest_group) = vault.catalogue.highest_numbers().map_err(failures::catalogue)?;
-    let crashed = vault.catalogue.meta(Meta::Running).map_err(failures::catalogue)?.is_some();
-    let mut left = Vec::new();
-    for row in vault.catalogue.groups() {
-        let mut row = row.map_err(failures::catalogue)?;
-        match (row.sealed, crashed) {
-            (true, _) => {}
-            (false, false) => left.push(row),
-            (false, true) => {
-                // Nobody knows which ordinals a run gave out that did not end: its groups take no more.
-                row.sealed = true;
-                vault.catalogue.set_group(&row).map_err(failures::catalogue)?;
-            }
-        }
-    }
-    let owner = Owner { peer: overlay.me(), domain: overlay.my_domain() };
-    let next_group = counters.next_group.max(highest_group + 1);
-    let mut looks = LOOKS;
-    let (groups, promised) = loop {
-        let promised = promise.map(|(promise, repairs)| promise.follow(&peers, stripes, &repairs, now));
-        let policy = promised.as_ref().map_or_else(|| PlacementPolicy::for_network(&peers), |kept| kept.policy(&peers));
-        let (keys, owner) = (vault.keys.clone(), owner.clone());
-        // Peers of which we have not heard yet come before fallback storage.
-        let leaning = Use { stand: storage.stand(), now: looks == 1 };
-        let groups = Groups::new(keys, owner, peers.clone(), now, left.clone(), next_group, policy, leaning);
-        groups.vet(vault.catalogue.given(now).map_err(failures::catalogue)?, overlay.as_ref());
-        match groups.ready() {
-            Ok(()) => {
-                groups.may_lean();
-                break (groups, promised);
-            }
-            Err(PlaceError::Placement(PlacementError::TooFewPeers { .. })) if looks > 1 => {
-                looks -= 1;
-                tokio::select! {
-                    () = cancel.cancelled() => return Err(failures::interrupted()),
-                    () = tokio::time::sleep(LOOK_AGAIN) => {}
-                }
-                peers = overlay.peers(true).await.map_err(failures::overlay)?;
-            }
-            Err(e) => return Err(failures::store(&StoreError::Place(e))),
-        }
-    };
-    if let Some((id, text)) = promised.as_ref().and_then(Kept::notice) {
-        let _ = events.send(Event::Notice { id: id.to_owned(), text }).await;
-    }
-    if let Some(notice) = groups.policy().notice {
-        let id = match notice {
-            cairn_core::placement::PolicyNotice::LowPeer { .. } => "LOW_PEER_MODE",
-            cairn_core::placement::PolicyNotice::SingleReplica { .. } => "SINGLE_REPLICA",
-        };
-        let _ = events.send(Event::Notice { id: id.to_owned(), text: notice.to_string() }).await;
-    }
-    groups.learn_formers(vault.catalogue.formers().map_err(failures::catalogue)?);
-    let epoch = vault.epochs()?.last().map_or(1, |e| e.number);
-    let epoch = Arc::new(vault.keys.epoch(KeyMode::Paper, epoch));
-    let lease_until = now.plus_ms(LEASE_MS);
-    Ok(Session::new(vault.keys.clone(), epoch, vault.catalogue.clone(), overlay, groups, promised, lease_until))
-}
-
 type ScanResult = (Ingest, Result<(Scanned, LateFiles), SourceError>);
 
 fn scan(
@@ -383,144 +283,4 @@ async fn send_all(
             return Ok(());
         }
     }
-}
-
-struct Done {
-    scanned: Scanned,
-    snapshot: Option<SnapshotId>,
-    unchanged: bool,
-    head_kept_by: Option<usize>,
-    /// Known when a commit counted them.
-    stripes_lost: Option<usize>,
-}
-
-#[allow(clippy::too_many_arguments, reason = "the run's loose ends come together here")]
-async fn finish(
-    vault: &Vault,
-    session: &Session,
-    args: &BackupArgs,
-    sending: Result<(), Failure>,
-    scanned: ScanResult,
-    events: &mpsc::Sender<Event>,
-    cancel: &CancellationToken,
-    counters: Counters,
-    now: Timestamp,
-) -> Result<Done, Failure> {
-    let (mut ingest, scanned) = scanned;
-    sending?;
-    let (scanned, late) = scanned.map_err(|e| failures::source(&e, cancel))?;
-    if cancel.is_cancelled() {
-        return Err(failures::interrupted());
-    }
-    let mine = |record: &SnapshotRecord| record.hostname == hostname(args) && record.paths == source_paths(args);
-    let mut snapshots = vault.catalogue.snapshots().map_err(failures::catalogue)?;
-    snapshots.retain(|(_, record)| mine(record));
-    let parent = snapshots.into_iter().max_by_key(|(_, record)| record.time);
-    let unchanged = match &parent {
-        Some((_, parent)) if args.skip_if_unchanged => is_unchanged(vault, session, args, parent, &scanned).await,
-        _ => false,
-    };
-    // Where a repair put shards stands in no head yet, what lay in lost stripes was stored anew, or one of them has a part of
-    // the index: a head is due all the same.
-    let knows_losses = ingest.knows_losses();
-    let due = |vault: &Vault| -> Result<bool, CatalogueError> {
-        Ok(vault.catalogue.meta(Meta::Moved)?.is_some() || knows_losses || vault.catalogue.index_is_lost()?)
-    };
-    if args.dry_run || unchanged && !due(vault).map_err(failures::catalogue)? {
-        return Ok(Done { scanned, snapshot: None, unchanged, head_kept_by: None, stripes_lost: None });
-    }
-    let record = SnapshotRecord {
-        root: scanned.root.clone(),
-        total_files: scanned.total_files,
-        total_bytes: scanned.total_bytes,
-        data_added: ingest.bytes_added(),
-        parent: parent.map(|(id, _)| id),
-        ..record(args, now)
-    };
-    let encoded = record.encode().map_err(|e| failures::bug("SNAPSHOT", &e))?;
-    let id = vault.keys.snapshot_id(&encoded);
-    let snapshots = if unchanged { Vec::new() } else { vec![(id, record)] };
-    let _ = events.try_send(Event::Status(Progress { phase: "commit".to_owned(), ..Progress::default() }));
-    let epochs: Vec<EpochRow> = vault.epochs()?;
-    let commit = Commit { session, ingest: &mut ingest, snapshots, counters, epochs, now };
-    let committed = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(failures::interrupted()),
-        done = commit.run() => done.map_err(|e| failures::commit(&e))?,
-    };
-    // A check may have found more lost meanwhile: then nobody knows whether these are whole.
-    if vault.catalogue.lost().map_err(failures::catalogue)?.is_subset(ingest.lost()) {
-        vault.catalogue.set_files(&late).map_err(failures::catalogue)?;
-    }
-    Ok(Done {
-        scanned,
-        snapshot: (!unchanged).then_some(id),
-        unchanged,
-        head_kept_by: Some(committed.head_kept_by),
-        stripes_lost: Some(committed.stripes_lost),
-    })
-}
-
-/// The snapshot's record, without what only the scan can tell.
-fn record(args: &BackupArgs, now: Timestamp) -> SnapshotRecord {
-    SnapshotRecord {
-        time: now,
-        hostname: hostname(args),
-        username: username(),
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        paths: source_paths(args),
-        tags: args.tags.clone(),
-        source: if args.stdin_filename.is_some() { SourceKind::Stream } else { SourceKind::Files },
-        root: ContentRef::empty(),
-        total_files: 0,
-        total_bytes: 0,
-        data_added: 0,
-        program: format!("cairn {}", env!("CARGO_PKG_VERSION")),
-        parent: None,
-    }
-}
-
-/// Whether the sources are as the parent has them. The folders above them do not count: their times change with their
-/// other entries.
-async fn is_unchanged(
-    vault: &Vault,
-    session: &Session,
-    args: &BackupArgs,
-    parent: &SnapshotRecord,
-    scanned: &Scanned,
-) -> bool {
-    if parent.root == scanned.root {
-        return true;
-    }
-    if scanned.errors > 0 || args.paths.is_empty() || scanned.tops.len() != args.paths.len() {
-        return false;
-    }
-    let reader = Reader::new(vault.keys.clone(), session.overlay.clone(), Some(vault.catalogue.clone()));
-    for (path, node) in &scanned.tops {
-        use std::os::unix::ffi::OsStrExt as _;
-        let before = tree_walk::find(&reader, &parent.root, path.as_os_str().as_bytes()).await;
-        if !matches!(before, Ok(Some(before)) if before == *node) {
-            return false;
-        }
-    }
-    true
-}
-
-fn hostname(args: &BackupArgs) -> String {
-    args.host.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
-}
-
-fn source_paths(args: &BackupArgs) -> Vec<Vec<u8>> {
-    use std::os::unix::ffi::OsStringExt as _;
-    match &args.stdin_filename {
-        Some(name) => vec![name.as_bytes().to_vec()],
-        None => args.paths.iter().map(|p| decode_path(p).into_os_string().into_vec()).collect(),
-    }
-}
-
-fn username() -> String {
-    let owners = crate::files::meta::Owners::load();
-    let uid = rustix::process::getuid().as_raw();
-    owners.user(uid).unwrap_or_else(|| uid.to_string())
 }

@@ -10,8 +10,8 @@
 //!   [`placement::candidates`], both by colour. A stripe that moves to another group is sealed again first (new stripe
 //!   id, new keys), so no old shard complements a new one. Attacked by the recorder in `tests/memory_overlay.rs`.
 //! - **SEP-3** Whoever left a row, or was offered something and never entered it, is remembered with its subnet, and before
-//!   anything is offered: neither it nor anybody else of its subnet gets another slot. Enforced by [`Groups::remember`] and
-//!   [`apart`]; attacked by `tests::separation`.
+//!   anything is offered: neither it nor anybody else of its subnet gets another slot. Enforced by `formers`;
+//!   attacked by `tests::separation`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,13 +21,12 @@ use std::{
 use cairn_core::{
     keys::VaultKeys,
     peer_view::PeerView,
-    placement::{self, GroupRequest, Owner, PlacementError, PlacementPolicy, Strategy, Vacancy},
+    placement::{self, Owner, PlacementError, PlacementPolicy, Strategy, Vacancy},
 };
 use cairn_proto::{
     DecodeError, GroupTicket, PeerKey, STRIPES_PER_GROUP_MAX, Timestamp,
     manifest::{GroupRow, HOLDERS_MAX},
 };
-use rand_core::SeedableRng as _;
 
 use super::{
     catalogue::holders::{FORMER_MAX, Former, OFFERED_MAX},
@@ -36,11 +35,15 @@ use super::{
 };
 use crate::overlay::GroupAccess;
 
+mod formers;
 mod lean;
+mod opening;
 mod vetting;
 mod watchers;
 
 pub(super) use lean::Use;
+
+use formers::apart;
 
 /// Groups that take stripes at the same time, so that throughput grows with the network.
 const OPEN_MAX: usize = 4;
@@ -109,39 +112,6 @@ struct Book {
     lean: bool,
     /// What newcomers may be given.
     vetting: vetting::Vetting,
-}
-
-impl Book {
-    /// Remembers that a peer may have something of a slot, wherever it stands; false when there are `most` already and none
-    /// of them stands in this row, which is on record.
-    fn remember(&mut self, group: u32, slot: usize, peer: PeerKey, row: &[Vec<PeerKey>], most: usize) -> bool {
-        let subnet = self.peers.iter().find(|v| v.peer == peer).and_then(|v| v.subnet.clone());
-        let former = Former { slot: slot as u8, peer, subnet };
-        let formers = self.formers.entry(group).or_default();
-        // Where it stood is not forgotten because nobody knows it now.
-        if formers.iter().any(|f| f.peer == peer && f.slot == former.slot && (former.subnet.is_none() || *f == former))
-        {
-            return true;
-        }
-        if formers.len() >= most {
-            // Whoever stands in the row is known from there.
-            let standing = |f: &Former| row.get(usize::from(f.slot)).is_some_and(|held| held.contains(&f.peer));
-            let Some(at) = formers.iter().position(standing) else { return false };
-            formers.remove(at);
-        }
-        formers.push(former);
-        self.grown.insert(group);
-        true
-    }
-}
-
-/// Whether a peer is somebody else than all who have or had something of the group's other slots outside the row.
-fn apart(formers: Option<&Vec<Former>>, slot: usize, view: &PeerView) -> bool {
-    formers
-        .into_iter()
-        .flatten()
-        .filter(|f| usize::from(f.slot) != slot)
-        .all(|f| f.peer != view.peer && (f.subnet.is_none() || f.subnet != view.subnet))
 }
 
 /// The groups of one run. All methods are short; planning a group takes milliseconds.
@@ -218,32 +188,6 @@ impl Groups {
         self.book().next_number
     }
 
-    fn adopt(&self, mut row: GroupRow) {
-        let mut book = self.book();
-        let replicas = usize::from(book.policy.replicas);
-        let alive: BTreeSet<PeerKey> = book
-            .peers
-            .iter()
-            .filter(|p| placement::eligible(p, &self.owner, &book.policy, self.now).is_ok())
-            .map(|p| p.peer)
-            .collect();
-        let leaning = self.leaning_slots(&book, &row);
-        let whole = row.holders.iter().enumerate().all(|(at, slot)| {
-            slot.iter().filter(|p| alive.contains(p)).count() >= replicas || leaning.contains_key(&at)
-        });
-        if row.sealed || row.code != book.policy.code || !whole {
-            row.sealed = true;
-        }
-        let Ok(access) = access_of(&self.keys, &row) else { return };
-        let here = |at: usize, slot: &Vec<PeerKey>| match leaning.get(&at) {
-            Some(holder) => vec![*holder],
-            None => slot.iter().filter(|p| alive.contains(p)).copied().collect(),
-        };
-        let ranked = row.holders.iter().enumerate().map(|(at, slot)| here(at, slot)).collect();
-        let kept = row.holders.iter().enumerate().flat_map(|(at, slot)| slot.iter().map(move |p| (at, *p))).collect();
-        book.groups.insert(row.number, Open { row, access: Arc::new(access), ranked, in_flight: 0, kept });
-    }
-
     /// A place for the next stripe. `only` asks for that group if it still takes stripes.
     pub(super) fn take_place(&self, only: Option<u32>) -> Result<Place, PlaceError> {
         let mut book = self.book();
@@ -267,111 +211,6 @@ impl Groups {
         group.row.sealed |= usize::from(group.row.stripes_used) == STRIPES_PER_GROUP_MAX;
         group.in_flight += 1;
         Ok(Place { group: number, ordinal, access: group.access.clone() })
-    }
-
-    fn open_group(&self, book: &mut Book) -> Result<u32, PlaceError> {
-        let number = book.next_number;
-        let mut seed = [0u8; 32];
-        getrandom::fill(&mut seed).map_err(|e| PlaceError::Random(e.to_string()))?;
-        let mut rng = rand_chacha::ChaCha20Rng::from_seed(seed);
-        let authority = self.keys.group_authority(number);
-        let mut request = GroupRequest {
-            owner: self.owner.clone(),
-            authority: authority.verifying_key().to_bytes(),
-            policy: &book.policy,
-            avoid: &book.avoid,
-            now: self.now,
-            owner_key: Some(*self.keys.placement_key(number)),
-        };
-        // Without newcomers that have their quota of the day, if a group can be had.
-        let without = book.vetting.held().map(|held| held | &book.avoid);
-        let vetted = without.as_ref().and_then(|without| {
-            request.avoid = without;
-            placement::plan_group(&book.peers, &request, &mut rng).ok()
-        });
-        request.avoid = &book.avoid;
-        if without.is_some() && vetted.is_none() {
-            book.relaxations.insert(vetting::young());
-        }
-        let planned = vetted.map_or_else(|| placement::plan_group(&book.peers, &request, &mut rng), Ok);
-        let plan = match planned {
-            Err(error @ PlacementError::TooFewPeers { .. }) => lean::plan(book, &request, error, &mut rng)?,
-            planned => planned?,
-        };
-        for relaxation in &plan.relaxations {
-            book.relaxations.insert(relaxed(relaxation));
-        }
-        let row = GroupRow {
-            number,
-            salt: *plan.ticket.salt(),
-            code: plan.ticket.code(),
-            colours: plan.ticket.colours(),
-            holders: plan
-                .slots
-                .iter()
-                .map(|s| s.iter().take(plan.replicas.min(HOLDERS_MAX)).copied().collect())
-                .collect(),
-            stripes_used: 0,
-            sealed: false,
-        };
-        book.policy.strategy_before = Some(plan.strategy);
-        book.first.chose(&row);
-        book.next_number = number.checked_add(1).ok_or(PlaceError::NoNumber)?;
-        let access = Arc::new(GroupAccess { ticket: plan.ticket, authority });
-        let kept = BTreeSet::new();
-        book.groups.insert(number, Open { row, access, ranked: plan.slots, in_flight: 0, kept });
-        book.opened.push(number);
-        Ok(number)
-    }
-
-    /// Groups opened since the last call. They must be on record before anything is offered to their holders: a number that
-    /// a killed run used and nobody remembers would be given out again, with the same salt and with places that are taken.
-    pub(super) fn take_opened(&self) -> Vec<GroupRow> {
-        let mut book = self.book();
-        let opened = std::mem::take(&mut book.opened);
-        opened.iter().filter_map(|number| Some(book.groups.get(number)?.row.clone())).collect()
-    }
-
-    /// What earlier runs remembered of holders outside the rows.
-    pub(super) fn learn_formers(&self, formers: BTreeMap<u32, Vec<Former>>) {
-        self.book().formers = formers;
-    }
-
-    /// Who is outside the rows of groups where that is not [on record](Self::formers_recorded). It must be before anything
-    /// is offered to anybody of these groups.
-    pub(super) fn unrecorded_formers(&self) -> Vec<(u32, Vec<Former>)> {
-        let book = self.book();
-        book.grown.iter().filter_map(|group| Some((*group, book.formers.get(group)?.clone()))).collect()
-    }
-
-    /// These lists are on record. One that grew since is not.
-    pub(super) fn formers_recorded(&self, written: &[(u32, Vec<Former>)]) {
-        let mut book = self.book();
-        for (group, formers) in written {
-            if book.formers.get(group) == Some(formers) {
-                book.grown.remove(group);
-            }
-        }
-    }
-
-    /// Remembers that a peer may have something of a slot of any group; false when there is no room for that: then it must
-    /// not leave the row.
-    pub(super) fn remember(&self, row: &GroupRow, slot: usize, peer: PeerKey) -> bool {
-        self.book().remember(row.number, slot, peer, &row.holders, FORMER_MAX)
-    }
-
-    /// Remembers that a newcomer may get something of a slot of any group; false when there is no room for that: then it
-    /// must not be offered anything.
-    pub(super) fn remember_offer(&self, row: &GroupRow, slot: usize, peer: PeerKey) -> bool {
-        self.book().remember(row.number, slot, peer, &row.holders, OFFERED_MAX)
-    }
-
-    /// Who had something of a slot and stands in no row, or is on the way into it.
-    pub(super) fn outside(&self, row: &GroupRow, slot: usize) -> BTreeSet<PeerKey> {
-        let book = self.book();
-        let formers = book.formers.get(&row.number).into_iter().flatten();
-        let outside = formers.filter(|f| usize::from(f.slot) == slot).map(|f| f.peer);
-        outside.filter(|peer| row.holders.iter().flatten().all(|holder| holder != peer)).collect()
     }
 
     /// A holder took a shard. False when it was taken out of a full row meanwhile: nobody would find it there.
@@ -461,15 +300,6 @@ impl Groups {
         Some(open.row.clone())
     }
 
-    /// Makes sure that there is a group to begin with, so that a network that is too small is noticed before anything is
-    /// read.
-    pub(super) fn ready(&self) -> Result<(), PlaceError> {
-        let mut book = self.book();
-        let open =
-            book.groups.values().any(|g| !g.row.sealed && usize::from(g.row.stripes_used) < STRIPES_PER_GROUP_MAX);
-        if open { Ok(()) } else { self.open_group(&mut book).map(|_| ()) }
-    }
-
     /// A group of this run as it stands now.
     pub(super) fn current(&self, group: u32) -> Option<GroupRow> {
         self.book().groups.get(&group).map(|g| g.row.clone())
@@ -498,14 +328,7 @@ impl Groups {
 
     fn candidates_in(&self, book: &Book, row: &GroupRow, slot: usize, holding: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
         let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
-        let request = GroupRequest {
-            owner: self.owner.clone(),
-            authority: *access.ticket.authority(),
-            policy: &book.policy,
-            avoid: &book.avoid,
-            now: self.now,
-            owner_key: Some(*self.keys.placement_key(row.number)),
-        };
+        let request = self.request((&book.policy, &book.avoid), *access.ticket.authority(), row.number);
         let mut ranked = placement::candidates(&book.peers, &request, &access.ticket, Strategy::Deterministic);
         let found = if slot < ranked.len() { ranked.swap_remove(slot) } else { Vec::new() };
         let vacancy = Vacancy { slot, holders: &row.holders, beside: holding, failed: &book.avoid };

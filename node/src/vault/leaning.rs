@@ -6,11 +6,11 @@
 //!
 //! - **SEC-1** A provider gets sealed objects under names that tell nothing ([`cairn_core::fallback`]).
 //! - **DUR-1** An object that is another shard's is never overwritten; one that does not open is.
-//! - **TRUST-1** Nothing that a provider does is told to those who judge peers.
+//! - **TRUST-1** Nothing that a provider does is told to those who judge peers: `overlay`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -18,30 +18,27 @@ use cairn_core::{
     audit::respond,
     fallback::{FallbackKeys, OBJECT_SIZE, Place},
     keys::VaultKeys,
-    peer_view::{PeerView, PerMille},
-    reputation::Observed,
-    steward::wire::GroupMap,
 };
 use cairn_proto::{
-    Domain, GroupId, PeerKey, ShardRoot, Slot, Timestamp, VaultKey,
-    audit::{Answer, Challenge, Evidence},
+    PeerKey, ShardRoot, Slot,
+    audit::{Answer, Challenge},
     code_params::SLOTS_MAX,
     head::{PROVIDERS_MAX, ProviderRow},
-    message::{HeadRecord, Receipt},
-    wire::{Priority, RefusalCode},
+    message::Receipt,
+    wire::RefusalCode,
 };
 use ed25519_dalek::SigningKey;
-use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::{
     fallback::{FallbackSection, Fallbacks, Provider, ProviderError},
-    overlay::{
-        Challenged, GroupAccess, HeadPublished, KeptReceipt, Overlay, OverlayError, ShardAddress, ShardChallenge,
-        ShardPut, StewardError, TransferError,
-    },
-    standing::ports::Witness,
+    overlay::{Challenged, GroupAccess, KeptReceipt, ShardAddress, ShardChallenge, ShardPut, TransferError},
     vault::{catalogue::CatalogueError, refill::asked::with},
 };
+
+mod overlay;
+mod stand;
+
+pub(super) use self::{overlay::Leaning, stand::Stand};
 
 /// One provider that this vault used, or may use.
 struct Known {
@@ -65,55 +62,6 @@ pub(super) struct Storage {
     holders: BTreeMap<PeerKey, (usize, Slot)>,
     /// What is wrong, by provider: what was found at the beginning, or the last thing since.
     troubles: Mutex<BTreeMap<String, String>>,
-}
-
-/// What stands for providers in rows, without a way to reach them: for those who plan.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stand {
-    /// Those that can be reached, by place: the key for each slot.
-    usable: Vec<Vec<PeerKey>>,
-    /// Everybody who stands for one, reachable or not: which, in the order of ids.
-    all: BTreeMap<PeerKey, usize>,
-}
-
-impl Stand {
-    /// Whether this holder is no peer.
-    pub(super) fn is_one(&self, holder: &PeerKey) -> bool {
-        self.all.contains_key(holder)
-    }
-
-    /// Whether there is a provider.
-    pub(super) fn count(&self) -> usize {
-        self.usable.len()
-    }
-
-    /// Who stands for a provider in a slot.
-    pub(super) fn holder(&self, provider: usize, slot: usize) -> Option<PeerKey> {
-        self.usable.get(provider)?.get(slot).copied()
-    }
-
-    /// The provider that can be reached and that this holder stands for.
-    pub(super) fn provider_of(&self, holder: &PeerKey) -> Option<usize> {
-        self.usable.iter().position(|keys| keys.contains(holder))
-    }
-
-    /// By provider that can be reached: the slots that it has or had of a group, by these holders.
-    pub(super) fn ever<'a>(&self, holders: impl Iterator<Item = (usize, &'a PeerKey)>) -> Vec<BTreeSet<usize>> {
-        let mut ever = vec![BTreeSet::new(); self.usable.len()];
-        for (slot, holder) in holders {
-            if let Some(had) = self.provider_of(holder).and_then(|at| ever.get_mut(at)) {
-                had.insert(slot);
-            }
-        }
-        ever
-    }
-
-    /// Without one, for the rest of a run.
-    pub(super) fn give_up(&mut self, holder: &PeerKey) {
-        if let Some(at) = self.provider_of(holder) {
-            self.usable.remove(at);
-        }
-    }
 }
 
 impl Storage {
@@ -404,161 +352,4 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<Vec<ProviderRow>, CatalogueErro
         rows.push(row.ok_or(CatalogueError::Damaged("the list of fallback storage"))?);
     }
     Ok(rows)
-}
-
-/// Whoever judges peers hears nothing of providers.
-struct Deaf {
-    inner: Arc<dyn Overlay>,
-    storage: Arc<Storage>,
-}
-
-impl Witness for Deaf {
-    fn saw(&self, peer: PeerKey, seen: Observed) {
-        if self.storage.name_of(&peer).is_none()
-            && let Some(witness) = self.inner.witness()
-        {
-            witness.saw(peer, seen);
-        }
-    }
-
-    fn learned(&self, evidence: Evidence) {
-        if let Some(witness) = self.inner.witness() {
-            witness.learned(evidence);
-        }
-    }
-}
-
-/// The network, with fallback storage among its holders.
-pub(super) struct Leaning {
-    inner: Arc<dyn Overlay>,
-    storage: Arc<Storage>,
-    witness: Deaf,
-}
-
-impl Leaning {
-    /// The overlay itself when there is no fallback storage.
-    pub(super) fn wrap(inner: Arc<dyn Overlay>, storage: Arc<Storage>) -> Arc<dyn Overlay> {
-        if storage.holders.is_empty() {
-            return inner;
-        }
-        let witness = Deaf { inner: inner.clone(), storage: storage.clone() };
-        Arc::new(Self { inner, storage, witness })
-    }
-
-    fn is_one(&self, holder: &PeerKey) -> bool {
-        self.storage.holders.contains_key(holder)
-    }
-}
-
-impl Overlay for Leaning {
-    fn me(&self) -> PeerKey {
-        self.inner.me()
-    }
-
-    fn my_domain(&self) -> Domain {
-        self.inner.my_domain()
-    }
-
-    fn witness(&self) -> Option<&dyn Witness> {
-        self.inner.witness().map(|_| &self.witness as &dyn Witness)
-    }
-
-    fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
-        self.inner.quota(peer, since)
-    }
-
-    fn fallback_of(&self, holder: &PeerKey) -> Option<&str> {
-        self.storage.name_of(holder)
-    }
-
-    fn is_connected(&self, peer: &PeerKey) -> bool {
-        self.is_one(peer) || self.inner.is_connected(peer)
-    }
-
-    fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
-        self.inner.peers(refresh)
-    }
-
-    fn put_shard(
-        &self,
-        to: PeerKey,
-        put: ShardPut,
-        priority: Priority,
-    ) -> BoxFuture<'_, Result<KeptReceipt, TransferError>> {
-        if self.is_one(&to) { self.storage.put(to, put).boxed() } else { self.inner.put_shard(to, put, priority) }
-    }
-
-    fn get_shard(
-        &self,
-        from: PeerKey,
-        address: ShardAddress,
-        offset: u32,
-        length: u32,
-        priority: Priority,
-    ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
-        if !self.is_one(&from) {
-            return self.inner.get_shard(from, address, offset, length, priority);
-        }
-        async move {
-            // A sealed object is read whole or not at all.
-            let shard = self.storage.get(&from, place(&address)).await?;
-            let begin = (offset as usize).min(shard.len());
-            let end = if length == 0 { shard.len() } else { shard.len().min(begin + length as usize) };
-            Ok(shard.slice(begin..end))
-        }
-        .boxed()
-    }
-
-    fn has_shards(
-        &self,
-        at: PeerKey,
-        group: Arc<GroupAccess>,
-        slot: Slot,
-    ) -> BoxFuture<'_, Result<[u8; 32], TransferError>> {
-        if !self.is_one(&at) {
-            return self.inner.has_shards(at, group, slot);
-        }
-        async move { self.storage.has(&at, &group, slot).await }.boxed()
-    }
-
-    fn delete_shard(&self, at: PeerKey, address: ShardAddress) -> BoxFuture<'_, Result<(), TransferError>> {
-        if !self.is_one(&at) {
-            return self.inner.delete_shard(at, address);
-        }
-        async move { self.storage.delete(&at, place(&address)).await }.boxed()
-    }
-
-    fn challenge(&self, at: PeerKey, about: ShardChallenge) -> BoxFuture<'_, Result<Challenged, TransferError>> {
-        if self.is_one(&at) { self.storage.challenge(at, about).boxed() } else { self.inner.challenge(at, about) }
-    }
-
-    fn register_group(&self, steward: PeerKey, record: Vec<u8>) -> BoxFuture<'_, Result<(), StewardError>> {
-        self.inner.register_group(steward, record)
-    }
-
-    fn leave_tokens(
-        &self,
-        steward: PeerKey,
-        group: GroupId,
-        own: Vec<u8>,
-        spare: Option<Vec<u8>>,
-    ) -> BoxFuture<'_, Result<(), StewardError>> {
-        self.inner.leave_tokens(steward, group, own, spare)
-    }
-
-    fn group_map(
-        &self,
-        steward: PeerKey,
-        group: Arc<GroupAccess>,
-    ) -> BoxFuture<'_, Result<Box<GroupMap>, StewardError>> {
-        self.inner.group_map(steward, group)
-    }
-
-    fn publish_head(&self, vault: VaultKey, encoded: Vec<u8>) -> BoxFuture<'_, Result<HeadPublished, OverlayError>> {
-        self.inner.publish_head(vault, encoded)
-    }
-
-    fn find_head(&self, vault: VaultKey) -> BoxFuture<'_, Result<Option<HeadRecord>, OverlayError>> {
-        self.inner.find_head(vault)
-    }
 }

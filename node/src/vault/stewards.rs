@@ -8,36 +8,31 @@
 //!
 //! - **REP-1** Every group that can be watched is, or the run's report says how many are not. Attacked by `tests::registering`.
 //! - **SEP-1** A steward holds nothing of its group: it is of the colour that is no slot's, and no peer of the owner's domain.
-//! - **DUR-1** A run waits [`PATIENCE`] longer at most once a steward did not answer.
+//! - **DUR-1** A run waits [`sending::PATIENCE`] longer at most once a steward did not answer.
 //!
 //! Memory: the rows of [`GROUPS_READ`] groups, 80 KiB each, and [`GROUPS_AT_ONCE`] sealed records of 75, each with 2 MiB of receipts to choose
 //! from while it is made.
 
 mod before;
 mod records;
+mod sending;
 pub(super) mod tokens;
+mod watched;
 mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
-use cairn_core::steward::wire::Refusal;
-use cairn_proto::{
-    Mandate, PeerKey, Timestamp,
-    mandate::{STEWARDS_MAX, quorum},
-    manifest::GroupRow,
-};
-use futures::{StreamExt as _, future::join_all};
+use cairn_proto::{Mandate, PeerKey, Timestamp, mandate::STEWARDS_MAX, manifest::GroupRow};
+use futures::StreamExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::records::Contents;
+pub(super) use self::watched::Watched;
+use self::{records::Contents, sending::Missed, watched::standing};
 use super::{
     catalogue::{
         CatalogueError,
@@ -46,56 +41,19 @@ use super::{
     fallback::leans_on,
     groups::access_of,
     holdings::GONE_AFTER_MS,
-    learn, news,
+    news,
     session::Session,
 };
-use crate::overlay::{GroupAccess, StewardError, TransferError};
+use crate::overlay::GroupAccess;
 
 /// How long a steward may take to make a record durable.
 const ANSWER: Duration = Duration::from_secs(4);
-/// How much longer a run goes on once a steward did not answer.
-const PATIENCE: Duration = Duration::from_secs(6);
 /// How long a run registers in any case, when all answer: 1,000 groups are 500 MB of records.
 const TIME: Duration = Duration::from_secs(120);
 /// Groups registered at once, with up to seven stewards each.
 const GROUPS_AT_ONCE: usize = 4;
 /// Groups whose stripes are read in one go over all stripes.
 const GROUPS_READ: usize = 64;
-
-/// How the vault's groups are watched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Watched {
-    /// Groups with something in them.
-    pub(super) groups: usize,
-    /// Those of which a quorum of stewards confirmed everything.
-    pub(super) watched: usize,
-    /// Those for which the network has no steward.
-    pub(super) without: usize,
-    /// Stewards that confirmed, of the watched group that has the fewest, and the most.
-    pub(super) fewest: usize,
-    pub(super) most: usize,
-}
-
-impl Watched {
-    /// What the user should know, if anything.
-    pub(super) fn notice(&self) -> Option<String> {
-        let Self { groups, watched, without, .. } = *self;
-        if watched == groups {
-            return None;
-        }
-        Some(if without == groups {
-            "nobody watches over this backup while this machine is away: that takes peers that hold nothing of a group, and this \
-             network has none. Nothing is lost by it; a check or a backup now and then repairs what holders lose"
-                .to_owned()
-        } else {
-            format!(
-                "{} of {groups} groups are not watched yet: too few of the peers that should do so have confirmed. Nobody repairs \
-                 them while this machine is away; the next backup asks again",
-                groups - watched
-            )
-        })
-    }
-}
 
 struct Run<'a> {
     session: &'a Session,
@@ -105,15 +63,6 @@ struct Run<'a> {
     /// Whether any steward answered: if none did, it is rather we who are cut off.
     heard: AtomicBool,
     missed: Mutex<Missed>,
-}
-
-struct Missed {
-    /// Who did not answer: not asked again in this run.
-    deaf: BTreeSet<PeerKey>,
-    /// Which of the groups' stewards that left without the record: seven for each group at most.
-    more: Vec<(u32, PeerKey)>,
-    /// When the run ends, done or not.
-    end: Instant,
 }
 
 /// Leaves the vault's groups to their stewards, as far as they answer. What is listed is listed: nothing of this is the backup's
@@ -164,25 +113,6 @@ async fn register(
     run.note_silence()?;
     catalogue.flush()?;
     Ok(standing(&rows, &catalogue.registrations()?))
-}
-
-fn standing(rows: &BTreeMap<u32, GroupRow>, registrations: &BTreeMap<u32, Registration>) -> Watched {
-    let mut all = Watched { groups: rows.len(), ..Watched::default() };
-    for number in rows.keys() {
-        let known = registrations.get(number).filter(|known| !known.stewards.is_empty());
-        let Some(known) = known else {
-            // One that is put off has stewards, or had.
-            all.without += usize::from(registrations.get(number).is_none_or(|known| known.put_off == Timestamp(0)));
-            continue;
-        };
-        let confirmed = known.confirmed();
-        if confirmed >= quorum(known.stewards.len()) {
-            all.fewest = if all.watched == 0 { confirmed } else { all.fewest.min(confirmed) };
-            all.most = all.most.max(confirmed);
-            all.watched += 1;
-        }
-    }
-    all
 }
 
 impl Run<'_> {
@@ -370,155 +300,5 @@ impl Run<'_> {
             refused: known.map(|known| known.refused).unwrap_or_default(),
             put_off: Timestamp(0),
         })
-    }
-
-    /// Sends the record to the stewards that have not confirmed it, all at once; then to those whom they put in, if these
-    /// have not got it in an earlier run (`fresh`).
-    async fn send(
-        &self,
-        row: &GroupRow,
-        access: &Arc<GroupAccess>,
-        contents: Contents,
-        registration: &mut Registration,
-        fresh: bool,
-    ) -> Result<(), CatalogueError> {
-        let lacks = |one: &&Confirmed| one.sheets < registration.sheets && !registration.refused.contains(&one.steward);
-        let lacking = registration.stewards.iter().filter(lacks).map(|one| one.steward);
-        let (deaf, lacking): (Vec<PeerKey>, Vec<PeerKey>) = {
-            let known = self.missed();
-            lacking.partition(|peer| known.deaf.contains(peer))
-        };
-        self.missed().more.extend(deaf.into_iter().map(|peer| (row.number, peer)));
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        let (row, leaning) = (self.peers_only(row), self.leaning(row));
-        let record = records::record(&self.session.catalogue, &row, access, contents, registration, leaning).await?;
-        let answers = lacking.iter().map(|steward| {
-            let record = record.clone();
-            async move {
-                let asked = self.session.overlay.register_group(*steward, record);
-                (*steward, tokio::time::timeout(ANSWER, asked).await)
-            }
-        });
-        for (steward, answer) in join_all(answers).await {
-            let there = match answer {
-                Ok(Ok(())) => true,
-                Ok(Err(StewardError::Refused(Refusal::Old))) => self.is_there(steward, access, registration).await,
-                Ok(Err(StewardError::Refused(why))) => {
-                    tracing::info!(peer = %steward.short(), ?why, "a peer does not watch a group");
-                    if why != Refusal::Busy {
-                        registration.refuse(steward);
-                    }
-                    false
-                }
-                Ok(Err(StewardError::Transfer(TransferError::ShuttingDown))) => return Ok(()),
-                Ok(Err(StewardError::Transfer(_))) | Err(_) => {
-                    tracing::debug!(peer = %steward.short(), "a steward did not answer");
-                    self.miss(row.number, steward);
-                    continue;
-                }
-            };
-            self.heard.store(true, Ordering::Relaxed);
-            if let Some(one) = registration.stewards.iter_mut().find(|one| one.steward == steward) {
-                one.silent_since = Timestamp(0);
-                if there {
-                    (one.sheets, one.at) = (registration.sheets, self.now);
-                }
-            }
-        }
-        if fresh {
-            let put_in = self.put_in(row.number, access, registration).await;
-            let told = put_in.iter().map(|steward| {
-                let asked = self.session.overlay.register_group(*steward, record.clone());
-                tokio::time::timeout(ANSWER, asked)
-            });
-            // Nothing hangs on it: the others tell them too, and the next mandate names them.
-            for (steward, answer) in put_in.iter().zip(join_all(told).await) {
-                tracing::debug!(peer = %steward.short(), there = matches!(answer, Ok(Ok(()))), "a steward that others put in");
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a steward that says that it has something as new has this very mandate and these sheets: a run was killed before it
-    /// noted that. If it has a newer mandate, the next one is above it.
-    async fn is_there(&self, steward: PeerKey, access: &Arc<GroupAccess>, registration: &mut Registration) -> bool {
-        let asked = self.session.overlay.group_map(steward, access.clone());
-        let Ok(Ok(map)) = tokio::time::timeout(ANSWER, asked).await else { return false };
-        let same = map.mandate == registration.mandate && map.sheets.iter().all(|at| *at >= registration.sheets);
-        let Some(history) = learn::check(map, access.ticket).await else { return false };
-        let ours = Mandate::open(&registration.mandate).map_or(0, |mandate| mandate.generation);
-        if !same && history.mandate.generation >= ours {
-            registration.floor = registration.floor.max(history.mandate.generation);
-        }
-        same
-    }
-
-    fn missed(&self) -> MutexGuard<'_, Missed> {
-        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn miss(&self, group: u32, steward: PeerKey) {
-        let mut missed = self.missed();
-        missed.more.push((group, steward));
-        missed.deaf.insert(steward);
-        missed.end = missed.end.min(Instant::now() + PATIENCE);
-    }
-
-    /// Notes since when stewards are silent, unless all were.
-    fn note_silence(&self) -> Result<(), CatalogueError> {
-        if !self.heard.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let missed = std::mem::take(&mut self.missed().more);
-        for (group, steward) in missed {
-            let Some(mut known) = self.session.catalogue.registration(group)? else { continue };
-            let one = known.stewards.iter_mut().find(|one| one.steward == steward);
-            if let Some(one) = one.filter(|one| one.silent_since == Timestamp(0)) {
-                one.silent_since = self.now;
-                self.session.catalogue.set_registration(group, &known)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use cairn_proto::CodeParams;
-
-    use super::*;
-
-    #[test]
-    fn what_is_not_watched_is_said_in_words_that_fit() {
-        let row = |number| GroupRow {
-            number,
-            salt: [3; 32],
-            code: CodeParams::DEFAULT,
-            colours: 9,
-            holders: vec![Vec::new(); 8],
-            stripes_used: 1,
-            sealed: false,
-        };
-        let rows: BTreeMap<u32, GroupRow> = (1..=3).map(|number| (number, row(number))).collect();
-        let left = |confirmed: u8| {
-            let one = |at: u8| Confirmed {
-                steward: PeerKey::from_bytes([at; 32]),
-                sheets: if at < confirmed { 5 } else { 4 },
-                at: Timestamp(1),
-                silent_since: Timestamp(0),
-            };
-            let stewards = (0..7).map(one).collect();
-            Registration { sheets: 5, stewards, ..Registration::default() }
-        };
-        let stands = |confirmed: &[u8]| standing(&rows, &(1..).zip(confirmed.iter().map(|n| left(*n))).collect());
-        let none = stands(&[]);
-        assert_eq!((none.groups, none.watched, none.without), (3, 0, 3));
-        assert!(none.notice().is_some_and(|text| text.contains("this network has none")), "{:?}", none.notice());
-        let some = stands(&[7, 4, 5]);
-        assert_eq!((some.watched, some.without, some.fewest, some.most), (2, 0, 5, 7), "four of seven are no quorum");
-        assert!(some.notice().is_some_and(|text| text.starts_with("1 of 3 groups")), "{:?}", some.notice());
-        assert_eq!(stands(&[7, 6, 5]).notice(), None);
     }
 }

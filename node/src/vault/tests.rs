@@ -10,6 +10,7 @@ mod healing;
 mod heirs;
 mod learning;
 mod long_contents;
+mod losses;
 mod memory_overlay;
 mod pieces;
 mod receipts;
@@ -211,4 +212,18 @@ fn noise(seed: u8, length: usize) -> Vec<u8> {
     let mut reader = blake3::Hasher::new().update(&[seed]).finalize_xof();
     reader.fill(&mut out);
     out
+}
+
+/// What packs chunks for a vault, without a backup around it.
+fn ingest(vault: &Vault, out: crate::vault::ingest::Out) -> crate::vault::ingest::Ingest {
+    crate::vault::ingest::Ingest::new(
+        vault.keys.clone(),
+        vault.catalogue.clone(),
+        cairn_proto::CodeParams::new(5, 3).expect("valid"),
+        cairn_core::chunking::ChunkProfile::Files,
+        cairn_core::pack::StripeNumbers::from_next(cairn_proto::index::StripeNo(1)),
+        out,
+        std::sync::Arc::default(),
+    )
+    .expect("an ingest")
 }

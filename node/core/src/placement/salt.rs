@@ -84,6 +84,22 @@ pub(super) fn continents<'a>(eligible: &[&'a PeerView]) -> Continents<'a> {
     map
 }
 
+/// The ticket of one try.
+fn ticket<R: CryptoRng + ?Sized>(
+    request: &GroupRequest<'_>,
+    strategy: Strategy,
+    attempt: u32,
+    rng: &mut R,
+) -> Result<GroupTicket, DecodeError> {
+    let policy = request.policy;
+    let mut salt = [0u8; 32];
+    match strategy {
+        Strategy::Deterministic => salt = deterministic_salt(&request.authority, policy, attempt),
+        Strategy::Randomised => rng.fill_bytes(&mut salt),
+    }
+    GroupTicket::new(request.authority, salt, policy.code, policy.colours())
+}
+
 /// Draws until every slot's class has a domain for each replica, then a little longer if regions can be spread
 /// better than the draw does, the stewards' class is short of domains, a slot has nobody who could take it over when its holder dies, or the
 /// owner's own domain is of a slot's colour:
@@ -111,12 +127,7 @@ pub(super) fn draw<R: CryptoRng + ?Sized>(
         if attempt > last {
             break;
         }
-        let mut salt = [0u8; 32];
-        match strategy {
-            Strategy::Deterministic => salt = deterministic_salt(&request.authority, policy, attempt),
-            Strategy::Randomised => rng.fill_bytes(&mut salt),
-        }
-        let ticket = GroupTicket::new(request.authority, salt, policy.code, policy.colours())?;
+        let ticket = ticket(request, strategy, attempt, rng)?;
         let mut counts = vec![0usize; usize::from(ticket.colours())];
         let classes: Vec<usize> = domains.keys().map(|d| colour(&ticket, d).index()).collect();
         for class in &classes {
@@ -173,17 +184,11 @@ pub(super) fn draw_leaning<R: CryptoRng + ?Sized>(
     (strategy, room): (Strategy, usize),
     rng: &mut R,
 ) -> Result<Result<Draw, NoDraw>, DecodeError> {
-    let policy = request.policy;
-    let slots = policy.code.slots();
+    let slots = request.policy.code.slots();
     let fewest = slots.saturating_sub(domains.len());
     let mut best: Option<(LeaningMerit, Vec<u8>, Draw)> = None;
     for attempt in 0..TRIES_TO_LEAN {
-        let mut salt = [0u8; 32];
-        match strategy {
-            Strategy::Deterministic => salt = deterministic_salt(&request.authority, policy, attempt),
-            Strategy::Randomised => rng.fill_bytes(&mut salt),
-        }
-        let ticket = GroupTicket::new(request.authority, salt, policy.code, policy.colours())?;
+        let ticket = ticket(request, strategy, attempt, rng)?;
         let mut counts = vec![0usize; usize::from(ticket.colours())];
         for domain in domains.keys() {
             counts[colour(&ticket, domain).index()] += 1;

@@ -1,11 +1,11 @@
 //! One group as a steward sees it: the owner's record, what was repaired since, what is under way.
 //!
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
-//! stewards are), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
+//! stewards are), `compared` (whether they know the same), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
 //! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `repairs` (how long they
 //! take), `state` (all of it as bytes), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use cairn_proto::{
     Certificate, CodeParams, Committee, DecodeError, GroupId, GroupRecord, Ordinals, PeerKey, STRIPES_PER_GROUP_MAX,
@@ -15,7 +15,6 @@ use cairn_proto::{
 use super::{
     BySlot, Rhythm,
     log::{Happening, LOG_MAX, What},
-    message::Say,
 };
 use crate::{
     assess::{Assessment, Need, Triggers},
@@ -25,6 +24,7 @@ use crate::{
 mod apart;
 mod audits;
 mod chain;
+mod compared;
 mod doubts;
 mod inventory;
 mod leaning;
@@ -426,79 +426,5 @@ impl Watched {
     /// Something changed about those who have a part in it.
     pub(super) const fn look_soon(&mut self) {
         self.looked = None;
-    }
-
-    /// In one half of the owner's sheets, in the other of stewards and entries: equal ones have equal halves.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut sheets = blake3::Hasher::new_derive_key("cairn 2026-11 group sheets digest v1");
-        for sheet in &self.record.sheets {
-            sheets.update(&sheet.generation.to_le_bytes());
-        }
-        let mut map = blake3::Hasher::new_derive_key("cairn 2026-11 group map digest v1");
-        map.update(self.committee().id());
-        for (order, entry) in &self.entries {
-            map.update(order).update(&cairn_proto::Taken::hash(&entry.sealed));
-        }
-        let mut digest = *sheets.finalize().as_bytes();
-        digest[16..].copy_from_slice(&map.finalize().as_bytes()[16..]);
-        digest
-    }
-
-    /// Whether a digest is one of the same sheets, the same mandate taken for granted.
-    pub(super) fn has_sheets_of(&self, digest: &[u8; 32]) -> bool {
-        self.digest()[..16] == digest[..16]
-    }
-
-    /// Another steward whose map is to be compared with ours, when it is time.
-    pub(super) fn compare_with(
-        &mut self,
-        me: &PeerKey,
-        now: Timestamp,
-        rhythm: &Rhythm,
-        watch: &Watch,
-    ) -> Option<(PeerKey, [u8; 32])> {
-        if now.ms_since(self.compared) < rhythm.compare_ms {
-            return None;
-        }
-        self.compared = now;
-        let there = |peer: &&PeerKey| **peer != *me && watch.belief(peer, now).presence <= Presence::Late;
-        let others: Vec<PeerKey> = self.committee().stewards().iter().filter(there).copied().collect();
-        let at = (now.0 / rhythm.compare_ms.max(1)) as usize % others.len().max(1);
-        self.asked_for_map = others.get(at).copied();
-        self.asked_for_map.map(|peer| (peer, self.digest()))
-    }
-
-    /// Another steward goes by another committee: its map is asked for, unless one was within a look.
-    pub(super) fn compare_soon(&mut self, with: PeerKey, now: Timestamp, rhythm: &Rhythm) -> Option<[u8; 32]> {
-        if now.ms_since(self.compared) < rhythm.look_ms {
-            return None;
-        }
-        self.compared = now;
-        self.asked_for_map = Some(with);
-        Some(self.digest())
-    }
-
-    /// Whether a map is waited for from there.
-    pub(super) fn has_asked(&self, peer: &PeerKey) -> bool {
-        self.asked_for_map == Some(*peer)
-    }
-
-    /// Whether a map that was asked for came from there, and lacks something that we have.
-    pub(super) fn answer_to(&mut self, from: &PeerKey, changes: usize, theirs: &BTreeSet<OrderId>) -> bool {
-        if self.asked_for_map != Some(*from) {
-            return false;
-        }
-        self.asked_for_map = None;
-        changes < self.chain.changes().len() || self.entries.keys().any(|order| !theirs.contains(order))
-    }
-
-    pub(super) fn map_message(&self) -> Say {
-        let (changes, past, entries) = (self.chain.changes().to_vec(), self.chain.past(), self.entries_to_tell());
-        Say::Map { group: self.group(), changes, past, entries }
-    }
-
-    pub(super) fn whole(&self) -> Say {
-        let (changes, past, entries) = (self.chain.changes().to_vec(), self.chain.past(), self.entries_to_tell());
-        Say::Record { record: Box::new(self.record.clone()), changes, past, entries }
     }
 }

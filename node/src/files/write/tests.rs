@@ -260,6 +260,37 @@ fn sinks_may_end_after_their_folder() {
     assert_eq!((dir.mtime(), dir.mtime_nsec(), dir.mode() & 0o777), (1_000_000, 7, 0o555));
 }
 
+/// However many folders there are: those whose sinks are closed do not wait for the end, and those that must wait are right.
+#[test]
+fn folders_that_wait_for_sinks_do_not_add_up() {
+    let target = folder();
+    let mut restorer = restorer(target.path(), RestoreOptions::default());
+    let folders = 3 * LATE_LOOK;
+    let mut slow = Vec::new();
+    assert_eq!(restorer.enter(&node("all", NodeKind::Dir)), Descend::Into);
+    for at in 0..folders {
+        assert_eq!(restorer.enter(&node(&format!("d{at}"), NodeKind::Dir)), Descend::Into);
+        let Placed::Content(mut sink) = restorer.place(&file("f", b"1")) else { panic!("a file with content") };
+        restorer.leave();
+        sink.write(b"1").expect("written");
+        match at % 100 {
+            0 => slow.push(sink),
+            _ => drop(sink.finish().expect("finished")),
+        }
+        assert!(restorer.late.len() <= LATE_LOOK, "{} wait", restorer.late.len());
+    }
+    restorer.leave();
+    assert!(restorer.late.len() > slow.len(), "and the one above all");
+    slow.into_iter().for_each(|sink| drop(sink.finish().expect("finished")));
+    let (report, errors) = restorer.finish();
+    assert_eq!((report.files, errors), (folders as u64, Vec::new()));
+    for at in 0..folders {
+        let there = fs::metadata(target.path().join(format!("all/d{at}"))).expect("there");
+        assert_eq!((there.mtime(), there.mtime_nsec()), (1_000_000, 7), "d{at}");
+    }
+    assert_eq!(fs::metadata(target.path().join("all")).expect("there").mtime(), 1_000_000);
+}
+
 #[test]
 fn a_hard_link_whose_first_name_failed_gets_its_own_content() {
     let target = folder();

@@ -1,7 +1,9 @@
 //! What the book takes, keeps and says.
 
 use super::*;
-use cairn_proto::{ByteSize, Region};
+use super::{learning::AHEAD_MAX_MS, outcomes::Outcomes};
+use cairn_core::peer_view;
+use cairn_proto::{ByteSize, Region, message::Advert};
 use ed25519_dalek::SigningKey;
 
 fn network() -> NetworkFile {

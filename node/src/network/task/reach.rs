@@ -2,29 +2,31 @@
 //!
 //! A routable address that we listen on is told from the start: on a young network nobody could confirm it. AutoNAT looks at
 //! it all the same, for a firewall may be in front of it, and when it finds that nobody gets in a relay is asked. The
-//! address stays told: the verdict is one peer's word, and dials try it beside the relay. libp2p asks once for an address
-//! and never again, and its client cannot be replaced while connections are open: so a verdict stands until we are started
-//! anew, whatever the listener does meanwhile.
+//! address stays told: the verdict is one peer's word, and dials try it beside the relay. After [`JUDGED_FOR`] another peer is
+//! asked ([`probing`](crate::network::probing)): routers and firewalls change.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cairn_proto::{PeerKey, Timestamp, message::Roles};
 use libp2p::{
     Multiaddr, PeerId,
     core::transport::ListenerId,
     multiaddr::Protocol,
-    swarm::{
-        FromSwarm, NetworkBehaviour as _, NewExternalAddrCandidate,
-        dial_opts::{DialOpts, PeerCondition},
-    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
 };
 use rand_core::Rng as _;
+use tokio::time::Instant;
 
 use super::{NetworkTask, adverts::ANNOUNCE_SOON, dials::OwnDial};
 use crate::network::{Reach, addresses, clock, keys::peer_id};
 
 /// Refuted addresses remembered beside those that we listen on: a machine that changes networks has a few of each.
 const REFUTED_MAX: usize = 64;
+/// How long a verdict on our addresses stands. For so long at most a node that is shut out has no relay, or has one that it needs no
+/// more; a question costs a dial, and 100 KB at most where the judge sees us elsewhere.
+pub(super) const JUDGED_FOR: Duration = Duration::from_secs(3600);
+/// The same when an address is back that was refuted: listeners come and go together, and one question is enough.
+const JUDGED_SOON: Duration = Duration::from_secs(60);
 
 impl NetworkTask {
     /// A listener got an address.
@@ -43,8 +45,10 @@ impl NetworkTask {
                 && let Some(autonat) = self.swarm.behaviour_mut().autonat_client.as_mut()
             {
                 // The Swarm does not pass on what it counts as external already.
-                autonat
-                    .on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &address }));
+                autonat.ask_about(&address);
+            }
+            if self.state.refuted.contains(&address) {
+                self.state.judge_at = self.state.judge_at.min(Instant::now() + JUDGED_SOON);
             }
         }
         self.state.pending.remove(&listener);
@@ -55,7 +59,7 @@ impl NetworkTask {
     /// Peers must not go on dialling what is gone.
     pub(super) fn listens_no_longer(&mut self, address: &Multiaddr) {
         self.state.listening.remove(address);
-        // What was refuted stays so: libp2p would not ask again when the listener is back.
+        // What was refuted stays so until it is asked about again.
         if !addresses::is_relayed(address) && !self.portrait.external.contains(address) {
             self.swarm.remove_external_address(address);
             self.reachability_changed();
@@ -101,7 +105,8 @@ impl NetworkTask {
     pub(super) fn not_reached_at(&mut self, address: Multiaddr) {
         tracing::debug!(%address, "not reachable from outside");
         self.state.doubted = true;
-        note_refuted(&mut self.state.refuted, &self.state.listening, address);
+        let external = self.swarm.external_addresses().any(|known| *known == address);
+        note_refuted(&mut self.state.refuted, &self.state.listening, external, address);
         self.reachability_changed();
     }
 
@@ -110,6 +115,36 @@ impl NetworkTask {
         self.state.refuted.remove(address);
         self.reachability_changed();
         self.tell_reach();
+    }
+
+    /// Has our addresses looked at again when that was long ago.
+    pub(super) fn judge_anew(&mut self, now: Instant) {
+        if now < self.state.judge_at {
+            return;
+        }
+        self.state.judge_at = now + JUDGED_FOR;
+        let known = self.state.listening.iter().chain(self.swarm.external_addresses());
+        let ours = known.filter(|address| !addresses::is_relayed(address) && addresses::is_usable(address, false));
+        let ours: BTreeSet<Multiaddr> = ours.cloned().collect();
+        let Some(autonat) = self.swarm.behaviour_mut().autonat_client.as_mut() else { return };
+        autonat.forget();
+        ours.iter().for_each(|address| autonat.ask_about(address));
+        // Only whoever is connected anew says that it judges.
+        let mut judges = self.book.views(Timestamp(0));
+        judges.retain(|p| p.roles.has(Roles::STORAGE) && p.reachable == Some(true));
+        let at = (self.rng.next_u32() as usize).checked_rem(judges.len());
+        let Some((judge, id)) = at.and_then(|at| judges.get(at)).and_then(|p| Some((p.peer, peer_id(&p.peer)?))) else {
+            return;
+        };
+        let direct = self.book.addresses(&judge).into_iter().filter(|address| !addresses::is_relayed(address));
+        let there: Vec<Multiaddr> = direct.map(|address| addresses::split_peer(address).0).collect();
+        // It may be connected already: a second connection needs a port of its own.
+        let dial = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(there.clone());
+        let dial = dial.allocate_new_port().build();
+        let connection = dial.connection_id();
+        if let Err(error) = self.own_dial(dial, OwnDial::new(id, there, Vec::new())) {
+            self.outgoing_failed(connection, id, &error, clock());
+        }
     }
 
     /// Somebody found out whether we are reached from outside. An operator's word that a relay is needed stands, and so does
@@ -204,9 +239,15 @@ impl NetworkTask {
     }
 }
 
-/// Takes note of an address of ours that leads nowhere. What is none of ours is external only if somebody gets in there.
-fn note_refuted(refuted: &mut BTreeSet<Multiaddr>, listening: &BTreeSet<Multiaddr>, address: Multiaddr) {
-    if !listening.contains(&address) {
+/// Takes note of an address of ours that leads nowhere: of one that we listen on, or that is `external`. Any other becomes external
+/// only if somebody gets in there.
+fn note_refuted(
+    refuted: &mut BTreeSet<Multiaddr>,
+    listening: &BTreeSet<Multiaddr>,
+    external: bool,
+    address: Multiaddr,
+) {
+    if !listening.contains(&address) && !external {
         return;
     }
     if refuted.len() >= REFUTED_MAX {
@@ -237,10 +278,12 @@ mod tests {
     fn refuted_addresses_outlive_their_listener_and_are_few() {
         let nth = |i: usize| format!("/ip4/8.8.8.8/tcp/{i}").parse::<Multiaddr>().expect("address");
         let (mut refuted, one) = (BTreeSet::new(), |i| BTreeSet::from([nth(0), nth(i)]));
-        note_refuted(&mut refuted, &one(0), nth(1));
+        note_refuted(&mut refuted, &one(0), false, nth(1));
         assert!(refuted.is_empty(), "none of ours");
+        note_refuted(&mut refuted, &one(0), true, nth(1));
+        assert!(refuted.remove(&nth(1)), "somebody got in there once");
         for i in 0..10 * REFUTED_MAX {
-            note_refuted(&mut refuted, &one(i), nth(i));
+            note_refuted(&mut refuted, &one(i), false, nth(i));
             assert!(refuted.contains(&nth(0)) && refuted.contains(&nth(i)) && refuted.len() <= REFUTED_MAX);
             assert!(i == 0 || refuted.contains(&nth(i - 1)) || refuted.len() == 2, "{i}");
         }

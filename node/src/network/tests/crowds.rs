@@ -2,10 +2,14 @@
 
 use super::super::{keeper::memory::MemoryKeeper, *};
 use super::nodes::{DEADLINE, TCP, client, holder, identity, listening, network};
-use crate::overlay::Overlay as _;
-use cairn_proto::{message::Advert, signed::SignedBytes};
+use crate::{identity::Identity, overlay::Overlay as _};
+use cairn_proto::{
+    ByteSize, Region,
+    message::{Advert, Roles},
+    signed::SignedBytes,
+};
 use futures::StreamExt as _;
-use libp2p::{gossipsub, swarm::SwarmEvent};
+use libp2p::{Swarm, SwarmBuilder, gossipsub, swarm::SwarmEvent, tcp, yamux};
 use prost::Message as _;
 use tokio::time::Instant;
 

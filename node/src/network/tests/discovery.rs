@@ -5,15 +5,17 @@ use super::crowds::Speaker;
 use super::nodes::{DEADLINE, TCP, client, holder, identity, listening, network};
 use crate::overlay::Overlay as _;
 use cairn_proto::{
-    message::{Advert, ControlAnswer},
+    ByteSize, Region,
+    message::{Advert, ControlAnswer, Roles},
     signed::SignedBytes,
 };
 use futures::StreamExt as _;
 use libp2p::{
-    gossipsub, identify,
+    SwarmBuilder, gossipsub, identify,
     multiaddr::Protocol,
     request_response::{self, Message, ProtocolSupport},
     swarm::{NetworkBehaviour, SwarmEvent},
+    tcp, yamux,
 };
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};

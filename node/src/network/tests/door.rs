@@ -3,16 +3,24 @@
 use std::collections::BTreeSet;
 
 use cairn_proto::{
-    network_file::Admission,
-    pass::{Invitation, LinkKind, Offer},
+    ByteSize, Region,
+    message::Roles,
+    network_file::{Admission, NetworkFile},
+    pass::{Invitation, LinkKind, Offer, Pass},
 };
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::{StreamProtocol, swarm::SwarmEvent};
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, swarm::SwarmEvent, tcp, yamux};
+use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
-use super::super::{book::NotLearned, keeper::memory::MemoryKeeper, *};
+use super::super::{
+    book::{NotLearned, PeerBook},
+    invitations::Invitations,
+    keeper::memory::MemoryKeeper,
+    *,
+};
 use super::nodes::{DEADLINE, QUIC, TCP, client, holder, listening};
-use crate::overlay::Overlay as _;
+use crate::{identity::Identity, overlay::Overlay as _};
 
 const DAY: u64 = 24 * 3600 * 1000;
 
@@ -142,12 +150,12 @@ async fn every_false_pass_is_refused_with_its_reason() {
     assert_eq!(node.readiness().storage_peers, 0);
 }
 
-/// A peer of the network's own puzzle that speaks whatever it likes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_is_answered_on_the_doors_protocol_alone() {
-    let node = storing(430, TCP, &[], Some(invited(430))).await;
-    let protocols = behaviour::Protocols::of(&club()).expect("valid");
-    let keys = keys::transport_keys(&member(431)).expect("Ed25519");
+/// A peer of the network's own puzzle that is connected to a node and speaks whatever it likes.
+async fn stranger(
+    seed: u64,
+    node: &NetworkHandle,
+) -> (Swarm<libp2p_stream::Behaviour>, PeerId, libp2p_stream::Control) {
+    let keys = keys::transport_keys(&member(seed)).expect("Ed25519");
     let mut swarm = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), libp2p::noise::Config::new, yamux::Config::default)
@@ -156,10 +164,17 @@ async fn a_stranger_is_answered_on_the_doors_protocol_alone() {
         .expect("built")
         .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
         .build();
-    let id = keys::peer_id(&node.inner.me).expect("valid");
-    let mut control = swarm.behaviour().new_control();
-    swarm.dial(listening(&node).await[0].clone()).expect("dials");
+    let control = swarm.behaviour().new_control();
+    swarm.dial(listening(node).await[0].clone()).expect("dials");
     while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+    (swarm, keys::peer_id(&node.inner.me).expect("valid"), control)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_answered_on_the_doors_protocol_alone() {
+    let node = storing(430, TCP, &[], Some(invited(430))).await;
+    let protocols = behaviour::Protocols::of(&club()).expect("valid");
+    let (mut swarm, id, mut control) = stranger(431, &node).await;
     let (ended, mut end) = mpsc::channel(1);
     let driver = tokio::spawn(async move {
         loop {
@@ -206,19 +221,7 @@ async fn who_keeps_silent_at_the_door_is_hung_up_on_and_long_passes_are_not_read
     let node = storing(440, TCP, &[], Some(invited(440))).await;
     let protocols = behaviour::Protocols::of(&club()).expect("valid");
     for shows_too_much in [false, true] {
-        let keys = keys::transport_keys(&member(441 + u64::from(shows_too_much))).expect("Ed25519");
-        let mut swarm = SwarmBuilder::with_existing_identity(keys)
-            .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), libp2p::noise::Config::new, yamux::Config::default)
-            .expect("TCP")
-            .with_behaviour(|_| libp2p_stream::Behaviour::new())
-            .expect("built")
-            .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
-            .build();
-        let id = keys::peer_id(&node.inner.me).expect("valid");
-        let mut control = swarm.behaviour().new_control();
-        swarm.dial(listening(&node).await[0].clone()).expect("dials");
-        while !matches!(swarm.select_next_some().await, SwarmEvent::ConnectionEstablished { .. }) {}
+        let (mut swarm, id, mut control) = stranger(441 + u64::from(shows_too_much), &node).await;
         let pass = protocols.pass.clone();
         let shows = tokio::spawn(async move {
             if shows_too_much {

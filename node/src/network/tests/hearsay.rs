@@ -1,12 +1,19 @@
 //! What others say or make us do must not decide what we think of a peer.
 
-use super::super::{book, keeper::memory::MemoryKeeper, *};
+use super::super::{
+    book::{self, PeerBook},
+    keeper::memory::MemoryKeeper,
+    *,
+};
 use super::super::{command::AskError, streams::OpenError};
 use super::nodes::{DEADLINE, client, holder, identity, network};
-use crate::overlay::{Overlay as _, OverlayError};
+use crate::{
+    identity::Identity,
+    overlay::{Overlay as _, OverlayError},
+};
 use cairn_proto::{
-    PROTOCOL_VERSION,
-    message::{Advert, ControlAnswer, ControlRequest, control_request::Ask},
+    ByteSize, PROTOCOL_VERSION, Region,
+    message::{Advert, ControlAnswer, ControlRequest, Roles, control_request::Ask},
 };
 use libp2p::multiaddr::Protocol;
 use tokio::net::TcpListener;

@@ -15,6 +15,7 @@ use cairn_proto::{
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::Stream;
 use prost::Message as _;
+use rand_core::SeedableRng as _;
 
 /// A raw stream to the holder, without any of the client's manners.
 pub(super) async fn raw(node: &NetworkHandle, to: PeerKey) -> Stream {

@@ -2,11 +2,19 @@
 
 use super::super::keeper::memory::MemoryKeeper;
 use super::super::*;
-use crate::overlay::{GroupAccess, Overlay as _, ShardAddress, ShardPut};
+use crate::{
+    identity::Identity,
+    overlay::{GroupAccess, Overlay as _, ShardAddress, ShardPut},
+};
 use bytes::Bytes;
 use cairn_core::colour::colour;
-use cairn_proto::{CodeParams, GroupTicket, SHARD_SIZE, ShardRoot, Slot, VaultKey, message::HeadRecord};
+use cairn_proto::{
+    CodeParams, GroupTicket, SHARD_SIZE, ShardRoot, Slot, VaultKey,
+    message::{HeadRecord, Roles},
+    network_file::NetworkFile,
+};
 use ed25519_dalek::SigningKey;
+use rand_core::SeedableRng as _;
 
 /// For what must happen: so long that only what never happens takes longer, however busy the machine is.
 pub(super) const DEADLINE: Duration = Duration::from_secs(180);

@@ -4,7 +4,7 @@ use super::super::keeper::memory::MemoryKeeper;
 use super::super::*;
 use super::nodes::{A_MOMENT, DEADLINE, TCP, client, group_for, holder, listening, shard};
 use crate::overlay::{Overlay as _, ShardAddress, TransferError};
-use cairn_proto::wire::Priority;
+use cairn_proto::{message::Roles, wire::Priority};
 use libp2p::multiaddr::Protocol;
 
 async fn relay(seed: u64) -> NetworkHandle {

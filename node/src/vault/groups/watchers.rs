@@ -40,14 +40,8 @@ impl Groups {
     pub(in crate::vault) fn stewards(&self, row: &GroupRow, kept: &[PeerKey], not: &[PeerKey]) -> Vec<PeerKey> {
         let book = self.book();
         let Ok(access) = access_of(&self.keys, row) else { return Vec::new() };
-        let request = GroupRequest {
-            owner: self.owner.clone(),
-            authority: *access.ticket.authority(),
-            policy: &book.policy,
-            avoid: &book.avoid,
-            now: self.now,
-            owner_key: None,
-        };
+        let request = self.request((&book.policy, &book.avoid), *access.ticket.authority(), row.number);
+        let request = GroupRequest { owner_key: None, ..request };
         let view = |peer: &PeerKey| book.peers.iter().find(|view| view.peer == *peer);
         let places = |peer: &PeerKey| view(peer).map(|view| [Some(view.domain.clone()), view.subnet.clone()]);
         let mut taken: BTreeSet<Domain> = kept.iter().filter_map(places).flatten().flatten().collect();

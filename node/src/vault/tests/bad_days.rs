@@ -430,3 +430,46 @@ async fn recovery_does_not_go_back_behind_this_folder() {
     owner.restore("out").await.expect(ExitCode::Success);
     owner.assert_same("out");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_cannot_name_is_refused_before_anything_is_sent() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 1 << 20));
+    let args = owner.backup_args();
+    let path = args.paths[0].clone();
+    for args in [
+        BackupArgs { paths: vec![path; 4097], ..args.clone() },
+        BackupArgs { tags: vec!["t".to_owned(); 257], ..args.clone() },
+        BackupArgs { tags: vec!["t".repeat(2000)], ..args.clone() },
+        BackupArgs { host: Some("h".repeat(2000)), ..args },
+    ] {
+        owner.run(Verb::Backup(args)).await.expect(ExitCode::Usage);
+    }
+    assert_eq!(owner.overlay.take_sent(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_never_replaces_another_vault() {
+    let text = |s: &str| Some(SecretText::new(s.to_owned()));
+    let mut owner = Owner::new(24);
+    owner.write("a", b"a");
+    owner.backup().await.expect(ExitCode::Success);
+    let recover = || Verb::Recover(RecoverArgs { phrase: owner.phrase.clone() });
+    let other = owner.dir.path().join("other");
+    Vault::init(&other, text("a").as_ref()).expect("a vault");
+    let home = std::mem::replace(&mut owner.data, other);
+    let recover = recover();
+    for passphrase in [text("b"), None, text("a")] {
+        let ran = owner.run_with(recover.clone(), passphrase, None, CancellationToken::new()).await;
+        assert_eq!(ran.expect(ExitCode::Refused).failure().id, "OTHER_VAULT");
+        Vault::open(&owner.data, text("a").as_ref()).expect("still there");
+    }
+    let _ = home;
+    // The vault's own keyring: a new passphrase may be set, but none given is no wish to have none.
+    owner.data = owner.dir.path().join("own");
+    owner.run_with(recover.clone(), text("a"), None, CancellationToken::new()).await.expect(ExitCode::Success);
+    owner.run_with(recover.clone(), None, None, CancellationToken::new()).await.expect(ExitCode::WrongSecret);
+    Vault::open(&owner.data, text("a").as_ref()).expect("still there");
+    owner.run_with(recover, text("b"), None, CancellationToken::new()).await.expect(ExitCode::Success);
+    Vault::open(&owner.data, text("b").as_ref()).expect("the new one");
+}

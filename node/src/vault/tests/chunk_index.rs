@@ -7,7 +7,13 @@ use cairn_proto::{
     index::{RunCodec, RunPlace, RunRow, StripeNo},
 };
 
-use crate::vault::catalogue::{Catalogue, CommitRecord, StripeRecord};
+use tokio::sync::mpsc;
+
+use super::{Owner, ingest};
+use crate::vault::{
+    Vault,
+    catalogue::{Catalogue, CommitRecord, StripeRecord},
+};
 
 const RUNS: u64 = 40;
 
@@ -226,4 +232,36 @@ fn memory_does_not_grow_with_the_rows_that_are_read() {
     let verified = memory();
     println!("{before} MiB, after reading 79 MiB of rows {read}, after adding them up {verified}");
     assert!(read < before + 40 && verified < before + 50, "{before} MiB, then {read}, then {verified}");
+}
+
+/// That everything recorded leaves it is asserted by each commit.
+#[test]
+fn a_chunk_is_kept_once_on_its_way_and_when_it_arrived() {
+    use crate::vault::ingest::{Lane, Out};
+    let owner = Owner::new(1);
+    let vault = Vault::open(&owner.data, None).expect("opens");
+    let (sender, _receiver) = mpsc::channel(1);
+    let under_way = std::sync::Arc::default();
+    let mut ingest = ingest(&vault, Out::Senders(sender)).sharing(std::sync::Arc::clone(&under_way));
+    let mut keep = |n: u128| {
+        ingest.keep(Lane::Data, &n.to_le_bytes()).expect("kept");
+        ingest.bytes_added() / 16
+    };
+    for n in 0..20_000 {
+        assert_eq!(keep(n), n as u64 + 1);
+        assert_eq!(keep(n / 2), n as u64 + 1);
+    }
+    assert_eq!(under_way.len(), 20_000);
+    ingest.settle().expect("placed");
+    let runs = ingest.open_rows();
+    let record = StripeRecord { runs, ..StripeRecord::default() };
+    vault.catalogue.record_stripe(&record).expect("written");
+    under_way.arrived(&record.runs);
+    assert_eq!(under_way.len(), 0);
+    let mut keep = |n: u128| {
+        ingest.keep(Lane::Data, &n.to_le_bytes()).expect("kept");
+        ingest.bytes_added() / 16
+    };
+    assert!((0..20_000).all(|n| keep(n) == 20_000));
+    assert_eq!(keep(20_000), 20_001);
 }

@@ -299,3 +299,67 @@ async fn a_damaged_catalogue_is_not_rebuilt_from_an_older_head() {
     let ran = owner.backup().await.expect(ExitCode::Refused);
     assert_eq!(ran.failure().id, "OLDER_HEAD");
 }
+
+/// sled puts what does not fit into a page into files that it never syncs.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_too_large_for_a_page() {
+    use crate::vault::catalogue::CommitRecord;
+    use cairn_core::{chunking::ChunkProfile, pack::RunBuilder};
+    use cairn_proto::{
+        SnapshotId, Timestamp,
+        manifest::{PATHS_MAX, SnapshotRecord, SourceKind},
+        tree::ContentRef,
+    };
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("catalogue");
+    let catalogue = Catalogue::open(&path, &VaultKey::from_bytes([1; 32])).expect("opens");
+    let mut builder = RunBuilder::new(ChunkProfile::Files);
+    let id = |n: u32| ChunkId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    let mut raw: Vec<_> = (0..12_000u32).filter_map(|n| builder.push(id(n), &[1]).expect("fits")).collect();
+    raw.extend(builder.finish());
+    let place = |at: u32, raw_len: usize| RunPlace {
+        stripe: StripeNo(1),
+        offset: at,
+        stored_len: 1,
+        next: None,
+        codec: RunCodec::Zstd,
+        raw_len: raw_len as u32,
+    };
+    let runs: Vec<_> = raw
+        .into_iter()
+        .zip(0u32..)
+        .map(|(run, at)| RunRow { place: place(at, run.chunks.len()), chunks: run.chunks })
+        .collect();
+    let record = SnapshotRecord {
+        time: Timestamp(1),
+        hostname: "h".to_owned(),
+        username: "u".to_owned(),
+        uid: 1,
+        gid: 1,
+        paths: (0..PATHS_MAX).map(|n| format!("/some/where/{n}").into_bytes()).collect(),
+        tags: Vec::new(),
+        source: SourceKind::Files,
+        root: ContentRef::empty(),
+        total_files: 1,
+        total_bytes: 1,
+        data_added: 1,
+        program: "p".to_owned(),
+        parent: None,
+    };
+    let snapshots: Vec<_> = (0..20u8).map(|n| (SnapshotId::from_bytes([n; 32]), record.clone())).collect();
+    let segments: Vec<_> = (0..20_000).map(|at| place(at, 1)).collect();
+    for _ in 0..20 {
+        catalogue.record_stripe(&StripeRecord { runs: runs.clone(), ..StripeRecord::default() }).expect("written");
+        catalogue.set_files(&[([1; 32], vec![7; 40_000])]).expect("written");
+        let commit = CommitRecord { snapshots: &snapshots, segments: &segments, ..CommitRecord::default() };
+        catalogue.finish_commit(&commit).expect("written");
+    }
+    let blobs = fs::read_dir(path.join("blobs")).expect("there").count();
+    assert_eq!(blobs, 0);
+    assert_eq!(catalogue.segments().expect("readable"), segments);
+    assert_eq!(catalogue.snapshots().expect("readable"), snapshots);
+    assert_eq!(catalogue.runs().count(), runs.len());
+    let fewer = CommitRecord { segments: &segments[..3], ..CommitRecord::default() };
+    catalogue.finish_commit(&fewer).expect("written");
+    assert_eq!(catalogue.segments().expect("readable"), segments[..3]);
+}

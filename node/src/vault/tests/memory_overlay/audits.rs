@@ -1,9 +1,13 @@
 //! Holders that are challenged: honest ones, ones that dropped something and hide it, liars.
 
 use cairn_core::audit::{permit, respond};
-use cairn_proto::audit::{Answer, Challenge, Found, SLICE_SIZE};
+use cairn_proto::{
+    audit::{Answer, Challenge, Found, SLICE_SIZE},
+    wire::RefusalCode,
+};
 
-use super::*;
+use super::{answers::refused, *};
+use crate::overlay::{Challenged, ShardChallenge, TransferError};
 
 /// Nobody's domain; whoever asks by a token has no colour that matters.
 const STRANGER: &str = "stranger";

@@ -24,6 +24,7 @@ mod times;
 mod tokens;
 mod turns;
 mod urgent;
+mod vetting;
 mod words;
 
 use super::*;

@@ -133,7 +133,8 @@ fn the_chain_agrees_with_linear_equations_and_with_the_closed_form() {
 fn what_no_group_has_is_refused_and_not_reckoned_wrong() {
     let (question, measured) = (Question::new(Sla::Gold, 1 << 40), Measured::assumed(100));
     let ask = |k, m, r| evaluate(shape(k, m, r), &question, &measured);
-    for (k, m, r) in [(200, 56, 1), (255, 255, 1), (5, 28, 1), (0, 3, 1), (0, 0, 0), (5, 3, 0), (5, 3, 4), (1, 255, 3)] {
+    for (k, m, r) in [(200, 56, 1), (255, 255, 1), (5, 28, 1), (0, 3, 1), (0, 0, 0), (5, 3, 0), (5, 3, 4), (1, 255, 3)]
+    {
         assert_eq!(ask(k, m, r), Err(NoShape(shape(k, m, r))), "RS({k},{m}) x {r}");
     }
     for (k, m, r) in [(5, 3, 1), (5, 27, 1), (1, 31, 1), (1, 0, 1), (5, 3, 3)] {

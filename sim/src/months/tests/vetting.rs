@@ -1,11 +1,11 @@
-//! Newcomers that may be given little in a day, in networks where every second peer is replaced within half a year or so.
+//! Newcomers that may be given little in a day, in networks so small that a slot often has nobody else to go to.
 
 use super::*;
 
 fn worlds(quota: u32, generous: bool) -> MonthsReport {
     let mut sum = MonthsReport::default();
     for seed in 600..608 {
-        let settings = Months { groups: 1, days: 90, quota: Some(quota), generous, ..Months::new(seed, 20) };
+        let settings = Months { peers: 30, groups: 1, days: 90, quota: Some(quota), generous, ..Months::new(seed, 20) };
         let outcome = run_twice(&settings);
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
         let Ok(report) = outcome else { continue };

@@ -181,6 +181,12 @@ fn nobody_signs_for_a_newcomer_that_others_gave_enough() {
         village.stewards[of].vetting.rooms(&village.views, &group, village.now)[&to]
     };
     assert!(village.stewards.keys().all(|steward| rooms(&village, steward) == 2), "eight of ten");
+    // Half of it, where others that its inviter let in lied.
+    let heard = village.stewards.get_mut(&from).expect("there");
+    assert!(heard.has_given(&to) && !heard.has_given(&from));
+    heard.set_quotas([(to, 9)].into());
+    assert_eq!(rooms(&village, &from), 1);
+    village.stewards.get_mut(&from).expect("there").set_quotas(BTreeMap::new());
     // A proposal that would go over it is not signed, and what is within it is.
     let mut order = village.order(1, village.rebuild(to, &[0, 1, 2]));
     order.group = GroupId::from_bytes([4; 32]);

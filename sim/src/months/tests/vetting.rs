@@ -24,17 +24,14 @@ fn worlds(quota: u32, generous: bool) -> MonthsReport {
     sum
 }
 
-/// A slot has five stripes: with a quota of two a newcomer has it on its third day, unless the group needs it at once.
+/// A slot has five stripes: with a quota of two a newcomer has it on its third day, unless the group needs it at once. Where newcomers offer as
+/// much as everybody, the same count sees them get whole slots.
 #[test]
 fn no_calm_group_gives_a_newcomer_more_than_its_quota() {
-    let sum = worlds(2, false);
-    assert_eq!(sum.over_quota, 0, "{sum:?}");
-    assert!(sum.below_target * 20 <= 16 * 8, "and hardly a place is empty for it: {sum:?}");
-}
-
-/// Where newcomers offer as much as everybody, the same count sees them get whole slots at once.
-#[test]
-fn without_a_quota_the_count_would_see_it() {
-    let sum = worlds(2, true);
-    assert!(sum.over_quota > 0, "{sum:?}");
+    let (held, generous) = (worlds(2, false), worlds(2, true));
+    assert_eq!(held.over_quota, 0, "{held:?}");
+    assert!(generous.over_quota > 0 && generous.to_newcomers > held.to_newcomers, "{generous:?}");
+    // Hardly a place is empty for it, of 128: in networks as small some have nobody of their colour.
+    assert!(held.below_target <= generous.below_target + 3, "{held:?}\n{generous:?}");
+    assert!(held.longest_gap_hours <= generous.longest_gap_hours + 24, "{held:?}\n{generous:?}");
 }

@@ -86,7 +86,7 @@ pub(crate) fn plan(
     let mut shown: Vec<Shape> = chosen.into_iter().chain(best).collect();
     shown.extend(defaults.into_iter().filter(|shape| Some(*shape) != chosen && Some(*shape) != best));
     for shape in shown {
-        let solution = durability::evaluate(shape, &question, &measured);
+        let Ok(solution) = durability::evaluate(shape, &question, &measured) else { continue };
         rows.push(("plan", plan_row(&solution, &question, &measured, chosen)));
     }
     rows.extend(figures.iter().map(|figure| ("plan_figure", serde_json::to_value(figure).unwrap_or_default())));
@@ -216,7 +216,8 @@ fn classics<'a>(
             // Full copies are a code of one data shard: the chain says what they are worth.
             let full = Shape { k: 1, m: u8::try_from(copies.saturating_sub(1)).unwrap_or(u8::MAX), r: 1 };
             let fits = copies <= measured.domains.min(32);
-            let loss = if fits { durability::evaluate(full, question, measured).loss() } else { 0.0 };
+            let reckoned = durability::evaluate(full, question, measured).ok().filter(|_| fits);
+            let (fits, loss) = (reckoned.is_some(), reckoned.map_or(0.0, |solution| solution.loss()));
             let solved_cost = solved.map(|solution| solution.expansion);
             let verdict = classic::Verdict::of(copies, measured.domains.min(32), loss, f64::from(copies), question.sla, solved_cost);
             json!({ "formula": formula, "copies": copies, "loss_a_year": fits.then_some(loss), "verdict": verdict.to_string() })

@@ -136,6 +136,8 @@ impl Stewardship {
         let answer_ms = timers.audit_answer.as_millis() as u64;
         let now = clock();
         let own = domain.clone();
+        let of = Arc::clone(&net);
+        let quota = Arc::new(move |peer: &PeerKey, since| of.quota(peer, since));
         let read = move || {
             let files = StateFiles::open(folder, disk)?;
             let watch = beliefs(&files, &timers);
@@ -153,6 +155,7 @@ impl Stewardship {
                 hurried: Default::default(),
                 strangers: Default::default(),
                 upstream,
+                quota,
                 answer_ms,
             };
             Ok::<_, io::Error>((keeper, files, lost))

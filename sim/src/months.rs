@@ -27,6 +27,7 @@ mod report;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod vetting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -205,6 +206,7 @@ impl<'a> World<'a> {
         let mut member = Member::draw(at as u32, since, &mut self.dice, self.now);
         member.server &= !self.settings.sleepers;
         member.sleeps = self.settings.sleepers;
+        member.offers = self.settings.quota.filter(|_| !self.settings.generous).map(vetting::offers);
         self.index.insert(member.key, at);
         let wait = member.next_change(&mut self.dice);
         self.members.push(member);
@@ -392,6 +394,7 @@ impl<'a> World<'a> {
             self.report.orders += 1;
             self.report.orders_while_cut += u32::from(self.is_cut());
             self.count_urgent(at, order);
+            self.count_newcomer(at, order);
             let most = self.watcher.ordered(order.group, self.now);
             self.report.most_a_day = self.report.most_a_day.max(most);
         }

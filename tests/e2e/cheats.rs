@@ -17,8 +17,9 @@ use crate::{
 
 /// A day is half a minute.
 const SCALE: &str = "0.0003";
-/// What is asked for four times, ten seconds each, and then ordered: some forty seconds by the nodes' own clocks.
-const DROPPED_WITHIN: Duration = Duration::from_secs(240);
+/// What is asked for four times, ten seconds each, with pauses between them that are seven eighths of a round of audits, which is twenty seconds
+/// here; and then ordered: some seventy seconds by the nodes' own clocks. A quarter of it as it runs alone.
+const DROPPED_WITHIN: Duration = Duration::from_secs(300);
 /// Owners that back up until a group of one of them has the cheat in it, and beside it one more peer of its colour: every third
 /// group or so, so none of so many in one run of a hundred thousand.
 const OWNERS_MAX: usize = 30;

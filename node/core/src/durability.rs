@@ -12,7 +12,7 @@
 //!
 //! Floating point: nothing that two peers must agree on comes from here.
 
-use cairn_proto::CodeParams;
+use cairn_proto::{CodeParams, code_params::SLOTS_MAX};
 use serde::Serialize;
 
 pub mod chain;
@@ -37,6 +37,8 @@ const SHARD_PAYLOAD: f64 = cairn_proto::SHARD_PAYLOAD as f64;
 const GROUP_BYTES: f64 = 100.0 * (1u64 << 30) as f64;
 /// Groups of the smallest backup.
 const GROUPS_MIN: f64 = 4.0;
+/// Copies of a shard at most. With 32 slots that is 6545 states of the chain, and each more takes many times as long.
+const COPIES_MAX: u8 = 3;
 /// Eligible domains for each place of a group: with fewer, colour classes run empty.
 const DOMAINS_A_PLACE: f64 = 1.5;
 
@@ -266,14 +268,24 @@ pub fn solve(question: &Question, measured: &Measured) -> Result<Solution, Infea
     cheapest(question, measured).map_err(|best| Infeasible { best, missing: missing(question, measured) })
 }
 
-/// What a shape means for a question.
-#[must_use]
-pub fn evaluate(shape: Shape, question: &Question, measured: &Measured) -> Solution {
+/// A shape that no group has, and that is not reckoned with: its figures would be of another one, or take for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}: a group has 1 to {SLOTS_MAX} slots of 1 to {COPIES_MAX} copies each, and at least one of data")]
+pub struct NoShape(pub Shape);
+
+/// What a shape means for a question. One without parity is reckoned with too: full copies of one object, to compare with.
+///
+/// # Errors
+/// [`NoShape`]: more slots than any code has, or more copies than are ever made.
+pub fn evaluate(shape: Shape, question: &Question, measured: &Measured) -> Result<Solution, NoShape> {
+    if shape.k == 0 || shape.slots() > u32::from(SLOTS_MAX) || !(1..=COPIES_MAX).contains(&shape.r) {
+        return Err(NoShape(shape));
+    }
     let (stripes, groups) = (question.stripes(shape.k), question.groups(shape.k));
     let of_stripe = chain::loss_within(shape, measured.departures_a_day, measured.repair_days, YEAR_DAYS);
     let of_group = survival::shock_loss(shape, measured.shock_share);
     let now = survival::unavailable(shape, measured.online_within);
-    Solution {
+    Ok(Solution {
         shape,
         expansion: shape.expansion(),
         traffic: traffic(shape, measured),
@@ -281,7 +293,7 @@ pub fn evaluate(shape: Shape, question: &Question, measured: &Measured) -> Solut
         loss_shock: measured.shocks_a_year * (groups * of_group).min(1.0),
         late: -f64::exp_m1(groups * f64::ln_1p(-now.min(1.0))),
         domains: domains(shape),
-    }
+    })
 }
 
 /// Repair traffic a month, as a multiple of the user data: each shard that is lost, or taken for lost, costs k transfers, or
@@ -300,7 +312,7 @@ fn domains(shape: Shape) -> u32 {
 /// Every shape that may be chosen, cheapest first.
 fn shapes(question: &Question, measured: &Measured) -> Vec<Shape> {
     let ks = question.data_shards.map_or(3..=10, |k| k..=k);
-    let all = ks.flat_map(|k| (2..=12).flat_map(move |m| (1..=3).map(move |r| Shape { k, m, r })));
+    let all = ks.flat_map(|k| (2..=12).flat_map(move |m| (1..=COPIES_MAX).map(move |r| Shape { k, m, r })));
     let fits = |s: &Shape| s.places() <= question.places_max && s.code().is_some() && domains(*s) <= measured.domains;
     let mut shapes: Vec<Shape> = all.filter(fits).collect();
     let cost = |s: &Shape| s.expansion() + traffic(*s, measured);
@@ -312,7 +324,7 @@ fn cheapest(question: &Question, measured: &Measured) -> Result<Solution, Option
     let mut best: Option<Solution> = None;
     let badness = |s: &Solution| s.loss().max(s.late);
     for shape in shapes(question, measured) {
-        let solution = evaluate(shape, question, measured);
+        let Ok(solution) = evaluate(shape, question, measured) else { continue };
         if solution.keeps(question) {
             return Ok(solution);
         }

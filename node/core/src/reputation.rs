@@ -54,7 +54,7 @@ pub const SECOND_HAND_MAX: PerMille = 250;
 /// Standing of a newcomer, as in [`crate::peer_view::standing`].
 const NEWCOMER: PerMille = 500;
 /// A newcomer's share of what it may hold, doubled for each thirty clean days.
-const QUOTA_FIRST: PerMille = 10;
+pub const QUOTA_FIRST: PerMille = 10;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// How long a complaint and a suspicion count, and how long an exclusion.
 const SUSPECT_MS: u64 = 7 * DAY_MS;
@@ -228,7 +228,7 @@ impl Reputation {
     }
 
     /// What to think of a peer. `domains`: how many other domains we know that are older than a day, the measure of what
-    /// complaints weigh.
+    /// complaints weigh; with none nobody is there to be heard, and our own eyes alone count.
     #[must_use]
     pub fn standing(&self, peer: &PeerKey, domains: usize, now: Timestamp) -> Standing {
         if let Some(c) = self.convicted.get(peer) {
@@ -275,7 +275,8 @@ impl Reputation {
         Standing { score, eligible: enough && !excluded && entry.integrity() >= INTEGRITY_LEAST, quota, why }
     }
 
-    /// What complaints take: nothing up to a third of the domains, then in proportion, all that they may at two thirds.
+    /// What complaints take: nothing up to a third of the domains, then in proportion, all that they may at two thirds. Nothing where no domain
+    /// is known for a day: a third of nobody is no measure, and whoever was heard before (a restart, an emptied book) is told of all the same.
     fn complaint(&self, peer: &PeerKey, domains: usize, now: Timestamp, why: &mut Vec<Reason>) -> PerMille {
         let said = self.complaints.get(peer).into_iter().flat_map(BTreeMap::values);
         let fresh = said.filter(|said| now.ms_since(said.at) < SUSPECT_MS);
@@ -295,7 +296,7 @@ impl Reputation {
         let weight: u64 = branches.iter().map(of).sum();
         // Weights are thousandths of a voice; a network that is smaller than those who complain is as large as they are.
         let voices = weight / count.max(domains as u64).max(1);
-        let beyond = voices.saturating_sub(334).min(333);
+        let beyond = if domains == 0 { 0 } else { voices.saturating_sub(334).min(333) };
         let takes = PerMille::try_from(beyond * u64::from(SECOND_HAND_MAX) / 333).unwrap_or(SECOND_HAND_MAX);
         why.push(Reason::Complaints { domains: count, of: domains as u64, voices, takes });
         takes

@@ -12,8 +12,8 @@
 //! The leaves: [`message`] (what stewards say), `talk` (what they make of it), `watched` (one group), `plan` (what to order), `vote` (whether
 //! to sign), `audits` (who looks for us whether holders have what they say), `tokens` (how we ask those whom nobody else can audit),
 //! [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `notice` (what holders say of themselves),
-//! `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `crowd` (who concerns which
-//! group),
+//! `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `vetting` (what newcomers
+//! were given in a day), `crowd` (who concerns which group),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -73,6 +73,7 @@ mod talk;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod vetting;
 mod vote;
 mod watched;
 pub mod wire;
@@ -83,6 +84,7 @@ use self::{
     places::Places,
     queue::Effects,
     suspects::Suspects,
+    vetting::Vetting,
     watched::{Silence, Subject, Watched},
 };
 pub use self::{
@@ -177,6 +179,7 @@ pub struct Steward {
     places: Places,
     repairs: RepairTimes,
     suspects: Suspects,
+    vetting: Vetting,
     budget: Budget,
     effects: Effects,
     /// The time that we were told last.
@@ -196,8 +199,9 @@ impl Steward {
         let me = PeerKey::from_bytes(key.verifying_key().to_bytes());
         let (groups, crowd, effects) = (BTreeMap::new(), Crowd::default(), Effects::default());
         let (places, repairs, suspects) = (Places::default(), RepairTimes::default(), Suspects::default());
+        let vetting = Vetting::new(watch.timers().day_ms);
         let now = Timestamp(0);
-        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, suspects, budget, effects, now }
+        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, suspects, vetting, budget, effects, now }
     }
 
     /// What our line carries was measured again, in bytes a second.
@@ -211,6 +215,7 @@ impl Steward {
             let rhythm = self.rhythm;
             self.groups.values_mut().for_each(|group| group.clamp(now, &rhythm));
             self.places.clamp(now);
+            self.vetting.clamp(now);
         }
         self.now = now;
     }
@@ -353,6 +358,9 @@ impl Steward {
         self.places.note(peers, |peer| self.crowd.knows(peer), now, self.rhythm.look_ms);
         let due: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.is_due(now, &self.rhythm)).map(|(id, _)| *id).collect();
+        if !due.is_empty() {
+            self.vetting.settle(peers, now);
+        }
         for id in due {
             self.look(id, now, peers, rng);
         }
@@ -403,7 +411,7 @@ impl Steward {
         if !cut_off {
             let believed = (&self.watch, &self.places);
             let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
-            scene.suspects = Some(&self.suspects);
+            (scene.suspects, scene.vetting) = (Some(&self.suspects), Some(&self.vetting));
             for planned in plan::orders(group, &scene, &mut self.budget, &mut self.repairs) {
                 let mut nonce = [0; 16];
                 rng.fill_bytes(&mut nonce);
@@ -421,7 +429,9 @@ impl Steward {
                     action: planned.action,
                 };
                 let (Ok(vote), Ok(name)) = (order.sign(&self.key), order.id()) else { continue };
-                group.propose(name, order.clone(), self.me, vote, now.plus_ms(self.rhythm.vote_ms));
+                let until = now.plus_ms(self.rhythm.vote_ms);
+                self.vetting.sign(&order, name, until, now);
+                group.propose(name, order.clone(), self.me, vote, until);
                 persist = true;
                 for to in group.committee().stewards().iter().filter(|to| **to != self.me) {
                     say.push((*to, Say::Propose { order: order.clone(), vote }));
@@ -468,7 +478,7 @@ impl Steward {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
         let believed = (&self.watch, &self.places);
         let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
-        scene.suspects = Some(&self.suspects);
+        (scene.suspects, scene.vetting) = (Some(&self.suspects), Some(&self.vetting));
         plan::needs(group, &scene)
     }
 }

@@ -7,13 +7,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use cairn_core::{
     part::{Credentials, Task},
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
+    reputation::QUOTA_FIRST,
     steward::{
         message::Failure,
         wire::{Answer, Request},
     },
 };
-use cairn_proto::{Certificate, Ordinals, PeerKey, Slot, order::OrderId};
+use cairn_proto::{Certificate, Ordinals, PeerKey, Slot, Timestamp, order::OrderId};
 use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::{overlay::TransferError, standing::ports::Witness};
@@ -40,6 +41,11 @@ pub trait StewardNet: Send + Sync + 'static {
     /// Who is proved to have lied.
     fn convicted(&self) -> Vec<PeerKey> {
         Vec::new()
+    }
+
+    /// By what share of what it offers a newcomer is held in a day. `since`: known since then.
+    fn quota(&self, _peer: &PeerKey, _since: Timestamp) -> PerMille {
+        QUOTA_FIRST
     }
 
     /// Everybody known now. `last_heard` moves with every sign of life: adverts, pings, answers.

@@ -207,9 +207,13 @@ pub(super) fn planned(report: &GroupReport, plan: &PlannedRepair, weather: Weath
         bytes: ByteSize(plan.bytes),
         priority: priority(plan.class).to_owned(),
         survival: plan.survival,
-        why: plan.apart.as_ref().map(ToString::to_string),
+        why: plan.apart.as_ref().map(ToString::to_string).or_else(|| plan.beyond_quota.then(beyond_quota)),
         waits_for: waits_for(report, plan, weather),
     }
+}
+
+fn beyond_quota() -> String {
+    "the group is critical, and nobody else is there than a newcomer that has its quota of the day".to_owned()
 }
 
 fn token_status(tokens: &TokenReport) -> TokenStatus {
@@ -242,6 +246,9 @@ fn why_stuck(stuck: &Stuck) -> String {
             )
         }
         StuckWhy::Sources => "who has what it takes is away".to_owned(),
+        StuckWhy::Quota => {
+            "who may take it is a newcomer that has its quota of the day: it is given more tomorrow, or when the group is critical".to_owned()
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use cairn_core::{
     durability::repairs::RepairTimes,
     liveness::{Outage, Presence},
     part::Credentials,
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     steward::{
         Declined, Effect, GroupReport, Inventory, PlannedRepair, Say, Steward, Stuck, Suspicion, TokenAnswer,
         TokenQuestion,
@@ -116,6 +116,8 @@ pub(super) struct Keeper {
     pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
     /// What our line carries.
     pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// By what share of what it offers a newcomer is held, known since then.
+    pub(super) quota: Arc<dyn Fn(&PeerKey, Timestamp) -> PerMille + Send + Sync>,
     /// How long a holder may take to answer.
     pub(super) answer_ms: u64,
 }
@@ -124,6 +126,9 @@ pub(super) struct Keeper {
 const STRANGER_MS: u64 = 60_000;
 /// ... and so many of them within that time.
 const STRANGERS_MAX: usize = 64;
+
+/// Newcomers whose share is looked up at a time: as many as an owner counts. Others are held to a newcomer's first.
+const GIVEN_MAX: usize = cairn_core::placement::vetting::GIVEN_MAX;
 
 /// More than all holders of all groups; and the rest is asked within the period anyway.
 const HURRIED_MAX: usize = 65_536;
@@ -192,6 +197,11 @@ impl Keeper {
                     self.steward.token_answered(holder, group, slot, &answer, now);
                 }
                 Input::Survey { ask, duties, tokens } => {
+                    // Of the few for whom it matters now: it takes a look through who invited whom.
+                    let given = peers.iter().filter(|view| view.newcomer && self.steward.has_given(&view.peer));
+                    let quota = |view: &PeerView| (view.peer, (self.quota)(&view.peer, view.first_seen));
+                    let quotas = given.take(GIVEN_MAX).map(quota).collect();
+                    self.steward.set_quotas(quotas);
                     out.watched = Some(self.watched(now));
                     out.ask = self.whom_to_ask(ask, now);
                     out.duties = self.steward.audits_due(now, peers, duties);

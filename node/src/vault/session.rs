@@ -26,13 +26,14 @@ use cairn_proto::{
     wire::{Priority, RefusalCode},
 };
 use futures::future::join_all;
+use tokio::task::JoinHandle;
 
 use super::{
     catalogue::{Catalogue, CatalogueError, StripeRecord},
     groups::{Groups, Place, PlaceError},
     learn::Learner,
     promise::Kept,
-    stewards::tokens::{Prepared, prepare},
+    stewards::tokens::{Prepared, are_made, prepare},
     under_way::UnderWay,
 };
 use crate::overlay::{KeptReceipt, Overlay, ShardAddress, ShardPut, TransferError};
@@ -167,14 +168,16 @@ impl Session {
             self.record_opened()?;
             let sealed = self.seal(payload).await?;
             let row = sealed.row(job.no, place.group, place.ordinal);
-            let (outcome, tokens) = tokio::join!(self.send(&sealed, &place), self.prepare_tokens(&sealed, &place));
-            let outcome = outcome?;
+            let tokens = self.begin_tokens(&sealed, &place);
+            let outcome = self.send(&sealed, &place).await?;
             if outcome.acknowledged >= outcome.needed {
-                // Without them a slot is audited less, and nothing else.
-                if let Err(e) = self.catalogue.set_tokens(place.group, place.ordinal, &tokens) {
-                    tracing::warn!(error = %e, "tokens to audit a stripe with could not be kept");
+                let recorded = self.record(row, &place, job.runs, outcome);
+                // After the record, which waits for nothing that it does not need; and before the window has room for another stripe,
+                // so that no more shards are held for tokens than are under way. A run killed in between has none of this stripe.
+                if recorded.is_ok() {
+                    self.keep_tokens(&place, tokens).await;
                 }
-                return self.record(row, &place, job.runs, outcome);
+                return recorded;
             }
             self.groups.seal(place.group);
             self.groups.release(place.group);
@@ -237,8 +240,12 @@ impl Session {
         Ok(tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Worker)??)
     }
 
-    /// Tokens for the shards of slots that stewards may have nobody to audit for: reckoned while the shards are on their way.
-    async fn prepare_tokens(&self, sealed: &SealedStripe, place: &Place) -> Vec<Prepared> {
+    /// Tokens for the shards of slots that stewards may have nobody to audit for: reckoned while the shards are on their way. `None` for most
+    /// stripes, of which none are made.
+    fn begin_tokens(&self, sealed: &SealedStripe, place: &Place) -> Option<JoinHandle<Vec<Prepared>>> {
+        if !are_made(&place.access, place.ordinal) {
+            return None;
+        }
         let lonely = {
             let mut known = self.lonely.lock().unwrap_or_else(PoisonError::into_inner);
             known.entry(place.group).or_insert_with(|| self.groups.lonely(place.group)).clone()
@@ -249,14 +256,23 @@ impl Session {
         };
         let shards: Vec<(Slot, Bytes, ShardRoot)> = lonely.iter().filter_map(shard).collect();
         if shards.is_empty() {
-            return Vec::new();
+            return None;
         }
         let (access, ordinal) = (place.access.clone(), place.ordinal);
         let work = move || {
             let of = |(slot, bytes, root): &(Slot, Bytes, ShardRoot)| prepare(&access, *slot, ordinal, root, bytes);
             shards.iter().filter_map(of).collect()
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or_default()
+        Some(tokio::task::spawn_blocking(work))
+    }
+
+    /// Without them a slot is audited less, and nothing else.
+    async fn keep_tokens(&self, place: &Place, tokens: Option<JoinHandle<Vec<Prepared>>>) {
+        let Some(tokens) = tokens else { return };
+        let tokens = tokens.await.unwrap_or_default();
+        if let Err(e) = self.catalogue.set_tokens(place.group, place.ordinal, &tokens) {
+            tracing::warn!(error = %e, "tokens to audit a stripe with could not be kept");
+        }
     }
 
     async fn unseal(&self, sealed: &SealedStripe, row: StripeRow) -> Result<StripePayload, StoreError> {

@@ -38,6 +38,8 @@ pub(super) struct Watcher {
     empty: BTreeMap<(GroupId, Slot), Timestamp>,
     /// Who has a slot that nobody else may have.
     pub(super) lonely: BTreeMap<(GroupId, Slot), BTreeSet<PeerKey>>,
+    /// What newcomers were given of each group within a day.
+    pub(super) newcomers: BTreeMap<(GroupId, PeerKey), Vec<(Timestamp, u32)>>,
     /// Nonces of tokens that a holder saw.
     pub(super) asked: BTreeSet<[u8; 32]>,
     /// Other machines of cheats, and whose.

@@ -13,7 +13,7 @@ use cairn_proto::{
 };
 use ed25519_dalek::SigningKey;
 
-use super::{ROUND_MS, TIMERS, UPSTREAM, hostile::Malice};
+use super::{ROUND_MS, TIMERS, UPSTREAM, hostile::Malice, vetting::NEW_MS};
 use crate::world::{Dice, HOUR, key, operator};
 
 /// One peer, its steward's half included.
@@ -47,6 +47,8 @@ pub(super) struct Member {
     /// It keeps nothing, and answers as if it did; what it had when it began.
     pub(super) cheats: bool,
     pub(super) dropped: BTreeSet<(GroupId, Slot)>,
+    /// What it offers while it is a newcomer, when that is less than later.
+    pub(super) offers: Option<ByteSize>,
 }
 
 impl Member {
@@ -77,6 +79,7 @@ impl Member {
             leaves: None,
             cheats: false,
             dropped: BTreeSet::new(),
+            offers: None,
         }
     }
 
@@ -121,6 +124,8 @@ impl Member {
     }
 
     pub(super) fn view(&self, now: Timestamp, heard: bool) -> PeerView {
+        let newcomer = now.ms_since(self.joined) < NEW_MS;
+        let give = self.offers.filter(|_| newcomer).unwrap_or(ByteSize(100 << 30));
         PeerView {
             peer: self.key,
             domain: self.domain.clone(),
@@ -131,15 +136,15 @@ impl Member {
             network: None,
             roles: Roles::STORAGE,
             protocol: PROTOCOL_VERSION,
-            give: ByteSize(100 << 30),
-            free: ByteSize(90 << 30),
+            give,
+            free: ByteSize(give.0 / 10 * 9),
             first_seen: self.joined,
             last_heard: if heard { now } else { self.last_up },
             reachable: Some(heard),
             rtt_ms: Some(40),
             loss: 0,
-            reputation: if now.ms_since(self.joined) < 24 * HOUR { 500 } else { 900 },
-            newcomer: now.ms_since(self.joined) < 24 * HOUR,
+            reputation: if newcomer { 500 } else { 900 },
+            newcomer,
         }
     }
 }

@@ -53,6 +53,12 @@ pub struct MonthsReport {
     pub by_quorum: u32,
     /// ... and those of them for which stewards told that there is nobody.
     pub nowhere: u32,
+    /// Shards ordered for newcomers, ...
+    pub to_newcomers: u32,
+    /// ... orders that went over what one may be given of a group in a day, though the group was in no danger, ...
+    pub over_quota: u32,
+    /// ... and when it was.
+    pub over_quota_urgent: u32,
     /// Most orders certified within a day, in a group.
     pub most_a_day: u32,
     /// Orders certified while the network was cut.

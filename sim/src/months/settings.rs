@@ -41,6 +41,10 @@ pub struct Months {
     pub unaudited: bool,
     /// Whether some slots have nobody of their colour but their holder; then it is these that cheats drop.
     pub lonely: Option<Lonely>,
+    /// Shards that a newcomer may be given in a day: it offers a hundred times that. `None`: as much as everybody, and nothing is counted.
+    pub quota: Option<u32>,
+    /// Whether newcomers offer as much as everybody all the same, to show that the count sees it.
+    pub generous: bool,
     /// Whether stewards do nothing, to show that something is needed of them.
     pub asleep: bool,
     /// Whether new holders take the slot behind the one that they are given, to show that the checks would see it.
@@ -56,6 +60,7 @@ impl Months {
         let (peers, days, groups, lost_per_mille, bad) = (48, 180, 2, 10, 0);
         let (code, copies) = (CodeParams::DEFAULT, 2);
         let (polite_percent, cheats, unaudited, lonely) = (0, 0, false, None);
+        let (quota, generous) = (None, false);
         Self {
             seed,
             peers,
@@ -74,6 +79,8 @@ impl Months {
             cheats,
             unaudited,
             lonely,
+            quota,
+            generous,
             asleep,
             greedy,
         }

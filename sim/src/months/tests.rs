@@ -5,6 +5,7 @@ use super::*;
 mod blows;
 mod lonely;
 mod manners;
+mod vetting;
 
 /// Runs seeds and adds up what they did; every branch must have been taken by some.
 fn seeds(seeds: std::ops::Range<u64>, churn_percent: u32) -> MonthsReport {

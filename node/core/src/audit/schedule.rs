@@ -3,7 +3,8 @@
 //! One shard in four is drawn from all of a holder's and not from those that were not asked for in this turn: else a holder
 //! that has just answered for a shard could drop it until the turn ends. What stays silent is asked for again three times
 //! within a day, with new nonces (Storj's containment): silence about *some* shards while others are answered is then
-//! [`Silence::Withheld`], silence about all is absence.
+//! [`Silence::Withheld`], silence about all is absence. Until then it is drawn for nothing else: a holder of few shards has as
+//! long for its four answers as one of many.
 //!
 //! Pure: the caller says what came of an audit; [`Schedule::next`] says what is next.
 
@@ -16,7 +17,7 @@ use super::AUDITS_PER_DAY;
 
 /// Most group slots that are watched in all: at some 150 bytes each 10 MB, and 16 TB of shards.
 pub const PLACES_MAX: usize = 65_536;
-/// Most audits of one holder that wait to be asked again. From then on nothing new is asked: it is away.
+/// Most audits of one holder that wait for their answer or to be asked again. From then on nothing new is asked: it is away.
 pub const PENDING_MAX: usize = 16;
 /// When to ask again what was not answered: after one hour of a day, four, sixteen.
 const RETRY_HOURS: [u64; 3] = [1, 4, 16];
@@ -73,7 +74,7 @@ pub struct Due {
 /// What silence amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It will be asked again.
+    /// It will be asked again, if it is still watched.
     Again,
     /// Asked four times in vain, while the holder answered others: it has not got it and does not say so.
     Withheld,
@@ -88,12 +89,7 @@ struct Place {
     asked: Ordinals,
 }
 
-impl Place {
-    fn open(&self) -> u64 {
-        self.ordinals.without(&self.asked).len() as u64
-    }
-}
-
+/// What was asked for and not answered yet: on its way, or silent and to be asked for again.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     silent: u8,
@@ -105,6 +101,7 @@ struct Pending {
 #[derive(Clone, Debug)]
 struct Beat {
     places: BTreeMap<(GroupId, Slot), Place>,
+    /// Each of a place that is watched.
     pending: BTreeMap<Target, Pending>,
     next: Timestamp,
     gap_ms: u64,
@@ -182,7 +179,8 @@ impl Schedule {
         self.beats.values().map(Beat::wakes).min()
     }
 
-    /// What to ask now. Drain until `None`. What was missed while the auditor was away is not made up for.
+    /// What to ask now. Drain until `None`. What was missed while the auditor was away is not made up for. What came of it is said by
+    /// [`Schedule::answered`], [`Schedule::silent`] or [`Schedule::unheard`]; a day later it is taken for lost and asked again.
     pub fn next<R: CryptoRng + ?Sized>(&mut self, now: Timestamp, rng: &mut R) -> Option<Due> {
         let (holder, beat) = self.beats.iter_mut().filter(|(_, b)| b.wakes() <= now).min_by_key(|(_, b)| b.wakes())?;
         let retry = beat.pending.iter_mut().filter(|(_, p)| p.again <= now).min_by_key(|(_, p)| p.again);
@@ -194,6 +192,8 @@ impl Schedule {
         // Spread: between half a gap and one and a half.
         beat.next = now.plus_ms(beat.gap_ms / 2 + rng.next_u64() % (beat.gap_ms + 1));
         let target = beat.pick(rng)?;
+        let again = now.plus_ms(self.pace.day_ms);
+        beat.pending.insert(target, Pending { silent: 0, again, since: now });
         Some(Due { holder: *holder, target, silent: 0 })
     }
 
@@ -204,13 +204,26 @@ impl Schedule {
         beat.last_answer = Some(now);
     }
 
+    /// What came of an audit says nothing of the holder. What was silent before waits as long as it did for this one.
+    pub fn unheard(&mut self, holder: &PeerKey, target: &Target, now: Timestamp) {
+        let Some(beat) = self.beats.get_mut(holder) else { return };
+        let Some(pending) = beat.pending.get_mut(target) else { return };
+        match pending.silent.checked_sub(1).and_then(|before| self.pace.retry_ms(before)) {
+            Some(pause) => pending.again = now.plus_ms(pause),
+            None => {
+                beat.pending.remove(target);
+            }
+        }
+    }
+
     /// The deadline passed.
     pub fn silent(&mut self, holder: &PeerKey, target: &Target, now: Timestamp) -> Silence {
-        let Some(beat) = self.beats.get_mut(holder) else { return Silence::Absent };
-        if beat.pending.len() >= PENDING_MAX && !beat.pending.contains_key(target) {
-            return Silence::Absent;
+        // What is watched no more has nobody who waits for it.
+        let Some(beat) = self.beats.get_mut(holder) else { return Silence::Again };
+        let Some(pending) = beat.pending.get_mut(target) else { return Silence::Again };
+        if pending.silent == 0 {
+            pending.since = now;
         }
-        let pending = beat.pending.entry(*target).or_insert(Pending { silent: 0, again: now, since: now });
         if let Some(pause) = self.pace.retry_ms(pending.silent) {
             pending.again = now.plus_ms(pause);
             pending.silent += 1;
@@ -225,30 +238,48 @@ impl Schedule {
 impl Beat {
     fn wakes(&self) -> Timestamp {
         let again = self.pending.values().map(|p| p.again).min();
-        // A holder that owes many answers is asked for nothing new.
-        let fresh = (self.pending.len() < PENDING_MAX).then_some(self.next);
+        // A holder that owes many answers, or for all that it has, is asked for nothing new.
+        let fresh = (self.pending.len() < PENDING_MAX && self.has_free()).then_some(self.next);
         again.into_iter().chain(fresh).min().unwrap_or(self.next)
     }
 
+    /// Whether there is a shard that is not pending.
+    fn has_free(&self) -> bool {
+        let mut all = 0;
+        self.places.values().any(|place| {
+            all += place.ordinals.len();
+            all > self.pending.len()
+        })
+    }
+
     fn pick<R: CryptoRng + ?Sized>(&mut self, rng: &mut R) -> Option<Target> {
-        let mut open: u64 = self.places.values().map(Place::open).sum();
-        if open == 0 {
-            self.places.values_mut().for_each(|place| place.asked = Ordinals::default());
-            open = self.places.values().map(Place::open).sum();
+        let mut waits: BTreeMap<(GroupId, Slot), Ordinals> = BTreeMap::new();
+        for target in self.pending.keys() {
+            waits.entry((target.group, target.slot)).or_default().insert(target.ordinal);
+        }
+        let waits = |at: &(GroupId, Slot)| waits.get(at).copied().unwrap_or_default();
+        let free = |at: &(GroupId, Slot), place: &Place| place.ordinals.without(&waits(at));
+        let open = |at: &(GroupId, Slot), place: &Place| free(at, place).without(&place.asked);
+        let count = |set: Ordinals| set.len() as u64;
+        let mut left: u64 = self.places.iter().map(|(at, place)| count(open(at, place))).sum();
+        if left == 0 {
+            // Another turn; what is pending was just asked for.
+            self.places.iter_mut().for_each(|(at, place)| place.asked = waits(at));
+            left = self.places.iter().map(|(at, place)| count(open(at, place))).sum();
         }
         let any = rng.next_u64().is_multiple_of(ANY_OF);
-        let all: u64 = self.places.values().map(|p| p.ordinals.len() as u64).sum();
-        let mut at = rng.next_u64() % if any { all } else { open }.max(1);
-        for ((group, slot), place) in &mut self.places {
-            let here = if any { place.ordinals.len() as u64 } else { place.open() };
-            if at >= here {
-                at -= here;
+        let all: u64 = self.places.iter().map(|(at, place)| count(free(at, place))).sum();
+        let mut nth = rng.next_u64() % if any { all } else { left }.max(1);
+        for (at, place) in &mut self.places {
+            let candidates = if any { free(at, place) } else { open(at, place) };
+            let here = count(candidates);
+            if nth >= here {
+                nth -= here;
                 continue;
             }
-            let candidates = if any { place.ordinals } else { place.ordinals.without(&place.asked) };
-            let ordinal = candidates.iter().nth(usize::try_from(at).unwrap_or(0))?;
+            let ordinal = candidates.iter().nth(usize::try_from(nth).unwrap_or(0))?;
             place.asked.insert(ordinal);
-            return Some(Target { group: *group, slot: *slot, ordinal });
+            return Some(Target { group: at.0, slot: at.1, ordinal });
         }
         None
     }

@@ -55,23 +55,24 @@ pub fn loss_rate(shape: Shape, departures_a_day: f64, repair_days: f64) -> f64 {
 /// The states in which at least k slots live, the healthiest first: ordered by how many slots are dead, then by how many have
 /// one copy, and so on, so that a step leads to a state that is near.
 struct States {
-    all: Vec<Vec<u8>>,
-    at: BTreeMap<Vec<u8>, usize>,
+    all: Vec<Vec<u16>>,
+    at: BTreeMap<Vec<u16>, usize>,
 }
 
 impl States {
     fn of(shape: Shape) -> Self {
         let mut all = Vec::new();
-        let n = shape.slots() as u8;
+        // Of two u8.
+        let n = shape.slots() as u16;
         fill(&mut vec![0; usize::from(shape.r) + 1], 0, n, &mut all);
-        all.retain(|counts| counts[0] <= shape.m);
+        all.retain(|counts| counts[0] <= u16::from(shape.m));
         all.sort();
         let at = all.iter().cloned().enumerate().map(|(i, counts)| (counts, i)).collect();
         Self { all, at }
     }
 
     /// Where one slot more has `to` instead of `from` copies; `None` when too few live then.
-    fn moved(&self, counts: &[u8], from: usize, to: usize) -> Option<usize> {
+    fn moved(&self, counts: &[u16], from: usize, to: usize) -> Option<usize> {
         let mut counts = counts.to_vec();
         counts[from] -= 1;
         counts[to] += 1;
@@ -80,7 +81,7 @@ impl States {
 
     /// The longest step.
     fn reach(&self) -> usize {
-        let longest = |(from, counts): (usize, &Vec<u8>)| {
+        let longest = |(from, counts): (usize, &Vec<u16>)| {
             let steps = (0..counts.len() - 1).flat_map(|a| [(a, a + 1), (a + 1, a)]).filter(|(a, _)| counts[*a] > 0);
             steps.filter_map(|(a, b)| self.moved(counts, a, b)).map(|to| to.abs_diff(from)).max().unwrap_or(0)
         };
@@ -89,7 +90,7 @@ impl States {
 }
 
 /// Every way to spread `left` slots over the places from `at` on.
-fn fill(counts: &mut Vec<u8>, at: usize, left: u8, all: &mut Vec<Vec<u8>>) {
+fn fill(counts: &mut Vec<u16>, at: usize, left: u16, all: &mut Vec<Vec<u16>>) {
     if at + 1 == counts.len() {
         counts[at] = left;
         all.push(counts.clone());

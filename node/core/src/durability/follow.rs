@@ -104,7 +104,7 @@ pub fn follow(question: &Question, measured: &Measured, before: Option<Shape>, c
 fn kept(question: &Question, measured: &Measured, before: Option<Shape>, cheapest: Solution) -> (Solution, Why) {
     let possible = shapes(question, measured);
     let keeps = |shape: Shape| {
-        let solution = possible.contains(&shape).then(|| evaluate(shape, question, measured))?;
+        let solution = possible.contains(&shape).then(|| evaluate(shape, question, measured).ok())??;
         solution.keeps(question).then_some(solution)
     };
     let Some(now) = before.filter(|shape| *shape != cheapest.shape).and_then(keeps) else {
@@ -128,7 +128,7 @@ fn kept(question: &Question, measured: &Measured, before: Option<Shape>, cheapes
 fn one_copy_more(question: &Question, measured: &Measured, than: &Solution) -> Option<Solution> {
     let more = Shape { r: than.shape.r + 1, ..than.shape };
     let fits = more.r <= REPLICAS_MAX && shapes(question, measured).contains(&more);
-    fits.then(|| evaluate(more, question, measured))
+    fits.then(|| evaluate(more, question, measured).ok())?
 }
 
 #[cfg(test)]
@@ -197,13 +197,13 @@ mod tests {
             }
             let steps = then.m.abs_diff(now.m) + then.r.abs_diff(now.r);
             assert!(steps == 1 || why == Why::Cheapest, "{now} to {then}");
-            assert!(evaluate(then, &question, &calm).keeps(&question), "{then}");
+            assert!(evaluate(then, &question, &calm).expect("a shape").keeps(&question), "{then}");
             now = then;
             seen.push(now);
         }
         assert!(seen.len() > 3, "{seen:?}");
         let cheapest = solve(&question, &calm).expect("feasible");
-        assert!(evaluate(now, &question, &calm).cost() <= cheapest.cost() * DEARER_MAX, "{seen:?}");
+        assert!(evaluate(now, &question, &calm).expect("a shape").cost() <= cheapest.cost() * DEARER_MAX, "{seen:?}");
     }
 
     #[test]

@@ -116,6 +116,10 @@ fn the_chain_agrees_with_linear_equations_and_with_the_closed_form() {
         let other = mean_days_to_loss(shape.slots(), m.into(), death, days);
         assert!((loss_rate(shape, death, days) * other - 1.0).abs() < 1e-6, "{shape} {churn} {days}");
     }
+    // More slots than a byte counts.
+    let (large, death) = (shape(240, 30, 1), departures_of_churn(0.5));
+    let other = mean_days_to_loss(large.slots(), 30, death, 3.0);
+    assert!((loss_rate(large, death, 3.0) * other - 1.0).abs() < 1e-6, "{} and {other}", loss_rate(large, death, 3.0));
     // n λ P[Bin(n - 1, 1 - e^-λθ) >= m]: a death while m others are already missing; good to tens of per cent.
     let (death, days) = (departures_of_churn(0.05), 1.0);
     let missing = -f64::exp_m1(-death * days);
@@ -123,6 +127,21 @@ fn the_chain_agrees_with_linear_equations_and_with_the_closed_form() {
     let ratio = loss_rate(shape(5, 3, 1), death, days) / closed;
     assert!((0.6..1.6).contains(&ratio), "{ratio}");
     assert_eq!(loss_rate(shape(5, 3, 2), 0.0, 3.0), 0.0, "nobody leaves");
+}
+
+#[test]
+fn what_no_group_has_is_refused_and_not_reckoned_wrong() {
+    let (question, measured) = (Question::new(Sla::Gold, 1 << 40), Measured::assumed(100));
+    let ask = |k, m, r| evaluate(shape(k, m, r), &question, &measured);
+    for (k, m, r) in [(200, 56, 1), (255, 255, 1), (5, 28, 1), (0, 3, 1), (0, 0, 0), (5, 3, 0), (5, 3, 4), (1, 255, 3)]
+    {
+        assert_eq!(ask(k, m, r), Err(NoShape(shape(k, m, r))), "RS({k},{m}) x {r}");
+    }
+    for (k, m, r) in [(5, 3, 1), (5, 27, 1), (1, 31, 1), (1, 0, 1), (5, 3, 3)] {
+        let loss = ask(k, m, r).expect("a shape").loss();
+        assert!((0.0..=1.0).contains(&loss), "RS({k},{m}) x {r}: {loss}");
+    }
+    assert!(ask(5, 27, 1).expect("a shape").loss() < ask(5, 3, 1).expect("a shape").loss());
 }
 
 /// 2.4: months without repair.

@@ -48,6 +48,7 @@ impl Steward {
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&id) {
             return Err(DecodeError::TooLarge { what, limit: GROUPS_MAX, found: GROUPS_MAX + 1 });
         }
+        self.vetting.resume(&group, now);
         self.groups.insert(id, group);
         // Whom the saved state of liveness has is watched already, and not anew.
         self.count_people(&id, false, now);

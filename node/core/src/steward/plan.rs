@@ -1,7 +1,10 @@
 //! What a group needs, as orders that could be given: shown by a dry run, proposed when it is our turn, and looked at again by
 //! everybody who is asked to sign. The leaf `chain` chooses a rebuild's helpers.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use cairn_proto::{
     Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp, mandate::STEWARDS_MAX, wire::Priority,
@@ -11,6 +14,7 @@ use super::{
     AT_ONCE, Rhythm,
     places::Places,
     suspects::Suspects,
+    vetting::Vetting,
     watched::{Subject, Watched},
 };
 use crate::{
@@ -49,6 +53,10 @@ pub(super) struct Scene<'a> {
     places: &'a Places,
     /// Who may have sent wrong bytes.
     pub(super) suspects: Option<&'a Suspects>,
+    /// What newcomers were given.
+    pub(super) vetting: Option<&'a Vetting>,
+    /// What newcomers may be given now where they are held to that, of the one group that is looked at.
+    rooms: OnceCell<BTreeMap<PeerKey, u32>>,
     pub(super) rhythm: &'a Rhythm,
     /// Many fell silent at once: nothing but critical groups.
     pub(super) critical_only: bool,
@@ -71,6 +79,8 @@ pub struct PlannedRepair {
     pub bytes: u64,
     /// Nothing is missing: too many slots stand together, and this one gets a copy elsewhere.
     pub apart: Option<Clump>,
+    /// It gives a newcomer more than its quota of the day: the group is critical, and nobody else is there.
+    pub beyond_quota: bool,
 }
 
 /// What is wanted.
@@ -92,7 +102,8 @@ impl<'a> Scene<'a> {
         rhythm: &'a Rhythm,
     ) -> Self {
         let critical_only = watch.mass_failure(now);
-        Self { me, domain, now, peers, watch, places, suspects: None, rhythm, critical_only, to_sign: false }
+        let (suspects, vetting, rooms) = (None, None, OnceCell::new());
+        Self { me, domain, now, peers, watch, places, suspects, vetting, rooms, rhythm, critical_only, to_sign: false }
     }
 }
 
@@ -175,7 +186,32 @@ impl Scene<'_> {
             ranked.extend(again.collect::<Vec<_>>());
         }
         ranked.retain(|peer| !self.leaves(peer));
+        // Newcomers that may not be given all of it today come after everybody else.
+        let wanted = group.wanted(slot).len();
+        ranked.sort_by_key(|peer| match self.room(group, peer) {
+            Some(0) => 2,
+            Some(room) => u8::from((room as usize) < wanted),
+            None => 0,
+        });
         ranked
+    }
+
+    /// Shards that a peer may be given now; `None`: as many as it takes. Only newcomers are held to anything, and only where a group like
+    /// this one can stand without them.
+    pub(super) fn room(&self, group: &Watched, peer: &PeerKey) -> Option<u32> {
+        let rooms = self.rooms.get_or_init(|| {
+            let vetting = self.vetting.filter(|_| self.peers.iter().any(|view| view.newcomer) && self.binds(group));
+            vetting.map_or_else(BTreeMap::new, |all| all.rooms(self.peers, &group.record.group(), self.now))
+        });
+        rooms.get(peer).copied()
+    }
+
+    fn binds(&self, group: &Watched) -> bool {
+        let (policy, none) = (self.policy(group), BTreeSet::new());
+        let request = self.request(group, &policy, &none);
+        let fits = |view: &&PeerView| placement::eligible(view, &request.owner, &policy, self.now).is_ok();
+        let fit: Vec<&PeerView> = self.peers.iter().filter(fits).collect();
+        placement::vetting::binds(&fit, &policy)
     }
 
     /// Where more slots of the group stand than may.
@@ -226,12 +262,13 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     let mut healing = false;
+    let critical = budget::priority(&assessment, group.record.group()).class == Priority::Critical;
     let done = |subject: Subject, what: &dyn Fn() -> Option<Action>| {
         if !asked(&subject) {
             return Wanted::Later(subject);
         }
         match what() {
-            Some(action) => Wanted::Repair(subject, planned(group, &assessment, action)),
+            Some(action) => Wanted::Repair(subject, planned(group, scene, &assessment, action)),
             None => Wanted::InVain(subject),
         }
     };
@@ -245,9 +282,10 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
                 && !group.hides(slot, &holder)
                 && !scene.leaves(&holder)
                 && !group.avoided(&subject, scene.now).contains(&holder)
-                && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
+                && !group.breaks_word(slot, &holder, scene.now, scene.rhythm)
+                && (critical || scene.room(group, &holder) != Some(0));
             if !lacks.is_empty() && able && seen.insert(slot) {
-                all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), true)));
+                all.push(done(subject, &|| repair(group, scene, slot, Some((holder, lacks)), (true, critical))));
                 healing = true;
             }
         }
@@ -260,8 +298,8 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             Need::None => continue,
         };
         if !group.wanted(slot).is_empty() && seen.insert(slot) {
-            let repair = || repair(group, scene, slot, None, may_rebuild);
-            let heal = || heal_anybody(group, scene, slot);
+            let repair = || repair(group, scene, slot, None, (may_rebuild, critical));
+            let heal = || heal_anybody(group, scene, slot, critical);
             all.push(done(Subject::Slot(slot.as_u8()), &|| repair().or_else(heal)));
         }
     }
@@ -294,7 +332,7 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             false => Wanted::Later(subject),
             true => match move_apart(group, scene, &clumps) {
                 Some((action, clump)) => {
-                    let planned = planned(group, &assessment, action);
+                    let planned = planned(group, scene, &assessment, action);
                     let planned = PlannedRepair { class: Priority::Low, apart: Some(clump), ..planned };
                     Wanted::Repair(subject, planned)
                 }
@@ -319,7 +357,7 @@ fn move_apart(group: &Watched, scene: &Scene<'_>, clumps: &[Clump]) -> Option<(A
         let clump = clumps.iter().find(|clump| clump.slots.contains(&slot) && place.is_off(&clump.ground));
         let mut avoid = group.avoided(&Subject::Apart, scene.now);
         avoid.extend(group.hiders().chain(scene.distrusted()));
-        let copy = repair_without(group, scene, slot, Some((to, group.wanted(slot))), false, (&avoid, &avoid));
+        let copy = repair_without(group, scene, slot, Some((to, group.wanted(slot))), (false, false), (&avoid, &avoid));
         if let (Some(action @ Action::Copy { .. }), Some(clump)) = (copy, clump) {
             best = Some((helps, action, clump.clone()));
         }
@@ -327,39 +365,42 @@ fn move_apart(group: &Watched, scene: &Scene<'_>, clumps: &[Clump]) -> Option<(A
     best.map(|(_, action, clump)| (action, clump))
 }
 
-fn planned(group: &Watched, assessment: &Assessment, action: Action) -> PlannedRepair {
+fn planned(group: &Watched, scene: &Scene<'_>, assessment: &Assessment, action: Action) -> PlannedRepair {
     let bytes = group.cost(&action);
     let class = budget::priority(assessment, group.record.group()).class;
-    PlannedRepair { action, state: assessment.state, survival: assessment.survival, class, bytes, apart: None }
+    let room = action.to().filter(|_| action.slot().is_some()).and_then(|to| scene.room(group, &to));
+    let beyond_quota = room.is_some_and(|room| (room as usize) < action.ordinals().len());
+    let (state, survival) = (assessment.state, assessment.survival);
+    PlannedRepair { action, state, survival, class, bytes, apart: None, beyond_quota }
 }
 
 /// A holder that lacks something, where nobody else can take the slot: one that let us down lately too, but none that broke its word.
-fn heal_anybody(group: &Watched, scene: &Scene<'_>, slot: Slot) -> Option<Action> {
+fn heal_anybody(group: &Watched, scene: &Scene<'_>, slot: Slot, critical: bool) -> Option<Action> {
     scene.here(group.holders(slot)).into_iter().find_map(|holder| {
         let lacks = group.wanted(slot).without(&group.claims(slot, &holder));
         let able = !lacks.is_empty()
             && !scene.leaves(&holder)
             && !group.hides(slot, &holder)
             && !group.breaks_word(slot, &holder, scene.now, scene.rhythm);
-        if able { repair(group, scene, slot, Some((holder, lacks)), true) } else { None }
+        if able { repair(group, scene, slot, Some((holder, lacks)), (true, critical)) } else { None }
     })
 }
 
 /// How a slot gets its shards, for a new holder or for one that lost some. Whom we leave alone is asked all the same where nobody else is there:
-/// the pause after a failure is over when this is asked, and it is longer each time.
+/// the pause after a failure is over when this is asked, and it is longer each time. `critical`: a newcomer may be given more than its quota.
 fn repair(
     group: &Watched,
     scene: &Scene<'_>,
     slot: Slot,
     heal: Option<(PeerKey, Ordinals)>,
-    may_rebuild: bool,
+    how: (bool, bool),
 ) -> Option<Action> {
     let (mut avoid, none) = (group.avoided(&Subject::Slot(slot.as_u8()), scene.now), BTreeSet::new());
     // Each steward's auditors miss something else of it, so it is no source that a quorum would agree on.
     avoid.extend(group.hiders());
     avoid.extend(scene.distrusted());
     avoid.extend(scene.suspected());
-    let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, may_rebuild, (as_holder, as_source));
+    let repair = |as_holder, as_source| repair_without(group, scene, slot, heal, how, (as_holder, as_source));
     let first = repair(&avoid, &avoid);
     if first.is_some() || avoid.is_empty() {
         return first;
@@ -372,12 +413,17 @@ fn repair_without(
     scene: &Scene<'_>,
     slot: Slot,
     heal: Option<(PeerKey, Ordinals)>,
-    may_rebuild: bool,
+    (may_rebuild, critical): (bool, bool),
     (as_holder, avoid): (&BTreeSet<PeerKey>, &BTreeSet<PeerKey>),
 ) -> Option<Action> {
     let (to, ordinals) = match heal {
         Some(heal) => heal,
         None => (*scene.new_holders(group, slot, as_holder).first()?, group.wanted(slot)),
+    };
+    let ordinals = match scene.room(group, &to).filter(|_| !critical) {
+        Some(0) => return None,
+        Some(room) => ordinals.first(room as usize),
+        None => ordinals,
     };
     let sources = scene.here(group.holders(slot).into_iter().filter(|peer| *peer != to && !avoid.contains(peer)));
     // Whoever has most of it: the rest is wanted again afterwards.

@@ -26,6 +26,8 @@ pub enum StuckWhy {
     },
     /// Whoever has what it takes is away.
     Sources,
+    /// Who may take it is a newcomer that was given as much as it may have in a day, and the group is not critical.
+    Quota,
 }
 
 impl StuckWhy {
@@ -45,7 +47,7 @@ impl Steward {
         let Some(group) = self.groups.get(group) else { return Vec::new() };
         let believed = (&self.watch, &self.places);
         let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
-        scene.suspects = Some(&self.suspects);
+        (scene.suspects, scene.vetting) = (Some(&self.suspects), Some(&self.vetting));
         let ticket = group.record.mandate.ticket;
         let wanted = plan::wanted(group, &scene, &|subject| matches!(subject, Subject::Slot(_)));
         let in_vain = wanted.into_iter().filter_map(|wanted| match wanted {
@@ -53,13 +55,19 @@ impl Steward {
             _ => None,
         });
         let stuck = in_vain.map(|slot| {
-            let nobody = scene.new_holders(group, slot, &std::collections::BTreeSet::new()).is_empty();
+            let heirs = scene.new_holders(group, slot, &std::collections::BTreeSet::new());
             let had: Vec<PeerKey> = group.holders(slot);
+            let spent = |peer: &PeerKey| scene.room(group, peer) == Some(0);
+            let waits = heirs.iter().all(spent) && heirs.iter().chain(&had).any(spent);
             let of_colour = |view: &&PeerView| may_hold(&ticket, &view.domain, slot) && !had.contains(&view.peer);
             let unfit = peers.iter().filter(of_colour).count();
             // The last colour is the stewards'.
             let colours = ticket.code().slots() as u8 + 1;
-            let why = if nobody { StuckWhy::Nobody { unfit, colours } } else { StuckWhy::Sources };
+            let why = match heirs.is_empty() {
+                _ if waits => StuckWhy::Quota,
+                true => StuckWhy::Nobody { unfit, colours },
+                false => StuckWhy::Sources,
+            };
             Stuck { slot, why }
         });
         stuck.collect()

@@ -93,7 +93,7 @@ impl Steward {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let believed = (&self.watch, &self.places);
         let mut scene = plan::Scene::new((self.me, &self.domain), now, peers, believed, &self.rhythm);
-        (scene.to_sign, scene.suspects) = (true, Some(&self.suspects));
+        (scene.to_sign, scene.suspects, scene.vetting) = (true, Some(&self.suspects), Some(&self.vetting));
         // Whoever may be cut off itself sees no emergencies.
         if matches!(self.watch.outage(now), Outage::None) {
             group.note_alarm(group.assess_to_sign(&self.watch, now).too_few_there, now, &self.rhythm);
@@ -101,7 +101,9 @@ impl Steward {
         match vote::check(group, &from, order, &vote, &scene) {
             Ok(()) => {
                 let (Ok(name), Ok(mine)) = (order.id(), order.sign(&self.key)) else { return };
-                group.promise(order, name, from, now.plus_ms(2 * self.rhythm.vote_ms));
+                let until = now.plus_ms(2 * self.rhythm.vote_ms);
+                self.vetting.sign(order, name, until, now);
+                group.promise(order, name, from, until);
                 self.effects.push(Effect::Persist(id));
                 self.tell(from, Say::Vote { group: id, order: name, vote: mine });
             }
@@ -149,8 +151,10 @@ impl Steward {
         let id = certificate.order.group;
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let change = certificate.order.action.slot().is_none();
+        let order = certificate.order.clone();
         let news = group.certified(certificate, from, now);
         if news {
+            self.vetting.ordered(&order, now, now);
             if change {
                 self.count_people(&id, true, now);
             }
@@ -166,6 +170,8 @@ impl Steward {
         let Some(group) = self.groups.get_mut(&id) else { return Word::Known };
         let word = group.taken(certificate, sealed, room, now);
         if word == Word::News {
+            // One that nobody told us of before.
+            self.vetting.ordered(&certificate.order, certificate.order.issued, now);
             if let Some(slot) = certificate.order.action.slot() {
                 self.suspects.settled(&id, slot);
             }

@@ -20,6 +20,7 @@ mod times;
 mod tokens;
 mod turns;
 mod urgent;
+mod vetting;
 mod village;
 mod words;
 

@@ -82,7 +82,7 @@ pub(super) fn check(
     }
     let fine = match subject {
         Subject::Apart => is_apart(group, &order.action, scene),
-        _ => names_check_out(group, &order.action, scene),
+        _ => names_check_out(group, &order.action, scene, mine.class == Priority::Critical),
     };
     if !fine {
         return Err(Objection::WrongPeer);
@@ -113,15 +113,17 @@ fn is_apart(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool {
     new && ordinals.len() <= BATCH && ordinals.without(&group.has(*slot, from)).is_empty()
 }
 
-/// By our own map: sources and helpers have what they are to give, and the new holder may hold it (SEP-1).
-fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>) -> bool {
+/// By our own map: sources and helpers have what they are to give, and the new holder may hold it (SEP-1), and so much of it today if the group
+/// is not critical (SEP-4).
+fn names_check_out(group: &Watched, action: &Action, scene: &Scene<'_>, critical: bool) -> bool {
     let subject = subject_of(action);
     let may_take = |slot, to: &PeerKey, ordinals: &Ordinals| {
         // One that holds it already and lacks this, or one of the first who may.
         let lacks = ordinals.and(&group.has(slot, to)).is_empty() && ordinals.len() <= BATCH;
         let broken = group.breaks_word(slot, to, scene.now, scene.rhythm) || group.hides(slot, to);
         let known = !broken && group.holders(slot).contains(to) || is_among_first(group, &subject, scene, to);
-        known && lacks && scene.watch.belief(to, scene.now).presence <= Presence::Late
+        let room = critical || scene.room(group, to).is_none_or(|room| ordinals.len() <= room as usize);
+        known && lacks && room && scene.watch.belief(to, scene.now).presence <= Presence::Late
     };
     match action {
         Action::Copy { slot, from, to, ordinals } => {

@@ -204,7 +204,10 @@ impl Watched {
     pub(super) fn note_no_peer(&mut self, slot: u8, now: Timestamp) {
         // Once, not at every look, until something else of this slot is worth an entry.
         let about = |what: &What| match what {
-            What::Lacks { slot, .. } | What::Ordered { slot, .. } | What::Repaired { slot, .. } => Some((*slot, false)),
+            What::Lacks { slot, .. }
+            | What::NotShown { slot, .. }
+            | What::Ordered { slot, .. }
+            | What::Repaired { slot, .. } => Some((*slot, false)),
             What::NoPeer { slot } => Some((*slot, true)),
             _ => None,
         };

@@ -322,6 +322,7 @@ impl Book {
             if let Some((ticket, root)) = live.and_then(|w| Some((w.ticket, w.root(due.target.ordinal)?))) {
                 return Some((due, ticket, root));
             }
+            self.schedule.unheard(&due.holder, &due.target, now);
         }
     }
 
@@ -329,11 +330,15 @@ impl Book {
     pub(super) fn settle(&mut self, holder: &PeerKey, target: &Target, seen: Seen, now: Timestamp) -> Told {
         let mut told = Told::default();
         let seen = match seen {
-            Seen::Blind => return told,
+            Seen::Blind => {
+                self.schedule.unheard(holder, target, now);
+                return told;
+            }
             // Whoever is busy for as long as a round does not answer at all.
             Seen::Busy => {
                 let since = *self.busy.entry(*holder).or_insert(now);
                 if now.ms_since(since) < self.spans.round_ms {
+                    self.schedule.unheard(holder, target, now);
                     return told;
                 }
                 Seen::Silent { reached: true, complaint: None }

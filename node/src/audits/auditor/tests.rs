@@ -300,6 +300,36 @@ fn who_is_there_and_shows_nothing_has_nothing_and_who_is_away_is_away() {
     }
 }
 
+/// A holder of four shards is given as long as one of thousands: its four silences about one are over a day, and what says nothing of it uses none up.
+#[test]
+fn a_holder_of_few_shards_has_a_day_for_its_four_answers() {
+    let mut book = book_with_words(&[word(&holder_key(), 0, &[0, 1, 2, 3])]);
+    let (mut rng, end) = (ChaCha8Rng::seed_from_u64(1), NOW.plus_ms(47 * HOUR));
+    let (mut asked, mut withheld) = (Vec::new(), None);
+    while let Some(now) = book.next_challenge().filter(|at| *at < end && withheld.is_none()) {
+        while let Some((due, ..)) = book.due(now, &mut rng) {
+            let bad = due.target.ordinal == 2;
+            if bad {
+                asked.push(now.ms_since(NOW));
+            }
+            let outcome = match bad {
+                // The second time we heard nobody, and the third it was busy.
+                true if asked.len() == 2 => Seen::Blind,
+                true if asked.len() == 3 => Seen::Busy,
+                true => Seen::Silent { reached: true, complaint: None },
+                false => Seen::Good,
+            };
+            let told = book.settle(&due.holder, &due.target, outcome, now);
+            if told.saw.contains(&Observed::Withheld) {
+                withheld = Some(now);
+            }
+        }
+    }
+    let pauses: Vec<u64> = asked.windows(2).map(|two| (two[1] - two[0]) / HOUR).collect();
+    assert_eq!(pauses, [1, 1, 1, 4, 16], "{asked:?}");
+    assert_eq!(withheld.map(|at| at.ms_since(NOW)), asked.last().copied());
+}
+
 /// Another group's only shard at the same holder, which this steward of this domain has us ask for as long as it may.
 fn give(book: &mut Book, from: u16, of: u16, salt: u16) -> Result<(), Refusal> {
     let ticket = ticket(salt);

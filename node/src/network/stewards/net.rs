@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use cairn_core::{
     part::{Credentials, Pass},
-    peer_view::PeerView,
+    peer_view::{PeerView, PerMille},
     steward::{
         Say,
         wire::{Answer, GroupMap, Questioned, Refusal, Request},
     },
 };
 use cairn_proto::{
-    Domain, GroupId, Mandate, Ordinals, PeerKey, Rights, Slot, audit::Response, message::ControlRequest,
+    Domain, GroupId, Mandate, Ordinals, PeerKey, Rights, Slot, Timestamp, audit::Response, message::ControlRequest,
     wire::RefusalCode,
 };
 use futures::{FutureExt as _, future::BoxFuture};
@@ -40,6 +40,10 @@ impl StewardNet for NetworkHandle {
 
     fn convicted(&self) -> Vec<PeerKey> {
         self.inner.standings.convicted()
+    }
+
+    fn quota(&self, peer: &PeerKey, since: Timestamp) -> PerMille {
+        self.inner.standings.quota(peer, since)
     }
 
     fn peers(&self) -> BoxFuture<'_, Vec<PeerView>> {

@@ -74,6 +74,11 @@ fn seed(access: &GroupAccess) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(blake3::derive_key("cairn 2026-11 token nonces v1", access.authority.as_bytes()))
 }
 
+/// Whether any are made of a stripe's shards.
+pub(in crate::vault) fn are_made(access: &GroupAccess, ordinal: u8) -> bool {
+    of_shard(&seed(access), ordinal) > 0
+}
+
 /// Makes the tokens of a shard. `None` for what is no shard, and where none are made.
 pub(in crate::vault) fn prepare(
     access: &GroupAccess,
@@ -222,8 +227,12 @@ mod tests {
         assert_eq!(prepare(&access, slot, 0, &root(1), &shard[1..]), None);
         let lot = |authority: u8| {
             let access = GroupAccess { ticket: access.ticket, authority: SigningKey::from_bytes(&[authority; 32]) };
-            (1..=255).filter(|ordinal| of_shard(&seed(&access), *ordinal) > 0).collect::<Vec<u8>>()
+            assert!(are_made(&access, 0), "of the first always");
+            (1..=255).filter(|ordinal| are_made(&access, *ordinal)).collect::<Vec<u8>>()
         };
+        let one = lot(9);
+        let made = |ordinal: &u8| prepare(&access, slot, *ordinal, &root(1), &shard).is_some();
+        assert!(one.iter().take(2).all(made) && (1..=255).filter(|ordinal| !one.contains(ordinal)).all(|o| !made(&o)));
         assert_ne!(lot(1), lot(2), "nobody else knows which stripes are asked for");
         let drawn: usize = (0..64).map(|authority| lot(authority).len()).sum();
         assert!((6 * 64..11 * 64).contains(&drawn), "{drawn}");

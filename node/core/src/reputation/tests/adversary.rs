@@ -295,3 +295,27 @@ fn one_branch_has_no_third() {
     let (_, voices, taken) = takes(|n| Some(peer(n % 2)));
     assert!(taken > 0, "two branches are two sources: {voices}");
 }
+
+/// After a restart the book of opinions is there before anybody was looked over: who was heard then is one of no domains at all.
+#[test]
+fn where_nobody_may_speak_only_our_own_eyes_count() {
+    let mut book = world(4, Class::Server);
+    // Not seen for so long that others' word would be followed.
+    let now = at(24 * 30);
+    for n in 1..4 {
+        (24 * 10..24 * 30).for_each(|hour| book.observe(peer(n), Observed::Good, at(hour)));
+    }
+    let before = book.standing(&peer(0), 0, now);
+    for n in 1..4 {
+        assert!(book.hear(&complaint(n, n, 0, 0), now));
+    }
+    let after = book.standing(&peer(0), 0, now);
+    assert_eq!((after.score, after.eligible), (before.score, true));
+    let told = after.explain().join("\n");
+    assert!(told.contains("3 of 0 domains complain") && told.contains("which takes 0.000"), "{told}");
+    // Where they are known for a day they are heard, all three of three.
+    assert_eq!(book.standing(&peer(0), 3, now).score, before.score - SECOND_HAND_MAX);
+    // What we saw ourselves counts as ever.
+    book.observe(peer(0), Observed::BadBytes, now);
+    assert!(book.standing(&peer(0), 0, now).score < before.score);
+}

@@ -263,3 +263,22 @@ fn who_will_not_audit_is_passed_over_and_nobody_is_asked_for_ever() {
     let different: BTreeSet<PeerKey> = asked.iter().copied().collect();
     assert!((2..=14).contains(&different.len()) && asked.len() <= 14, "{} {}", different.len(), asked.len());
 }
+
+/// That nobody is there for a slot is said once, and again after an auditor missed something of it: that is news as any other.
+#[test]
+fn that_nobody_is_there_is_said_again_after_shards_were_not_shown() {
+    let mut village = Village::new(7);
+    let (id, now) = (village.ticket.id(), village.now);
+    let first = *village.stewards.keys().next().expect("seven");
+    let entries = |village: &mut Village, slot: u8, now| {
+        let watched = village.stewards.get_mut(&first).expect("there").groups.get_mut(&id).expect("watched");
+        watched.note_no_peer(slot, now);
+        let log = village.stewards[&first].report(&id, now).expect("watched").log;
+        log.iter().filter(|entry| entry.what == What::NoPeer { slot }).count()
+    };
+    assert_eq!([1, 1].map(|_| entries(&mut village, 2, now)), [1, 1], "once");
+    village.accuse(1);
+    let later = village.now;
+    assert_eq!([1, 1].map(|_| entries(&mut village, 2, later)), [2, 2]);
+    assert_eq!(entries(&mut village, 3, later), 1, "of that slot");
+}

@@ -1,6 +1,6 @@
 //! What was ordered, and what came of it: the entries of the group's map.
 
-use cairn_proto::{Action, Certificate, Ordinals, PeerKey, Slot, Taken, Timestamp, order::OrderId};
+use cairn_proto::{Action, Certificate, Order, Ordinals, PeerKey, Slot, Taken, Timestamp, order::OrderId};
 
 use super::{
     super::{
@@ -81,6 +81,12 @@ impl Watched {
     fn is_good(&self, certificate: &Certificate) -> bool {
         let committee = self.chain.find(&certificate.order.committee);
         committee.is_some_and(|committee| certificate.check(committee).is_ok())
+    }
+
+    /// Orders of shards that are known: under way, and carried out.
+    pub(in super::super) fn orders(&self) -> impl Iterator<Item = &Order> {
+        let carried_out = self.entries.values().map(|entry| &entry.certificate.order);
+        carried_out.chain(self.under_way.values().map(|given| &given.certificate.order))
     }
 
     /// Takes note of an order. Whether it was news.

@@ -92,7 +92,7 @@ async fn a_slot_without_a_holder_is_rebuilt_and_the_plan_says_so_before() {
 async fn who_was_left_out_of_a_rebuild_is_remembered() {
     let mut village = Village::settled(1).await;
     let liar = village.holder(3, 0);
-    village.world.left_out.lock().expect("left out").insert(liar);
+    *village.world.left_out.lock().expect("left out") = Some([liar].into());
     village.world.away.lock().expect("away").insert(village.holder(2, 0));
     village.until("somebody has both shards of the slot", async |v| v.heir().is_some()).await;
     let suspects = async |village: &Village, peer: &PeerKey| {

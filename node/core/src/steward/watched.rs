@@ -42,6 +42,7 @@ pub use self::{audits::AuditReport, inventory::GroupReport, tokens::TokenReport}
 use self::{
     audits::{Audited, Distrust},
     chain::Chain,
+    doubts::Spent,
     orders::{Entry, UnderWay},
     pace::Pace,
     repairs::Lacking,
@@ -68,14 +69,6 @@ pub(super) enum Subject {
     Another,
     /// A copy elsewhere of a slot that stands where too many others do.
     Apart,
-}
-
-/// The month that began then, the bytes ordered in it, and for whom of the stewards we signed how many of them.
-#[derive(Clone, Debug)]
-struct Spent {
-    began: Timestamp,
-    bytes: u64,
-    by: BTreeMap<PeerKey, u64>,
 }
 
 /// One group.
@@ -159,7 +152,7 @@ impl Watched {
             compared: now,
             asked_for_map: None,
             asked: BTreeMap::new(),
-            spent: Spent { began: now, bytes: 0, by: BTreeMap::new() },
+            spent: Spent::new(now),
             log: VecDeque::new(),
         };
         new.note(now, What::Adopted { generation });

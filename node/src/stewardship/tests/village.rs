@@ -78,8 +78,8 @@ pub(super) struct World {
     pub(super) liars: Mutex<BTreeMap<PeerKey, Lie>>,
     /// Who audits.
     pub(super) auditors: Mutex<BTreeMap<PeerKey, Auditor>>,
-    /// Whom rebuilds had to leave out.
-    pub(super) left_out: Mutex<BTreeSet<PeerKey>>,
+    /// Whom rebuilds had to leave out; none where no root came out wrong.
+    pub(super) left_out: Mutex<Option<BTreeSet<PeerKey>>>,
     /// Called with each message before it is sent.
     pub(super) spy: Mutex<Option<Spy>>,
 }

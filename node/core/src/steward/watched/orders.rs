@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Within this of its word a holder is to have what it took: a disk that loses it so soon, twice, is not filled a third time.
-const KEEPS_MS: u64 = 7 * 24 * 3600 * 1000;
+pub(super) const KEEPS_MS: u64 = 7 * 24 * 3600 * 1000;
 pub(super) const MONTH_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// What a new holder's word was worth.

@@ -111,6 +111,18 @@ impl Searches {
     }
 }
 
+#[cfg(test)]
+impl Searches {
+    /// Whom the next stripe of an order begins with.
+    pub(super) async fn best_of(&self, order: &OrderId) -> Vec<Slot> {
+        let known = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().find(|((of, _), _)| of == order).map(|(_, one)| one.known.clone())
+        };
+        known.expect("an order of ours").lock().await.search.best()
+    }
+}
+
 impl Known {
     /// Whom a stripe begins with, and who takes the place of one that is not there; all but those who broke off a session of it.
     pub(super) fn team(&self, job: &Job<'_>, broke: &[Slot]) -> Team {

@@ -160,8 +160,8 @@ impl Shared {
         self.searches.of(frame, expires, &silent)
     }
 
-    /// After an attempt with these helpers (and without those) came out wrong: brings the shard where it can be had without who lies, and finds out who
-    /// that is ([`Searches::named`]). `before`: attempts of the stripe so far, beside its first.
+    /// After an attempt with these helpers, and without those, came out wrong: brings the shard where it can be had without who lies, and
+    /// finds out who that is ([`Searches::named`]). `before`: attempts of the stripe so far, beside its first.
     pub(super) async fn find_liar(
         &self,
         job: &Job<'_>,

@@ -157,6 +157,8 @@ impl Steward {
         if news {
             if change {
                 self.count_people(&id, true, now);
+            } else {
+                group.phase_silent(&self.watch, now);
             }
             self.effects.push(Effect::Persist(id));
         }

@@ -9,16 +9,16 @@ use std::{
     time::Duration,
 };
 
-use cairn_core::blind::{SLICE_SIZE, Session, wire::Message};
+use cairn_core::blind::{SLICE_SIZE, Session, invite::Frame, wire::Message};
 use cairn_proto::{CodeParams, PeerKey};
 use tokio::time::Instant;
 
 use super::{
-    super::{Failure, Patience},
+    super::{Failure, Patience, RebuildNet},
     lines::{Kind, Recorded, Slow, Tape},
-    village::{FOR_EVER, PATIENT, Plan, Village, slot},
+    village::{DEADLINE, FOR_EVER, PATIENT, Plan, Village, slot},
 };
-use crate::network::keeper::memory::MemoryKeeper;
+use crate::network::{clock, keeper::memory::MemoryKeeper};
 
 /// All that live of a stripe of 5+3 that lost slot 0.
 const SEVEN: [usize; 7] = [1, 2, 5, 6, 7, 3, 4];
@@ -113,6 +113,31 @@ async fn who_hangs_at_its_invitation_is_not_waited_for() {
     let best =
         village.new_holder().rebuild.shared.searches.best_of(&order.certificate.order.id().expect("valid")).await;
     assert_eq!(best, [1, 5, 6, 7, 3].map(slot), "what comes next begins without it");
+}
+
+/// Its connection is closed and nothing was heard of it: it is asked last, before anybody tried to reach it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_not_heard_for_long_is_asked_last() {
+    let mut plan = plan(&SEVEN, 1);
+    plan.patience = Box::new(|_| Patience { silent: Duration::ZERO, ..PATIENT });
+    let village = Village::start(plan).await;
+    let (gone, to) = (&village.nodes[&2], village.new_holder());
+    for (_, peer) in &village.helpers {
+        drop(RebuildNet::open(&to.handle, *peer).await.expect("reached"));
+    }
+    gone.handle.shutdown().await;
+    let noticed = async {
+        while RebuildNet::silent(&to.handle, vec![gone.peer], clock()).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, noticed).await.expect("a closed connection is noticed");
+    let order = village.credentials();
+    let frame = Frame::new(&order, &village.ticket, &village.sheet.rows[0]).expect("an order");
+    let shared = &to.rebuild.shared;
+    drop(shared.known_of(&frame, order.certificate.order.expires).await);
+    let best = shared.searches.best_of(&order.certificate.order.id().expect("valid")).await;
+    assert_eq!(best, [1, 5, 6, 7, 3].map(slot));
 }
 
 /// It has slices of the sum when it goes. Another session makes the shard, and nothing of the first one is in it: no key, no nonce.

@@ -5,8 +5,8 @@ use cairn_core::{
     budget,
     liveness::Presence,
     steward::{
-        Came, Failure, GroupReport, Happening, PlannedRepair, RepairPhases, Stuck, StuckWhy, Suspicion, TokenReport,
-        What,
+        Failure, GroupReport, Happening, OrderEnd, PlannedRepair, RepairPhases, Stuck, StuckWhy, Suspicion,
+        TokenReport, What,
     },
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
@@ -205,8 +205,8 @@ fn phases(of: &RepairPhases) -> PhasesStatus {
         ordered_ms: of.ordered.0,
         ended_ms: of.ended.map(|(at, _)| at.0),
         came: of.ended.map(|(_, came)| match came {
-            Came::Done => "done".to_owned(),
-            Came::Nothing(why) => why_nothing(why.as_ref()),
+            OrderEnd::Done => "done".to_owned(),
+            OrderEnd::Nothing(why) => why_nothing(why.as_ref()),
         }),
     }
 }

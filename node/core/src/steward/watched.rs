@@ -42,7 +42,7 @@ pub(super) use self::tokens::Came;
 pub use self::{
     audits::AuditReport,
     inventory::GroupReport,
-    phases::{Came, RepairPhases},
+    phases::{OrderEnd, RepairPhases},
     tokens::TokenReport,
 };
 use self::{

@@ -109,7 +109,7 @@ fn phases(village: &Village, start: Timestamp) {
     let mut last = BTreeMap::new();
     for order in &report.phases {
         let (silent, wanted) = (order.silent.expect("lost"), order.wanted.expect("wanted"));
-        let Some((ended, Came::Done)) = order.ended else { panic!("{order:?}") };
+        let Some((ended, OrderEnd::Done)) = order.ended else { panic!("{order:?}") };
         let times = [silent, wanted, order.proposed, order.ordered, ended];
         assert!(times.is_sorted(), "{order:?}");
         let [silent, wanted, proposed, ordered, done] = times.map(|at| at.ms_since(start));
@@ -145,7 +145,7 @@ fn phases_of_orders_say_what_came_of_them_and_are_bounded() {
     let steward = &village.stewards[&voters[0]];
     let missing = Failure::Missing(order.action.to().expect("one"));
     let last = steward.report(&group, now).expect("watched").phases.pop().expect("one");
-    assert_eq!((last.order, last.ended), (name, Some((now, Came::Nothing(Some(missing))))));
+    assert_eq!((last.order, last.ended), (name, Some((now, OrderEnd::Nothing(Some(missing))))));
     let watched = village.stewards.get_mut(&voters[0]).expect("there").groups.get_mut(&group).expect("watched");
     let mut newest = name;
     for certificate in others {

@@ -9,7 +9,7 @@ use super::{
         message::{Failure, Past},
         subject_of,
     },
-    Came, ENTRIES_MAX, Pace, Subject, Watched,
+    ENTRIES_MAX, OrderEnd, Pace, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
 };
 use crate::{
@@ -166,7 +166,7 @@ impl Watched {
         self.spent.bytes = self.spent.bytes.saturating_sub(self.cost(action));
         if let Ok(order) = order.certificate.order.id() {
             self.note(now, What::Failed { order, why });
-            self.phase_ends(&order, Came::Nothing(why), now);
+            self.phase_ends(&order, OrderEnd::Nothing(why), now);
         }
         self.disappointed(subject, action.to(), Some(order.by), now, rhythm);
     }
@@ -247,7 +247,7 @@ impl Watched {
         }
         let shards = taken.ordinals.len() as u16;
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
-        self.phase_ends(&order, Came::Done, now);
+        self.phase_ends(&order, OrderEnd::Done, now);
         self.patience.remove(&subject);
         if let Some(lacking) = self.lacking.get_mut(&slot.as_u8()) {
             lacking.given = true;

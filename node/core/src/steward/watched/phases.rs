@@ -33,12 +33,12 @@ pub struct RepairPhases {
     /// When a quorum had signed it, as this steward learned.
     pub ordered: Timestamp,
     /// When it was over, and how.
-    pub ended: Option<(Timestamp, Came)>,
+    pub ended: Option<(Timestamp, OrderEnd)>,
 }
 
 /// What came of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+pub enum OrderEnd {
     /// Its new holder has what it took.
     Done,
     /// Nothing; `None`: nothing was heard until it was over.
@@ -81,7 +81,7 @@ impl Watched {
     }
 
     /// It is over. A new holder's word comes after that of whoever gave it up.
-    pub(super) fn phase_ends(&mut self, order: &OrderId, came: Came, now: Timestamp) {
+    pub(super) fn phase_ends(&mut self, order: &OrderId, came: OrderEnd, now: Timestamp) {
         if let Some(phases) = self.phases.iter_mut().rev().find(|phases| phases.order == *order) {
             phases.ended = Some((now, came));
         }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - [`helper`] answers invitations; [`holder`] is the [`Rebuilder`] that stewardship asks; [`wrong`] finds out who made a root wrong.
-//! - [`ledger`] is the session ledger on disk, [`links`] brings streams between helpers to their session, [`places`] are the bounds.
+//! - [`team`] is who helps in a session and who steps in, [`ledger`] the session ledger on disk, [`links`] brings streams between helpers to their session, [`places`] are the bounds.
 //!
 //! Several stripes of an order are several sessions; [`IN_FLIGHT`] run at once at a new holder, so that the chain is busy while the
 //! next session's keys are agreed on.
@@ -30,7 +30,7 @@ use cairn_core::{
     blind::{SLICE_SIZE, wire::Message},
     steward::message::Failure,
 };
-use cairn_proto::{Domain, PeerKey, SHARD_SIZE, order::OrderId, wire::Priority};
+use cairn_proto::{Domain, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use ed25519_dalek::SigningKey;
 use futures::{AsyncRead, AsyncWrite, FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -49,6 +49,7 @@ pub mod ledger;
 mod links;
 mod pipe;
 mod places;
+mod team;
 #[cfg(test)]
 mod tests;
 mod wrong;
@@ -106,6 +107,11 @@ pub trait RebuildNet: Send + Sync + 'static {
     /// A peer's domain as it was pinned when it was first heard of.
     fn pinned_domain(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>>;
 
+    /// Those of these peers that we are not connected to and that nothing was heard of since then. Nobody, where that is not known.
+    fn silent(&self, _peers: Vec<PeerKey>, _since: Timestamp) -> BoxFuture<'_, BTreeSet<PeerKey>> {
+        std::future::ready(BTreeSet::new()).boxed()
+    }
+
     /// How our line is used; none uses it as it comes.
     fn courtesy(&self) -> Option<&Courtesy> {
         None
@@ -125,6 +131,11 @@ pub struct Patience {
     pub stall: Duration,
     /// All waits together for helpers that say that they are busy.
     pub busy: Duration,
+    /// For helpers' answers to invitations, before spare ones are invited beside them: more than a dial and a few checks take on a line that
+    /// is far away. Who answers later is only not needed.
+    pub spare: Duration,
+    /// Silence after which a helper to whom there is no connection is asked last: what stewards call late.
+    pub silent: Duration,
 }
 
 impl Default for Patience {
@@ -135,6 +146,8 @@ impl Default for Patience {
             answer: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             busy: Duration::from_secs(60),
+            spare: Duration::from_secs(2),
+            silent: Duration::from_mins(30),
         }
     }
 }
@@ -286,7 +299,7 @@ impl Rebuilder for Rebuild {
         async move { self.shared.rebuild(&credentials, &task, ordinal).await }.boxed()
     }
 
-    fn named<'a>(&'a self, order: &'a OrderId) -> BoxFuture<'a, BTreeSet<PeerKey>> {
+    fn named<'a>(&'a self, order: &'a OrderId) -> BoxFuture<'a, Option<BTreeSet<PeerKey>>> {
         self.shared.searches.named(order).boxed()
     }
 }

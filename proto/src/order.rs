@@ -5,6 +5,8 @@
 //! by orders too, so a [`Committee`] is the mandate's list with the changes since, each signed by half of those before. Every
 //! order names the committee that gives it ([`Committee::id`], a chain over the changes).
 //!
+//! The leaves: `committee` (who the stewards are), `ordinals` (which stripes), `taken` (the new holder's word).
+//!
 //! - **SEP-1** An order gives one slot to one peer, which checks its own colour before it takes a byte; no order can name two.
 
 use ed25519_dalek::SigningKey;
@@ -13,9 +15,15 @@ use crate::{
     DecodeError, GroupId, PeerKey, Slot, Timestamp,
     code_params::SLOTS_MAX,
     layout::{Reader, at_most, put_number},
-    mandate::{Mandate, Powers, STEWARDS_MAX, half, quorum},
+    mandate::{Powers, STEWARDS_MAX},
     signed,
 };
+
+mod committee;
+mod ordinals;
+mod taken;
+
+pub use self::{committee::Committee, ordinals::Ordinals, taken::Taken};
 
 /// Most bytes of an encoded order.
 pub const ORDER_MAX: usize = 256 + 34 * SLOTS_MAX as usize;
@@ -30,91 +38,12 @@ pub const SKEW_MS: u64 = 10 * 60 * 1000;
 pub const CHANGES_MAX: usize = 114;
 
 const ORDER: &str = "cairn order v1";
-const TAKEN: &str = "cairn shards taken v1";
 const VERSION: u8 = 1;
 const COPY: u8 = 1;
 const REBUILD: u8 = 2;
 const URGENT_COPY: u8 = 6;
 const URGENT_REBUILD: u8 = 7;
 const SIGNATURE: usize = 64;
-
-/// Stripes of a group, as a set: bit `o % 8` of byte `o / 8` for ordinal `o`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, PartialOrd, Ord)]
-pub struct Ordinals([u8; 32]);
-
-impl Ordinals {
-    /// From 32 bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The 32 bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// Adds one.
-    pub const fn insert(&mut self, ordinal: u8) {
-        self.0[ordinal as usize / 8] |= 1 << (ordinal % 8);
-    }
-
-    /// Whether it is there.
-    #[must_use]
-    pub const fn contains(&self, ordinal: u8) -> bool {
-        self.0[ordinal as usize / 8] & (1 << (ordinal % 8)) != 0
-    }
-
-    /// All, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
-        (0..=u8::MAX).filter(|ordinal| self.contains(*ordinal))
-    }
-
-    /// How many.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.iter().map(|byte| byte.count_ones() as usize).sum()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0 == [0; 32]
-    }
-
-    /// The lowest so many.
-    #[must_use]
-    pub fn first(&self, most: usize) -> Self {
-        self.iter().take(most).collect()
-    }
-
-    /// Those in both.
-    #[must_use]
-    pub fn and(&self, other: &Self) -> Self {
-        Self(std::array::from_fn(|at| self.0[at] & other.0[at]))
-    }
-
-    /// Those in one or the other.
-    #[must_use]
-    pub fn or(&self, other: &Self) -> Self {
-        Self(std::array::from_fn(|at| self.0[at] | other.0[at]))
-    }
-
-    /// Those that the other has not.
-    #[must_use]
-    pub fn without(&self, other: &Self) -> Self {
-        Self(std::array::from_fn(|at| self.0[at] & !other.0[at]))
-    }
-}
-
-impl FromIterator<u8> for Ordinals {
-    fn from_iter<I: IntoIterator<Item = u8>>(ordinals: I) -> Self {
-        let mut set = Self::default();
-        ordinals.into_iter().for_each(|ordinal| set.insert(ordinal));
-        set
-    }
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -310,10 +239,10 @@ impl Order {
         let action = match kind {
             COPY | URGENT_COPY => {
                 let (slot, from, to) = (Slot::new(r.byte()?)?, peer(r)?, peer(r)?);
-                Action::Copy { slot, from, to, ordinals: Ordinals(r.array()?) }
+                Action::Copy { slot, from, to, ordinals: Ordinals::from_bytes(r.array()?) }
             }
             REBUILD | URGENT_REBUILD => {
-                let (slot, to, ordinals) = (Slot::new(r.byte()?)?, peer(r)?, Ordinals(r.array()?));
+                let (slot, to, ordinals) = (Slot::new(r.byte()?)?, peer(r)?, Ordinals::from_bytes(r.array()?));
                 let count = r.count(SLOTS_MAX.into(), 33)?;
                 let helpers = (0..count).map(|_| Ok((Slot::new(r.byte()?)?, peer(r)?)));
                 Action::Rebuild { slot, to, ordinals, helpers: helpers.collect::<Result<_, DecodeError>>()? }
@@ -380,108 +309,6 @@ impl Order {
 
 fn order_id(bytes: &[u8]) -> OrderId {
     blake3::derive_key("cairn 2026-11 order id v1", bytes)
-}
-
-/// Who are the stewards now, or were once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committee {
-    mandate: Mandate,
-    stewards: Vec<PeerKey>,
-    changes: usize,
-    id: CommitteeId,
-}
-
-impl Committee {
-    /// Those of the mandate.
-    #[must_use]
-    pub fn of(mandate: &Mandate) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("cairn 2026-11 committee v1");
-        hasher.update(mandate.ticket.id().as_bytes());
-        for number in [mandate.generation, mandate.issued.0, mandate.ends.0] {
-            hasher.update(&number.to_le_bytes());
-        }
-        for steward in &mandate.stewards {
-            hasher.update(steward.as_bytes());
-        }
-        let id = *hasher.finalize().as_bytes();
-        Self { stewards: mandate.stewards.clone(), mandate: mandate.clone(), changes: 0, id }
-    }
-
-    /// Its name: equal for equal mandates and equal changes, in this order.
-    #[must_use]
-    pub const fn id(&self) -> &CommitteeId {
-        &self.id
-    }
-
-    /// The name of the committee that an order would make of this one.
-    #[must_use]
-    pub fn id_after(&self, order: &OrderId) -> CommitteeId {
-        blake3::derive_key("cairn 2026-11 committee change v1", &[self.id, *order].concat())
-    }
-
-    /// How often it changed since the mandate.
-    #[must_use]
-    pub const fn changes(&self) -> usize {
-        self.changes
-    }
-
-    /// The mandate that they have.
-    #[must_use]
-    pub const fn mandate(&self) -> &Mandate {
-        &self.mandate
-    }
-
-    /// Who they are, in order of rank.
-    #[must_use]
-    pub fn stewards(&self) -> &[PeerKey] {
-        &self.stewards
-    }
-
-    /// How many signatures an order about shards takes.
-    #[must_use]
-    pub fn quorum(&self) -> usize {
-        quorum(self.stewards.len())
-    }
-
-    /// How many signatures this takes.
-    #[must_use]
-    pub fn needed(&self, action: &Action) -> usize {
-        if action.slot().is_some() { self.quorum() } else { half(self.stewards.len()) }
-    }
-
-    /// Lets stewards go and come as ordered.
-    ///
-    /// # Errors
-    /// A certificate that does not hold, is of another committee, orders something else, or would leave nobody or too many.
-    pub fn change(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
-        let bad = |why| Err(DecodeError::Invalid { what: "change of stewards", why });
-        let (old, new) = certificate.order.action.stewards();
-        if old.is_none() && new.is_none() {
-            return bad("is another order");
-        }
-        let has = |peer: Option<PeerKey>| peer.is_some_and(|peer| self.stewards.contains(&peer));
-        certificate.check(self)?;
-        if has(new) || (old.is_some() && !has(old)) {
-            return bad("names the wrong peers");
-        }
-        if self.changes == CHANGES_MAX {
-            return bad("one too many");
-        }
-        let mut stewards = self.stewards.clone();
-        match (old.and_then(|old| stewards.iter().position(|steward| *steward == old)), new) {
-            (Some(at), Some(new)) => stewards[at] = new,
-            (Some(at), None) => drop(stewards.remove(at)),
-            (None, Some(new)) => stewards.push(new),
-            (None, None) => {}
-        }
-        if stewards.is_empty() || stewards.len() > STEWARDS_MAX {
-            return bad("leaves nobody, or too many");
-        }
-        self.id = self.id_after(&certificate.order.id()?);
-        self.stewards = stewards;
-        self.changes += 1;
-        Ok(())
-    }
 }
 
 /// An order with the signatures of a quorum.
@@ -581,67 +408,6 @@ impl Certificate {
         }
         r.finish()?;
         Ok(Self { order, votes })
-    }
-}
-
-/// A new holder's word that it has what an order gave it: the group's map grows by this.
-///
-/// Layout: version `1` · order's id 32 · group 32 · slot · ordinals 32 · previous entry 32 · taken at · holder 32 · signature 64.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// Under which order.
-    pub order: OrderId,
-    /// The group.
-    pub group: GroupId,
-    /// The slot.
-    pub slot: Slot,
-    /// What it has of it now, durably.
-    pub ordinals: Ordinals,
-    /// Hash of the entry of this slot that the holder was told of before, zero for the first: nobody can leave one out unseen.
-    pub previous: [u8; 32],
-    /// When, by the holder's clock.
-    pub at: Timestamp,
-    /// Who: the signer.
-    pub holder: PeerKey,
-}
-
-impl Taken {
-    /// Signs with the holder's identity; `self.holder` must be that key.
-    #[must_use]
-    pub fn seal(&self, key: &SigningKey) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&[self.order, *self.group.as_bytes()].concat());
-        out.push(self.slot.as_u8());
-        out.extend_from_slice(&[*self.ordinals.as_bytes(), self.previous].concat());
-        put_number(&mut out, self.at.0);
-        out.extend_from_slice(self.holder.as_bytes());
-        let signature = signed::sign(TAKEN, &out, key);
-        out.extend_from_slice(&signature);
-        out
-    }
-
-    /// Checks fields and signature.
-    ///
-    /// # Errors
-    /// The first rule broken.
-    pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let at = bytes.len().checked_sub(SIGNATURE);
-        let at = at.ok_or(DecodeError::Truncated { what: TAKEN, needed: SIGNATURE, found: bytes.len() })?;
-        let (body, signature) = bytes.split_at(at);
-        let mut r = Reader::new(TAKEN, body);
-        r.version(VERSION)?;
-        let (order, group, slot) = (r.array()?, GroupId::from_bytes(r.array()?), Slot::new(r.byte()?)?);
-        let (ordinals, previous, at) = (Ordinals(r.array()?), r.array()?, Timestamp(r.u64()?));
-        let holder = PeerKey::from_bytes(r.array()?);
-        r.finish()?;
-        signed::verify(TAKEN, body, holder.as_bytes(), signature)?;
-        Ok(Self { order, group, slot, ordinals, previous, at, holder })
-    }
-
-    /// What the next entry of the slot names as its previous one.
-    #[must_use]
-    pub fn hash(sealed: &[u8]) -> [u8; 32] {
-        blake3::derive_key("cairn 2026-11 map entry v1", sealed)
     }
 }
 

@@ -54,6 +54,9 @@ pub const SLICE_SIZE: usize = 65_536;
 /// Slices of a shard.
 pub const SLICES: usize = SHARD_SIZE / SLICE_SIZE;
 
+/// Stripes of one order that a new holder rebuilds at a time.
+pub const STRIPES_AT_ONCE: usize = 2;
+
 /// Why a party stops. Nothing here depends on the content of a shard, but for [`BlindError::WrongRoot`], which only the new
 /// holder can see.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -97,7 +97,7 @@ pub use self::{
     stuck::{Stuck, StuckWhy},
     suspects::{SuspectReport, Suspicion, Unresolved},
     tokens::{TokenAnswer, TokenQuestion},
-    watched::{AuditReport, GroupReport, TokenReport},
+    watched::{AuditReport, GroupReport, OrderEnd, RepairPhases, TokenReport},
 };
 
 /// Groups that a peer is steward of at most: 75 KiB each of record, so 310 MiB, and up to 2 MiB of map for one whose holders were

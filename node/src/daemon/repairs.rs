@@ -86,7 +86,8 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         // The round that audits are counted by.
         day: Duration::from_millis(timers.rhythm.audit_ms),
     }));
-    let rebuilds = rebuilds(dir, handle, shards, key.clone()).await;
+    let silent = Duration::from_millis(timers.liveness.late_ms);
+    let rebuilds = rebuilds(dir, handle, shards, key.clone(), Patience { silent, ..Patience::default() }).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let watching = stewardship.clone();
     let audits = AuditorConfig {
@@ -136,12 +137,13 @@ async fn rebuilds(
     handle: &NetworkHandle,
     keeper: Arc<dyn ShardKeeper>,
     key: SigningKey,
+    patience: Patience,
 ) -> io::Result<(Rebuild, Rebuilding)> {
     let folder = dir.root().to_owned();
     let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, crate::vault::now())).await;
     let ledger = ledger.map_err(io::Error::other)??;
     let net = Arc::new(handle.clone());
-    let rebuild = Rebuild::new(Setup { net, keeper, key, ledger, patience: Patience::default() });
+    let rebuild = Rebuild::new(Setup { net, keeper, key, ledger, patience });
     let arrivals = handle.rebuild_arrivals().await.map_err(io::Error::other)?;
     let stop = CancellationToken::new();
     let task = tokio::spawn(rebuild.clone().serve(arrivals, stop.clone()));

@@ -1,6 +1,9 @@
 //! Streams of rebuilds: what [`crate::rebuild`] needs of the network.
 
-use cairn_proto::{Domain, PeerKey};
+use std::collections::BTreeSet;
+
+use cairn_core::peer_view::PeerView;
+use cairn_proto::{Domain, PeerKey, Timestamp};
 use futures::{
     FutureExt as _, StreamExt as _,
     future::BoxFuture,
@@ -58,6 +61,17 @@ impl RebuildNet for NetworkHandle {
         async move {
             let stream = streams::open(&self.inner.commands, to, Kind::Rebuild, self.inner.waits.question).await?;
             Ok(Box::new(stream) as Pipe)
+        }
+        .boxed()
+    }
+
+    fn silent(&self, peers: Vec<PeerKey>, since: Timestamp) -> BoxFuture<'_, BTreeSet<PeerKey>> {
+        async move {
+            let known: Vec<PeerView> = self.ask(|reply| Command::Peers { reply }).await.unwrap_or_default();
+            let heard: BTreeSet<PeerKey> =
+                known.iter().filter(|view| view.last_heard >= since).map(|view| view.peer).collect();
+            let there = |peer: &PeerKey| heard.contains(peer) || self.inner.presence.has(peer);
+            peers.into_iter().filter(|peer| !there(peer)).collect()
         }
         .boxed()
     }

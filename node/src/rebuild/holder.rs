@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use cairn_core::{
     blind::{
-        BlindError, EphemeralSecret, NewHolder, Order, SLICE_SIZE, SLICES, Session, SessionId, Word,
-        invite::{Asked, Frame, Invite, Offer},
+        BlindError, EphemeralSecret, NewHolder, Order, RUNS_OF_STRIPE, SLICE_SIZE, SLICES, Session, SessionId, Word,
+        invite::{Frame, Offer},
         stopped_at,
         wire::{ANSWER_MAX, Message},
     },
@@ -15,16 +15,18 @@ use cairn_core::{
 use cairn_proto::{PeerKey, ShardRoot, Slot, wire::Priority};
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::{BoxFuture, join_all, try_join_all},
+    future::{BoxFuture, try_join_all},
     stream::FuturesUnordered,
 };
 use tokio::time::Instant;
 
-use super::{Pipe, Shared, entropy, links::Expected, pipe, wrong::chain};
+use super::{
+    Pipe, Shared, entropy,
+    links::Expected,
+    pipe,
+    team::{Gathered, Member, Team},
+};
 use crate::{courtesy::Courtesy, network::clock};
-
-/// Between two questions to a helper that said that it is busy, or does not know us yet.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// One shard to be rebuilt.
 pub(super) struct Job<'a> {
@@ -43,8 +45,16 @@ pub(super) enum Stop {
     Failed(Failure),
 }
 
-/// A helper that was invited: its stream, and its key.
-type Invited = (Pipe, Offer);
+/// What came of an attempt.
+pub(super) struct Ran {
+    /// Who took part, or was to.
+    pub(super) helpers: Vec<Slot>,
+    /// Who did not answer.
+    pub(super) absent: Vec<Slot>,
+    /// Who was too late to be needed.
+    pub(super) slow: Vec<Slot>,
+    pub(super) ended: Result<Bytes, Stop>,
+}
 
 impl Shared {
     pub(super) async fn rebuild(&self, credentials: &Credentials, task: &Task, ordinal: u8) -> Result<Bytes, Failure> {
@@ -60,33 +70,67 @@ impl Shared {
         let frame = frame.filter(|frame| frame.to == self.net.me() && frame.lost == task.slot);
         let class = self.class_of(order);
         let job = Job { credentials, sheet: &task.sheet, frame: frame.ok_or(Failure::Refused)?, root: row.root, class };
-        let known = self.searches.of(&job.frame, order.expires);
-        // While another stripe searches, what it finds is waited for.
-        let helpers = known.lock().await.best();
-        match self.attempt(&job, &chain(&job, &helpers), 0).await {
-            Ok(shard) => Ok(shard),
-            Err(Stop::Failed(failure)) => Err(failure),
-            Err(Stop::WrongRoot) => self.find_liar(&job, &known, helpers).await,
+        let known = self.known_of(&job.frame, order.expires).await;
+        let mut broke: Vec<Slot> = Vec::new();
+        for attempt in 0..=RUNS_OF_STRIPE {
+            // While another stripe searches, what it finds is waited for.
+            let team = known.lock().await.team(&job, &broke);
+            let ran = self.attempt(&job, &team, attempt).await;
+            let missing = match ran.ended {
+                Ok(shard) => {
+                    // Who searches meanwhile goes on with the helpers that it has.
+                    if let Ok(mut known) = known.try_lock() {
+                        known.put_last(&ran.slow);
+                        known.put_last(&ran.absent);
+                    }
+                    return Ok(shard);
+                }
+                Err(Stop::WrongRoot) => {
+                    return self.find_liar(&job, &known, (ran.helpers, &ran.absent), attempt).await;
+                }
+                Err(Stop::Failed(failure @ Failure::Missing(peer))) => {
+                    broke.extend(job.frame.slot_of(&peer));
+                    failure
+                }
+                Err(Stop::Failed(failure)) => return Err(failure),
+            };
+            broke.extend(&ran.absent);
+            let mut known = known.lock().await;
+            known.put_last(&ran.slow);
+            known.put_last(&broke);
+            // With others, in another session: whoever is left of this one forgets its secret.
+            if attempt == RUNS_OF_STRIPE || !known.may_replace(&broke) {
+                return Err(missing);
+            }
+            tracing::info!(?missing, "a rebuild of a shard begins again without who broke off");
         }
+        Err(Failure::Refused)
+    }
+
+    /// One session: with the first of the team, or whoever answers in their place.
+    pub(super) async fn attempt(&self, job: &Job<'_>, team: &Team, attempt: u16) -> Ran {
+        let Gathered { members, absent, slow } = self.gather(job, team, attempt).await;
+        let (helpers, ended) = if members.len() < team.first.len() {
+            let missing = absent.first().map_or(Failure::Refused, |(_, peer)| Failure::Missing(*peer));
+            (team.first.iter().map(|(slot, _)| *slot).collect(), Err(Stop::Failed(missing)))
+        } else {
+            let helpers = members.iter().map(|((slot, _), ..)| *slot).collect();
+            (helpers, self.session(job, members, attempt).await)
+        };
+        Ran { helpers, absent: absent.iter().map(|(slot, _)| *slot).collect(), slow, ended }
     }
 
     /// One session with these helpers, in this order.
-    pub(super) async fn attempt(
-        &self,
-        job: &Job<'_>,
-        helpers: &[(Slot, PeerKey)],
-        attempt: u16,
-    ) -> Result<Bytes, Stop> {
+    async fn session(&self, job: &Job<'_>, members: Vec<(Member, Pipe, Offer)>, attempt: u16) -> Result<Bytes, Stop> {
         let refused = || Stop::Failed(Failure::Refused);
         let frame = &job.frame;
         let (secret, nonce) = (entropy().ok_or_else(refused)?, entropy().ok_or_else(refused)?);
         let secret = EphemeralSecret::from_entropy(secret);
-        let invitations = helpers.iter().map(|(slot, peer)| self.invite(job, *slot, *peer, attempt));
-        let (mut controls, mut keys, mut signatures) = (Vec::new(), Vec::new(), Vec::new());
-        for ((slot, peer), invited) in helpers.iter().zip(join_all(invitations).await) {
-            let (control, offer) = invited.ok_or(Stop::Failed(Failure::Missing(*peer)))?;
+        let (mut helpers, mut controls, mut keys, mut signatures) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (member, control, offer) in members {
+            helpers.push(member);
             controls.push(control);
-            keys.push((*slot, offer.key));
+            keys.push((member.0, offer.key));
             signatures.push(offer.signature);
         }
         let codec = Codec::new(frame.code);
@@ -116,7 +160,7 @@ impl Shared {
         let message = Message::Session(Box::new((session, signatures)));
         let run = async {
             let holder = NewHolder::new(admitted, &codec, secret, job.root).map_err(at_fault)?;
-            self.until_whole(holder, (id, job.class), helpers, controls, &message).await
+            self.until_whole(holder, (id, job.class), &helpers, controls, &message).await
         };
         let ended = run.await;
         self.ledger.over(&id).await;
@@ -162,41 +206,6 @@ impl Shared {
                 Err(Stop::WrongRoot)
             }
         }
-    }
-
-    /// A helper's stream and key, and again while it says that it cannot just now.
-    async fn invite(&self, job: &Job<'_>, slot: Slot, peer: PeerKey, attempt: u16) -> Option<Invited> {
-        let give_up = Instant::now() + self.patience.busy;
-        loop {
-            let (pipe, answer) = self.ask(job, peer, Asked::Help { attempt }).await?;
-            match answer {
-                Message::Key(offer) if job.frame.is_offered(attempt, slot, &offer.key, &offer.signature) => {
-                    return Some((pipe, offer));
-                }
-                Message::No(why) if why.passes() && Instant::now() + AGAIN < give_up => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                answer => {
-                    tracing::info!(peer = %peer.short(), ?answer, "a helper does not help");
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Sends an invitation on a fresh stream and takes the answer.
-    pub(super) async fn ask(&self, job: &Job<'_>, peer: PeerKey, asked: Asked) -> Option<(Pipe, Message)> {
-        let (credentials, sheet) = (job.credentials.clone(), job.sheet.to_vec());
-        let invite = Invite { credentials, sheet, ordinal: job.frame.ordinal, asked };
-        let answer = async {
-            let mut pipe = self.open(peer).await.map_err(|error| error.to_string())?;
-            let sent = pipe::send(&mut pipe, &Message::Invite(Box::new(invite)), self.patience.answer).await;
-            sent.map_err(|error| error.to_string())?;
-            let answer = pipe::receive(&mut pipe, ANSWER_MAX, self.patience.answer).await;
-            Ok::<_, String>((pipe, answer.map_err(|error| error.to_string())?))
-        };
-        let answer = answer.await;
-        answer.map_err(|why| tracing::info!(peer = %peer.short(), why, "a helper gave no answer")).ok()
     }
 
     /// Tells a helper the session; it is in its ledger then.

@@ -9,5 +9,6 @@ mod liars;
 mod lines;
 mod measure;
 mod refused;
+mod spares;
 mod taint;
 mod village;

@@ -28,6 +28,7 @@ use futures::future::join_all;
 use super::{
     Shared, entropy,
     holder::{Job, Stop},
+    team::{Member, Team},
 };
 use crate::network::clock;
 
@@ -60,8 +61,14 @@ struct Searched {
 pub(super) struct Searches(Mutex<BTreeMap<Of, Searched>>);
 
 impl Searches {
-    /// What is known of the helpers of a stripe's order.
-    pub(super) fn of(&self, frame: &Frame, expires: Timestamp) -> OfOrder {
+    /// What is known of the helpers of a stripe's order, if another of its stripes was here before.
+    fn find(&self, frame: &Frame) -> Option<OfOrder> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(*frame.order(), frame.used)).map(|one| one.known.clone())
+    }
+
+    /// The same, or a beginning. `silent`: whom we heard nothing of for long; they help last.
+    fn of(&self, frame: &Frame, expires: Timestamp, silent: &BTreeSet<PeerKey>) -> OfOrder {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock();
         all.retain(|_, one| now < one.expires);
@@ -73,46 +80,101 @@ impl Searches {
             }
         }
         let new = || {
-            let search = Search::new(frame.helpers.iter().map(|(slot, _)| *slot), frame.used.into());
+            let mut helpers = frame.helpers.clone();
+            helpers.sort_by_key(|(_, peer)| silent.contains(peer));
+            let search = Search::new(helpers.iter().map(|(slot, _)| *slot), frame.used.into());
             let known = Arc::new(tokio::sync::Mutex::new(Known { search, runs: 0 }));
             Searched { expires, helpers: frame.helpers.iter().copied().collect(), known }
         };
         all.entry(of).or_insert_with(new).known.clone()
     }
 
-    /// Whom the search of an order named.
-    pub(super) async fn named(&self, order: &OrderId) -> BTreeSet<PeerKey> {
+    /// Whom the search of an order named; none where no root came out wrong.
+    pub(super) async fn named(&self, order: &OrderId) -> Option<BTreeSet<PeerKey>> {
         let of_order: Vec<(BTreeMap<Slot, PeerKey>, OfOrder)> = {
             let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let own = all.iter().filter(|((of, _), _)| of == order);
             own.map(|(_, one)| (one.helpers.clone(), one.known.clone())).collect()
         };
-        let mut named = BTreeSet::new();
+        let mut named = None;
         for (helpers, known) in of_order {
-            if let Verdict::Named(slots) = known.lock().await.search.verdict() {
-                named.extend(slots.iter().filter_map(|slot| helpers.get(slot)).copied());
+            match known.lock().await.search.verdict() {
+                Verdict::Named(slots) => {
+                    let peers = slots.iter().filter_map(|slot| helpers.get(slot)).copied();
+                    named.get_or_insert_with(BTreeSet::new).extend(peers);
+                }
+                Verdict::Among(_) => drop(named.get_or_insert_with(BTreeSet::new)),
+                Verdict::Nobody => {}
             }
         }
         named
     }
 }
 
+#[cfg(test)]
+impl Searches {
+    /// Whom the next stripe of an order begins with.
+    pub(super) async fn best_of(&self, order: &OrderId) -> Vec<Slot> {
+        let known = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().find(|((of, _), _)| of == order).map(|(_, one)| one.known.clone())
+        };
+        known.expect("an order of ours").lock().await.search.best()
+    }
+}
+
 impl Known {
-    /// Whom a stripe begins with.
-    pub(super) fn best(&self) -> Vec<Slot> {
-        self.search.best()
+    /// Whom a stripe begins with, and who takes the place of one that is not there; all but those who broke off a session of it.
+    pub(super) fn team(&self, job: &Job<'_>, broke: &[Slot]) -> Team {
+        let there = |slot: &Slot| !broke.contains(slot);
+        let (best, spares) = (self.search.best(), self.search.spares());
+        let mut all = best.into_iter().chain(spares).filter(there);
+        let first: Vec<Slot> = all.by_ref().take(self.search.needed()).collect();
+        Team { first: chain(job, &first), spare: chain(job, &all.collect::<Vec<_>>()) }
+    }
+
+    /// These did not answer, or broke a session off: they help last from now on.
+    pub(super) fn put_last(&mut self, slots: &[Slot]) {
+        slots.iter().for_each(|slot| self.search.put_last(*slot));
+    }
+
+    /// Whether there may be one more session in the place of one that broke; then it counts, like those that look for a liar.
+    pub(super) fn may_replace(&mut self, broke: &[Slot]) -> bool {
+        let (best, spares) = (self.search.best(), self.search.spares());
+        let left = best.iter().chain(&spares).filter(|slot| !broke.contains(slot)).count();
+        let may = left >= self.search.needed() && self.runs < RUNS_OF_ORDER;
+        self.runs += usize::from(may);
+        may
     }
 }
 
 impl Shared {
-    /// After a first attempt with these helpers came out wrong: brings the shard where it can be had without who lies, and finds out who
-    /// that is ([`Searches::named`]).
-    pub(super) async fn find_liar(&self, job: &Job<'_>, known: &OfOrder, first: Vec<Slot>) -> Result<Bytes, Failure> {
+    /// What is known of the helpers of a stripe's order.
+    pub(super) async fn known_of(&self, frame: &Frame, expires: Timestamp) -> OfOrder {
+        if let Some(known) = self.searches.find(frame) {
+            return known;
+        }
+        let since = Timestamp(clock().0.saturating_sub(self.patience.silent.as_millis() as u64));
+        let helpers = frame.helpers.iter().map(|(_, peer)| *peer).collect();
+        let silent = self.net.silent(helpers, since).await;
+        self.searches.of(frame, expires, &silent)
+    }
+
+    /// After an attempt with these helpers, and without those, came out wrong: brings the shard where it can be had without who lies, and
+    /// finds out who that is ([`Searches::named`]). `before`: attempts of the stripe so far, beside its first.
+    pub(super) async fn find_liar(
+        &self,
+        job: &Job<'_>,
+        known: &OfOrder,
+        (first, absent): (Vec<Slot>, &[Slot]),
+        before: u16,
+    ) -> Result<Bytes, Failure> {
         let mut known = known.lock().await;
+        known.put_last(absent);
         known.search.ran(first, false);
         let mut shard = None;
         let mut prints = Some(());
-        for attempt in 1..=RUNS_OF_STRIPE {
+        for attempt in before + 1..=RUNS_OF_STRIPE {
             // Another stripe of the order may have found out meanwhile: then its helpers are tried first.
             let next = if shard.is_none() && known.search.has_succeeded() {
                 Some(known.search.best())
@@ -124,7 +186,9 @@ impl Shared {
             };
             let Some(helpers) = next.filter(|_| known.runs < RUNS_OF_ORDER) else { break };
             known.runs += 1;
-            match self.attempt(job, &chain(job, &helpers), attempt).await {
+            // These and nobody else: who is left out is what is asked.
+            let team = Team { first: chain(job, &helpers), spare: Vec::new() };
+            match self.attempt(job, &team, attempt).await.ended {
                 Ok(right) => {
                     known.search.ran(helpers, true);
                     shard = Some(right);
@@ -132,8 +196,7 @@ impl Shared {
                 Err(Stop::WrongRoot) => known.search.ran(helpers, false),
                 Err(Stop::Failed(Failure::Missing(peer))) => {
                     tracing::info!(peer = %peer.short(), "a helper stays out of the search for who made a root wrong");
-                    let gone = job.frame.helpers.iter().find(|(_, helper)| *helper == peer);
-                    gone.into_iter().for_each(|(slot, _)| known.search.left(*slot));
+                    job.frame.slot_of(&peer).into_iter().for_each(|slot| known.search.left(slot));
                 }
                 Err(Stop::Failed(failure)) => {
                     tracing::info!(?failure, "a run that was to find out who made a root wrong broke off");
@@ -179,6 +242,6 @@ impl Shared {
 }
 
 /// Helpers of an order, by their slots.
-pub(super) fn chain(job: &Job<'_>, slots: &[Slot]) -> Vec<(Slot, PeerKey)> {
+fn chain(job: &Job<'_>, slots: &[Slot]) -> Vec<Member> {
     slots.iter().filter_map(|slot| Some((*slot, job.frame.helper(*slot)?))).collect()
 }

@@ -55,7 +55,7 @@ const TURN: Duration = Duration::from_secs(10);
 /// Times that a turn is waited for to look up whom our word is for: five minutes.
 const TURNS_MAX: u32 = 30;
 /// Shards of one order that are fetched or rebuilt at the same time.
-const FETCHES: usize = 2;
+const FETCHES: usize = cairn_core::blind::STRIPES_AT_ONCE;
 /// Stripes that an order may have: stewards order eight at a time, and 32 MiB is what one stranger's word may make us fetch.
 const STRIPES_MAX: usize = 32;
 /// Room that is left in the store for what owners put themselves.

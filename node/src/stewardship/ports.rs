@@ -91,8 +91,9 @@ pub trait Rebuilder: Send + Sync + 'static {
         ordinal: u8,
     ) -> BoxFuture<'_, Result<Bytes, Failure>>;
 
-    /// Helpers of an order whose doing it seems to be that roots came out wrong, though shards may have come without them.
-    fn named<'a>(&'a self, _order: &'a OrderId) -> BoxFuture<'a, BTreeSet<PeerKey>> {
-        std::future::ready(BTreeSet::new()).boxed()
+    /// Helpers of an order whose doing it seems to be that roots came out wrong, though shards may have come without them. None where every
+    /// root came out right at once; nobody where it could not be found out.
+    fn named<'a>(&'a self, _order: &'a OrderId) -> BoxFuture<'a, Option<BTreeSet<PeerKey>>> {
+        std::future::ready(None).boxed()
     }
 }

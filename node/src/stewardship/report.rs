@@ -4,7 +4,10 @@ use cairn_core::{
     assess::GroupState,
     budget,
     liveness::Presence,
-    steward::{Failure, GroupReport, Happening, PlannedRepair, Stuck, StuckWhy, Suspicion, TokenReport, What},
+    steward::{
+        Failure, GroupReport, Happening, OrderEnd, PlannedRepair, RepairPhases, Stuck, StuckWhy, Suspicion,
+        TokenReport, What,
+    },
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
@@ -54,6 +57,36 @@ pub struct GroupStatus {
     pub under_way: Vec<String>,
     /// What happened last, newest first.
     pub last: Vec<String>,
+    /// How the last orders went, oldest first: for programs.
+    #[serde(default)]
+    pub phases: Vec<PhasesStatus>,
+}
+
+/// An order, and when this steward saw it come how far, in ms since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhasesStatus {
+    /// Its short name.
+    pub order: String,
+    /// The slot.
+    pub slot: u8,
+    /// Short key of the new holder.
+    pub to: String,
+    /// Whether from other slots.
+    pub rebuild: bool,
+    /// How many shards.
+    pub shards: u16,
+    /// The last sign of life of those who have the slot.
+    pub silent_ms: Option<u64>,
+    /// Since when this steward wanted it, or what the order before it left.
+    pub wanted_ms: Option<u64>,
+    /// When it was proposed.
+    pub proposed_ms: u64,
+    /// When a quorum had signed it.
+    pub ordered_ms: u64,
+    /// When it was over.
+    pub ended_ms: Option<u64>,
+    /// `done`, or why nothing came of it.
+    pub came: Option<String>,
 }
 
 /// A slot that is asked for with tokens.
@@ -155,7 +188,36 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
             .take(LAST)
             .map(|entry| format!("{} {}", time(entry.at), words(&entry.what)))
             .collect(),
+        phases: report.phases.iter().map(phases).collect(),
     }
+}
+
+fn phases(of: &RepairPhases) -> PhasesStatus {
+    PhasesStatus {
+        order: short(&of.order),
+        slot: of.slot.as_u8(),
+        to: of.to.short(),
+        rebuild: of.rebuild,
+        shards: of.shards,
+        silent_ms: of.silent.map(|at| at.0),
+        wanted_ms: of.wanted.map(|at| at.0),
+        proposed_ms: of.proposed.0,
+        ordered_ms: of.ordered.0,
+        ended_ms: of.ended.map(|(at, _)| at.0),
+        came: of.ended.map(|(_, came)| match came {
+            OrderEnd::Done => "done".to_owned(),
+            OrderEnd::Nothing(why) => why_nothing(why.as_ref()),
+        }),
+    }
+}
+
+/// The beginning of an order's name.
+fn short(order: &OrderId) -> String {
+    order.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn why_nothing(why: Option<&Failure>) -> String {
+    why.map_or_else(|| "nothing was heard".to_owned(), failure)
 }
 
 fn suspected(report: &GroupReport) -> Vec<String> {
@@ -317,8 +379,7 @@ fn words(what: &What) -> String {
             format!("{} has {} of slot {slot}", holder.short(), count(shards))
         }
         What::Failed { order, why } => {
-            let name: String = order.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-            format!("order {name} came to nothing: {}", why.as_ref().map_or("nothing was heard".to_owned(), failure))
+            format!("order {} came to nothing: {}", short(order), why_nothing(why.as_ref()))
         }
         What::Stewards { old: Some(old), new: Some(new) } => {
             format!("steward {} replaces {}", new.short(), old.short())

@@ -10,15 +10,16 @@ use std::{
     collections::BTreeSet,
     fs,
     sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
 
 use cairn_core::steward::{
     Failure, Say, What,
     wire::{Answer, Refusal, Request},
 };
-use cairn_proto::{Order, PeerKey};
+use cairn_proto::{Action, Order, PeerKey, Timestamp, order::OrderId};
 
-use self::village::Village;
+use self::village::{STRIPES, Village};
 use super::orders::{OPEN_AUTHORITY, OPEN_EACH, OPEN_MAX, TELLING_MAX};
 
 fn files(folder: &std::path::Path, ending: &str) -> usize {
@@ -92,7 +93,7 @@ async fn a_slot_without_a_holder_is_rebuilt_and_the_plan_says_so_before() {
 async fn who_was_left_out_of_a_rebuild_is_remembered() {
     let mut village = Village::settled(1).await;
     let liar = village.holder(3, 0);
-    village.world.left_out.lock().expect("left out").insert(liar);
+    *village.world.left_out.lock().expect("left out") = Some([liar].into());
     village.world.away.lock().expect("away").insert(village.holder(2, 0));
     village.until("somebody has both shards of the slot", async |v| v.heir().is_some()).await;
     let suspects = async |village: &Village, peer: &PeerKey| {
@@ -119,6 +120,49 @@ async fn who_was_left_out_of_a_rebuild_is_remembered() {
     fs::write(village.folder(&peer).join("suspects.watch"), b"no list").expect("written");
     village.start(peer).await;
     assert_eq!(suspects(&village, &peer).await, (Vec::new(), None));
+}
+
+/// An order names all who were there when it was voted on. One of its chain dies before it can help: the one to spare steps in, the order is
+/// carried out, and no second one is asked for. Streams and keys are those of nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_dies_after_the_vote_costs_no_second_one() {
+    // Who helps looks at the real clock, and an order stands for hours.
+    let now = Timestamp(crate::network::clock().0 - 2 * 3_600_000);
+    let mut village = Village::at(now, 1);
+    village.rebuild_over_streams().await;
+    let village = village.settle().await;
+    let (dies, world) = (village.holder(0, 0), Arc::clone(&village.world));
+    let ordered: Arc<Mutex<Option<Action>>> = Arc::default();
+    let its = Arc::clone(&ordered);
+    *village.world.spy.lock().expect("spy") = Some(Box::new(move |_, _, request| {
+        if let Request::Give { credentials, .. } = request {
+            world.away.lock().expect("away").insert(dies);
+            its.lock().expect("ordered").get_or_insert(credentials.certificate.order.action.clone());
+        }
+    }));
+    village.world.away.lock().expect("away").insert(village.holder(2, 0));
+    village.until("an order is given", async |_| ordered.lock().expect("ordered").is_some()).await;
+    // From now on time stands still, so nobody could order anything else.
+    let whole = async {
+        while village.heir().is_none() {
+            village.beats().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(180), whole).await.expect("REP-1: it is carried out without who died");
+    let action = ordered.lock().expect("ordered").take().expect("given");
+    let Action::Rebuild { helpers, ordinals, .. } = action else { panic!("{action:?}") };
+    assert!(helpers[..3].iter().any(|(_, peer)| *peer == dies), "it was to help");
+    assert_eq!((helpers.len(), ordinals.len()), (4, usize::from(STRIPES)));
+    let said = village.world.said.lock().expect("said");
+    let failed = said.iter().filter(|(.., say)| matches!(say, Say::Failed { .. })).count();
+    let orders: BTreeSet<OrderId> = said
+        .iter()
+        .filter_map(|(.., say)| match say {
+            Say::Certified { certificate } => Some(certificate.order.id().expect("valid")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((failed, orders.len()), (0, 1), "one vote");
 }
 
 /// What a vote binds to is on disk before the vote goes out: the crash is at the very moment at which it does.

@@ -1,7 +1,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::mandate::tests::{authority, key_of, mandate, steward, ticket};
+use crate::mandate::{
+    Mandate,
+    tests::{authority, key_of, mandate, steward, ticket},
+};
 
 const NOW: Timestamp = Timestamp(2_000_000);
 

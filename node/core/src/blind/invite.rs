@@ -130,6 +130,12 @@ impl Frame {
         self.helpers.iter().find(|(helper, _)| *helper == slot).map(|(_, peer)| *peer)
     }
 
+    /// Which slot a peer has, by the order.
+    #[must_use]
+    pub fn slot_of(&self, peer: &PeerKey) -> Option<Slot> {
+        self.helpers.iter().find(|(_, helper)| helper == peer).map(|(slot, _)| *slot)
+    }
+
     /// SEP-1: whether a peer of this domain can be a holder of a slot. Helpers that are none would be somebody's puppets, there to take
     /// masks off.
     #[must_use]

@@ -74,6 +74,14 @@ impl Search {
         without.unwrap_or_else(|| self.survivors.iter().take(self.needed).copied().collect())
     }
 
+    /// Who may stand in for one of [`Search::best`] that does not help, in the survivors' order: nobody who may have made a root wrong.
+    #[must_use]
+    pub fn spares(&self) -> Vec<Slot> {
+        let mut out: BTreeSet<Slot> = self.best().into_iter().collect();
+        out.extend(self.failed().flat_map(|run| self.open(run)).chain(self.marked.iter().copied()));
+        self.survivors.iter().filter(|slot| !out.contains(slot)).copied().collect()
+    }
+
     /// The helpers of the next run; `None` when no run would say more. It gets the shard first, then tells the liars apart.
     #[must_use]
     pub fn next_run(&self) -> Option<Vec<Slot>> {
@@ -88,6 +96,14 @@ impl Search {
     /// The fingerprint of this slot's shard is wrong.
     pub fn mark(&mut self, slot: Slot) {
         self.marked.insert(slot);
+    }
+
+    /// A survivor did not answer, or too late: it helps where the others do not suffice. Whom the runs point at stays the same.
+    pub fn put_last(&mut self, slot: Slot) {
+        if let Some(at) = self.survivors.iter().position(|survivor| *survivor == slot) {
+            let slow = self.survivors.remove(at);
+            self.survivors.push(slow);
+        }
     }
 
     /// A survivor does not help any more.

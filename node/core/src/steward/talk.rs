@@ -37,7 +37,11 @@ impl Steward {
                 let (rhythm, late_ms) = (self.rhythm, self.watch.timers().late_ms);
                 let silence = Silence { peers, late_ms, rhythm: &rhythm, now };
                 let accused = self.groups.get(&group).and_then(|g| g.accused(&from, &order, failure));
-                if self.groups.get_mut(&group).is_some_and(|g| g.failed(&from, &order, failure, &silence, now)) {
+                let noted = self.groups.get_mut(&group).is_some_and(|g| {
+                    let charged = g.charge_search(&from, &order, failure, now);
+                    g.failed(&from, &order, failure, &silence, now) || charged
+                });
+                if noted {
                     self.effects.push(Effect::Persist(group));
                 }
                 if let Some(accused) = accused {
@@ -157,6 +161,8 @@ impl Steward {
             self.vetting.ordered(&order, now, now);
             if change {
                 self.count_people(&id, true, now);
+            } else {
+                group.phase_silent(&self.watch, now);
             }
             self.effects.push(Effect::Persist(id));
         }

@@ -2,7 +2,7 @@
 //!
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
 //! stewards are), `compared` (whether they know the same), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
-//! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `repairs` (how long they
+//! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `phases` (when each came how far), `repairs` (how long they
 //! take), `state` (all of it as bytes), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +30,7 @@ mod inventory;
 mod leaning;
 mod orders;
 mod pace;
+mod phases;
 mod repairs;
 pub(super) mod state;
 mod tokens;
@@ -38,10 +39,16 @@ mod words;
 
 pub(super) use self::orders::{Silence, Word};
 pub(super) use self::tokens::Came;
-pub use self::{audits::AuditReport, inventory::GroupReport, tokens::TokenReport};
+pub use self::{
+    audits::AuditReport,
+    inventory::GroupReport,
+    phases::{OrderEnd, RepairPhases},
+    tokens::TokenReport,
+};
 use self::{
     audits::{Audited, Distrust},
     chain::Chain,
+    doubts::Spent,
     orders::{Entry, UnderWay},
     pace::Pace,
     repairs::Lacking,
@@ -68,14 +75,6 @@ pub(super) enum Subject {
     Another,
     /// A copy elsewhere of a slot that stands where too many others do.
     Apart,
-}
-
-/// The month that began then, the bytes ordered in it, and for whom of the stewards we signed how many of them.
-#[derive(Clone, Debug)]
-struct Spent {
-    began: Timestamp,
-    bytes: u64,
-    by: BTreeMap<PeerKey, u64>,
 }
 
 /// One group.
@@ -112,6 +111,8 @@ pub(super) struct Watched {
     patience: BTreeMap<Subject, Patience>,
     /// Slots that lack a copy. Not kept across a crash: silence tells since when.
     lacking: BTreeMap<u8, Lacking>,
+    /// How the last orders went.
+    phases: VecDeque<RepairPhases>,
     /// Until then an emergency by presence goes on, as long as a slot is missed. Not kept across a crash: whoever starts again judges anew.
     alarm_until: Timestamp,
     looked: Option<Timestamp>,
@@ -154,12 +155,13 @@ impl Watched {
             weight: 0,
             patience: BTreeMap::new(),
             lacking: BTreeMap::new(),
+            phases: VecDeque::new(),
             alarm_until: Timestamp(0),
             looked: None,
             compared: now,
             asked_for_map: None,
             asked: BTreeMap::new(),
-            spent: Spent { began: now, bytes: 0, by: BTreeMap::new() },
+            spent: Spent::new(now),
             log: VecDeque::new(),
         };
         new.note(now, What::Adopted { generation });
@@ -185,7 +187,7 @@ impl Watched {
                 (self.tokens.spare, self.tokens.handed) = (None, None);
             }
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
-            self.lacking = old.lacking;
+            (self.lacking, self.phases) = (old.lacking, old.phases);
             self.entries = old.entries;
             self.asked.extend(old.asked);
             self.let_go_of_old();

@@ -42,7 +42,7 @@ async fn stuck(patience: impl Fn(usize) -> Patience + 'static) -> (Village, Tape
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_is_named_in_bounded_time() {
     let time = Duration::from_secs(10);
-    let short = Patience { open: time, first: time, answer: time, stall: time, busy: DEADLINE };
+    let short = Patience { open: time, first: time, answer: time, stall: time, busy: DEADLINE, ..PATIENT };
     let (village, _tape) = stuck(move |at| if at == THIRD { PATIENT } else { short }).await;
     assert_eq!(village.rebuild(0).await, Err(Failure::Missing(village.nodes[&THIRD].peer)));
 }

@@ -1,6 +1,7 @@
 //! Streams that are listened to, garbled or slow.
 
 use std::{
+    collections::BTreeSet,
     io,
     pin::Pin,
     sync::{
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use cairn_proto::{Domain, PeerKey};
+use cairn_proto::{Domain, PeerKey, Timestamp};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
@@ -101,6 +102,10 @@ impl RebuildNet for Lines {
 
     fn pinned_domain(&self, peer: PeerKey) -> BoxFuture<'_, Option<Domain>> {
         self.handle.pinned_domain(peer)
+    }
+
+    fn silent(&self, peers: Vec<PeerKey>, since: Timestamp) -> BoxFuture<'_, BTreeSet<PeerKey>> {
+        self.handle.silent(peers, since)
     }
 
     fn courtesy(&self) -> Option<&Courtesy> {

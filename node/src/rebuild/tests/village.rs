@@ -33,8 +33,15 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(180);
 pub(super) const FOR_EVER: Duration = Duration::from_secs(600);
 
 /// Nobody is given up because this machine is busy.
-pub(super) const PATIENT: Patience =
-    Patience { open: FOR_EVER, first: FOR_EVER, answer: FOR_EVER, stall: FOR_EVER, busy: FOR_EVER };
+pub(super) const PATIENT: Patience = Patience {
+    open: FOR_EVER,
+    first: FOR_EVER,
+    answer: FOR_EVER,
+    stall: FOR_EVER,
+    busy: FOR_EVER,
+    spare: FOR_EVER,
+    silent: FOR_EVER,
+};
 
 pub(super) fn slot(index: usize) -> Slot {
     Slot::new(index as u8).expect("a slot")
@@ -289,7 +296,7 @@ impl Village {
     /// Slots of whose holders the new holder says, after an order, that they lied.
     pub(super) async fn named(&self, credentials: &Credentials) -> Vec<usize> {
         let order = credentials.certificate.order.id().expect("valid");
-        let named = self.new_holder().rebuild.named(&order).await;
+        let named = self.new_holder().rebuild.named(&order).await.unwrap_or_default();
         let is_named = |(at, node): (&usize, &Node)| named.contains(&node.peer).then_some(*at);
         self.nodes.iter().filter_map(is_named).collect()
     }

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use cairn_core::{
     colour::colour,
+    erasure::Codec,
     liveness,
     part::{self, Credentials, Task},
     peer_view::PeerView,
@@ -29,12 +30,14 @@ use crate::{
     audits::auditor::Auditor,
     holdings::{Held, HeldGroup, Holdings, HoldingsConfig, Watchers},
     overlay::TransferError,
+    rebuild::{Arrival, Rebuild},
     stewardship::ports::WatchPass,
     store::{NewShard, StoreError},
 };
 
 mod audits;
 mod shelf;
+mod streams;
 
 use self::shelf::{MemHeld, Oracle};
 pub(super) use self::{
@@ -78,8 +81,10 @@ pub(super) struct World {
     pub(super) liars: Mutex<BTreeMap<PeerKey, Lie>>,
     /// Who audits.
     pub(super) auditors: Mutex<BTreeMap<PeerKey, Auditor>>,
-    /// Whom rebuilds had to leave out.
-    pub(super) left_out: Mutex<BTreeSet<PeerKey>>,
+    /// Whom rebuilds had to leave out; none where no root came out wrong.
+    pub(super) left_out: Mutex<Option<BTreeSet<PeerKey>>>,
+    /// Where streams of rebuilds arrive.
+    arrivals: Mutex<BTreeMap<PeerKey, mpsc::Sender<Arrival>>>,
     /// Called with each message before it is sent.
     pub(super) spy: Mutex<Option<Spy>>,
 }
@@ -217,6 +222,8 @@ pub(super) struct Village {
     pub(super) record: GroupRecord,
     pub(super) dir: tempfile::TempDir,
     pub(super) disks: BTreeMap<PeerKey, Arc<TestDisk>>,
+    /// Of those who rebuild as nodes do; the others look shards up.
+    rebuilds: BTreeMap<PeerKey, Rebuild>,
     data: Arc<BTreeMap<(u8, u8), Bytes>>,
 }
 
@@ -224,9 +231,25 @@ pub(super) fn authority() -> SigningKey {
     SigningKey::from_bytes(&[77; 32])
 }
 
+/// The shards of each stripe, by slot.
+fn coded() -> Vec<Vec<Bytes>> {
+    let stripe = |ordinal: u8| {
+        let mut shards: Vec<Vec<u8>> = (0..3u8).map(|at| vec![at * 16 + ordinal; SHARD_SIZE]).collect();
+        let parity = Codec::new(CodeParams::LOW_PEER).parity(&shards).expect("a stripe");
+        shards.extend(parity);
+        shards.into_iter().map(Bytes::from).collect()
+    };
+    (0..STRIPES).map(stripe).collect()
+}
+
 impl Village {
     /// With so many holders a slot; nobody runs yet.
     pub(super) fn new(replicas: u8) -> Self {
+        Self::at(Timestamp(1_000 * HOUR), replicas)
+    }
+
+    /// At another time.
+    pub(super) fn at(now: Timestamp, replicas: u8) -> Self {
         let public = authority().verifying_key().to_bytes();
         let ticket = GroupTicket::new(public, [5; 32], CodeParams::LOW_PEER, 6).expect("valid");
         let (mut keys, mut domains, mut shelves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -244,7 +267,7 @@ impl Village {
             shelves,
             running: Mutex::default(),
             holdings: Mutex::default(),
-            now: AtomicU64::new(1_000 * HOUR),
+            now: AtomicU64::new(now.0),
             beats: Mutex::default(),
             last_heard: Mutex::default(),
             away: Mutex::default(),
@@ -255,6 +278,7 @@ impl Village {
             liars: Mutex::default(),
             auditors: Mutex::default(),
             left_out: Mutex::default(),
+            arrivals: Mutex::default(),
             spy: Mutex::default(),
         });
         let of_colour = |class: usize| -> Vec<PeerKey> {
@@ -262,13 +286,13 @@ impl Village {
             world.domains.iter().filter(is).map(|(peer, _)| *peer).collect()
         };
         let stewards: Vec<PeerKey> = of_colour(5).into_iter().take(7).collect();
-        let mut data = BTreeMap::new();
+        let (mut data, stripes) = (BTreeMap::new(), coded());
         let mut sheets = Vec::new();
         for at in 0..5u8 {
             let mut rows = Vec::new();
             let holders: Vec<PeerKey> = of_colour(at.into()).into_iter().take(replicas.into()).collect();
             for ordinal in 0..STRIPES {
-                let bytes = Bytes::from(vec![at * 16 + ordinal; SHARD_SIZE]);
+                let bytes = stripes[usize::from(ordinal)][usize::from(at)].clone();
                 let root = ShardRoot::from_bytes(*blake3::hash(&bytes).as_bytes());
                 rows.push(SheetRow { ordinal, used: 3, root });
                 for holder in &holders {
@@ -293,7 +317,8 @@ impl Village {
         };
         let record = GroupRecord::new(mandate.seal(&authority()).expect("valid"), sheets).expect("whole");
         let dir = tempfile::tempdir().expect("temp");
-        Self { world, stewards, record, dir, disks: BTreeMap::new(), data: Arc::new(data) }
+        let (disks, rebuilds) = (BTreeMap::new(), BTreeMap::new());
+        Self { world, stewards, record, dir, disks, rebuilds, data: Arc::new(data) }
     }
 
     /// With stewards who have the record, and everybody running who may take slot 2 over.
@@ -384,7 +409,10 @@ impl Village {
         };
         let disk = Arc::clone(self.disks.entry(peer).or_default());
         let net = Arc::new(Link { world: Arc::clone(&world), me: peer, beats: true });
-        let rebuilder = Arc::new(Oracle(Arc::clone(&self.data), Arc::clone(&world))) as Arc<dyn Rebuilder>;
+        let rebuilder: Arc<dyn Rebuilder> = match self.rebuilds.get(&peer) {
+            Some(rebuild) => Arc::new(rebuild.clone()),
+            None => Arc::new(Oracle(Arc::clone(&self.data), Arc::clone(&world))),
+        };
         stewardship.start_on(config, net, Some(rebuilder), disk).await.expect("starts");
         world.running.lock().expect("running").insert(peer, stewardship.clone());
         stewardship

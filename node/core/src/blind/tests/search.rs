@@ -130,3 +130,38 @@ fn a_wrong_fingerprint_shortens_it() {
         assert!(runs <= 4, "{runs}");
     }
 }
+
+/// Whoever is not there is replaced by the next one, and by nobody who may have lied.
+#[test]
+fn who_does_not_answer_is_replaced_by_those_who_are_left() {
+    let mut search = Search::new(survivors(7), 5);
+    assert_eq!((search.best(), search.spares()), (slots(&[1, 2, 3, 4, 5]), slots(&[6, 7])));
+    search.put_last(slot(2));
+    assert_eq!((search.best(), search.spares()), (slots(&[1, 3, 4, 5, 6]), slots(&[7, 2])));
+    search.put_last(slot(9));
+    assert_eq!(search.spares(), slots(&[7, 2]), "who is no survivor is none");
+    // It is still there when the others do not suffice.
+    (1..=7).filter(|at| *at != 2).for_each(|at| search.put_last(slot(at)));
+    assert_eq!(search.best()[0], slot(2));
+
+    // A root came out wrong: none of those who may have done it steps in for whoever is not there.
+    let mut search = Search::new(survivors(7), 5);
+    search.ran(survivors(5), false);
+    assert_eq!(search.spares(), [], "one of five, and the two others are needed");
+    let without = search.next_run().expect("two can be left out");
+    search.ran(without.clone(), true);
+    assert_eq!(search.best(), without, "cleared");
+    assert_eq!(search.spares(), [], "the two who were left out may have done it");
+    let mut search = Search::new(survivors(7), 3);
+    search.ran(slots(&[1, 2, 3]), false);
+    search.ran(slots(&[4, 5, 6]), true);
+    assert_eq!(search.spares(), slots(&[7]));
+    search.mark(slot(7));
+    assert_eq!(search.spares(), []);
+    // The order of the survivors says nothing of who lies.
+    let mut search = Search::new(survivors(7), 5);
+    search.put_last(slot(1));
+    let (runs, got) = searched(&mut search, 4, |_, helpers| helpers.contains(&slot(3)));
+    assert!(runs > 4 && got >= 3, "{runs} {got}");
+    assert_eq!(search.verdict(), Verdict::Named([slot(3)].into()));
+}

@@ -137,6 +137,89 @@ fn with_exactly_k_it_is_among_them_until_one_more_returns() {
     assert!(village.report().suspects.among.iter().all(|unresolved| unresolved.slot != slot(2)), "it is whole");
 }
 
+/// Runs that look for who lies use others' lines: the month pays for as many as there may be, once for each order, whatever is said of it.
+#[test]
+fn what_a_search_for_a_liar_moves_is_charged_to_the_month() {
+    const MIB: u64 = 1 << 20;
+    let mut village = first_order(&[2]);
+    let group = village.ticket.id();
+    let spent = |village: &Village| -> u64 {
+        let all: BTreeSet<u64> =
+            village.stewards.values().map(|steward| steward.groups[&group].spent_bytes()).collect();
+        assert_eq!(all.len(), 1, "all of them heard the same: {all:?}");
+        all.into_iter().next().expect("seven")
+    };
+    assert_eq!(spent(&village), 8 * 3 * MIB);
+    // Three help and one is to spare. 24 runs, and what the first two stripes moved until then; the other six moved nothing.
+    let (first, name, helpers) = order(&village);
+    says(&mut village, Failure::Wrong(Some(helpers[0])));
+    assert_eq!(spent(&village), (24 + 2) * 3 * MIB);
+    say_again(&mut village, first, name, Failure::Wrong(Some(helpers[1])));
+    assert_eq!(spent(&village), (24 + 2) * 3 * MIB, "it is over");
+    // One that is done, whose liar could not be found out: charged, and nobody is suspected for it.
+    let mut village = first_order(&[2]);
+    let before = spent(&village);
+    let (second, name, helpers) = order(&village);
+    village.carry_out();
+    let suspects = village.report().suspects;
+    let stranger = village.holder(1);
+    say_again(&mut village, stranger, name, Failure::Wrong(None));
+    say_again(&mut village, second, name, Failure::Refused);
+    assert_eq!(spent(&village), before, "by somebody else; and nothing came out wrong");
+    for _ in 0..2 {
+        say_again(&mut village, second, name, Failure::Wrong(None));
+        assert_eq!(spent(&village), before + 24 * 3 * MIB);
+        assert_eq!(village.report().suspects, suspects);
+    }
+    say_again(&mut village, second, name, Failure::Wrong(Some(helpers[0])));
+    assert_eq!(spent(&village), before + 24 * 3 * MIB);
+    // It counts: what is left of the month is less by it.
+    let steward = village.stewards.values().next().expect("seven");
+    let mut copy = steward.groups[&group].clone();
+    copy.record.mandate.monthly_bytes = 8 << 30;
+    assert!(copy.affords(&PeerKey::from_bytes([1; 32]), 1));
+    copy.record.mandate.monthly_bytes = before + 24 * 3 * MIB;
+    assert!(!copy.affords(&PeerKey::from_bytes([1; 32]), 1));
+}
+
+/// Where all are needed nobody is looked for; and one new holder's searches are few in a month, whatever it says.
+#[test]
+fn a_new_holder_that_lies_uses_little_of_a_month_up() {
+    const MIB: u64 = 1 << 20;
+    let mut village = first_order(&[2, 4]);
+    let group = village.ticket.id();
+    let spent = |village: &Village| village.stewards.values().next().expect("seven").groups[&group].spent_bytes();
+    let before = spent(&village);
+    says(&mut village, Failure::Wrong(None));
+    assert_eq!(spent(&village), before - 8 * 3 * MIB + 2 * 3 * MIB, "two stripes' first runs of eight");
+
+    let mut village = first_order(&[2]);
+    let Effect::Give { credentials, .. } = &village.given[0] else { panic!("only these") };
+    let order = credentials.certificate.order.clone();
+    let (to, voters): (_, Vec<PeerKey>) = (order.action.to().expect("one"), village.stewards.keys().copied().collect());
+    let many: Vec<Certificate> = (0..9)
+        .map(|nonce| village.certificate(&Order { nonce: [nonce; 16], ..order.clone() }, voters.iter().copied()))
+        .collect();
+    let (now, rhythm) = (village.now, Rhythm::default());
+    let (silence, me) = (Silence { peers: &[], late_ms: 0, rhythm: &rhythm, now }, voters[0]);
+    let steward = village.stewards.get_mut(&me).expect("there");
+    let watched = steward.groups.get_mut(&group).expect("watched");
+    watched.give_up(&order.id().expect("valid"), now, &rhythm);
+    let mut charged = 0;
+    for certificate in many {
+        let name = certificate.order.id().expect("valid");
+        assert!(watched.certified(certificate, voters[1], now));
+        charged += u32::from(watched.charge_search(&to, &name, Failure::Wrong(None), now));
+        assert!(watched.failed(&to, &name, Failure::Wrong(None), &silence, now));
+    }
+    assert_eq!(charged, 4);
+    assert_eq!(watched.spent_bytes(), 4 * 26 * 3 * MIB);
+    // The next month is another one.
+    let later = now.plus_ms(31 * 24 * HOUR);
+    watched.clear_up(&me, later, &rhythm);
+    assert_eq!(watched.spent_bytes(), 0);
+}
+
 /// TRUST-1: a new holder that lies brings nobody out of standing, and is not believed when it names many.
 #[test]
 fn one_domains_word_costs_no_standing() {

@@ -95,9 +95,66 @@ fn in_a_trial_of_a_thousandth_it_takes_seconds() {
     let (timers, rhythm) = trial();
     let mut village = timed(timers, rhythm, 100);
     let gone = [village.holder(1), village.holder(2)];
+    let start = village.now;
     let (first, whole) = emergency(&mut village, &gone, 60_000);
     println!("a thousandth: first order after {first} ms, whole after {whole} ms");
     assert!((6000..=7000).contains(&first) && whole <= 9000, "{first} {whole}");
+    phases(&village, start);
+}
+
+/// Where the time of an emergency's orders went, printed, and in order.
+fn phases(village: &Village, start: Timestamp) {
+    let report = village.report();
+    println!("slot  shards  silent  wanted  proposed  ordered  done, ms after the last sign of life");
+    let mut last = BTreeMap::new();
+    for order in &report.phases {
+        let (silent, wanted) = (order.silent.expect("lost"), order.wanted.expect("wanted"));
+        let Some((ended, OrderEnd::Done)) = order.ended else { panic!("{order:?}") };
+        let times = [silent, wanted, order.proposed, order.ordered, ended];
+        assert!(times.is_sorted(), "{order:?}");
+        let [silent, wanted, proposed, ordered, done] = times.map(|at| at.ms_since(start));
+        println!(
+            "{:4}  {:6}  {silent:6}  {wanted:6}  {proposed:8}  {ordered:7}  {done:4}",
+            order.slot.index(),
+            order.shards
+        );
+        // What follows is wanted when what came before was done.
+        let before = last.insert(order.slot, ended);
+        assert!(before.is_none_or(|before| before <= Timestamp(wanted + start.0)), "{order:?}");
+    }
+    let shards: u16 = report.phases.iter().map(|order| order.shards).sum();
+    assert_eq!(shards, 2 * u16::from(STRIPES), "each shard of both slots once");
+}
+
+#[test]
+fn phases_of_orders_say_what_came_of_them_and_are_bounded() {
+    let mut village = timed(Timers::default(), Rhythm::default(), MINUTE);
+    village.away.insert(village.holder(2));
+    while village.given.is_empty() {
+        village.turn();
+    }
+    let Effect::Give { credentials, .. } = village.given.remove(0) else { panic!("only these") };
+    let (order, group, now) = (credentials.certificate.order.clone(), village.ticket.id(), village.now);
+    let (name, rhythm) = (order.id().expect("valid"), Rhythm::default());
+    let voters: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let others: Vec<Certificate> = (0..100)
+        .map(|nonce| village.certificate(&Order { nonce: [nonce; 16], ..order.clone() }, voters.iter().copied()))
+        .collect();
+    let watched = village.stewards.get_mut(&voters[0]).expect("there").groups.get_mut(&group).expect("watched");
+    watched.give_up(&name, now, &rhythm).expect("under way");
+    let steward = &village.stewards[&voters[0]];
+    let missing = Failure::Missing(order.action.to().expect("one"));
+    let last = steward.report(&group, now).expect("watched").phases.pop().expect("one");
+    assert_eq!((last.order, last.ended), (name, Some((now, OrderEnd::Nothing(Some(missing))))));
+    let watched = village.stewards.get_mut(&voters[0]).expect("there").groups.get_mut(&group).expect("watched");
+    let mut newest = name;
+    for certificate in others {
+        newest = certificate.order.id().expect("valid");
+        assert!(watched.certified(certificate, voters[1], now));
+        watched.give_up(&newest, now, &rhythm).expect("under way");
+    }
+    let phases = village.stewards[&voters[0]].report(&group, now).expect("watched").phases;
+    assert_eq!((phases.len(), phases.last().map(|phases| phases.order)), (64, Some(newest)));
 }
 
 /// Where nobody else has the colour, a domain whose machine died is its own heir when it comes back empty, under another name; and not

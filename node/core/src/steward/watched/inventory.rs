@@ -12,6 +12,7 @@ use super::{
     },
     Subject, Watched,
     audits::AuditReport,
+    phases::RepairPhases,
     turns::Patience,
 };
 use crate::{
@@ -43,6 +44,8 @@ pub struct GroupReport {
     pub leaning: Vec<Slot>,
     /// Who of its people may have sent wrong bytes.
     pub suspects: SuspectReport,
+    /// How its last orders went, oldest first.
+    pub phases: Vec<RepairPhases>,
     /// What happened, oldest first.
     pub log: Vec<Happening>,
 }
@@ -81,6 +84,7 @@ impl Watched {
             audits: self.audit_report(now),
             leaning: self.leaning(),
             suspects: suspects.report(&self.group(), self.everybody()),
+            phases: self.phases.iter().cloned().collect(),
             log: self.log.iter().cloned().collect(),
         }
     }

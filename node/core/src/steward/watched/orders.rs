@@ -9,7 +9,7 @@ use super::{
         message::{Failure, Past},
         subject_of,
     },
-    ENTRIES_MAX, Pace, Subject, Watched,
+    ENTRIES_MAX, OrderEnd, Pace, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Within this of its word a holder is to have what it took: a disk that loses it so soon, twice, is not filled a third time.
-const KEEPS_MS: u64 = 7 * 24 * 3600 * 1000;
+pub(super) const KEEPS_MS: u64 = 7 * 24 * 3600 * 1000;
 pub(super) const MONTH_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// What a new holder's word was worth.
@@ -118,6 +118,7 @@ impl Watched {
             self.promised.get(&subject).filter(|promise| promise.order == order).map_or(from, |promise| promise.by);
         self.promised.insert(subject, Promise { order, until: certificate.order.expires, by });
         self.spent.bytes = self.spent.bytes.saturating_add(self.cost(&certificate.order.action));
+        self.phase_begins(order, &certificate, rebuild, now);
         self.under_way.insert(subject, UnderWay { certificate, by, pace: Pace::NEW });
         self.note(now, What::Ordered { order, slot: slot.as_u8(), to, rebuild, shards });
         true
@@ -171,6 +172,7 @@ impl Watched {
         self.spent.bytes = self.spent.bytes.saturating_sub(self.cost(action));
         if let Ok(order) = order.certificate.order.id() {
             self.note(now, What::Failed { order, why });
+            self.phase_ends(&order, OrderEnd::Nothing(why), now);
         }
         self.disappointed(subject, action.to(), Some(order.by), now, rhythm);
     }
@@ -251,6 +253,7 @@ impl Watched {
         }
         let shards = taken.ordinals.len() as u16;
         self.note(now, What::Repaired { order, slot: slot.as_u8(), holder, shards });
+        self.phase_ends(&order, OrderEnd::Done, now);
         self.patience.remove(&subject);
         if let Some(lacking) = self.lacking.get_mut(&slot.as_u8()) {
             lacking.given = true;

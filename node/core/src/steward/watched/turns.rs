@@ -97,7 +97,7 @@ impl Watched {
         }
         self.lapse(now, rhythm);
         if now.ms_since(self.spent.began) >= super::orders::MONTH_MS {
-            self.spent = super::Spent { began: now, bytes: 0, by: BTreeMap::new() };
+            self.spent = super::Spent::new(now);
         }
         before != self.promised.len() + self.under_way.len()
     }

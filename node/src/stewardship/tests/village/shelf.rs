@@ -77,7 +77,7 @@ impl Rebuilder for Oracle {
         std::future::ready(found.ok_or(Failure::Refused)).boxed()
     }
 
-    fn named<'a>(&'a self, _: &'a OrderId) -> BoxFuture<'a, BTreeSet<PeerKey>> {
+    fn named<'a>(&'a self, _: &'a OrderId) -> BoxFuture<'a, Option<BTreeSet<PeerKey>>> {
         std::future::ready(self.1.left_out.lock().expect("left out").clone()).boxed()
     }
 }

@@ -160,6 +160,8 @@ pub struct NetworkConfig {
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
     pub ping_every: Duration,
+    /// How long a peer that served slowly is not looked at again ([`paces`]).
+    pub follow_every: Duration,
     /// How the line is used; none uses it as it comes.
     pub courtesy: Option<Courtesy>,
 }
@@ -192,6 +194,7 @@ impl NetworkConfig {
             pass: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
+            follow_every: paces::FOLLOWED_APART,
             courtesy: None,
         }
     }
@@ -392,7 +395,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
-        paces: paces::Paces::new(standings.clone(), shutdown.clone()),
+        paces: paces::Paces::new(standings.clone(), config.follow_every, shutdown.clone()),
         standings,
         waits: config.waits,
         readiness,

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use cairn::{
+    courtesy::{Courtesy, CourtesyConfig},
     identity::Identity,
     network::{
         self, NetworkConfig, NetworkHandle,
@@ -19,6 +20,7 @@ use cairn::{
 };
 use cairn_core::{
     audit::respond,
+    courtesy::timetable::{Speed, Timetable},
     reputation::Observed,
     steward::wire::{Answer, Questioned, Refusal, Request},
 };
@@ -140,6 +142,17 @@ pub struct Rogue {
 impl Rogue {
     /// Starts it, and waits until it knows the lab.
     pub async fn join(lab: &Lab, name: &str, domain: &str, how: Audited, scale: &str) -> Self {
+        Self::join_with(lab, name, domain, how, scale, None).await
+    }
+
+    /// One that says the truth in audits and gives to all who read so many bytes in a second, fewer than the program can be told to.
+    pub async fn join_slow(lab: &Lab, name: &str, domain: &str, scale: &str, bytes_a_second: u64) -> Self {
+        let timetable = Timetable::new(Speed::Limited(bytes_a_second), Speed::Free, Vec::new());
+        let line = Courtesy::start(CourtesyConfig::new(timetable, None));
+        Self::join_with(lab, name, domain, Audited::Drops, scale, Some(line)).await
+    }
+
+    async fn join_with(lab: &Lab, name: &str, domain: &str, how: Audited, scale: &str, line: Option<Courtesy>) -> Self {
         let network = network_of(lab);
         let identity = identity(&network, name);
         let key = identity.signing_key().clone();
@@ -162,6 +175,7 @@ impl Rogue {
         config.store = Some(keeper.clone());
         config.stewards = Some(desk.clone());
         config.standings = Some(standings.clone());
+        config.courtesy = line;
         (config.announce_every, config.ping_every) = (timers.announce, timers.ping);
         let handle = network::start(config).await.expect("starts");
         handle.wait_ready(lab.nodes().len(), DEADLINE).await.expect("knows the lab");

@@ -50,6 +50,8 @@ pub(super) enum Manner {
     Mute,
     /// Not connected, and a dial to it takes five seconds and is in vain.
     Away,
+    /// Connected, and what is read from it comes after a minute.
+    Slow,
 }
 
 #[derive(Clone)]
@@ -90,7 +92,7 @@ struct World {
     registered: usize,
     tokens: Vec<(GroupId, stewards::LeftTokens)>,
     maps_asked: usize,
-    /// Reads begun at peers that are away.
+    /// Reads begun at peers that are away, or slow.
     waits: usize,
 }
 
@@ -129,7 +131,7 @@ impl Default for Halt {
 }
 
 impl MemoryOverlay {
-    /// Reads that were begun at peers that are away.
+    /// Reads that were begun at peers that are away, or slow.
     pub(super) fn waits(&self) -> usize {
         self.world().waits
     }
@@ -518,6 +520,10 @@ impl Overlay for MemoryOverlay {
                 self.world().waits += 1;
                 tokio::time::sleep(std::time::Duration::from_secs(5)).await;
                 return Err(TransferError::Unreachable("a dial in vain".to_owned()));
+            }
+            if self.world().peers.get(&from).is_some_and(|peer| peer.manner == Manner::Slow) {
+                self.world().waits += 1;
+                tokio::time::sleep(std::time::Duration::from_secs(60)).await;
             }
             let bytes = self.access(from, |peer| {
                 if peer.manner == Manner::Mute {

@@ -25,10 +25,12 @@ const TRICKLE: u64 = 20 * 1024;
 const LIMIT: &str = "100 KiB/s";
 /// Nodes with a line of their own that is so slow.
 const LIMITED: std::ops::Range<usize> = 0..4;
-/// Twenty seconds each to see that a shard does not come, on two days at the least.
-const SLOW_WITHIN: Duration = Duration::from_secs(150);
+/// Up to eighty seconds each to see that a shard does not come, on two days at the least.
+const SLOW_WITHIN: Duration = Duration::from_secs(240);
 /// Whoever waited for a shard of the slow one would take longer than that, and for what others rebuild it takes three seconds.
 const RESTORED_WITHIN: Duration = Duration::from_secs(25);
+/// A line that is busy with what nobody wants any more may say that it has no room: then somebody reads again.
+const AGAIN_AFTER: Duration = Duration::from_secs(15);
 /// Owners that back up until one of them reads from those that this is about: one in four does.
 const OWNERS_MAX: usize = 30;
 
@@ -49,13 +51,16 @@ fn pace(told: &Value) -> (u64, u64) {
     }
 }
 
-/// Who has the slots of its vault's groups that are read first.
-fn read_first(owner: &Owner) -> Vec<BTreeSet<String>> {
+/// Who has the slots of the owner's groups: of each group, those that are read first, and the others.
+fn holders(owner: &Owner) -> Vec<[BTreeSet<String>; 2]> {
     let groups = owner.run(["status", "--json"]).ok().rows("group");
     let of = |group: &Value| {
         let data = group["slots_live"].as_i64().unwrap() - group["margin"].as_i64().unwrap();
-        let slots = group["holders"].as_array().unwrap().iter().take(data as usize);
-        slots.flat_map(|slot| slot.as_array().unwrap()).map(|peer| peer.as_str().unwrap().to_owned()).collect()
+        let (first, rest) = group["holders"].as_array().unwrap().split_at(data as usize);
+        [first, rest].map(|slots| {
+            let peers = slots.iter().flat_map(|slot| slot.as_array().unwrap());
+            peers.map(|peer| peer.as_str().unwrap().to_owned()).collect()
+        })
     };
     groups.iter().map(of).collect()
 }
@@ -79,12 +84,12 @@ fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), tree::noise(&format!("slow {owners}"), 8_000_000)).unwrap();
         owner.backup(&source).stored();
-        let near = read_first(&owner).into_iter().find(|first| first.contains(&slow.to_string()))?;
-        let near: BTreeSet<String> = near.intersection(&limited).cloned().collect();
-        (!near.is_empty()).then_some((owner, source, near))
+        let groups = holders(&owner);
+        let [first, rest] = groups.into_iter().find(|[first, _]| first.contains(&slow.to_string()))?;
+        let near: BTreeSet<String> = first.intersection(&limited).cloned().collect();
+        let quick = first.union(&rest).filter(|peer| !limited.contains(*peer) && **peer != slow.to_string()).count();
+        (!near.is_empty() && quick >= first.len()).then_some((owner, source, near))
     });
-    let slow_shards = rogue.keeper.count();
-    assert!(slow_shards > 0);
 
     // Its own node goes on when a restore is over, so it sees how long a shard takes that nobody waited for.
     fs::write(owner.data_dir().join("config.toml"), format!("[timers]\nscale = {SCALE}\n")).unwrap();
@@ -92,16 +97,21 @@ fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
     let node = Running::spawn(owner.command(run), Stdio::null());
     node.wait_for("listening");
     let wanted = tree::describe(&source);
-    let mut restores = 0;
+    let (mut restores, mut seen, mut last) = (0, 0, Instant::now());
     let out = until_within(SLOW_WITHIN, "the owner sees that it is slow, day after day", || {
-        restores += 1;
-        let (target, began) = (owner.place(&format!("target-{restores}")), Instant::now());
-        owner.restore("latest", &target).ok();
-        let took = began.elapsed();
-        assert!(took < RESTORED_WITHIN, "restore {restores} took {took:?}");
-        tree::assert_same(&wanted, &below(&target, &source));
-        fs::remove_dir_all(&target).unwrap();
-        Some(told(&owner, &slow)).filter(|told| told["eligible"] == false)
+        if restores <= seen || last.elapsed() > AGAIN_AFTER {
+            restores = seen + 1;
+            last = Instant::now();
+            let (target, began) = (owner.place(&format!("target-{restores}")), Instant::now());
+            owner.restore("latest", &target).ok();
+            let took = began.elapsed();
+            assert!(took < RESTORED_WITHIN, "restore {restores} took {took:?}");
+            tree::assert_same(&wanted, &below(&target, &source));
+            fs::remove_dir_all(&target).unwrap();
+        }
+        let told = told(&owner, &slow);
+        seen = pace(&told).1;
+        (told["eligible"] == false).then_some(told)
     });
     let (prompt, late) = pace(&out);
     let said = lines(&out);
@@ -109,7 +119,7 @@ fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
     assert!(said.contains("not eligible") && out["convicted"] == false, "{said}");
     let listed = owner.run(["peers", "--json"]).ok().rows("peer");
     let row = listed.iter().find(|row| row["peer"] == slow.to_string().as_str()).expect("known");
-    assert!(row["eligible"] == false && row["why_not"].is_string(), "{row}");
+    assert!(row["note"].as_str().is_some_and(|note| note.starts_with("not trusted")), "{row}");
 
     // The limited ones were asked as often, and nobody blames them.
     for one in &near {

@@ -78,6 +78,10 @@ struct Desk {
     kept: Mutex<BTreeMap<(GroupId, u8), Bytes>>,
     /// Slots of which peers of their colour asked it for leaves.
     audited: Mutex<BTreeSet<(GroupId, Slot)>>,
+    /// ... and of which stewards asked for a digest.
+    digested: Mutex<BTreeSet<(GroupId, Slot)>>,
+    /// Groups of which it has nothing and signs digests that it made up.
+    made_up: Mutex<BTreeSet<GroupId>>,
 }
 
 fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,11 +96,13 @@ impl Desk {
         self.signed(asked, found, slices)
     }
 
-    async fn shows(&self, asked: &Questioned) -> Answer {
-        let challenge = Challenge::open(&asked.challenge).expect("auditors sign");
+    async fn shows(&self, questioned: &Questioned) -> Answer {
+        let challenge = Challenge::open(&questioned.challenge).expect("auditors sign");
         let Challenge { group, slot, ordinal, way, .. } = challenge;
-        if way == Way::Slices {
-            locked(&self.audited).insert((group, slot));
+        let asked = if way == Way::Slices { &self.audited } else { &self.digested };
+        locked(asked).insert((group, slot));
+        if way == Way::Digest && locked(&self.made_up).contains(&group) {
+            return self.signed(questioned, Found::Digest([0x5a; 32]), Vec::new());
         }
         let kept = locked(&self.kept).get(&(group, ordinal)).cloned();
         let bytes = match kept {
@@ -106,7 +112,7 @@ impl Desk {
         // To sign that it is gone would be an admission.
         let Some(bytes) = bytes else { return Answer::Refused(Refusal::Forged) };
         let (found, slices) = respond(Some(&bytes), &challenge);
-        self.signed(asked, found, slices)
+        self.signed(questioned, found, slices)
     }
 
     fn signed(&self, asked: &Questioned, found: Found, slices: Vec<Vec<u8>>) -> Answer {
@@ -167,6 +173,8 @@ impl Rogue {
             keeper: keeper.clone(),
             kept: Mutex::default(),
             audited: Mutex::default(),
+            digested: Mutex::default(),
+            made_up: Mutex::default(),
         });
         let mut config = NetworkConfig::client(network, identity, Domain::operator(domain).expect("valid"), entropy);
         config.roles = Roles::STORAGE;
@@ -189,6 +197,16 @@ impl Rogue {
     /// Slots of groups of which it was asked for leaves by who may see them.
     pub fn audited(&self) -> BTreeSet<(GroupId, Slot)> {
         locked(&self.desk.audited).clone()
+    }
+
+    /// Slots of groups of which stewards asked it for digests, with tokens of the owner's.
+    pub fn digested(&self) -> BTreeSet<(GroupId, Slot)> {
+        locked(&self.desk.digested).clone()
+    }
+
+    /// From now on it signs digests of that group that it made up, as who dropped all of it may. It goes on to claim all.
+    pub fn makes_up(&self, group: GroupId) {
+        locked(&self.desk.made_up).insert(group);
     }
 
     /// Drops all but the first shard that it has of a group, and gives nothing to who reads. It goes on to claim all. Gives what it dropped.

@@ -67,7 +67,8 @@ fn what_a_damaged_disk_lost_is_found_without_reading_it_back() {
 /// they ask for, and doubt it when it signs digests of nothing. What one of them thinks costs nobody its name.
 #[test]
 fn tokens_find_who_dropped_a_slot_that_nobody_can_audit() {
-    let lab = Lab::hurried(10, SCALE);
+    // All tokens of a slot within forty seconds, and no two questions closer than a round of audits.
+    let lab = Lab::timed(10, SCALE, "tokens = 1\naudit = 1\n");
     let runtime = runtime();
     let rogue = runtime.block_on(Rogue::join(&lab, "lonely", "lonely", Audited::Drops, SCALE));
     let cheat = rogue.peer();

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""A real server for the tests of fallback storage, on a free port of this machine. Usage: fallback-server.py s3|webdav FOLDER
+"""A real server for the tests of fallback storage, on a free port of this machine. Usage: fallback-server.py s3|webdav FOLDER [ROOM]
+
+ROOM: bytes that it has room for; what comes beyond is refused as full servers refuse it.
 
 Prints one line of JSON when it answers (port, and what to log in with), and ends when its standard input does: so it never
 outlives the test that started it.
@@ -10,7 +12,25 @@ import sys
 import threading
 
 
-def s3():
+def with_room(app, room, status, body):
+    """The same, until so many bytes were stored."""
+    stored = {}
+
+    def limited(environ, start_response):
+        if environ["REQUEST_METHOD"] != "PUT":
+            return app(environ, start_response)
+        place, length = environ["PATH_INFO"], int(environ.get("CONTENT_LENGTH") or 0)
+        if length + sum(size for other, size in stored.items() if other != place) > room:
+            environ["wsgi.input"].read(length)
+            start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+            return [body]
+        stored[place] = length
+        return app(environ, start_response)
+
+    return limited
+
+
+def s3(room):
     """moto's server with one bucket, and from then on only for who has the right key."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "setup"
@@ -29,10 +49,14 @@ def s3():
     iam.put_user_policy(UserName="owner", PolicyName="s3", PolicyDocument=json.dumps(allow))
     key = iam.create_access_key(UserName="owner")["AccessKey"]
     requests.post(f"{url}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()
+    if room is not None:
+        # As Ceph says it; others say 507.
+        full = b"<?xml version='1.0'?><Error><Code>QuotaExceeded</Code></Error>"
+        server._server.app = with_room(server._server.app, room, "403 Forbidden", full)
     return {"port": port, "key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
 
 
-def webdav(folder):
+def webdav(folder, room):
     """wsgidav over a folder, with a user and a password."""
     from cheroot import wsgi
     from wsgidav.wsgidav_app import WsgiDAVApp
@@ -46,6 +70,8 @@ def webdav(folder):
             "logging": {"enable": False},
         }
     )
+    if room is not None:
+        app = with_room(app, room, "507 Insufficient Storage", b"")
     server = wsgi.Server(("127.0.0.1", 0), app)
     server.prepare()
     threading.Thread(target=server.serve, daemon=True).start()
@@ -54,7 +80,8 @@ def webdav(folder):
 
 def main():
     kind, folder = sys.argv[1], sys.argv[2]
-    started = s3() if kind == "s3" else webdav(folder)
+    room = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    started = s3(room) if kind == "s3" else webdav(folder, room)
     print(json.dumps(started), flush=True)
     sys.stdin.read()
     os._exit(0)

@@ -122,6 +122,8 @@ named_timers! {
     announce = 10 * MINUTE, at least 2 * SECOND;
     /// Between two pings of a connected peer.
     ping = 150 * SECOND, at least 2 * SECOND;
+    /// Between two times that it is seen how long a peer takes over a shard that nobody waits for any more.
+    follow = 10 * MINUTE, at least 5 * SECOND;
     /// Between two turns of the store: ended holds of the trash, compaction.
     compact = HOUR, at least SECOND;
     /// Between two reads of every shard.
@@ -176,6 +178,8 @@ pub struct Timers {
     pub announce: Duration,
     /// Between two pings.
     pub ping: Duration,
+    /// Between two times that a late shard of one peer is followed to its end.
+    pub follow: Duration,
     /// Between two turns of the store.
     pub compact: Duration,
     /// Between two scrubs.
@@ -264,6 +268,7 @@ impl Timers {
             audit_report: Duration::from_millis(t.audit_report),
             announce: Duration::from_millis(t.announce),
             ping: Duration::from_millis(t.ping),
+            follow: Duration::from_millis(t.follow),
             compact: Duration::from_millis(t.compact),
             scrub: Duration::from_millis(t.scrub),
             tell: Duration::from_millis(t.tell),

@@ -24,7 +24,7 @@ const DROPPED_WITHIN: Duration = Duration::from_secs(300);
 /// group or so, so none of so many in one run of a hundred thousand.
 const OWNERS_MAX: usize = 30;
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
@@ -35,12 +35,12 @@ fn round() -> u64 {
 }
 
 /// What a node of the lab says of a peer; none while it does not know it.
-fn explained(lab: &Lab, node: usize, peer: &PeerKey) -> Option<Value> {
+pub fn explained(lab: &Lab, node: usize, peer: &PeerKey) -> Option<Value> {
     let told = lab.on_node(node, &["peers", "--explain", &peer.to_string(), "--json"]);
     (told.code == Some(0)).then(|| told.summary())
 }
 
-fn lines(told: &Value) -> String {
+pub fn lines(told: &Value) -> String {
     let lines = told["lines"].as_array().expect("lines");
     lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
 }
@@ -244,7 +244,7 @@ fn who_says_two_things_is_outside_everywhere() {
 }
 
 /// The key of a lab's node.
-fn peer_of(lab: &Lab, node: usize) -> PeerKey {
+pub fn peer_of(lab: &Lab, node: usize) -> PeerKey {
     let address = lab.tcp_address(node);
     let id: libp2p::PeerId = address.rsplit('/').next().unwrap().parse().expect("the address ends with the peer id");
     let bytes = id.to_bytes();

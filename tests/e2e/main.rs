@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, missing_docs, unreachable_pub)]
 
+/// Files in MaxMind's format, as the unit tests write them.
+#[allow(dead_code)]
+#[path = "../../node/src/geoip/fixture.rs"]
+mod geoip;
 mod harness;
 mod hostile;
 mod netns;
@@ -24,10 +28,12 @@ mod invitations;
 mod junk;
 mod loss;
 mod manners;
+mod places;
 mod reach;
 mod recovery;
 mod refusals;
 mod round_trip;
 mod separation;
+mod slow;
 mod streams;
 mod surface;

@@ -209,9 +209,13 @@ impl World {
     #[track_caller]
     pub fn node(&mut self, place: &str, name: &str, args: &[&str], text: &str) -> Vec<String> {
         let region = ["EU", "NA", "AS"][self.nodes.len() % 3];
-        let all =
-            [&["node", "run", "--domain", name, "--region", region, "--give", "1GiB", "--keep-free", "1MiB"], args]
-                .concat();
+        self.node_anywhere(place, name, &[&["--region", region], args].concat(), text)
+    }
+
+    /// The same of a node that says of its region only what is given.
+    #[track_caller]
+    pub fn node_anywhere(&mut self, place: &str, name: &str, args: &[&str], text: &str) -> Vec<String> {
+        let all = [&["node", "run", "--domain", name, "--give", "1GiB", "--keep-free", "1MiB"], args].concat();
         let running = Running::spawn(self.command(place, name, &all), Stdio::null());
         let said = running.wait_for(text);
         self.nodes.push((name.to_owned(), running));

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use cairn::{
+    courtesy::{Courtesy, CourtesyConfig},
     identity::Identity,
     network::{
         self, NetworkConfig, NetworkHandle,
@@ -19,6 +20,7 @@ use cairn::{
 };
 use cairn_core::{
     audit::respond,
+    courtesy::timetable::{Speed, Timetable},
     reputation::Observed,
     steward::wire::{Answer, Questioned, Refusal, Request},
 };
@@ -76,6 +78,10 @@ struct Desk {
     kept: Mutex<BTreeMap<(GroupId, u8), Bytes>>,
     /// Slots of which peers of their colour asked it for leaves.
     audited: Mutex<BTreeSet<(GroupId, Slot)>>,
+    /// ... and of which stewards asked for a digest.
+    digested: Mutex<BTreeSet<(GroupId, Slot)>>,
+    /// Groups of which it has nothing and signs digests that it made up.
+    made_up: Mutex<BTreeSet<GroupId>>,
 }
 
 fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,11 +96,13 @@ impl Desk {
         self.signed(asked, found, slices)
     }
 
-    async fn shows(&self, asked: &Questioned) -> Answer {
-        let challenge = Challenge::open(&asked.challenge).expect("auditors sign");
+    async fn shows(&self, questioned: &Questioned) -> Answer {
+        let challenge = Challenge::open(&questioned.challenge).expect("auditors sign");
         let Challenge { group, slot, ordinal, way, .. } = challenge;
-        if way == Way::Slices {
-            locked(&self.audited).insert((group, slot));
+        let asked = if way == Way::Slices { &self.audited } else { &self.digested };
+        locked(asked).insert((group, slot));
+        if way == Way::Digest && locked(&self.made_up).contains(&group) {
+            return self.signed(questioned, Found::Digest([0x5a; 32]), Vec::new());
         }
         let kept = locked(&self.kept).get(&(group, ordinal)).cloned();
         let bytes = match kept {
@@ -104,7 +112,7 @@ impl Desk {
         // To sign that it is gone would be an admission.
         let Some(bytes) = bytes else { return Answer::Refused(Refusal::Forged) };
         let (found, slices) = respond(Some(&bytes), &challenge);
-        self.signed(asked, found, slices)
+        self.signed(questioned, found, slices)
     }
 
     fn signed(&self, asked: &Questioned, found: Found, slices: Vec<Vec<u8>>) -> Answer {
@@ -140,6 +148,17 @@ pub struct Rogue {
 impl Rogue {
     /// Starts it, and waits until it knows the lab.
     pub async fn join(lab: &Lab, name: &str, domain: &str, how: Audited, scale: &str) -> Self {
+        Self::join_with(lab, name, domain, how, scale, None).await
+    }
+
+    /// One that says the truth in audits and gives to all who read so many bytes in a second, fewer than the program can be told to.
+    pub async fn join_slow(lab: &Lab, name: &str, domain: &str, scale: &str, bytes_a_second: u64) -> Self {
+        let timetable = Timetable::new(Speed::Limited(bytes_a_second), Speed::Free, Vec::new());
+        let line = Courtesy::start(CourtesyConfig::new(timetable, None));
+        Self::join_with(lab, name, domain, Audited::Drops, scale, Some(line)).await
+    }
+
+    async fn join_with(lab: &Lab, name: &str, domain: &str, how: Audited, scale: &str, line: Option<Courtesy>) -> Self {
         let network = network_of(lab);
         let identity = identity(&network, name);
         let key = identity.signing_key().clone();
@@ -154,6 +173,8 @@ impl Rogue {
             keeper: keeper.clone(),
             kept: Mutex::default(),
             audited: Mutex::default(),
+            digested: Mutex::default(),
+            made_up: Mutex::default(),
         });
         let mut config = NetworkConfig::client(network, identity, Domain::operator(domain).expect("valid"), entropy);
         config.roles = Roles::STORAGE;
@@ -162,6 +183,7 @@ impl Rogue {
         config.store = Some(keeper.clone());
         config.stewards = Some(desk.clone());
         config.standings = Some(standings.clone());
+        config.courtesy = line;
         (config.announce_every, config.ping_every) = (timers.announce, timers.ping);
         let handle = network::start(config).await.expect("starts");
         handle.wait_ready(lab.nodes().len(), DEADLINE).await.expect("knows the lab");
@@ -175,6 +197,16 @@ impl Rogue {
     /// Slots of groups of which it was asked for leaves by who may see them.
     pub fn audited(&self) -> BTreeSet<(GroupId, Slot)> {
         locked(&self.desk.audited).clone()
+    }
+
+    /// Slots of groups of which stewards asked it for digests, with tokens of the owner's.
+    pub fn digested(&self) -> BTreeSet<(GroupId, Slot)> {
+        locked(&self.desk.digested).clone()
+    }
+
+    /// From now on it signs digests of that group that it made up, as who dropped all of it may. It goes on to claim all.
+    pub fn makes_up(&self, group: GroupId) {
+        locked(&self.desk.made_up).insert(group);
     }
 
     /// Drops all but the first shard that it has of a group, and gives nothing to who reads. It goes on to claim all. Gives what it dropped.

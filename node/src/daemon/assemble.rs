@@ -82,6 +82,7 @@ impl Node {
         let courtesy = Courtesy::start(CourtesyConfig::new(settings.timetable, Some(dir.root().to_owned())));
         config.courtesy = Some(courtesy.clone());
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
+        config.follow_every = settings.timers.follow;
         let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
         config.standings = Some(standings.clone());
         config.pass = pass;

@@ -222,10 +222,12 @@ impl NodeService {
         let storage = peers.iter().filter(|p| p.roles.has(Roles::STORAGE)).count();
         for peer in &peers {
             let mut row = peer_row(peer);
-            row["note"] = self.thought(peer).into();
+            row["note"] = self.noted(peer).into();
             send(events, Event::Row { kind: "peer".into(), row }).await;
         }
-        let summary = serde_json::json!({ "peers": peers.len(), "storage": storage });
+        let contradicted = peers.iter().filter(|peer| peer.region_basis.is_contradicted()).count();
+        let summary =
+            serde_json::json!({ "peers": peers.len(), "storage": storage, "regions_contradicted": contradicted });
         send(events, Event::Summary { verb: "peers".into(), summary }).await;
         Ok(Outcome { code: ExitCode::Success })
     }
@@ -239,6 +241,15 @@ impl NodeService {
             PeerView { reputation: ..500, .. } => format!("not trusted, {score}"),
             PeerView { newcomer: true, .. } => "newcomer".into(),
             _ => score,
+        }
+    }
+
+    /// The same, with where it is when that is not what it says.
+    fn noted(&self, peer: &PeerView) -> String {
+        let thought = self.thought(peer);
+        match &peer.region_basis {
+            basis if basis.is_contradicted() => format!("{thought}; {basis}"),
+            _ => thought,
         }
     }
 

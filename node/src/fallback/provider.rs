@@ -259,6 +259,9 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: RETRY_TIME }
 }
 
+/// Codes of S3 servers for "no room": Ceph's and Wasabi's, MinIO's two, and a storage cap at Backblaze.
+const FULL: [&str; 4] = ["QuotaExceeded", "StorageFull", "InsufficientStorage", "storage_cap_exceeded"];
+
 /// What went wrong, by what the innermost cause says.
 fn told(error: &object_store::Error) -> ProviderError {
     use std::io::ErrorKind;
@@ -272,15 +275,17 @@ fn told(error: &object_store::Error) -> ProviderError {
         text = e.to_string();
         cause = e.source();
     }
+    let is_full = FULL.iter().any(|code| text.contains(code));
     let text = short(&text);
     let status = |code: &str| text.contains(&format!("status code: {code}"));
     match (error, disk) {
+        // Before what it looks like: some say it with 403.
+        _ if is_full || status("507") => ProviderError::Full(text),
         (_, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) => ProviderError::Full(text),
         (_, Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)) => ProviderError::Refused(text),
         (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, _) => {
             ProviderError::Refused(text)
         }
-        _ if status("507") => ProviderError::Full(text),
         _ if status("401") || status("403") => ProviderError::Refused(text),
         _ => ProviderError::Unreachable(text),
     }

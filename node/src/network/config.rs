@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use cairn_proto::{ByteSize, Domain, Region, message::Roles, network_file::NetworkFile, pass::Pass};
 use libp2p::Multiaddr;
 
-use super::{ClientPatience, InboundLimits, ServerLimits, Waits, keeper::ShardKeeper};
+use super::{ClientPatience, InboundLimits, ServerLimits, Waits, keeper::ShardKeeper, paces};
 use crate::{
     courtesy::Courtesy, geoip::GeoIp, identity::Identity, standing::Standings, stewardship::ports::StewardService,
 };
@@ -76,6 +76,8 @@ pub struct NetworkConfig {
     pub announce_every: Duration,
     /// How often each end of each connection asks whether the other is there.
     pub ping_every: Duration,
+    /// How long a peer that served slowly is not looked at again ([`paces`]).
+    pub follow_every: Duration,
     /// How the line is used; none uses it as it comes.
     pub courtesy: Option<Courtesy>,
 }
@@ -108,6 +110,7 @@ impl NetworkConfig {
             pass: None,
             announce_every: ANNOUNCE_EVERY,
             ping_every: PING_EVERY,
+            follow_every: paces::FOLLOWED_APART,
             courtesy: None,
         }
     }

@@ -104,9 +104,13 @@ impl Overlay for NetworkHandle {
             .boxed();
         }
         let (flight, handle) = (self.inner.paces.begin(from, bytes), self.clone());
-        let asked = flight.asked();
-        let read = async move { handle.inner.client.get(from, address, offset, length, priority, &asked).await };
-        flight.watch(read).boxed()
+        let (asked, reader) = (flight.asked(), handle.clone());
+        let read = async move { reader.inner.client.get(from, address, offset, length, priority, &asked).await };
+        let is_there = async move {
+            let request = ControlRequest { ask: Some(Ask::Adverts(1)) };
+            handle.control(from, Vec::new(), request).await.is_some()
+        };
+        flight.watch(read, is_there).boxed()
     }
 
     fn has_shards(

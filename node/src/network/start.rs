@@ -184,7 +184,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
         client: ShardClient::new(me, commands.clone(), config.patience, config.courtesy.clone()),
         stewards: StewardClient::new(commands.clone(), config.patience),
         commands,
-        paces: paces::Paces::new(standings.clone(), shutdown.clone()),
+        paces: paces::Paces::new(standings.clone(), config.follow_every, shutdown.clone()),
         standings,
         waits: config.waits,
         readiness,

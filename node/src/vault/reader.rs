@@ -132,6 +132,8 @@ struct Known {
     suspects: BTreeSet<PeerKey>,
     /// Peers that were not connected when enough others were, and not soon after: not waited for until they are.
     late: BTreeSet<PeerKey>,
+    /// Peers that took longer than the line explains in this verb: asked after others, while there are enough.
+    slow: BTreeSet<PeerKey>,
     /// Peers whose right bytes were noted: once in a verb, or one restore would outweigh all that was seen before.
     thanked: BTreeSet<PeerKey>,
 }
@@ -380,6 +382,7 @@ impl Reader {
             let at_hand = self.caches().stripes.made(&no).is_some();
             if !at_hand
                 && self.has_trusted_holder(&source, slot)
+                && !self.is_passed_over(&source, slot)
                 && !self.is_better_whole(&source)
                 && let Some(plain) = self.fetch_soon(&source, slot).await
             {
@@ -398,7 +401,7 @@ impl Reader {
         self.rebuilt.load(Ordering::Relaxed) >= WHOLE_AFTER
             && (0..source.row.used)
                 .filter_map(|slot| Slot::new(slot).ok())
-                .any(|slot| !self.has_trusted_holder(source, slot))
+                .any(|slot| !self.has_trusted_holder(source, slot) || self.is_passed_over(source, slot))
     }
 
     /// The plaintext of one data shard, given up when it takes longer than the line explains, or when its holders are not connected
@@ -411,8 +414,10 @@ impl Reader {
         let is_late = !self.is_at_hand(source, slot) && self.are_others_at_hand(source);
         let patience = if is_late { self.window.soon() } else { self.window.patience() };
         let asked = tokio::time::timeout(patience, self.ask(source, slot, Priority::High, accept)).await;
-        if is_late && asked.is_err() {
-            self.note_late(source, slot);
+        match asked {
+            Err(_) if is_late => self.note_late(source, slot),
+            Err(_) => self.note_slow(source, slot),
+            Ok(_) => {}
         }
         let plain = asked.ok().flatten();
         if plain.is_some() {

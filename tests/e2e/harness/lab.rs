@@ -71,26 +71,31 @@ impl Lab {
 
     /// A lab of its own.
     pub fn up(nodes: usize) -> Self {
-        Self::up_with(nodes, None, "")
+        Self::up_with(nodes, None, |_| String::new())
     }
 
     /// The same with shorter timers.
     pub fn hurried(nodes: usize, scale: &'static str) -> Self {
-        Self::up_with(nodes, Some(scale), "")
+        Self::up_with(nodes, Some(scale), |_| String::new())
     }
 
     /// The same with some timers of their own: lines of the section `[timers]`, in seconds before the factor.
     pub fn timed(nodes: usize, scale: &'static str, timers: &str) -> Self {
-        Self::up_with(nodes, Some(scale), timers)
+        Self::up_with(nodes, Some(scale), |_| format!("[timers]\n{timers}"))
     }
 
-    fn up_with(nodes: usize, scale: Option<&'static str>, timers: &str) -> Self {
+    /// The same with settings for each node.
+    pub fn configured(nodes: usize, scale: &'static str, settings: impl Fn(usize) -> String) -> Self {
+        Self::up_with(nodes, Some(scale), settings)
+    }
+
+    fn up_with(nodes: usize, scale: Option<&'static str>, settings: impl Fn(usize) -> String) -> Self {
         let permit = Permit::take();
         let dir = tempfile::Builder::new().prefix("cairn-e2e-").tempdir().expect("temp dir");
         let lab = Self { dir, nodes, scale, _permit: permit };
-        for node in lab.nodes().filter(|_| !timers.is_empty()) {
+        for (node, settings) in lab.nodes().map(|node| (node, settings(node))).filter(|(_, text)| !text.is_empty()) {
             fs::create_dir_all(lab.node_dir(node)).expect("makes folders");
-            fs::write(lab.node_dir(node).join("config.toml"), format!("[timers]\n{timers}")).expect("writes");
+            fs::write(lab.node_dir(node).join("config.toml"), settings).expect("writes");
         }
         lab.command(["up", "--nodes", &nodes.to_string()]).ok();
         let states = lab.status();

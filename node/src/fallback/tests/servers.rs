@@ -33,6 +33,11 @@ impl Drop for Server {
 impl Server {
     /// Starts one and waits until it answers; `None` where they are not installed and nobody asked for them.
     pub(crate) fn start(kind: &str) -> Option<Self> {
+        Self::with_room(kind, None)
+    }
+
+    /// One that has room for so many bytes.
+    pub(crate) fn with_room(kind: &str, room: Option<usize>) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let asked = std::env::var_os("CAIRN_TEST_SERVERS").map(PathBuf::from);
         let tools = asked.clone().unwrap_or_else(|| root.join("target/tools/servers"));
@@ -47,6 +52,7 @@ impl Server {
         let mut child = Command::new("python3")
             .arg(root.join("scripts/fallback-server.py"))
             .args([kind.as_ref(), files.as_os_str()])
+            .args(room.map(|bytes| bytes.to_string()))
             .env("PYTHONPATH", tools)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,7 +3,10 @@
 //! Stewards are asked in the background when a holder fails, and waited for only when there are too few shards without them
 //! ([`learn`](crate::vault::learn)).
 
-use std::{collections::VecDeque, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, PoisonError, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use cairn_core::{
@@ -15,6 +18,7 @@ use cairn_proto::{
     wire::{Priority, RefusalCode},
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 use super::{Accept, Reader, StripeSource};
 use crate::{
@@ -48,6 +52,31 @@ impl Reader {
         let holders = self.holders(source, slot);
         let mut known = self.known();
         known.late.extend(holders.into_iter().filter(|peer| !self.overlay.is_connected(peer)));
+    }
+
+    /// Whoever was asked for this slot's shard took longer than the line explains.
+    pub(super) fn note_slow(&self, source: &StripeSource, slot: Slot) {
+        let holders = self.holders(source, slot);
+        let mut known = self.known();
+        let asked =
+            holders.into_iter().filter(|peer| !known.suspects.contains(peer) && self.overlay.is_connected(peer));
+        let asked: Vec<PeerKey> = asked.collect();
+        known.slow.extend(asked);
+    }
+
+    /// Whether all that may be asked for the slot were slow in this verb.
+    fn is_slow(&self, source: &StripeSource, slot: Slot) -> bool {
+        let holders = self.holders(source, slot);
+        let known = self.known();
+        !known.slow.is_empty() && holders.iter().all(|peer| known.slow.contains(peer) || known.suspects.contains(peer))
+    }
+
+    /// Whether to do without the slot's slow holders, because the stripe can be had from others: with every shard of theirs waited for,
+    /// a restore would take as many waits as it has stripes. On a line of ours that is slow, all are, and nobody is passed over.
+    pub(super) fn is_passed_over(&self, source: &StripeSource, slot: Slot) -> bool {
+        let quick = |slot: &Slot| self.has_trusted_holder(source, *slot) && !self.is_slow(source, *slot);
+        self.is_slow(source, slot)
+            && source.row.present().filter(|(slot, _)| quick(slot)).count() >= usize::from(source.row.used)
     }
 
     /// Who may have a shard: those of the row, and who took it since as far as stewards were asked.
@@ -185,14 +214,20 @@ impl Reader {
         accept: Accept<T>,
     ) -> Vec<Option<Result<T, StripeError>>> {
         let mut slots = VecDeque::from(slots);
-        slots
-            .make_contiguous()
-            .sort_by_cached_key(|slot| (!self.has_trusted_holder(source, *slot), !self.is_at_hand(source, *slot)));
+        slots.make_contiguous().sort_by_cached_key(|slot| {
+            let trusted = self.has_trusted_holder(source, *slot);
+            (!trusted, self.is_slow(source, *slot), !self.is_at_hand(source, *slot))
+        });
         let mut shards: Vec<_> = source.row.roots.iter().map(|_| None).collect();
+        // Waiting for a turn does not count.
+        let asked: Mutex<BTreeMap<Slot, Instant>> = Mutex::default();
+        let asked = || asked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = FuturesUnordered::new();
         let ask = |slot: Slot| async move {
             let mut turn = self.window.turn().await;
+            asked().insert(slot, Instant::now());
             let shard = self.ask(source, slot, priority, accept).await;
+            asked().remove(&slot);
             if shard.is_some() {
                 turn.came();
             }
@@ -214,6 +249,10 @@ impl Reader {
                     None => break,
                 },
                 () = tokio::time::sleep(self.window.patience()), if !slots.is_empty() => {
+                    let patience = self.window.patience();
+                    let over = |(slot, since): (&Slot, &Instant)| (since.elapsed() >= patience).then_some(*slot);
+                    let slow: Vec<Slot> = asked().iter().filter_map(over).collect();
+                    slow.into_iter().for_each(|slot| self.note_slow(source, slot));
                     running.extend(slots.pop_front().map(ask));
                 }
             }

@@ -47,6 +47,23 @@ async fn who_is_not_connected_is_waited_for_once() {
     assert!((1..=8).contains(&waits), "{waits}");
 }
 
+/// With every shard of theirs waited for, a restore would wait three seconds for each stripe; and they are asked all the same when nobody
+/// else is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_is_waited_for_once() {
+    let owner = Owner::new(30);
+    owner.write("a", &noise(1, 60 << 20));
+    owner.backup().await.expect(ExitCode::Success);
+    (0..2).for_each(|slot| kill_one(&owner, slot, Manner::Slow));
+    let began = std::time::Instant::now();
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+    // Twelve stripes and those of metadata, two slots each: what was asked for before the first wait was over, and nothing after it.
+    let waits = owner.overlay.waits();
+    assert!((1..=12).contains(&waits), "{waits}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(40), "{:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn four_dead_slots_lose_files_by_name_and_nothing_else() {
     let owner = Owner::new(24);

@@ -363,3 +363,24 @@ async fn real_servers_take_slots_and_give_them_back() {
         owner.check(true).await.expect(ExitCode::Success);
     }
 }
+
+/// A server without room for a single shard: whoever backs up is told that it is full, whatever status it says that with, nothing is listed
+/// that is not there, and a folder that is named beside it takes what it cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_says_so_and_a_folder_takes_its_place() {
+    for kind in ["s3", "webdav"] {
+        // Enough for its marker.
+        let Some(server) = crate::fallback::tests::servers::Server::with_room(kind, Some(64 << 10)) else { return };
+        let mut owner = owner(3, &[]);
+        owner.fallback = Fallbacks::new(vec![server.section(kind, None)]).expect("valid");
+        let ran = owner.backup().await;
+        assert!(!matches!(ran.code(), ExitCode::Success | ExitCode::NothingToDo), "{kind}: {:?}", ran.result);
+        let said = format!("{} {:?}", texts(&ran), ran.result);
+        assert!(said.contains("it is full") && !said.contains("credentials"), "{kind}: {said}");
+        owner.fallback = Fallbacks::new(vec![folder(&owner, "nas")]).expect("valid");
+        owner.backup().await.expect(ExitCode::Success);
+        assert!(objects(&owner, "nas").len() >= 2);
+        owner.restore("there").await.expect(ExitCode::Success);
+        owner.assert_same("there");
+    }
+}

@@ -39,6 +39,8 @@ pub(super) enum Manner {
     Mute,
     /// Not connected, and a dial to it takes five seconds and is in vain.
     Away,
+    /// Connected, and what is read from it comes after a minute.
+    Slow,
 }
 
 #[derive(Clone)]
@@ -79,7 +81,7 @@ struct World {
     registered: usize,
     tokens: Vec<(GroupId, stewards::LeftTokens)>,
     maps_asked: usize,
-    /// Reads begun at peers that are away.
+    /// Reads begun at peers that are away, or slow.
     waits: usize,
 }
 
@@ -118,7 +120,7 @@ impl Default for Halt {
 }
 
 impl MemoryOverlay {
-    /// Reads that were begun at peers that are away.
+    /// Reads that were begun at peers that are away, or slow.
     pub(super) fn waits(&self) -> usize {
         self.world().waits
     }

@@ -194,6 +194,10 @@ impl Overlay for MemoryOverlay {
                 tokio::time::sleep(std::time::Duration::from_secs(5)).await;
                 return Err(TransferError::Unreachable("a dial in vain".to_owned()));
             }
+            if self.world().peers.get(&from).is_some_and(|peer| peer.manner == Manner::Slow) {
+                self.world().waits += 1;
+                tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            }
             let bytes = self.access(from, |peer| {
                 if peer.manner == Manner::Mute {
                     return Err(refused(RefusalCode::Busy));

@@ -92,7 +92,14 @@ pub async fn run_verb(
                 () = cancel.cancelled() => return Err(failures::interrupted()),
                 reached = lean(ctx, &vault, !args.dry_run, &events) => reached?,
             };
-            backup::backup(&vault, (limited(overlay), storage), (args, ctx.repairs), input, events, cancel).await
+            let (beside, notices) = (Arc::clone(&storage), events.clone());
+            let done =
+                backup::backup(&vault, (limited(overlay), storage), (args, ctx.repairs), input, events, cancel).await;
+            if done.is_err() {
+                // That too few peers are there is half of the reason.
+                tell_failed(&beside, &notices).await;
+            }
+            done
         }
         Verb::Restore(args) => {
             let vault = tokio::select! {
@@ -168,6 +175,14 @@ async fn run_reading(
         | Verb::Plan(_)
         | Verb::DebugStore
         | Verb::DebugPlacement => Err(Failure::new(ExitCode::Usage, "USAGE", "this verb is answered elsewhere")),
+    }
+}
+
+/// Tells what failed at fallback storage in a run that could not go on.
+async fn tell_failed(storage: &Storage, events: &mpsc::Sender<Event>) {
+    for (name, why) in storage.news() {
+        let text = format!("fallback storage {name:?} failed: {why}");
+        let _ = events.send(Event::Notice { id: "FALLBACK_UNUSABLE".to_owned(), text }).await;
     }
 }
 

@@ -67,9 +67,8 @@ fn holders(owner: &Owner) -> Vec<[BTreeSet<String>; 2]> {
 
 #[test]
 fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
-    let lab = Lab::configured(13, SCALE, |node| {
-        LIMITED.contains(&node).then(|| format!("[limits]\nup = \"{LIMIT}\"\n")).unwrap_or_default()
-    });
+    let limits = format!("[limits]\nup = \"{LIMIT}\"\n");
+    let lab = Lab::configured(13, SCALE, |node| if LIMITED.contains(&node) { limits.clone() } else { String::new() });
     let runtime = runtime();
     let rogue = runtime.block_on(Rogue::join_slow(&lab, "trickle", "trickle", SCALE, TRICKLE));
     let slow = rogue.peer();

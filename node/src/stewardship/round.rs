@@ -99,6 +99,9 @@ pub(super) struct Outcome {
     pub(super) next: Option<Timestamp>,
 }
 
+/// What share of what it offers a newcomer may be given a day, when it is known since then.
+pub(super) type Quota = dyn Fn(&PeerKey, Timestamp) -> PerMille + Send + Sync;
+
 /// The steward and what it is kept in.
 pub(super) struct Keeper {
     pub(super) steward: Steward,
@@ -116,8 +119,8 @@ pub(super) struct Keeper {
     pub(super) strangers: BTreeMap<PeerKey, Timestamp>,
     /// What our line carries.
     pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// By what share of what it offers a newcomer is held, known since then.
-    pub(super) quota: Arc<dyn Fn(&PeerKey, Timestamp) -> PerMille + Send + Sync>,
+    /// What newcomers are held to.
+    pub(super) quota: Arc<Quota>,
     /// How long a holder may take to answer.
     pub(super) answer_ms: u64,
 }

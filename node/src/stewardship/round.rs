@@ -99,6 +99,9 @@ pub(super) struct Outcome {
     pub(super) next: Option<Timestamp>,
 }
 
+/// By what share of what it offers a newcomer is held that is known since then.
+pub(super) type QuotaOf = Arc<dyn Fn(&PeerKey, Timestamp) -> PerMille + Send + Sync>;
+
 /// The steward and what it is kept in.
 pub(super) struct Keeper {
     pub(super) steward: Steward,
@@ -117,7 +120,7 @@ pub(super) struct Keeper {
     /// What our line carries.
     pub(super) upstream: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// By what share of what it offers a newcomer is held, known since then.
-    pub(super) quota: Arc<dyn Fn(&PeerKey, Timestamp) -> PerMille + Send + Sync>,
+    pub(super) quota: QuotaOf,
     /// How long a holder may take to answer.
     pub(super) answer_ms: u64,
 }

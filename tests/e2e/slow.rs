@@ -67,7 +67,6 @@ fn holders(owner: &Owner) -> Vec<[BTreeSet<String>; 2]> {
 }
 
 #[test]
-#[ignore = "not seen to pass yet on a machine that is not overloaded"]
 fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
     let limits = format!("[limits]\nup = \"{LIMIT}\"\n");
     let lab = Lab::configured(13, SCALE, |node| if LIMITED.contains(&node) { limits.clone() } else { String::new() });

@@ -367,7 +367,6 @@ async fn real_servers_take_slots_and_give_them_back() {
 /// A server without room for a single shard: whoever backs up is told that it is full, whatever status it says that with, nothing is listed
 /// that is not there, and a folder that is named beside it takes what it cannot.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not run since what it found was mended"]
 async fn a_full_server_says_so_and_a_folder_takes_its_place() {
     for kind in ["s3", "webdav"] {
         // Enough for its marker.

@@ -500,9 +500,10 @@ impl Village {
         tokio::time::timeout(PATIENCE, all).await.expect("everybody goes on");
     }
 
-    /// Steps until it is so, for at most six hours of this world.
+    /// Steps until it is so, for at most a day of this world: on a busy machine an answer misses its deadline in it now and then, and what is
+    /// asked again is asked hours later.
     pub(super) async fn until(&self, what: &str, mut so: impl AsyncFnMut(&Self) -> bool) {
-        for _ in 0..720 {
+        for _ in 0..2880 {
             if so(self).await {
                 return;
             }

@@ -20,7 +20,7 @@ const SCALE: &str = "0.0003";
 /// What is asked for four times, ten seconds each, with pauses between them that are seven eighths of a round of audits, which is twenty seconds
 /// here; and then ordered: some seventy seconds by the nodes' own clocks. A quarter of it as it runs alone.
 const DROPPED_WITHIN: Duration = Duration::from_secs(300);
-/// It knocks for as long as it wants to be in, and on a busy machine a knock is open when somebody looks.
+/// A node that dials it after its conviction, on a walk through the DHT for one, keeps that connection until it is idle, two minutes.
 const HUNG_UP_WITHIN: Duration = Duration::from_secs(180);
 /// Owners that back up until a group of one of them has the cheat in it, and beside it one more peer of its colour: every third
 /// group or so, so none of so many in one run of a hundred thousand.

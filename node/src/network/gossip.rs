@@ -40,6 +40,8 @@ const MUTE: f64 = -60.0;
 /// From the third on whatever it sends is dropped unread.
 pub(crate) const GRAYLIST: f64 = -120.0;
 const _: () = assert!(4.0 * INVALID > GRAYLIST, "two may be an accident");
+/// The score of a peer that is proved to have lied: nothing makes up for it.
+pub(crate) const OUTSIDE: f64 = 100.0 * GRAYLIST;
 /// Adverts that we ask one peer for within a heartbeat, of those that it says it has: sixty thousand peers say a hundred a second.
 const ASKED_MAX: usize = 512;
 /// How long a peer may take to send what we asked for. It is penalised for each message that it does not, and a bootstrap node
@@ -150,7 +152,8 @@ fn scores(protocols: &Protocols, lan: &LanMode) -> PeerScoreParams {
     PeerScoreParams {
         topics: HashMap::from([(protocols.adverts.hash(), topic.clone()), (protocols.evidence.hash(), topic)]),
         topic_score_cap: 11.0,
-        app_specific_weight: 0.0,
+        // Set for liars only.
+        app_specific_weight: 1.0,
         // Where everybody has a private address, many share one.
         ip_colocation_factor_weight: if lan.allow_private { 0.0 } else { -5.0 },
         ip_colocation_factor_threshold: ONE_ADDRESS_MAX,

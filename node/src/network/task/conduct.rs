@@ -9,9 +9,13 @@ use cairn_proto::{
 use libp2p::{PeerId, gossipsub};
 use tokio::time::Instant;
 
-use super::NetworkTask;
+use super::{NetworkTask, dials::Verdict};
 use crate::{
-    network::keys::{peer_id, peer_key},
+    network::{
+        clock,
+        gossip::OUTSIDE,
+        keys::{peer_id, peer_key},
+    },
     standing::Heard,
 };
 
@@ -74,7 +78,7 @@ impl NetworkTask {
         }
     }
 
-    /// Ends connections to who is proved to have lied; admission lets no new one in.
+    /// Ends connections to who is proved to have lied. Admission lets no new one in, and [`Self::may_stay`] closes what we make.
     fn shut_out(&mut self) {
         for liar in self.standings.convicted() {
             let Some(id) = peer_id(&liar) else { continue };
@@ -84,6 +88,24 @@ impl NetworkTask {
                 let _ = self.swarm.disconnect_peer_id(id);
             }
         }
+    }
+
+    /// Whether a connection that was just made is kept. Admission refuses liars that come; where we went to one it is for a shard that it
+    /// has, or else some behaviour's walk went there at another peer's word, and the connection is closed again. One that is kept carries
+    /// no gossip, which would keep it open for ever.
+    pub(super) fn may_stay(&mut self, id: PeerId) -> bool {
+        if !peer_key(&id).is_some_and(|key| self.standings.is_convicted(&key)) {
+            return true;
+        }
+        let wanted = self.state.openers.contains_key(&id) || self.state.connected.contains(&id);
+        if wanted {
+            self.swarm.behaviour_mut().gossip.set_application_score(&id, OUTSIDE);
+        } else {
+            tracing::debug!(peer = %id, "a connection to a peer that lied is closed: nobody here wants anything of it");
+            let _ = self.swarm.disconnect_peer_id(id);
+            self.give_up(id, Verdict::None, "it is proved to have lied", clock());
+        }
+        wanted
     }
 
     /// A message on the topic of evidence.

@@ -140,6 +140,9 @@ impl NetworkTask {
     }
 
     pub(super) fn connected(&mut self, id: PeerId, remote: &Multiaddr, now: Timestamp) {
+        if !self.may_stay(id) {
+            return;
+        }
         self.state.unreachable.remove(&id);
         self.state.sought.remove(&id);
         self.carrier_connected(&id);

@@ -1,12 +1,15 @@
 //! Who lies is outside everywhere, by one proof that anybody saw; who cries wolf is not listened to.
 
-use cairn_proto::audit::{Evidence, spread::Spread};
+use cairn_proto::{
+    audit::{Evidence, spread::Spread},
+    wire::Priority,
+};
 
 use super::super::{keeper::memory::MemoryKeeper, *};
 use super::crowds::Speaker;
-use super::nodes::{A_MOMENT, DEADLINE, TCP, client, holder, identity, listening, network};
+use super::nodes::{A_MOMENT, DEADLINE, TCP, client, group_for, holder, identity, listening, network, shard};
 use crate::{
-    overlay::Overlay as _,
+    overlay::{Overlay as _, ShardAddress},
     standing::{ports::Witness as _, tests::lie_of},
 };
 
@@ -34,11 +37,15 @@ async fn a_cheat_whose_proof_one_node_sees_is_outside_at_all() {
     }
     let cheat = start(store(CHEAT, &door)).await.expect("starts");
     let liar = cheat.inner.me;
-    for node in honest.iter().chain([&cheat]) {
+    let owner = start(client(305, &door)).await.expect("starts");
+    for node in honest.iter().chain([&cheat, &owner]) {
         node.wait_ready(3, DEADLINE).await.expect("knows the others");
     }
+    let (group, slot) = group_for(&cheat.inner.domain, 3);
+    let address = ShardAddress { group, slot, ordinal: 0 };
+    owner.put_shard(liar, shard(address.clone(), 9), Priority::Normal).await.expect("stored");
     honest[1].inner.standings.learned(lie_of(identity(CHEAT).signing_key()));
-    for node in &honest {
+    for node in honest.iter().chain([&owner]) {
         until("convicted", async || node.inner.standings.is_convicted(&liar)).await;
         let peers = node.peers(false).await.expect("runs");
         let view = peers.iter().find(|view| view.peer == liar).expect("was known");
@@ -46,12 +53,25 @@ async fn a_cheat_whose_proof_one_node_sees_is_outside_at_all() {
     }
     until("everybody hung up", async || cheat.readiness().connected == 0).await;
 
+    // Who goes there all the same, as a walk does at somebody's word, does not stay.
+    let lair = listening(&cheat).await[0].clone();
+    for node in honest.iter().cycle().take(9) {
+        node.dial(lair.clone()).await.expect("dials");
+        tokio::time::sleep(A_MOMENT).await;
+    }
+    until("nobody stayed", async || cheat.readiness().connected == 0).await;
+
     // Whoever comes later is told, and hears nothing of the cheat besides.
     let late = start(client(304, &door)).await.expect("starts");
     until("told", async || late.inner.standings.is_convicted(&liar)).await;
     late.wait_ready(3, DEADLINE).await.expect("is in");
     // A connection stands for a moment at its own end before it is refused.
     until("its knocking is in vain", async || cheat.readiness().connected == 0).await;
+
+    // What it has of somebody's it may still give back: every byte is checked.
+    assert!(owner.inner.standings.is_convicted(&liar));
+    let back = owner.get_shard(liar, address.clone(), 0, 0, Priority::High).await.expect("read");
+    assert_eq!(back, shard(address, 9).bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,7 @@ async fn two_replicas_in_a_large_network() {
 async fn a_second_backup_sends_only_what_changed() {
     let owner = Owner::new(24);
     owner.write("big", &noise(1, 20 << 20));
+    a_tick_later().await;
     owner.backup().await.expect(ExitCode::Success);
     assert!(owner.overlay.take_sent() > 20 << 20);
 
@@ -87,6 +88,12 @@ async fn a_second_backup_sends_only_what_changed() {
     owner.assert_same("out");
 }
 
+/// The clock of a file system has ticks of ten milliseconds, and no call sets a ctime: what was just written has to get a tick old
+/// before a backup knows that a later write would show.
+async fn a_tick_later() {
+    tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+}
+
 /// A racily clean file: its times are not older than its reading, so a later write need not change them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_was_not_at_rest_is_read_again() {
@@ -101,8 +108,7 @@ async fn a_file_that_was_not_at_rest_is_read_again() {
     let ahead = now + std::time::Duration::from_secs(3600);
     set("busy", ahead);
     set("calm", now - std::time::Duration::new(3600, 1));
-    // Its ctime is now, and no call sets that: it has to get a tick old.
-    tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    a_tick_later().await;
     owner.backup().await.expect(ExitCode::Success);
     let ran = owner.backup().await.expect(ExitCode::Success);
     let figures = |name: &str| ran.summary()[name].as_u64();

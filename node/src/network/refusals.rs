@@ -9,7 +9,7 @@
 //! needs its time to get through.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     error::Error,
     net::IpAddr,
     pin::Pin,
@@ -29,6 +29,11 @@ use super::addresses;
 
 /// Refusals that a dial may miss before it falls back to its own time-out; dials look at once.
 const WAITING_MAX: usize = 256;
+/// A refusal counts for dials that begin this much later: those of one set of addresses begin one after the other, each when its
+/// address is resolved, and a refusal by the same machine comes before the next has begun.
+const REMEMBERED: Duration = Duration::from_millis(250);
+/// Refusals that are remembered so long; who is refused more often within it waits for its own time-out.
+const REMEMBERED_MAX: usize = 64;
 /// Round trips, as long as the refusal took, that QUIC still gets: a handshake takes one or two.
 const ROUND_TRIPS: u32 = 4;
 /// Least and most of it: work for a busy processor, and a packet that got lost.
@@ -45,13 +50,15 @@ type Place = (PeerId, IpAddr);
 /// What the transports tell each other.
 pub(crate) struct Refusals {
     told: broadcast::Sender<(Place, Duration)>,
+    /// The latest, with when they were told; at most [`REMEMBERED_MAX`].
+    recent: Mutex<VecDeque<(Instant, Place, Duration)>>,
     /// Peers connected through a relay; bounded as connections are.
     spared: Mutex<HashSet<PeerId>>,
 }
 
 impl Refusals {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { told: broadcast::channel(WAITING_MAX).0, spared: Mutex::default() })
+        Arc::new(Self { told: broadcast::channel(WAITING_MAX).0, recent: Mutex::default(), spared: Mutex::default() })
     }
 
     /// Whether a refusal says nothing about this peer.
@@ -70,22 +77,51 @@ impl Refusals {
 
     fn tell(&self, place: Place, took: Duration) {
         if !self.is_spared(&place.0) {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.len() >= REMEMBERED_MAX {
+                recent.pop_front();
+            }
+            recent.push_back((Instant::now(), place, took));
+            drop(recent);
             // Nobody may be listening.
             let _ = self.told.send((place, took));
         }
     }
 
+    /// What a dial that begins now will hear of a place.
+    fn listen(&self, place: Place) -> Listener {
+        // First the future, then the past: nothing falls between.
+        let told = self.told.subscribe();
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = recent.iter().rev().find(|(at, refused, _)| *refused == place && at.elapsed() < REMEMBERED);
+        let known = known.filter(|_| !self.is_spared(&place.0));
+        Listener { told, place, known: known.map(|(.., took)| *took) }
+    }
+}
+
+/// Waits for a place to refuse.
+struct Listener {
+    told: broadcast::Receiver<(Place, Duration)>,
+    place: Place,
+    /// It did a moment ago, and this long that took.
+    known: Option<Duration>,
+}
+
+impl Listener {
     /// Ends when the place has refused and the grace after it is over.
-    async fn given_up(told: broadcast::Receiver<(Place, Duration)>, place: Place) {
-        let took = Self::refused(told, place).await;
+    async fn given_up(self) {
+        let took = self.refused().await;
         tokio::time::sleep((took * ROUND_TRIPS).clamp(GRACE.0, GRACE.1)).await;
     }
 
     /// Ends when the place has refused; how long that took.
-    async fn refused(mut told: broadcast::Receiver<(Place, Duration)>, place: Place) -> Duration {
+    async fn refused(mut self) -> Duration {
+        if let Some(took) = self.known {
+            return took;
+        }
         loop {
-            match told.recv().await {
-                Ok((refused, took)) if refused == place => return took,
+            match self.told.recv().await {
+                Ok((refused, took)) if refused == self.place => return took,
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
             }
@@ -158,7 +194,7 @@ where
             }
             .boxed(),
             Part::Heeds(given_up) => {
-                let (told, told_too) = (refusals.told.subscribe(), refusals.told.subscribe());
+                let (told, told_too) = (refusals.listen(place), refusals.listen(place));
                 let wait = match place {
                     (peer, _) if refusals.is_spared(&peer) => Duration::ZERO,
                     _ if addresses::is_usable(&whole, false) => Duration::ZERO,
@@ -167,7 +203,7 @@ where
                 let dial = async move {
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        _ = Refusals::refused(told_too, place) => {}
+                        _ = told_too.refused() => {}
                     }
                     dial.await
                 };
@@ -175,7 +211,7 @@ where
                     tokio::select! {
                         biased;
                         dialled = dial => dialled,
-                        () = Refusals::given_up(told, place) => Err(given_up()),
+                        () = told.given_up() => Err(given_up()),
                     }
                 }
                 .boxed()
@@ -239,13 +275,26 @@ mod tests {
         (place, at, how): (&str, PeerId, io::ErrorKind),
         patience: Duration,
     ) -> Option<io::ErrorKind> {
+        quic_dial_in_turn(refusals, peer, (place, at, how), patience, false).await
+    }
+
+    /// The same, when it begins only after the TCP dial has ended.
+    async fn quic_dial_in_turn(
+        refusals: &Arc<Refusals>,
+        peer: PeerId,
+        (place, at, how): (&str, PeerId, io::ErrorKind),
+        patience: Duration,
+        afterwards: bool,
+    ) -> Option<io::ErrorKind> {
         let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let parse = |text: &str, peer| text.parse::<Multiaddr>().expect("address").with_p2p(peer).expect("none yet");
         let mut quic = Heedful::heeding(Fake(None), refusals, || io::ErrorKind::TimedOut.into());
-        let quic = quic.dial(parse("/ip4/127.0.0.1/udp/1/quic-v1", peer), opts).expect("dials");
+        let mut quic = || quic.dial(parse("/ip4/127.0.0.1/udp/1/quic-v1", peer), opts).expect("dials");
+        let early = (!afterwards).then(&mut quic);
         let is_refusal = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
         let mut tcp = Heedful::telling(Fake(Some(how)), refusals, is_refusal);
         assert!(tcp.dial(parse(place, at), opts).expect("dials").await.is_err());
+        let quic = early.unwrap_or_else(quic);
         timeout(patience, quic).await.ok().map(|dialled| dialled.expect_err("nobody answers").kind())
     }
 
@@ -264,6 +313,8 @@ mod tests {
         ] {
             assert_eq!(quic_dial(&refusals, peer, elsewhere, a_little_longer).await, None, "{elsewhere:?}");
         }
+        let late = quic_dial_in_turn(&refusals, peer, here, DEADLINE, true).await;
+        assert_eq!(late, Some(TimedOut), "a refusal is remembered for those that begin a moment later");
         refusals.spare(peer, true);
         let spared = quic_dial(&refusals, peer, here, a_little_longer).await;
         assert_eq!(spared, None, "its NAT refuses while a hole is punched");

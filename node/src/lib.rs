@@ -24,6 +24,7 @@ pub mod overlay;
 pub mod plan;
 pub mod rebuild;
 mod signatures;
+mod sled_folder;
 pub mod standing;
 pub mod stewardship;
 pub mod store;

@@ -9,19 +9,17 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use cairn_proto::{GroupId, ShardRoot, Slot, Timestamp, VaultKey, record::KeptHead};
+
+use crate::sled_folder;
 
 use super::index::{Entry, Group, HeadEntry, Index, Place, Row, Stage};
 
 /// sled's default cache is 1 GiB; the index is in memory anyway.
 const CACHE_BYTES: u64 = 16 << 20;
 const CHECKPOINT: &[u8] = b"checkpoint";
-/// How often, and after what pause, a folder is tried that is still locked: sled lets go of it a little after the last handle is gone.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const NONE: u32 = u32::MAX;
 
 pub(super) struct Database {
@@ -154,20 +152,9 @@ impl Database {
     }
 }
 
-fn open_sled(folder: &Path) -> Result<sled::Db, String> {
-    let open = || sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).open();
-    let mut tries = 0;
-    loop {
-        match catch_unwind(open) {
-            // The store's own lock is ours, so it is a handle of this process that is on its way out.
-            Ok(Err(sled::Error::Io(e))) if tries < LOCK_TRIES && e.to_string().contains("lock") => {
-                tries += 1;
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Ok(result) => return result.map_err(|e| e.to_string()),
-            Err(_) => return Err("sled panicked".to_owned()),
-        }
-    }
+fn open_sled(folder: &Path) -> Result<sled::Db, sled_folder::OpenError> {
+    // The store's own lock is ours, so no other process has it open.
+    sled_folder::open(&sled::Config::new().path(folder).cache_capacity(CACHE_BYTES))
 }
 
 /// An order-free digest: rows are folded in and, being the same, out again.

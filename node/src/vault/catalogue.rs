@@ -28,7 +28,6 @@ pub(super) mod watch;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
 };
 
 use cairn_proto::{
@@ -40,6 +39,8 @@ use cairn_proto::{
 use chunks::Chunks;
 use guard::{Change, Class, MANY, Mark, Sums};
 use layout::{FILE, RECEIPT, checked, counters_bytes, meta_key};
+
+use crate::sled_folder;
 
 /// Layout version of the rows below.
 const FORMAT: u8 = 4;
@@ -63,6 +64,15 @@ pub enum CatalogueError {
     /// It is of another vault.
     #[error("the catalogue belongs to another vault")]
     OtherVault,
+}
+
+impl From<sled_folder::OpenError> for CatalogueError {
+    fn from(e: sled_folder::OpenError) -> Self {
+        match e {
+            sled_folder::OpenError::Sled(e) => e.into(),
+            sled_folder::OpenError::Panicked => Self::Damaged("the database cannot make sense of itself"),
+        }
+    }
 }
 
 impl From<sled::Error> for CatalogueError {
@@ -112,11 +122,6 @@ struct State {
 /// Catalogues open in this process: sled locks its folder, and verbs that read must not shut out one another.
 static OPEN: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
 
-/// How often, and after what pause, a folder is tried that is still locked: sled lets go of it a little after the last
-/// handle is gone.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
-
 /// sled panics on some kinds of damage; that is damage too.
 fn unpanicked<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -131,16 +136,7 @@ fn open_database(dir: &Path) -> Result<Arc<Database>> {
     }
     let config =
         sled::Config::new().path(dir).cache_capacity(CACHE).mode(sled::Mode::HighThroughput).flush_every_ms(Some(1000));
-    let mut tries = 0;
-    let sled = loop {
-        match unpanicked(|| Ok(config.open()))? {
-            Err(sled::Error::Io(e)) if tries < LOCK_TRIES && e.to_string().contains("lock") => {
-                tries += 1;
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            other => break other?,
-        }
-    };
+    let sled = sled_folder::open(&config)?;
     let database = Arc::new(Database { path: dir.to_owned(), sled, state: Mutex::new(None), chunks: Mutex::new(None) });
     open.push(Arc::downgrade(&database));
     Ok(database)
@@ -378,12 +374,12 @@ impl Catalogue {
     /// # Errors
     /// It stays open.
     pub(super) fn wait_closed(dir: &Path) -> Result<()> {
-        for _ in 0..LOCK_TRIES {
+        for _ in 0..sled_folder::LOCK_TRIES {
             let Ok(file) = std::fs::File::open(dir.join("db")) else { return Ok(()) };
             if file.try_lock().is_ok() {
                 return Ok(());
             }
-            std::thread::sleep(LOCK_PAUSE);
+            std::thread::sleep(sled_folder::LOCK_PAUSE);
         }
         Err(CatalogueError::Database("it is still open".into()))
     }

@@ -34,6 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod exchange;
 pub(crate) mod files;
 mod newcomer;
 mod order_file;
@@ -50,13 +51,14 @@ mod tests;
 
 pub use self::shelf::Shelf;
 use self::{
+    exchange::Input,
     files::{Disk, RealDisk, StateFiles},
     newcomer::{Newcomer, Tools},
     order_file::Given,
     outbox::Outbox,
     ports::{Rebuilder, StewardNet, StewardService},
     report::{GroupStatus, PlannedRepairStatus},
-    round::{BELIEFS, Input, Keeper, PLACES, REPAIRS, SUSPECTS},
+    round::{BELIEFS, Keeper, PLACES, REPAIRS, SUSPECTS},
     task::Driver,
 };
 use crate::{store::Clock, timers::Timers};

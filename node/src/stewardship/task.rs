@@ -26,10 +26,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    exchange::{Input, Outcome, Watched},
     outbox::{Given, Outbox},
     ports::{StewardNet, WatchPass},
     probes::{Holding, Inventory, Probes},
-    round::{Input, Keeper, Outcome, Watched},
+    round::Keeper,
 };
 use crate::{overlay::TransferError, store::Clock, timers::Timers};
 

@@ -66,9 +66,13 @@ impl Reader {
 
     /// Whether all that may be asked for the slot were slow in this verb.
     fn is_slow(&self, source: &StripeSource, slot: Slot) -> bool {
+        // As a rule nobody was, and nothing need be looked up.
+        if self.known().slow.is_empty() {
+            return false;
+        }
         let holders = self.holders(source, slot);
         let known = self.known();
-        !known.slow.is_empty() && holders.iter().all(|peer| known.slow.contains(peer) || known.suspects.contains(peer))
+        holders.iter().all(|peer| known.slow.contains(peer) || known.suspects.contains(peer))
     }
 
     /// Whether to do without the slot's slow holders, because the stripe can be had from others: with every shard of theirs waited for,

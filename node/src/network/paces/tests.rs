@@ -140,7 +140,7 @@ async fn what_was_given_up_is_shared_too() {
         read(&paces, n, 300 * MS).await;
     }
     for _ in 0..3 {
-        let _ = tokio::time::timeout(1000 * MS, read(&paces, 1, 600_000 * MS)).await;
+        let _ = tokio::time::timeout(MS, read(&paces, 1, 600_000 * MS)).await;
     }
     assert_eq!(paces.state().under_way[&peer(1)].left.len(), 3);
     // Three before it, of ten seconds each, and itself.
@@ -151,7 +151,7 @@ async fn what_was_given_up_is_shared_too() {
     assert!(paces.state().under_way.is_empty(), "what was asked before came before");
     // Of one that sends none of them for as long as all four may take, nothing excuses that.
     for _ in 0..3 {
-        let _ = tokio::time::timeout(1000 * MS, read(&paces, 9, 600_000 * MS)).await;
+        let _ = tokio::time::timeout(MS, read(&paces, 9, 600_000 * MS)).await;
     }
     let _ = tokio::time::timeout(3000 * MS, read(&paces, 9, 600_000 * MS)).await;
     tokio::time::sleep(80_000 * MS).await;

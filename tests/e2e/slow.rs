@@ -19,19 +19,20 @@ use crate::{
 
 /// A round, which is a day to whoever judges, is ten seconds: the least.
 const SCALE: &str = "0.0001";
-/// A shard takes forty seconds: less than a requester waits, and not for fifteen seconds nothing. Slower, and a second question would be
-/// told to come again later than a requester waits, which says nothing of a pace.
-const TRICKLE: u64 = 25 * 1024;
+/// A shard takes a good minute: less than a requester waits, and not for fifteen seconds nothing; and too long also for three that were
+/// asked for at once, of which the others are refused.
+const TRICKLE: u64 = 15 * 1024;
 /// A shard takes ten seconds: twice as fast as the slowest that is nobody's fault.
 const LIMIT: &str = "100 KiB/s";
 /// Nodes with a line of their own that is so slow.
 const LIMITED: std::ops::Range<usize> = 0..4;
-/// Up to eighty seconds each to see that a shard does not come, on two days at the least.
-const SLOW_WITHIN: Duration = Duration::from_secs(240);
-/// Whoever waited for a shard of the slow one would take longer than that, and for what others rebuild it takes three seconds.
-const RESTORED_WITHIN: Duration = Duration::from_secs(25);
-/// A line that is busy with what nobody wants any more may say that it has no room: then somebody reads again.
-const AGAIN_AFTER: Duration = Duration::from_secs(15);
+/// Twenty seconds to see that a shard does not come, or forty when two were asked for, twice; the rest is for a machine that is busy with
+/// other things.
+const SLOW_WITHIN: Duration = Duration::from_secs(600);
+/// Whoever waited for a shard of the slow one would take longer than that, and for what others rebuild it takes some ten seconds.
+const RESTORED_WITHIN: Duration = Duration::from_secs(50);
+/// From one restore to the next: until then the slow one sends what nobody wants any more, and takes no question.
+const AGAIN_AFTER: Duration = Duration::from_secs(75);
 /// Owners that back up until one of them reads from those that this is about: one in four does.
 const OWNERS_MAX: usize = 30;
 
@@ -67,7 +68,6 @@ fn holders(owner: &Owner) -> Vec<[BTreeSet<String>; 2]> {
 }
 
 #[test]
-#[ignore = "has not passed yet: its restores leave excuses for two minutes, and what is asked meanwhile is not slow enough"]
 fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
     let limits = format!("[limits]\nup = \"{LIMIT}\"\n");
     let lab = Lab::configured(13, SCALE, |node| if LIMITED.contains(&node) { limits.clone() } else { String::new() });
@@ -98,10 +98,10 @@ fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
     let node = Running::spawn(owner.command(run), Stdio::null());
     node.wait_for("listening");
     let wanted = tree::describe(&source);
-    let (mut restores, mut seen, mut last) = (0, 0, Instant::now());
+    let (mut restores, mut last) = (0, Instant::now());
     let out = until_within(SLOW_WITHIN, "the owner sees that it is slow, day after day", || {
-        if restores <= seen || last.elapsed() > AGAIN_AFTER {
-            restores = seen + 1;
+        if restores == 0 || last.elapsed() > AGAIN_AFTER {
+            restores += 1;
             last = Instant::now();
             let (target, began) = (owner.place(&format!("target-{restores}")), Instant::now());
             owner.restore("latest", &target).ok();
@@ -111,7 +111,6 @@ fn who_serves_slowly_gets_nothing_new_and_a_limited_line_is_not_slow() {
             fs::remove_dir_all(&target).unwrap();
         }
         let told = told(&owner, &slow);
-        seen = pace(&told).1;
         (told["eligible"] == false).then_some(told)
     });
     let (prompt, late) = pace(&out);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -98,14 +98,12 @@ impl Overlay for NetworkHandle {
     ) -> BoxFuture<'_, Result<Bytes, TransferError>> {
         let bytes = ShardClient::bytes_of(offset, length);
         if !Paces::tells(bytes) {
-            return async move {
-                self.inner.client.get(from, address, offset, length, priority, &OnceLock::new()).await
-            }
-            .boxed();
+            return async move { self.inner.client.get(from, address, offset, length, priority, None).await }.boxed();
         }
         let (flight, handle) = (self.inner.paces.begin(from, bytes), self.clone());
-        let (asked, reader) = (flight.asked(), handle.clone());
-        let read = async move { reader.inner.client.get(from, address, offset, length, priority, &asked).await };
+        let (question, reader) = (flight.question(), handle.clone());
+        let read =
+            async move { reader.inner.client.get(from, address, offset, length, priority, Some(&question)).await };
         let is_there = async move {
             let request = ControlRequest { ask: Some(Ask::Adverts(1)) };
             handle.control(from, Vec::new(), request).await.is_some()

@@ -6,10 +6,14 @@
 //! Counted is the time from the question on, without what our own line had us wait before, and shared among all that we asked the
 //! same peer for at the time: what we gave up too, because a line carries to its end what it began. A peer of which nothing came until
 //! the request was given up counts as slow when it still answers a small question; who does not is gone, which is another thing.
+//!
+//! What a peer refused because it was busy is not on its line, so it excuses nothing that comes after it. To be busy for a moment is no
+//! fault. To be busy whenever we ask, for twenty minutes and three questions at the least, while it has nothing else to send us and others
+//! serve us quickly, is to be slow.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -45,6 +49,10 @@ const LEFT_FOR: Duration = Duration::from_secs(120);
 const LEFT_MAX: usize = 32;
 /// A peer that has so many of our questions at once is followed for so many times as long, and no longer.
 const SHARED_MAX: u32 = 4;
+/// Who is busy whenever it is asked, for so many times as long as one is not followed again, serves slowly ...
+const BUSY_TIMES: u32 = 2;
+/// ... and for no less than this, however short that is: nobody's line gets faster by it.
+const BUSY_LEAST: Duration = LEFT_FOR;
 
 /// See the module's text.
 pub(crate) struct Paces {
@@ -62,11 +70,11 @@ struct State {
     pace: Pace,
     /// Questions that each peer has of ours.
     under_way: BTreeMap<PeerKey, Asked>,
-    /// How many questions there were.
-    begun: u64,
     /// Who was followed, and when last.
     followed: BTreeMap<PeerKey, Instant>,
     following: usize,
+    /// Who was busy whenever it was asked: since when, and when last.
+    busy: BTreeMap<PeerKey, (Instant, Instant)>,
 }
 
 /// What a peer has to do for us.
@@ -74,13 +82,36 @@ struct State {
 struct Asked {
     /// Somebody waits for these.
     live: u32,
-    /// Nobody does for these any more: which question, and when it was given up.
-    left: Vec<(u64, Instant)>,
+    /// Those of them that the peer has: it did not refuse them.
+    there: u32,
+    /// How many came, as long as there is one.
+    came: u32,
+    /// Nobody waits for these any more: when each went out, and when it was given up.
+    left: Vec<(Instant, Instant)>,
 }
 
 impl Asked {
     fn shared(&self) -> u32 {
-        self.live.saturating_add(u32::try_from(self.left.len()).unwrap_or(u32::MAX)).max(1)
+        self.live.saturating_add(self.left()).max(1)
+    }
+
+    fn left(&self) -> u32 {
+        u32::try_from(self.left.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Those that it surely has.
+    fn beside(&self) -> u32 {
+        self.there.max(1)
+    }
+
+    /// Those that it may have.
+    fn there(&self) -> u32 {
+        self.beside().saturating_add(self.left())
+    }
+
+    /// What it sent, or may have, besides one that was asked for when so many had come.
+    fn since(&self, came: u32) -> u32 {
+        self.came.saturating_sub(came).saturating_add(self.left()).saturating_add(1)
     }
 }
 
@@ -107,13 +138,68 @@ impl Paces {
             asked.left.retain(|(_, at)| now.duration_since(*at) * hurry < LEFT_FOR);
             asked.live > 0 || !asked.left.is_empty()
         });
-        let number = state.begun;
-        state.begun += 1;
         let asked = state.under_way.entry(peer).or_default();
         asked.live += 1;
-        let (beside, shared) = (asked.live, asked.shared());
+        let shared = asked.shared();
         drop(state);
-        Flight { paces: Arc::clone(self), peer, bytes: bytes.max(1), asked: Arc::default(), number, beside, shared }
+        let question = Question { paces: Arc::clone(self), peer, sent: Mutex::default() };
+        Flight { paces: Arc::clone(self), peer, bytes: bytes.max(1), question: Arc::new(question), shared }
+    }
+
+    /// How long a peer must be busy whenever it is asked before that says anything.
+    fn busy_for(&self) -> Duration {
+        (self.apart * BUSY_TIMES).max(BUSY_LEAST)
+    }
+}
+
+/// Where the question of a read is: with the peer or not.
+pub(crate) struct Question {
+    paces: Arc<Paces>,
+    peer: PeerKey,
+    sent: Mutex<Sent>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    /// When it first went out.
+    first: Option<Instant>,
+    /// When it last did, while the peer has it.
+    last: Option<Instant>,
+    /// So many of our questions the peer had then, with this one.
+    beside: u32,
+    /// So many had come when it first went out.
+    came: u32,
+}
+
+impl Question {
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It goes out, for the first time or again.
+    pub(crate) fn goes_out(&self) {
+        let mut state = self.paces.state();
+        let mut sent = self.sent();
+        let now = Instant::now();
+        if let Some(asked) = state.under_way.get_mut(&self.peer) {
+            asked.there += u32::from(sent.last.is_none());
+            sent.beside = sent.beside.max(asked.beside());
+            if sent.first.is_none() {
+                sent.came = asked.came;
+            }
+        }
+        sent.first.get_or_insert(now);
+        sent.last = Some(now);
+    }
+
+    /// The peer does not have it any more.
+    pub(crate) fn refused(&self) {
+        let mut state = self.paces.state();
+        if self.sent().last.take().is_some()
+            && let Some(asked) = state.under_way.get_mut(&self.peer)
+        {
+            asked.there = asked.there.saturating_sub(1);
+        }
     }
 }
 
@@ -122,17 +208,14 @@ pub(crate) struct Flight {
     paces: Arc<Paces>,
     peer: PeerKey,
     bytes: usize,
-    asked: Arc<OnceLock<Instant>>,
-    /// Which of our questions it is.
-    number: u64,
-    /// So many others were waited for when it began, with it ...
-    beside: u32,
-    /// ... and with those that had been given up.
+    question: Arc<Question>,
+    /// So many were waited for or had been given up when it began, with it.
     shared: u32,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.question.refused();
         let mut state = self.paces.state();
         if let Some(asked) = state.under_way.get_mut(&self.peer) {
             asked.live = asked.live.saturating_sub(1);
@@ -144,9 +227,13 @@ impl Drop for Flight {
 }
 
 impl Flight {
-    /// To be set when the question goes out.
-    pub(crate) fn asked(&self) -> Arc<OnceLock<Instant>> {
-        Arc::clone(&self.asked)
+    /// To be told where the question is.
+    pub(crate) fn question(&self) -> Arc<Question> {
+        Arc::clone(&self.question)
+    }
+
+    fn sent(&self) -> Sent {
+        *self.question.sent()
     }
 
     /// Does the read, and judges what it took. `is_there`: whether the peer answers a small question; only asked when nothing came.
@@ -174,16 +261,24 @@ impl Flight {
     }
 
     fn elapsed(&self) -> Duration {
-        self.asked.get().map_or(Duration::ZERO, Instant::elapsed) * self.paces.hurry
+        self.sent().first.map_or(Duration::ZERO, |first| first.elapsed()) * self.paces.hurry
     }
 
     /// Takes note of how a read ended. True: it was given up sooner than anybody is called slow, because nothing came at all.
     fn is_stuck(&self, result: &Result<Bytes, TransferError>) -> bool {
         match result {
-            Ok(_) => self.took(true),
+            Ok(_) => {
+                self.took(true);
+            }
             Err(TransferError::TimedOut) if self.elapsed() < Duration::from_millis(SLOW_MS) => return true,
             // Who is busy for ever serves slowly, and so does who never ends.
-            Err(TransferError::TimedOut | TransferError::Refused { code: RefusalCode::Busy, .. }) => self.took(false),
+            Err(TransferError::TimedOut) => {
+                self.took(false);
+            }
+            Err(TransferError::Refused { code: RefusalCode::Busy, .. }) => {
+                self.took(false);
+                self.was_busy();
+            }
             // Nothing of the pace.
             Err(_) => {}
         }
@@ -192,7 +287,7 @@ impl Flight {
 
     /// Nothing came. A machine that was switched off is not slow.
     async fn stuck(&self, is_there: BoxFuture<'static, bool>) {
-        if self.asked.get().is_some()
+        if self.sent().first.is_some()
             && let Some(true) = self.paces.shutdown.run_until_cancelled(is_there).await
         {
             let seen = self.paces.state().pace.took(self.peer, SLOW_MS.max(self.by_the_mib(1)), false, clock());
@@ -206,18 +301,26 @@ impl Flight {
         u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
-    /// By the MiB, and for as many as the peer had to do for us at once.
-    fn took(&self, came: bool) {
+    /// By the MiB, and for as many as the peer had to do for us at once. What that says.
+    fn took(&self, came: bool) -> Option<Observed> {
         let mut state = self.paces.state();
-        let (mut beside, mut shared) = (self.beside, self.shared);
+        let sent = self.sent();
+        let (mut beside, mut shared) = (sent.beside.max(1), self.shared);
+        // Answers of one stream come in the order of their questions.
+        let is_after = |(left, _): &(Instant, Instant)| sent.last.is_some_and(|last| *left > last);
+        if let Some(asked) = state.under_way.get(&self.peer) {
+            // Whoever looks for several at once may find what was asked for later sooner.
+            shared = shared.max(asked.since(sent.came));
+        }
         if came {
             if let Some(asked) = state.under_way.get_mut(&self.peer) {
-                (beside, shared) = (beside.max(asked.live), shared.max(asked.shared()));
-                // Answers of one stream come in the order of their questions.
-                asked.left.retain(|(left, _)| *left > self.number);
+                (beside, shared) = (beside.max(asked.beside()), shared.max(asked.shared()));
+                asked.left.retain(is_after);
+                asked.came = asked.came.saturating_add(1);
             }
+            state.busy.remove(&self.peer);
         } else {
-            // What was asked for later excuses nobody who has not sent this; nor does all that went before it.
+            // What was asked for later and is not there either excuses nobody; nor does all that went before it.
             (beside, shared) = (beside.min(SHARED_MAX), shared.min(SHARED_MAX));
         }
         // What was given up may not have been sent either: that excuses, and is no praise.
@@ -227,9 +330,34 @@ impl Flight {
         if seen == Some(Observed::Slow)
             && let Some(asked) = state.under_way.get_mut(&self.peer)
         {
-            // It had the time for them.
-            asked.left.retain(|(left, _)| *left > self.number);
+            // It had the time for what went before. What went after is forgotten with it: two minutes later it would be, and until then
+            // nothing is counted that this day does not know.
+            asked.left.clear();
         }
+        drop(state);
+        self.saw(seen);
+        seen
+    }
+
+    /// It said that it is busy. Not for the first time, not for a moment, and not because of what it sends us already?
+    fn was_busy(&self) {
+        let mut state = self.paces.state();
+        let (now, hurry, long) = (Instant::now(), self.paces.hurry, self.paces.busy_for());
+        state.busy.retain(|_, (_, last)| now.duration_since(*last) * hurry < long);
+        let has_ours = state.under_way.get(&self.peer).is_some_and(|asked| asked.there > 0 || !asked.left.is_empty());
+        if has_ours || (state.busy.len() >= REMEMBERED_MAX && !state.busy.contains_key(&self.peer)) {
+            return;
+        }
+        let (since, last) = state.busy.entry(self.peer).or_insert((now, now));
+        *last = now;
+        let busy = now.duration_since(*since) * hurry;
+        if busy < long {
+            return;
+        }
+        // Whatever comes of it counts from here on.
+        *since = now;
+        let ms = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
+        let seen = state.pace.took(self.peer, ms, false, clock());
         drop(state);
         self.saw(seen);
     }
@@ -246,7 +374,9 @@ impl Flight {
         let now = Instant::now();
         let mut state = self.paces.state();
         state.followed.retain(|_, at| now.duration_since(*at) < self.paces.apart);
+        // Who is busy says nothing by what does not come.
         let may = self.elapsed() >= after
+            && self.sent().last.is_some()
             && state.following < FOLLOWED_MAX
             && state.followed.len() < REMEMBERED_MAX
             && !state.followed.contains_key(&self.peer);
@@ -257,21 +387,28 @@ impl Flight {
         may
     }
 
-    /// Nobody waits for it any more, nor sees how long it takes: the peer may send it all the same.
+    /// Nobody waits for it any more, nor sees how long it takes: the peer may send it all the same, if it has it.
     fn leave(&self) {
         let mut state = self.paces.state();
-        let known = state.under_way.len();
+        let (known, sent) = (state.under_way.len(), self.sent());
         if let Some(asked) = state.under_way.get_mut(&self.peer)
-            && self.asked.get().is_some()
+            && let Some(last) = sent.last
             && asked.left.len() < LEFT_MAX
             && known <= REMEMBERED_MAX
         {
-            asked.left.push((self.number, Instant::now()));
+            asked.left.push((last, Instant::now()));
+        }
+        drop(state);
+        if sent.first.is_some() && sent.last.is_none() {
+            self.was_busy();
         }
     }
 
-    async fn follow(self, parts: Parts) {
+    async fn follow(mut self, parts: Parts) {
         let Parts { mut read, is_there } = parts;
+        // What was asked for at about the same time may come before it.
+        let there = self.paces.state().under_way.get(&self.peer).map_or(1, Asked::there);
+        self.shared = self.shared.max(there);
         let longest = Duration::from_millis(SLOW_MS) * self.shared.clamp(1, SHARED_MAX);
         let mut is_stuck = false;
         tokio::select! {
@@ -279,8 +416,10 @@ impl Flight {
             () = self.paces.shutdown.cancelled() => {}
             ended = &mut read => is_stuck = self.is_stuck(&ended),
             () = tokio::time::sleep(longest.saturating_sub(self.elapsed()) / self.paces.hurry) => {
-                self.took(false);
-                self.leave();
+                // What it was found slow with is no excuse for what is asked next.
+                if self.took(false) != Some(Observed::Slow) {
+                    self.leave();
+                }
             }
         }
         drop(read);
@@ -319,177 +458,4 @@ impl Drop for Watched {
 }
 
 #[cfg(test)]
-mod tests {
-    use cairn_core::reputation::Reason;
-    use cairn_proto::{Timestamp, network_file::NetworkFile};
-    use ed25519_dalek::SigningKey;
-
-    use super::*;
-    use crate::timers::Timers;
-
-    /// A millisecond of the figures is fifty microseconds here.
-    const HURRY: u32 = 20;
-    const MS: Duration = Duration::from_micros(1000 / HURRY as u64);
-
-    fn paces() -> Arc<Paces> {
-        let key = SigningKey::from_bytes(&[1; 32]);
-        let network = NetworkFile::create("paces", 0, &key).expect("valid");
-        let standings = Standings::in_memory(key, network, &Timers::default(), Arc::new(clock), &[0; 32]);
-        let Some(paces) = Arc::into_inner(Paces::new(standings, FOLLOWED_APART, CancellationToken::new())) else {
-            unreachable!("new")
-        };
-        Arc::new(Paces { hurry: HURRY, ..paces })
-    }
-
-    fn peer(n: u8) -> PeerKey {
-        PeerKey::from_bytes([n; 32])
-    }
-
-    async fn shard_after(time: Duration) -> Result<Bytes, TransferError> {
-        tokio::time::sleep(time).await;
-        Ok(Bytes::from_static(b"all of it"))
-    }
-
-    async fn read(paces: &Arc<Paces>, n: u8, time: Duration) {
-        let flight = paces.begin(peer(n), SHARD_SIZE);
-        let asked = flight.asked();
-        let read = async move {
-            let _ = asked.set(Instant::now());
-            shard_after(time).await
-        };
-        flight.watch(read, std::future::ready(true)).await.expect("comes");
-    }
-
-    /// Nothing comes until it is given up.
-    async fn stuck(paces: &Arc<Paces>, n: u8, time: Duration, is_there: bool) {
-        let flight = paces.begin(peer(n), SHARD_SIZE);
-        let asked = flight.asked();
-        let read = async move {
-            let _ = asked.set(Instant::now());
-            tokio::time::sleep(time).await;
-            Err(TransferError::TimedOut)
-        };
-        assert!(flight.watch(read, std::future::ready(is_there)).await.is_err());
-    }
-
-    /// Prompt and slow shards, once the notes are taken.
-    async fn seen(paces: &Paces, n: u8) -> (u64, u64) {
-        tokio::time::sleep(2000 * MS).await;
-        let standing = paces.standings.standing(&peer(n), Timestamp(0));
-        let of = |why: &Reason| match why {
-            Reason::Pace { prompt, slow, .. } => Some((*prompt, *slow)),
-            _ => None,
-        };
-        standing.why.iter().find_map(of).unwrap_or_default()
-    }
-
-    /// Nobody waits for anything.
-    fn is_idle(paces: &Paces) -> bool {
-        let state = paces.state();
-        state.following == 0 && state.under_way.values().all(|asked| asked.live == 0)
-    }
-
-    #[tokio::test]
-    async fn who_is_dropped_late_is_followed_to_its_end() {
-        let paces = paces();
-        for n in 2..6 {
-            read(&paces, n, 300 * MS).await;
-        }
-        assert_eq!(seen(&paces, 2).await, (1, 0));
-        // Enough came from others meanwhile; nobody waits for this one, and it is seen that it never ends.
-        let dropped = tokio::time::timeout(3000 * MS, read(&paces, 1, 600_000 * MS)).await;
-        assert!(dropped.is_err());
-        assert_eq!(paces.state().following, 1);
-        tokio::time::sleep(20_000 * MS).await;
-        assert_eq!(seen(&paces, 1).await, (0, 1));
-        assert!(is_idle(&paces));
-        // Not again so soon, and not who was dropped at once.
-        let _ = tokio::time::timeout(3000 * MS, read(&paces, 1, 600_000 * MS)).await;
-        let _ = tokio::time::timeout(100 * MS, read(&paces, 7, 600_000 * MS)).await;
-        assert!(is_idle(&paces));
-        // A home line that needs ten seconds is nothing of the kind.
-        let _ = tokio::time::timeout(3000 * MS, read(&paces, 8, 10_000 * MS)).await;
-        tokio::time::sleep(20_000 * MS).await;
-        assert_eq!(seen(&paces, 8).await, (0, 0));
-        for n in 10..20 {
-            let _ = tokio::time::timeout(3000 * MS, read(&paces, n, 600_000 * MS)).await;
-            assert!(paces.state().following <= FOLLOWED_MAX);
-        }
-        // It ends with the network.
-        paces.shutdown.cancel();
-        tokio::time::sleep(2000 * MS).await;
-        assert_eq!(paces.state().following, 0);
-    }
-
-    #[tokio::test]
-    async fn what_a_peer_does_for_us_at_once_is_shared() {
-        let paces = paces();
-        for n in 2..6 {
-            read(&paces, n, 300 * MS).await;
-        }
-        // Eight shards over one line in 24 s are three seconds each.
-        futures::future::join_all((0..8).map(|_| read(&paces, 1, 24_000 * MS))).await;
-        let (prompt, slow) = seen(&paces, 1).await;
-        assert!(prompt >= 1 && slow == 0, "{prompt} {slow}");
-    }
-
-    /// The worst of all: it takes the question and sends nothing.
-    #[tokio::test]
-    async fn who_sends_nothing_and_is_there_is_slow() {
-        let paces = paces();
-        for n in 2..6 {
-            read(&paces, n, 300 * MS).await;
-        }
-        stuck(&paces, 1, 15_000 * MS, true).await;
-        stuck(&paces, 7, 15_000 * MS, false).await;
-        assert_eq!(
-            (seen(&paces, 1).await, seen(&paces, 7).await),
-            ((0, 1), (0, 0)),
-            "who was switched off is not slow"
-        );
-        // Once in a while, however often it happens.
-        stuck(&paces, 1, 15_000 * MS, true).await;
-        assert_eq!(seen(&paces, 1).await, (0, 1));
-        // Also when nobody waited for it.
-        let dropped = tokio::time::timeout(3000 * MS, stuck(&paces, 8, 15_000 * MS, true)).await;
-        assert!(dropped.is_err());
-        tokio::time::sleep(15_000 * MS).await;
-        assert_eq!(seen(&paces, 8).await, (0, 1));
-        assert!(paces.state().following == 0 && paces.state().under_way.is_empty());
-    }
-
-    /// A line with a limit carries what it began, whether anybody wants it or not: that is no fault of what comes after it.
-    #[tokio::test]
-    async fn what_was_given_up_is_shared_too() {
-        let paces = paces();
-        for n in 2..6 {
-            read(&paces, n, 300 * MS).await;
-        }
-        for _ in 0..3 {
-            let _ = tokio::time::timeout(1000 * MS, read(&paces, 1, 600_000 * MS)).await;
-        }
-        assert_eq!(paces.state().under_way[&peer(1)].left.len(), 3);
-        // Three before it, of ten seconds each, and itself.
-        let flight = tokio::time::timeout(3000 * MS, read(&paces, 1, 40_000 * MS)).await;
-        assert!(flight.is_err() && paces.state().following == 1);
-        tokio::time::sleep(40_000 * MS).await;
-        assert_eq!(seen(&paces, 1).await, (0, 0), "neither slow nor prompt");
-        assert!(paces.state().under_way.is_empty(), "what was asked before came before");
-        // Of one that sends none of them for as long as all four may take, nothing excuses that.
-        for _ in 0..3 {
-            let _ = tokio::time::timeout(1000 * MS, read(&paces, 9, 600_000 * MS)).await;
-        }
-        let _ = tokio::time::timeout(3000 * MS, read(&paces, 9, 600_000 * MS)).await;
-        tokio::time::sleep(80_000 * MS).await;
-        assert_eq!(seen(&paces, 9).await, (0, 1));
-        for _ in 0..2 * LEFT_MAX {
-            let _ = tokio::time::timeout(MS, read(&paces, 10, 600_000 * MS)).await;
-        }
-        assert_eq!(paces.state().under_way[&peer(10)].left.len(), LEFT_MAX);
-        for asked in paces.state().under_way.values_mut() {
-            asked.left.iter_mut().for_each(|(_, at)| *at -= LEFT_FOR / HURRY);
-        }
-        drop(paces.begin(peer(11), SHARD_SIZE));
-        assert!(paces.state().under_way.is_empty(), "forgotten");
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ use crate::{
     network::{
         clock,
         command::Command,
+        paces::Question,
         streams::{self, Kind, RECONNECT_PAUSE},
     },
     overlay::{GroupAccess, KeptReceipt, ShardAddress, ShardPut, TransferError},
@@ -142,7 +143,7 @@ impl ShardClient {
         if length == 0 { SHARD_SIZE.saturating_sub(offset as usize) } else { length as usize }
     }
 
-    /// `asked` is set when the question goes out.
+    /// `question` is told when it goes out, and when the peer does not have it any more.
     pub(crate) async fn get(
         &self,
         from: PeerKey,
@@ -150,7 +151,7 @@ impl ShardClient {
         offset: u32,
         length: u32,
         priority: Priority,
-        asked: &OnceLock<Instant>,
+        question: Option<&Question>,
     ) -> Result<Bytes, TransferError> {
         let head = GetShard {
             group: address.group.ticket.id().as_bytes().to_vec(),
@@ -170,8 +171,7 @@ impl ShardClient {
         };
         let expected = Self::bytes_of(offset, length);
         self.pass(Courtesy::down, priority.max(Priority::High), expected).await?;
-        let _ = asked.set(Instant::now());
-        let frame = self.ask(&request).await?;
+        let frame = self.ask_noting(&request, question).await?;
         if frame.payload.len() != expected {
             return Err(TransferError::Misbehaved(format!("{} bytes instead of {expected}", frame.payload.len())));
         }
@@ -279,16 +279,22 @@ impl ShardClient {
         self.ask(&request).await.map(|_| ())
     }
 
-    /// Asks, waits out `Busy` and that we are not known yet within patience, and tells the peer book how it went.
     async fn ask(&self, request: &Request<'_>) -> Result<Frame, TransferError> {
+        self.ask_noting(request, None).await
+    }
+
+    /// Asks, waits out `Busy` and that we are not known yet within patience, and tells the peer book how it went.
+    async fn ask_noting(&self, request: &Request<'_>, question: Option<&Question>) -> Result<Frame, TransferError> {
         let give_up = Instant::now() + self.patience.busy;
         let result = loop {
+            question.inspect(|question| question.goes_out());
             let result = self.ask_once(request).await;
             let Err(TransferError::Refused { code: RefusalCode::Busy | RefusalCode::UnknownBearer, retry_after_ms }) =
                 &result
             else {
                 break result;
             };
+            question.inspect(|question| question.refused());
             let said = Duration::from_millis(*retry_after_ms);
             let pause = said.clamp(Duration::from_millis(BUSY_WAIT.0), Duration::from_millis(BUSY_WAIT.1));
             // Whoever is paused says so at once, and others have it too.
@@ -436,58 +442,4 @@ fn expect(frame: Frame, kind: FrameKind) -> Result<Frame, TransferError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cairn_proto::{CodeParams, GroupTicket, ShardRoot};
-    use ed25519_dalek::SigningKey;
-
-    #[test]
-    fn a_false_receipt_counts_for_nothing() {
-        let (holder, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
-        let key = |k: &SigningKey| PeerKey::from_bytes(k.verifying_key().to_bytes());
-        let authority = SigningKey::from_bytes(&[3; 32]);
-        let ticket = GroupTicket::new(authority.verifying_key().to_bytes(), [4; 32], CodeParams::DEFAULT, 9);
-        let group = Arc::new(GroupAccess { ticket: ticket.expect("valid"), authority });
-        let slot = Slot::new(3).expect("small");
-        let put = ShardPut {
-            address: ShardAddress { group: group.clone(), slot, ordinal: 7 },
-            root: ShardRoot::from_bytes([5; 32]),
-            lease_until: Timestamp(1000),
-            bytes: Bytes::new(),
-        };
-        let right = Receipt {
-            holder: key(&holder),
-            group: group.ticket.id(),
-            slot,
-            ordinal: 7,
-            root: put.root,
-            lease_until: Timestamp(1000),
-            stored_at: Timestamp(1),
-            held: None,
-        };
-        let told = |receipt: Receipt, by: &SigningKey| kept(&receipt.seal(by).encode_to_vec(), key(&holder), &put);
-        assert!(told(right, &holder).is_ok());
-        let false_ones = [
-            Receipt { holder: key(&other), ..right },
-            Receipt { group: cairn_proto::GroupId::from_bytes([9; 32]), ..right },
-            Receipt { slot: Slot::new(4).expect("small"), ..right },
-            Receipt { ordinal: 8, ..right },
-            Receipt { root: ShardRoot::from_bytes([6; 32]), ..right },
-            Receipt { lease_until: Timestamp(999), ..right },
-        ];
-        for receipt in false_ones {
-            let by = if receipt.holder == right.holder { &holder } else { &other };
-            assert!(matches!(told(receipt, by), Err(TransferError::Misbehaved(_))), "{receipt:?}");
-        }
-        // Another's signature, a flipped bit anywhere, a cut, junk.
-        assert!(matches!(told(right, &other), Err(TransferError::Misbehaved(_))));
-        let good = right.seal(&holder).encode_to_vec();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            let told = kept(&bad, key(&holder), &put);
-            assert!(matches!(told, Err(TransferError::Misbehaved(_))), "byte {at}: {told:?}");
-            assert!(kept(&good[..at], key(&holder), &put).is_err(), "cut at {at}");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ mod hostile;
 mod leaning;
 mod notice;
 mod restart;
+mod seats;
 mod small;
 mod suspects;
 mod times;

@@ -40,11 +40,9 @@ fn month(seed: u64) -> Months {
     Months { days: 40, cut_on_day: None, ..Months::new(seed, 5) }
 }
 
-/// Committees that lose more than half within that hour can order nothing any more: 17 of 128 groups in the worlds 300 to 363, of which two more ended
-/// with a slot that took longer than the seventeen days that are allowed.
 #[test]
 fn a_third_is_lost_within_an_hour() {
-    let sum = worlds("mass failure", 308..314, |seed| Months { blow: Some((12, Blow::Lost(30))), ..month(seed) });
+    let sum = worlds("mass failure", 300..304, |seed| Months { blow: Some((12, Blow::Lost(30))), ..month(seed) });
     assert!(sum.holders_lost > 10, "{sum:?}");
     // Frozen but for what is critical: hardly anything else is given, such as was signed before it was seen.
     assert!(sum.frozen_not_urgent * 10 <= sum.orders, "{sum:?}");

@@ -1,9 +1,9 @@
 //! Which stewards lose their place, and to whom.
 //!
 //! A steward that is silent for a day is replaced ([`Rhythm::steward_lost_ms`](super::super::Rhythm)), whatever its class. That takes half of the
-//! committee, so whoever loses more than half within that day loses all of it, and the group is left alone until its owner returns. The fewer
-//! are left beyond that half, the less is waited for: with one to spare a quarter of a day, with none an hour; and longer, up to the day, for a
-//! machine that is often away so long. What it costs when they come back is a place, which somebody has who was here.
+//! committee, so whoever loses more than half within that day loses all of it, and the group is left alone until its owner returns. Where no
+//! more than that half are here, an hour is enough, or up to the day for a machine that is often away so long: the next loss would be one
+//! too many. Not before: a steward takes its tokens with it.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +22,8 @@ use crate::{
     placement,
 };
 
-/// Of the day after which a silent steward is replaced, what is waited for with none of them to spare, and with one.
+/// Of the day after which a silent steward is replaced, what is waited for with none of them to spare: an hour.
 const NONE_TO_SPARE: u64 = 24;
-const ONE_TO_SPARE: u64 = 4;
 /// Changes of stewards under one mandate that may be for this, of [`CHANGES_MAX`]: the others are for who is lost.
 const EARLY_MAX: usize = CHANGES_MAX / 2;
 
@@ -51,13 +50,11 @@ impl Scene<'_> {
     /// How long a steward may be silent where so many are here beyond those that a change takes.
     fn patience_ms(&self, spare: usize, belief: &Belief) -> u64 {
         let (day, late) = (self.rhythm.steward_lost_ms, self.watch.timers().late_ms);
-        let most = match spare {
-            0 => day / NONE_TO_SPARE,
-            1 => day / ONE_TO_SPARE,
-            _ => day,
-        };
+        if spare > 0 {
+            return day;
+        }
         // Machines that sleep would change places every night.
-        let most = most.max(late).max(belief.usual_ms);
+        let most = (day / NONE_TO_SPARE).max(late).max(belief.usual_ms);
         // Whoever signs heard from the two of them at other times than who proposes.
         let most = if self.to_sign { most - most / 4 } else { most };
         most.min(day)

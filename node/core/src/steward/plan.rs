@@ -1,13 +1,14 @@
 //! What a group needs, as orders that could be given: shown by a dry run, proposed when it is our turn, and looked at again by
-//! everybody who is asked to sign. The leaf `chain` chooses a rebuild's helpers, `seats` says
-//! which stewards lose their place, and to whom.
+//! everybody who is asked to sign. The leaf `chain` chooses a rebuild's helpers.
 
 use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
 };
 
-use cairn_proto::{Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp, wire::Priority};
+use cairn_proto::{
+    Action, Domain, Ordinals, PeerKey, SHARD_SIZE, Slot, Timestamp, mandate::STEWARDS_MAX, wire::Priority,
+};
 
 use super::{
     AT_ONCE, Rhythm,
@@ -29,7 +30,6 @@ use crate::{
 };
 
 mod chain;
-mod seats;
 
 use self::chain::burdened;
 pub(super) use self::chain::rebuild;
@@ -232,6 +232,16 @@ impl Scene<'_> {
         heirs.sort_by_key(|(helps, _)| std::cmp::Reverse(*helps));
         heirs
     }
+
+    /// Peers that may become stewards, best first.
+    pub(super) fn new_stewards(&self, group: &Watched, avoid: &BTreeSet<PeerKey>) -> Vec<PeerKey> {
+        let policy = self.policy(group);
+        let request = self.request(group, &policy, avoid);
+        // The request leaves out our own domain, where we are the steward already.
+        let ranked = placement::stewards(self.peers, &request, &group.record.mandate.ticket);
+        let fits = |peer: &PeerKey| !group.committee().stewards().contains(peer) && !self.leaves(peer);
+        ranked.into_iter().filter(fits).collect()
+    }
 }
 
 /// Everything that the group needs now, most urgent first; turns and budgets are not asked.
@@ -293,17 +303,25 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             all.push(done(Subject::Slot(slot.as_u8()), &|| repair().or_else(heal)));
         }
     }
-    for seat in seats::open(group, scene) {
-        let what = || seats::filled(group, scene, &seat);
-        match seat.patient {
-            true => all.push(done(seat.subject, &what)),
-            // Nobody retires for that: until the day is over it is only filled.
-            false if !asked(&seat.subject) => all.push(Wanted::Later(seat.subject)),
-            false => all.extend(what().map(|action| {
-                let planned = planned(group, scene, &assessment, action);
-                Wanted::Repair(seat.subject, planned)
-            })),
+    for old in group.committee().stewards() {
+        let belief = scene.watch.belief(old, scene.now);
+        // Whoever leaves is replaced while it is here: that costs nothing, and three at once would cost the quorum.
+        let silent = belief.silent_ms >= scene.rhythm.steward_lost_ms;
+        let lost = belief.presence >= Presence::Gone || belief.leaving || silent;
+        if *old != scene.me && lost {
+            let subject = Subject::Steward(*old);
+            let none = BTreeSet::new();
+            let new = |avoid: &BTreeSet<PeerKey>| scene.new_stewards(group, avoid).first().copied();
+            let change = || match new(&group.avoided(&subject, scene.now)).or_else(|| new(&none)) {
+                Some(new) => Some(Action::Replace { old: *old, new }),
+                None => Some(Action::Retire { old: *old }),
+            };
+            all.push(done(subject, &change));
         }
+    }
+    if group.committee().stewards().len() < STEWARDS_MAX {
+        let enlist = || scene.new_stewards(group, &BTreeSet::new()).first().map(|new| Action::Enlist { new: *new });
+        all.push(done(Subject::Another, &enlist));
     }
     // Nothing of this for a group that fights for its life, and none while somebody is still given what it is to have: perhaps for this.
     let calm = assessment.state < GroupState::Critical && !healing;

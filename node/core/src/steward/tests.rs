@@ -14,7 +14,6 @@ mod hostile;
 mod leaning;
 mod notice;
 mod restart;
-mod seats;
 mod small;
 mod suspects;
 mod times;

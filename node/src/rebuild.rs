@@ -136,6 +136,8 @@ pub struct Patience {
     pub spare: Duration,
     /// Silence after which a helper to whom there is no connection is asked last: what stewards call late.
     pub silent: Duration,
+    /// Silence after which a steward's place goes to another.
+    pub lost: Duration,
 }
 
 impl Default for Patience {
@@ -148,6 +150,7 @@ impl Default for Patience {
             busy: Duration::from_secs(60),
             spare: Duration::from_secs(2),
             silent: Duration::from_mins(30),
+            lost: Duration::from_hours(24),
         }
     }
 }

@@ -182,6 +182,7 @@ impl Stewardship {
             files,
             outbox: of_holder,
             clock: Arc::clone(&clock),
+            lost_ms: rhythm.steward_lost_ms,
             pause,
             pause_max: pause_max.max(pause),
             cancel: cancel.clone(),

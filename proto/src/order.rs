@@ -335,6 +335,11 @@ impl Certificate {
     /// # Errors
     /// What does not hold.
     pub fn check(&self, committee: &Committee) -> Result<(), DecodeError> {
+        self.check_by(committee, committee.needed(&self.order.action))
+    }
+
+    /// Whether so many of these stewards signed it.
+    fn check_by(&self, committee: &Committee, needed: usize) -> Result<(), DecodeError> {
         let bad = |why| Err(DecodeError::Invalid { what: ORDER, why });
         let mandate = committee.mandate();
         if self.order.group != mandate.ticket.id() || self.order.generation != mandate.generation {
@@ -363,10 +368,21 @@ impl Certificate {
             committee.stewards().contains(steward)
                 && signed::verify(ORDER, &body, steward.as_bytes(), signature).is_ok()
         };
-        if self.votes.iter().filter(good).count() < committee.needed(&self.order.action) {
+        if self.votes.iter().filter(good).count() < needed {
             return Err(DecodeError::NotAuthentic { what: ORDER });
         }
         Ok(())
+    }
+
+    /// With one signature more, which is not looked at.
+    #[must_use]
+    pub fn with_vote(self, steward: PeerKey, signature: [u8; 64]) -> Self {
+        Self::new(self.order, self.votes.into_iter().chain([(steward, signature)]))
+    }
+
+    /// Those who are said to have signed it.
+    pub fn signers(&self) -> impl Iterator<Item = &PeerKey> {
+        self.votes.iter().map(|(steward, _)| steward)
     }
 
     /// Whether somebody may begin with it at this time, by a clock that may be [`SKEW_MS`] behind.

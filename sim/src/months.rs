@@ -325,6 +325,9 @@ impl<'a> World<'a> {
     fn round(&mut self) -> Result<(), Violation> {
         let views = [self.views(Some(0)), self.views(Some(1))];
         let up: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].up).collect();
+        if !self.is_cut() {
+            up.iter().for_each(|at| self.members[*at].last_up = self.now);
+        }
         for at in up.iter().copied() {
             self.confess(at);
             self.say_farewell(at);

@@ -1,6 +1,6 @@
 //! Targets over what owners leave to stewards, what these order, and what they keep of a group.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use cairn_core::{
     budget::{Budget, Limits},
@@ -325,18 +325,18 @@ fn read_credentials(bytes: &[u8]) {
         assert!(bytes.len() <= CREDENTIALS_MAX);
         assert_eq!(read.encode().expect("was read"), bytes);
         // Signed by whom it must be, it says what it said.
-        assert!(read.check(Timestamp(50)).is_err() || read.certificate.order == copy());
+        assert!(read.check(&BTreeSet::new(), Timestamp(50)).is_err() || read.certificate.order == copy());
     }
 }
 
 fn read_pass(bytes: &[u8]) {
     let Ok(read) = Pass::decode(bytes) else { return };
     assert_eq!(Pass::encode(&read.mandate, &read.changes).expect("was read"), bytes);
-    if read.may_watch(&peer(&key()), Timestamp(50)).is_ok() {
+    if read.may_watch(&peer(&key()), &BTreeSet::new(), Timestamp(50)).is_ok() {
         assert_eq!(read.mandate, sealed_mandate());
     }
     // Nobody's signature lets a stranger in.
-    assert!(read.may_watch(&PeerKey::from_bytes([7; 32]), Timestamp(50)).is_err());
+    assert!(read.may_watch(&PeerKey::from_bytes([7; 32]), &read.concerned(), Timestamp(50)).is_err());
 }
 
 const NOW: Timestamp = Timestamp(500);

@@ -31,3 +31,4 @@ pub mod seal;
 pub mod shard_buffer;
 pub mod steward;
 pub mod stripe;
+pub mod succession;

@@ -344,6 +344,18 @@ impl Watch {
         }
     }
 
+    /// One that was never heard since it is watched, for longer than an hour, was last heard by somebody at this time: its silence is as long as that. Changes
+    /// nothing for others: whoever begins to watch does not know how often a peer is heard of that it did not ask for.
+    pub fn expected_since(&mut self, peer: PeerKey, since: Timestamp, now: Timestamp) {
+        let hour = self.timers.away_ms;
+        if let Some(seen) = self.peers.get_mut(&peer)
+            && !seen.met
+            && now.ms_since(seen.last) > hour
+        {
+            seen.last = seen.last.min(since);
+        }
+    }
+
     /// A peer said that it leaves at this moment, which cannot lie in the past. Until then it is judged as ever; from then on
     /// it [`Left`](Presence::Left), unless it is heard an hour later still, or again.
     pub fn leaving(&mut self, peer: PeerKey, at: Timestamp, now: Timestamp) {
@@ -403,6 +415,25 @@ impl Watch {
         };
         let (usual_ms, leaving) = (seen.usual_ms(&self.timers), seen.leaves.is_some());
         Belief { presence, class: seen.class, alive, silent_ms, usual_ms, leaving }
+    }
+
+    /// Whether a peer was heard within so long, time in which we were blind left out. One that was never heard was not.
+    #[must_use]
+    pub fn heard_within(&self, peer: &PeerKey, ms: u64, now: Timestamp) -> bool {
+        let blind = self.blind_ms(now);
+        self.peers.get(peer).is_some_and(|seen| seen.met && seen.silent_ms(now, blind) < ms)
+    }
+
+    /// Whether it was ever heard since it is watched.
+    #[must_use]
+    pub fn met(&self, peer: &PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(|seen| seen.met)
+    }
+
+    /// When anybody was last heard, to a step; `None` before that.
+    #[must_use]
+    pub fn last_contact(&self) -> Option<Timestamp> {
+        self.silences.newest(u64::MAX).map(|step| self.silences.begin(step))
     }
 
     /// What silence means in a class, by all that was counted.

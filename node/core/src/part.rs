@@ -14,12 +14,15 @@ mod codec;
 
 pub use codec::{CREDENTIALS_MAX, PASS_MAX};
 
+use std::collections::BTreeSet;
+
 use cairn_proto::{
     Action, Certificate, Committee, DecodeError, Domain, Mandate, Ordinals, PeerKey, SheetRow, Slot, SlotSheet,
-    Timestamp, mandate::is_real,
+    Timestamp,
+    mandate::{STEWARDS_MAX, half, is_real},
 };
 
-use crate::colour::may_hold;
+use crate::{colour::may_hold, succession};
 
 /// What an order comes with: everything that it takes to check it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +45,29 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Of whom [`Pass::may_watch`] needs to know whether they were heard lately: nobody, but for groups whose stewards were nearly all lost at once.
+    #[must_use]
+    pub fn concerned(&self) -> BTreeSet<PeerKey> {
+        concerned(&self.mandate, &self.changes)
+    }
+
     /// The mandate under which `bearer` may ask a holder what it has of the group, and nothing else: it is one of the stewards, who are
-    /// named beside it.
+    /// named beside it. `heard`: of those [concerned](Pass::concerned), who was heard within a day.
     ///
     /// # Errors
     /// Why it may not.
-    pub fn may_watch(&self, bearer: &PeerKey, now: Timestamp) -> Result<(Mandate, Vec<PeerKey>), Unfit> {
+    pub fn may_watch(
+        &self,
+        bearer: &PeerKey,
+        heard: &BTreeSet<PeerKey>,
+        now: Timestamp,
+    ) -> Result<(Mandate, Vec<PeerKey>), Unfit> {
         // Cheap before dear: for a stranger no signature of a change is looked at.
         let came = |change: &Certificate| change.order.action.stewards().1 == Some(*bearer);
         if !self.changes.iter().any(came) && !Mandate::open(&self.mandate)?.stewards.contains(bearer) {
             return Err(Unfit::NotNamed);
         }
-        let committee = committee(&self.mandate, &self.changes)?;
+        let committee = committee(&self.mandate, &self.changes, heard)?;
         if !committee.mandate().holds_at(now) {
             return Err(Unfit::Expired);
         }
@@ -65,12 +79,15 @@ impl Pass {
 }
 
 /// The stewards of a mandate after these changes.
-fn committee(mandate: &[u8], changes: &[Certificate]) -> Result<Committee, DecodeError> {
-    let mut committee = Committee::of(&Mandate::open(mandate)?);
-    for change in changes {
-        committee.change(change)?;
-    }
-    Ok(committee)
+fn committee(mandate: &[u8], changes: &[Certificate], heard: &BTreeSet<PeerKey>) -> Result<Committee, DecodeError> {
+    succession::follow(&Mandate::open(mandate)?, changes, heard)
+}
+
+/// Of whom it must be known whether they were heard lately: stewards that a succession passed over.
+fn concerned(mandate: &[u8], changes: &[Certificate]) -> BTreeSet<PeerKey> {
+    let may_be = changes.iter().any(|change| change.signers().count() < half(STEWARDS_MAX));
+    let mandate = may_be.then(|| Mandate::open(mandate).ok()).flatten();
+    mandate.map_or_else(BTreeSet::new, |mandate| succession::concerned(&mandate, changes))
 }
 
 /// Why a part is not taken.
@@ -117,12 +134,19 @@ pub struct Part {
 }
 
 impl Credentials {
-    /// Checks mandate, stewards, signatures and time.
+    /// Of whom [`Credentials::check`] needs to know whether they were heard lately: nobody, but for groups whose stewards were nearly all lost at
+    /// once.
+    #[must_use]
+    pub fn concerned(&self) -> BTreeSet<PeerKey> {
+        concerned(&self.mandate, &self.changes)
+    }
+
+    /// Checks mandate, stewards, signatures and time. `heard`: of those [concerned](Credentials::concerned), who was heard within a day.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn check(&self, now: Timestamp) -> Result<Part, Unfit> {
-        let committee = committee(&self.mandate, &self.changes)?;
+    pub fn check(&self, heard: &BTreeSet<PeerKey>, now: Timestamp) -> Result<Part, Unfit> {
+        let committee = committee(&self.mandate, &self.changes, heard)?;
         let mandate = committee.mandate().clone();
         self.certificate.check(&committee)?;
         if !mandate.holds_at(now) || !self.certificate.stands_at(now) {
@@ -146,7 +170,8 @@ pub struct Task {
     pub sheet: Vec<u8>,
 }
 
-/// Whether `me` may take what is ordered. `held` is the slot of the group that it accepted once, by its own ledger.
+/// Whether `me` may take what is ordered. `held` is the slot of the group that it accepted once, by its own ledger; `heard` as in
+/// [`Credentials::check`].
 ///
 /// # Errors
 /// Why not.
@@ -156,9 +181,9 @@ pub fn may_take(
     me: &PeerKey,
     my_domain: &Domain,
     held: Option<Slot>,
-    now: Timestamp,
+    (heard, now): (&BTreeSet<PeerKey>, Timestamp),
 ) -> Result<Task, Unfit> {
-    let part = credentials.check(now)?;
+    let part = credentials.check(heard, now)?;
     let (slot, ordinals) = match &part.action {
         Action::Copy { slot, to, ordinals, .. } | Action::Rebuild { slot, to, ordinals, .. } if to == me => {
             (*slot, *ordinals)
@@ -199,9 +224,9 @@ pub fn may_serve(
     credentials: &Credentials,
     me: &PeerKey,
     (bearer, domain): (&PeerKey, &Domain),
-    now: Timestamp,
+    (heard, now): (&BTreeSet<PeerKey>, Timestamp),
 ) -> Result<(Slot, Ordinals), Unfit> {
-    let part = credentials.check(now)?;
+    let part = credentials.check(heard, now)?;
     match part.action {
         Action::Copy { slot, from, to, ordinals } if from == *me && to == *bearer => {
             if may_hold(&part.mandate.ticket, domain, slot) {
@@ -224,9 +249,9 @@ pub fn may_help(
     me: &PeerKey,
     held: Option<Slot>,
     new_holder: &Domain,
-    now: Timestamp,
+    (heard, now): (&BTreeSet<PeerKey>, Timestamp),
 ) -> Result<(Part, Slot), Unfit> {
-    let part = credentials.check(now)?;
+    let part = credentials.check(heard, now)?;
     let Action::Rebuild { slot, helpers, .. } = &part.action else { return Err(Unfit::NotNamed) };
     let slot = *slot;
     if !may_hold(&part.mandate.ticket, new_holder, slot) {

@@ -13,7 +13,7 @@
 //! to sign), `audits` (who looks for us whether holders have what they say), `tokens` (how we ask those whom nobody else can audit),
 //! [`log`] (what happened, for the owner), `keeping` (what is kept, asked and told besides), `notice` (what holders say of themselves),
 //! `condemned` (who counts no more), `places` (where peers are, and since when), `suspects` (who may have sent wrong bytes), `vetting` (what newcomers
-//! were given in a day), `crowd` (who concerns which group),
+//! were given in a day), `succession` (what those do who outlive the others), `crowd` (who concerns which group),
 //! [`wire`] (what travels).
 //!
 //! # Invariants
@@ -68,6 +68,7 @@ mod plan;
 mod queue;
 mod rhythm;
 mod stuck;
+mod succession;
 mod suspects;
 mod talk;
 #[cfg(test)]
@@ -83,6 +84,7 @@ use self::{
     crowd::Crowd,
     places::Places,
     queue::Effects,
+    succession::Ears,
     suspects::Suspects,
     vetting::Vetting,
     watched::{Silence, Subject, Watched},
@@ -180,10 +182,15 @@ pub struct Steward {
     repairs: RepairTimes,
     suspects: Suspects,
     vetting: Vetting,
+    ears: Ears,
+    /// Groups in which our place was given to another: the mandate's generation, and how many changes had been made. Not kept across a crash.
+    given_away: BTreeMap<GroupId, (u64, usize)>,
     budget: Budget,
     effects: Effects,
     /// The time that we were told last.
     now: Timestamp,
+    /// Since when we run, and look at who is there.
+    began: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Steward {
@@ -199,9 +206,27 @@ impl Steward {
         let me = PeerKey::from_bytes(key.verifying_key().to_bytes());
         let (groups, crowd, effects) = (BTreeMap::new(), Crowd::default(), Effects::default());
         let (places, repairs, suspects) = (Places::default(), RepairTimes::default(), Suspects::default());
-        let vetting = Vetting::new(watch.timers().day_ms);
+        let (vetting, ears) = (Vetting::new(watch.timers().day_ms), Ears::default());
         let now = Timestamp(0);
-        Self { me, domain, key, rhythm, groups, crowd, watch, places, repairs, suspects, vetting, budget, effects, now }
+        Self {
+            me,
+            domain,
+            key,
+            rhythm,
+            groups,
+            crowd,
+            watch,
+            places,
+            repairs,
+            suspects,
+            vetting,
+            ears,
+            given_away: BTreeMap::new(),
+            budget,
+            effects,
+            now,
+            began: None,
+        }
     }
 
     /// What our line carries was measured again, in bytes a second.
@@ -269,6 +294,7 @@ impl Steward {
     /// A sign of life.
     pub fn heard(&mut self, peer: PeerKey, now: Timestamp) {
         if peer != self.me && self.knows(&peer) {
+            self.ears.note(&self.watch, &self.rhythm, now);
             self.watch.heard(peer, now);
         }
     }
@@ -285,6 +311,18 @@ impl Steward {
         from: PeerKey,
         now: Timestamp,
     ) -> Result<(), Declined> {
+        self.adopt_from(record, changes, from, now, &[])
+    }
+
+    /// As [`Steward::adopt`]; `peers` as in [`Steward::tick`].
+    fn adopt_from(
+        &mut self,
+        record: GroupRecord,
+        changes: &[Certificate],
+        from: PeerKey,
+        now: Timestamp,
+        peers: &[PeerView],
+    ) -> Result<(), Declined> {
         let group = record.group();
         if !record.mandate.holds_at(now) {
             return Err(Declined::Expired);
@@ -294,7 +332,9 @@ impl Steward {
             return Err(Declined::Old);
         }
         let ticket = record.mandate.ticket;
-        let new = Watched::new(record, from, changes, now).map_err(|_| Declined::Forged)?;
+        let new =
+            Watched::new(record, from, changes, &Ears::heard(&self.me, &self.watch, peers, &self.rhythm, now), now)
+                .map_err(|_| Declined::Forged)?;
         if !new.committee().stewards().contains(&self.me) {
             // The owner chose others.
             self.drop_group(&group, now);
@@ -316,6 +356,7 @@ impl Steward {
         }
         let old = self.groups.remove(&group);
         self.groups.insert(group, new.with_history_of(old));
+        self.given_away.remove(&group);
         self.count_people(&group, true, now);
         self.effects.push(Effect::Persist(group));
         Ok(())
@@ -354,6 +395,7 @@ impl Steward {
     pub fn tick<R: CryptoRng + ?Sized>(&mut self, now: Timestamp, peers: &[PeerView], rng: &mut R) {
         self.clock(now);
         self.watch.settle(now);
+        self.learn_of_strangers(now, peers);
         self.suspects.lapse(now, self.rhythm.suspect_ms());
         self.places.note(peers, |peer| self.crowd.knows(peer), now, self.rhythm.look_ms);
         let due: Vec<GroupId> =
@@ -373,11 +415,17 @@ impl Steward {
     }
 
     fn look<R: CryptoRng + ?Sized>(&mut self, id: GroupId, now: Timestamp, peers: &[PeerView], rng: &mut R) {
+        self.succeed(id, now, peers);
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.looked(now);
         // A clock that is behind is no end.
-        if now >= group.record.mandate.ends || !group.committee().stewards().contains(&self.me) {
+        let ours = group.committee().stewards().contains(&self.me);
+        if now >= group.record.mandate.ends || !ours {
+            let age = (group.record.mandate.generation, group.committee().changes());
             self.drop_group(&id, now);
+            if !ours && self.given_away.len() < GROUPS_MAX {
+                self.given_away.insert(id, age);
+            }
             return;
         }
         let mut persist = group.clear_up(&self.me, now, &self.rhythm) | group.trust_again(now);
@@ -447,7 +495,7 @@ impl Steward {
         again.into_iter().for_each(|give| self.effects.push(give));
         say.into_iter().for_each(|(to, what)| self.tell(to, what));
         // A committee of one has voted.
-        alone.iter().for_each(|name| self.count(id, name, now));
+        alone.iter().for_each(|name| self.count(id, name, now, peers));
     }
 
     /// An order of ours could not be brought to its new holder: it cannot be reached, is busy whenever it is asked, or `said_no`. The slot

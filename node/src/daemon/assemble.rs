@@ -83,6 +83,7 @@ impl Node {
         config.courtesy = Some(courtesy.clone());
         (config.announce_every, config.ping_every) = (settings.timers.announce, settings.timers.ping);
         config.follow_every = settings.timers.follow;
+        config.limits.steward_lost = Duration::from_millis(settings.timers.rhythm.steward_lost_ms);
         let standings = standings(&dir, &network, key.clone(), settings.timers).await?;
         config.standings = Some(standings.clone());
         config.pass = pass;

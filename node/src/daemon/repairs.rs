@@ -87,7 +87,9 @@ pub(super) async fn start(parts: Parts<'_>, stewardship: &Stewardship) -> Result
         day: Duration::from_millis(timers.rhythm.audit_ms),
     }));
     let silent = Duration::from_millis(timers.liveness.late_ms);
-    let rebuilds = rebuilds(dir, handle, shards, key.clone(), Patience { silent, ..Patience::default() }).await;
+    let lost = Duration::from_millis(timers.rhythm.steward_lost_ms);
+    let patience = Patience { silent, lost, ..Patience::default() };
+    let rebuilds = rebuilds(dir, handle, shards, key.clone(), patience).await;
     let (rebuild, rebuilding) = rebuilds.map_err(|e| unusable(dir.root(), &e))?;
     let watching = stewardship.clone();
     let audits = AuditorConfig {

@@ -1,7 +1,7 @@
 //! A helper's part: checks an invitation alone, agrees on a session, lends its shard to the chain.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -85,8 +85,8 @@ impl Shared {
         if held.is_empty() {
             return Err(Refusal::NoShard);
         }
-        let asked = invite.clone();
-        let check = move || Invited::open(&asked, &me, Some(own), (&from, &domain), clock());
+        let (asked, heard) = (invite.clone(), self.heard(invite.credentials.concerned()).await);
+        let check = move || Invited::open(&asked, &me, Some(own), (&from, &domain), (&heard, clock()));
         let invited = signatures::in_turn(self.patience.answer / 2, check).await.ok_or(Refusal::Busy)??;
         if !held.contains(invite.ordinal) {
             return Err(Refusal::NoShard);
@@ -96,6 +96,16 @@ impl Shared {
             return Err(Refusal::Busy);
         }
         Ok(Agreed { invited, class })
+    }
+
+    /// Those of them who were heard within a day, as the network says.
+    async fn heard(&self, concerned: BTreeSet<PeerKey>) -> BTreeSet<PeerKey> {
+        if concerned.is_empty() {
+            return concerned;
+        }
+        let since = Timestamp(clock().0.saturating_sub(self.patience.lost.as_millis() as u64));
+        let silent = self.net.silent(concerned.iter().copied().collect(), since).await;
+        concerned.difference(&silent).copied().collect()
     }
 
     /// A part in one session. `Err` says no to the new holder; what breaks later is told in the session's own words.

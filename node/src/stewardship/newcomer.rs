@@ -9,7 +9,7 @@
 //! - **SEP-1** No shard of a slot that is not our colour, or beside another slot. Enforced by [`part::may_take`] and the store's
 //!   ledger; attacked by `tests::a_give_for_another_colour_is_refused`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cairn_core::{
@@ -75,6 +75,8 @@ pub(super) struct Tools {
     pub(super) files: StateFiles,
     pub(super) outbox: Outbox,
     pub(super) clock: Clock,
+    /// Silence after which a steward's place goes to another, in milliseconds.
+    pub(super) lost_ms: u64,
     /// Between two tries, doubled each time.
     pub(super) pause: Duration,
     pub(super) pause_max: Duration,
@@ -99,10 +101,22 @@ impl Inner {
         (self.tools.clock)()
     }
 
-    fn may_take(&self, given: &Given) -> Result<Task, Unfit> {
+    /// `heard`: as [`Credentials::check`] takes it.
+    fn may_take(&self, given: &Given, heard: &BTreeSet<PeerKey>) -> Result<Task, Unfit> {
         let group = given.credentials.certificate.order.group;
         let held = self.tools.shelf.accepted_slot(group);
-        part::may_take(&given.credentials, &given.sheet, &self.me, &self.tools.domain, held, self.now())
+        part::may_take(&given.credentials, &given.sheet, &self.me, &self.tools.domain, held, (heard, self.now()))
+    }
+
+    /// Those of them whom the network heard within a day.
+    async fn heard(&self, concerned: BTreeSet<PeerKey>) -> BTreeSet<PeerKey> {
+        if concerned.is_empty() {
+            return concerned;
+        }
+        let (now, lost_ms) = (self.now(), self.tools.lost_ms);
+        let known = self.tools.net.peers().await;
+        let lately = known.iter().filter(|view| now.ms_since(view.last_heard) < lost_ms).map(|view| view.peer);
+        lately.filter(|peer| concerned.contains(peer)).collect()
     }
 }
 
@@ -144,7 +158,8 @@ impl Newcomer {
                 continue;
             }
             let Some(place) = self.0.book.enter(order, None) else { continue };
-            match self.0.may_take(&given) {
+            // What was believed when it came is believed.
+            match self.0.may_take(&given, &BTreeSet::new()) {
                 Ok(task) => self.begin(place, given, task),
                 Err(why) => {
                     tracing::info!(%why, "an order that was under way is not gone on with");
@@ -172,8 +187,8 @@ impl Newcomer {
             }
         }
         let Some(place) = self.0.book.enter(name, Some(from)) else { return Answer::Refused(Refusal::Busy) };
-        let this = self.clone();
-        match signatures::in_turn(TURN, move || this.check(place, given)).await {
+        let (this, heard) = (self.clone(), self.0.heard(given.credentials.concerned()).await);
+        match signatures::in_turn(TURN, move || this.check(place, given, &heard)).await {
             Some(Ok((place, given, task))) => {
                 self.begin(place, given, task);
                 Answer::Done
@@ -184,14 +199,14 @@ impl Newcomer {
     }
 
     /// Blocking: signatures, and the disk.
-    fn check(&self, place: Place, given: Given) -> Result<(Place, Given, Task), Refusal> {
+    fn check(&self, place: Place, given: Given, heard: &BTreeSet<PeerKey>) -> Result<(Place, Given, Task), Refusal> {
         let tools = &self.0.tools;
-        let task = match self.0.may_take(&given) {
+        let task = match self.0.may_take(&given, heard) {
             Ok(task) => task,
             Err(why) => {
                 tracing::info!(group = %given.credentials.certificate.order.group.short(), %why, "an order is refused");
                 // A quorum did order it, so the others are told at once that nothing will come of it.
-                if let Ok(part) = given.credentials.check(self.0.now()) {
+                if let Ok(part) = given.credentials.check(heard, self.0.now()) {
                     self.refuse(&given, &part.stewards);
                 }
                 return Err(Refusal::Forged);
@@ -449,7 +464,7 @@ impl Newcomer {
         let issued = credentials.certificate.order.issued;
         for _ in 0..TURNS_MAX {
             let credentials = credentials.clone();
-            if let Some(part) = signatures::in_turn(TURN, move || credentials.check(issued)).await {
+            if let Some(part) = signatures::in_turn(TURN, move || credentials.check(&BTreeSet::new(), issued)).await {
                 return part.map(|part| part.stewards).unwrap_or_default();
             }
         }

@@ -63,8 +63,8 @@ const NEWS_PER_SLOT: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Newest {
     pub(super) generation: u64,
-    /// How often its stewards changed themselves, and who they are after that.
-    changes: usize,
+    /// Whether half of them made each change, how often they changed themselves, and who they are after that.
+    changes: (bool, usize),
     pub(super) stewards: Vec<PeerKey>,
     /// All that are or were stewards under it, and how many the mandate names.
     all: BTreeSet<PeerKey>,
@@ -103,7 +103,9 @@ impl Learned {
         self.told.insert(steward);
         self.arrivals.extend(history.arrivals);
         self.log.extend(history.log);
-        let History { mandate, stewards, .. } = history;
+        let History { mandate, stewards, succession, .. } = history;
+        // Where half of a committee goes on, nobody's word counts that it was the last.
+        let changes = (!succession, changes);
         let named: Vec<PeerKey> = mandate.stewards.iter().chain(&stewards).copied().collect();
         let (generation, count) = (mandate.generation, mandate.stewards.len());
         match &mut self.newest {
@@ -383,4 +385,46 @@ impl Asking {
 pub(super) async fn check(map: Box<GroupMap>, ticket: GroupTicket) -> Option<History> {
     let checked = tokio::task::spawn_blocking(move || History::check(&map, &ticket)).await.ok()?;
     checked.inspect_err(|e| tracing::warn!(error = %e, "a steward told something that does not hold")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_core::steward::history::History;
+    use cairn_proto::{CodeParams, Powers, Timestamp};
+
+    use super::*;
+
+    fn history(stewards: &[u8], succession: bool) -> History {
+        let key = |at: u8| PeerKey::from_bytes([at; 32]);
+        let authority = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes();
+        let mandate = Mandate {
+            ticket: GroupTicket::new(authority, [5; 32], CodeParams::LOW_PEER, 6).expect("valid"),
+            generation: 1,
+            stewards: (1..=7).map(key).collect(),
+            replicas: 1,
+            powers: Powers::ALL,
+            monthly_bytes: 0,
+            issued: Timestamp(1),
+            ends: Timestamp(2),
+        };
+        let stewards = stewards.iter().map(|at| key(*at)).collect();
+        History { mandate, stewards, succession, arrivals: Vec::new(), log: Vec::new(), unfounded: 0 }
+    }
+
+    #[test]
+    fn where_half_of_a_committee_goes_on_nobodys_word_counts_that_it_was_the_last() {
+        let lonely = (history(&[1, 20, 21, 22], true), 6);
+        let sound = (history(&[2, 3, 4, 5, 6, 7, 8], false), 1);
+        for told in [[&lonely, &sound], [&sound, &lonely]] {
+            let mut learned = Learned::default();
+            for (at, (history, changes)) in told.into_iter().enumerate() {
+                learned.add(PeerKey::from_bytes([at as u8 + 1; 32]), history.clone(), *changes);
+            }
+            let newest = learned.newest.expect("told");
+            assert_eq!(newest.stewards, sound.0.stewards);
+        }
+        let mut learned = Learned::default();
+        learned.add(PeerKey::from_bytes([1; 32]), lonely.0.clone(), lonely.1);
+        assert_eq!(learned.newest.expect("told").stewards, lonely.0.stewards, "and where none does, it does");
+    }
 }

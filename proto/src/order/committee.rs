@@ -1,4 +1,5 @@
-//! A group's stewards: the mandate's, with the changes since.
+//! A group's stewards: the mandate's, with the changes since. Half of them change it; where more than half are lost, those who are left do
+//! ([`Committee::succeed`]).
 
 use super::{Action, CHANGES_MAX, Certificate, CommitteeId, OrderId};
 use crate::{
@@ -73,18 +74,45 @@ impl Committee {
         if action.slot().is_some() { self.quorum() } else { half(self.stewards.len()) }
     }
 
-    /// Lets stewards go and come as ordered.
+    /// Whether a steward goes by fewer signatures than half of them: a *succession*, ordered by those who were left.
+    #[must_use]
+    pub fn is_succession(&self, change: &Certificate) -> bool {
+        change.order.action.stewards().0.is_some() && change.votes.len() < half(self.stewards.len())
+    }
+
+    /// The stewards that did not sign this, by the signatures that it lists.
+    pub fn unsigned(&self, change: &Certificate) -> impl Iterator<Item = &PeerKey> {
+        let signed = |peer: &PeerKey| change.votes.iter().any(|(voter, _)| voter == peer);
+        self.stewards.iter().filter(move |peer| !signed(peer))
+    }
+
+    /// Lets stewards go and come as half of them ordered.
     ///
     /// # Errors
     /// A certificate that does not hold, is of another committee, orders something else, or would leave nobody or too many.
     pub fn change(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
+        self.change_by(certificate, half(self.stewards.len()))
+    }
+
+    /// As [`Committee::change`], and by succession too, where everybody who is said to have signed did. That alone does not say that it counts: whoever
+    /// still hears so many of the others that they could have made a change is not to believe it.
+    ///
+    /// # Errors
+    /// As [`Committee::change`].
+    pub fn succeed(&mut self, certificate: &Certificate) -> Result<(), DecodeError> {
+        let all = certificate.votes.len().max(1);
+        let needed = if self.is_succession(certificate) { all } else { half(self.stewards.len()) };
+        self.change_by(certificate, needed)
+    }
+
+    fn change_by(&mut self, certificate: &Certificate, needed: usize) -> Result<(), DecodeError> {
         let bad = |why| Err(DecodeError::Invalid { what: "change of stewards", why });
         let (old, new) = certificate.order.action.stewards();
         if old.is_none() && new.is_none() {
             return bad("is another order");
         }
         let has = |peer: Option<PeerKey>| peer.is_some_and(|peer| self.stewards.contains(&peer));
-        certificate.check(self)?;
+        certificate.check_by(self, needed)?;
         if has(new) || (old.is_some() && !has(old)) {
             return bad("names the wrong peers");
         }

@@ -177,6 +177,44 @@ fn stewards_are_replaced_by_those_who_are_there() {
     assert_eq!(committee.stewards().len(), 7);
 }
 
+/// Those who are left change a committee too, and it can be seen that they were few.
+#[test]
+fn a_succession_is_what_fewer_than_half_signed_and_all_of_them_did() {
+    let committee = Committee::of(&mandate(7));
+    let signed = |action: Action, by: &[u8]| certificate(&order_of(&committee, action), by.iter().copied());
+    let retire = Action::Retire { old: key_of(&steward(0)) };
+    for (action, stewards) in [(replace(0, 10), 7), (retire, 6)] {
+        for by in 1..=7u8 {
+            let change = signed(action.clone(), &(0..by).collect::<Vec<_>>());
+            assert_eq!(committee.is_succession(&change), by < 4, "{by}");
+            assert_eq!(committee.unsigned(&change).count(), 7 - usize::from(by));
+            assert_eq!(committee.clone().change(&change).is_ok(), by >= 4, "{by}");
+            let mut after = committee.clone();
+            after.succeed(&change).expect("all signed");
+            assert_eq!((after.stewards().len(), after.changes()), (stewards, 1));
+        }
+    }
+    let few = signed(replace(0, 10), &[1, 2]);
+    let refused = |change: &Certificate| committee.clone().succeed(change).is_err();
+    assert!(refused(&Certificate::new(few.order.clone(), [])), "nobody's");
+    assert!(refused(&few.clone().with_vote(key_of(&steward(3)), [7; 64])), "one of the signatures is none");
+    let padded = few.clone().with_vote(key_of(&steward(3)), [7; 64]).with_vote(key_of(&steward(4)), [7; 64]);
+    assert!(!committee.is_succession(&padded) && refused(&padded), "nor does it pass for one of half");
+    assert!(refused(&signed(replace(0, 10), &[1, 20])), "a stranger's");
+    let enlist = Action::Enlist { new: key_of(&steward(10)) };
+    let none = Committee::of(&mandate(5));
+    let enlisting = certificate(&order_of(&none, enlist), [0, 1]);
+    assert!(!none.is_succession(&enlisting) && none.clone().succeed(&enlisting).is_err(), "nobody goes");
+    let shards = signed(copy().action, &[1, 2]);
+    assert!(!committee.is_succession(&shards) && refused(&shards) && shards.check(&committee).is_err());
+    // Whoever signs later makes it a change of half.
+    let order = few.order.clone();
+    let vote = |at: u8| (key_of(&steward(at)), order.sign(&steward(at)).expect("valid"));
+    let later = [3, 4].into_iter().map(vote).fold(few, |change, (peer, vote)| change.with_vote(peer, vote));
+    assert!(!committee.is_succession(&later) && committee.clone().change(&later).is_ok());
+    assert_eq!(later.signers().count(), 4);
+}
+
 /// Whoever collects signatures and keeps the certificate back has nothing once the committee changed, and nothing twice.
 #[test]
 fn a_certificate_is_good_for_the_committee_that_signed_it_and_no_other() {

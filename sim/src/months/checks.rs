@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::colour::{self, colour};
-use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half};
+use cairn_proto::{GroupId, GroupTicket, PeerKey, Slot, Timestamp, mandate::half, order::OrderId};
 
 use super::{MonthsReport, STRIPES, World, peers::Member};
 use crate::{checkers::Violation, world::HOUR};
@@ -30,6 +30,8 @@ pub(super) struct Watcher {
     tickets: BTreeMap<GroupId, GroupTicket>,
     slots: BTreeMap<(GroupId, PeerKey), Slot>,
     orders: BTreeMap<GroupId, VecDeque<Timestamp>>,
+    /// Successions that bad stewards made up while others were here.
+    pub(super) usurped: BTreeSet<OrderId>,
     /// Groups whose stewards were too few at some time.
     stuck: BTreeSet<GroupId>,
     /// When somebody last watched a group.
@@ -155,7 +157,7 @@ impl World<'_> {
             if stewards > 0 {
                 self.watcher.watched.insert(group, self.now);
             }
-            // More than half of them lost within a day: nobody can order anything any more (ADR 0016).
+            // More than half of them lost within a day: nobody can order anything until whoever is left has filled their places (ADR 0024).
             let stuck = stewards > 0 && !self.can_order(group);
             if stuck {
                 self.watcher.stuck.insert(group);
@@ -212,7 +214,9 @@ impl World<'_> {
                     u32::from(self.holders(group, slot).len() < usize::from(self.settings.copies));
             }
             let stewards: BTreeSet<usize> = (0..self.members.len()).filter(|at| self.watches(*at, group)).collect();
+            self.check_usurped(group)?;
             self.report.unwatched += u32::from(stewards.is_empty());
+            self.report.stuck_in_the_end += u32::from(!stewards.is_empty() && !self.can_order(group));
             // In a network as small as this the stewards' colour may run empty. While somebody is there, nobody is let go unseen.
             let last = self.watcher.watched.get(&group).copied().unwrap_or(Timestamp(0));
             let ticket = &self.watcher.tickets[&group];

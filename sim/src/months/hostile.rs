@@ -2,7 +2,8 @@
 //!
 //! One is silent when it is asked to sign and gives no order that it was to give. Four times a day it proposes, whosever turn it is, something
 //! of its own: a repair for a friend, of the right colour or not, or to put the friend in the place of another steward; with the votes that it
-//! gets it does as an honest one would, or keeps the certificate and uses it a month later. What others told it, it says again.
+//! gets it does as an honest one would, or keeps the certificate and uses it a month later. What others told it, it says again. And it says that it
+//! alone is left of its committee, to put a friend in the place of somebody who is here.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,10 +12,12 @@ use cairn_core::{
     part::Credentials,
     steward::{Effect, Say},
 };
-use cairn_proto::{Action, Certificate, Committee, GroupId, Mandate, Order, PeerKey, Slot, order::OrderId};
+use cairn_proto::{
+    Action, Certificate, Committee, GroupId, GroupRecord, Mandate, Order, PeerKey, Slot, mandate::half, order::OrderId,
+};
 
 use super::{World, peers::Member};
-use crate::world::HOUR;
+use crate::{checkers::Violation, world::HOUR};
 
 /// What it remembers of what others said.
 const HEARD_MAX: usize = 20;
@@ -55,6 +58,9 @@ impl World<'_> {
             if self.dice.per_mille(300) {
                 self.propose_for_a_friend(at, group);
             }
+            if self.dice.per_mille(100) {
+                self.usurp(at, group);
+            }
         }
         let others: Vec<usize> = (0..self.members.len()).filter(|to| *to != at && self.members[*to].up).collect();
         let Some(to) = others.get(self.dice.below(others.len() as u32) as usize).copied() else { return };
@@ -71,7 +77,7 @@ impl World<'_> {
         let Some(map) = self.members[at].steward.map_for_owner(&group) else { return };
         let Ok(mandate) = Mandate::open(&map.mandate) else { return };
         let mut committee = Committee::of(&mandate);
-        if map.changes.iter().any(|change| committee.change(change).is_err()) {
+        if map.changes.iter().any(|change| committee.succeed(change).is_err()) {
             return;
         }
         let Some(action) = self.harmful(at, group, &mandate, &committee) else { return };
@@ -96,6 +102,75 @@ impl World<'_> {
         for to in committee.stewards().iter().filter(|to| **to != me) {
             self.say(at, self.index[to], Say::Propose { order: order.clone(), vote });
         }
+    }
+
+    /// Says that it alone is left of the committee, while others are here: to them, and to a friend that is to be a steward in the place of one.
+    fn usurp(&mut self, at: usize, group: GroupId) {
+        let Some(map) = self.members[at].steward.map_for_owner(&group) else { return };
+        let Ok(mandate) = Mandate::open(&map.mandate) else { return };
+        let mut committee = Committee::of(&mandate);
+        if map.changes.iter().any(|change| committee.succeed(change).is_err()) {
+            return;
+        }
+        let me = self.members[at].key;
+        let (stewards, class) = (committee.stewards().to_vec(), mandate.ticket.code().slots());
+        let others: Vec<PeerKey> =
+            stewards.iter().copied().filter(|peer| *peer != me && self.members[self.index[peer]].up).collect();
+        // With fewer it would be the truth, or become it within the day.
+        if others.len() < half(stewards.len()) {
+            return;
+        }
+        let fits = |member: &&Member| {
+            let right = colour(&mandate.ticket, &member.domain).index() == class;
+            right && member.up && !stewards.contains(&member.key)
+        };
+        let friends: Vec<PeerKey> = self.members.iter().filter(fits).map(|member| member.key).collect();
+        if friends.is_empty() {
+            return;
+        }
+        let friend = friends[self.dice.below(friends.len() as u32) as usize];
+        let old = others[self.dice.below(others.len() as u32) as usize];
+        let order = Order {
+            group,
+            generation: mandate.generation,
+            committee: *committee.id(),
+            nonce: u128::from(self.dice.below(u32::MAX)).to_le_bytes(),
+            issued: self.now,
+            expires: self.now.plus_ms(6 * HOUR),
+            urgent: false,
+            action: Action::Replace { old, new: friend },
+        };
+        let (Ok(name), Ok(vote)) = (order.id(), order.sign(&self.members[at].identity)) else { return };
+        let certificate = Certificate::new(order, [(me, vote)]);
+        if !committee.is_succession(&certificate) {
+            return;
+        }
+        self.report.usurped += 1;
+        self.watcher.usurped.insert(name);
+        for to in &others {
+            self.say(at, self.index[to], Say::Certified { certificate: certificate.clone() });
+        }
+        let sheets = self.settings.code.each_slot().map(|slot| self.sheets.get(&(group, Some(slot))).cloned());
+        let record = sheets.collect::<Option<Vec<_>>>().and_then(|sheets| GroupRecord::new(map.mandate, sheets).ok());
+        if let Some(record) = record.map(Box::new) {
+            let changes = [map.changes, vec![certificate]].concat();
+            let say = Say::Record { record, changes, past: Vec::new(), entries: Vec::new() };
+            self.say(at, self.index[&friend], say);
+        }
+    }
+
+    /// Whether a steward goes by a committee that somebody made up.
+    pub(super) fn check_usurped(&self, group: GroupId) -> Result<(), Violation> {
+        let believes = |member: &Member| {
+            let map = member.steward.map_for_owner(&group);
+            let usurped = |change: &Certificate| change.order.id().is_ok_and(|id| self.watcher.usurped.contains(&id));
+            map.is_some_and(|map| map.changes.iter().any(usurped))
+        };
+        if self.members.iter().any(|member| member.malice.is_none() && believes(member)) {
+            let what = format!("one steward made a committee for group {}", group.short());
+            return Err(Violation { invariant: "TRUST-1", at: self.now, what });
+        }
+        Ok(())
     }
 
     fn harmful(&mut self, at: usize, group: GroupId, mandate: &Mandate, committee: &Committee) -> Option<Action> {
@@ -138,7 +213,7 @@ impl World<'_> {
         let Some(map) = steward.map_for_owner(group) else { return };
         let Ok(mandate) = Mandate::open(&map.mandate) else { return };
         let mut committee = Committee::of(&mandate);
-        let fine = map.changes.iter().all(|change| committee.change(change).is_ok());
+        let fine = map.changes.iter().all(|change| committee.succeed(change).is_ok());
         if !fine || certificate.check(&committee).is_err() {
             return;
         }

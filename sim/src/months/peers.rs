@@ -30,7 +30,7 @@ pub(super) struct Member {
     pub(super) joined: Timestamp,
     pub(super) up: bool,
     pub(super) departed: bool,
-    last_up: Timestamp,
+    pub(super) last_up: Timestamp,
     pub(super) steward: Steward,
     /// What it is up to, when it is a bad steward.
     pub(super) malice: Option<Box<Malice>>,

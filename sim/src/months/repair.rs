@@ -1,12 +1,14 @@
 //! What new holders do with an order, and what holders lose.
 
+use std::collections::BTreeSet;
+
 use cairn_core::{
     part,
     steward::{Effect, Failure, Say},
 };
 use cairn_proto::{Action, GroupId, Ordinals, PeerKey, Slot, Taken};
 
-use super::{Event, World};
+use super::{Event, HOUR, World};
 use crate::checkers::Violation;
 
 impl World<'_> {
@@ -26,7 +28,8 @@ impl World<'_> {
         }
         let member = &self.members[to];
         let held = member.ledger.get(&group).copied();
-        let task = part::may_take(&credentials, &sheet, &member.key, &member.domain, held, self.now);
+        let heard = self.heard_of(to, &credentials);
+        let task = part::may_take(&credentials, &sheet, &member.key, &member.domain, held, (&heard, self.now));
         let task = match task {
             Ok(task) => task,
             Err(why) => {
@@ -75,6 +78,17 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Those of whom a check of these needs to know whether they were heard lately, as a peer heard them.
+    fn heard_of(&self, at: usize, credentials: &part::Credentials) -> BTreeSet<PeerKey> {
+        let concerned = credentials.concerned();
+        if concerned.is_empty() {
+            return concerned;
+        }
+        let views = self.views(Some(self.side(at)));
+        let lately = views.iter().filter(|view| self.now.ms_since(view.last_heard) < 24 * HOUR).map(|view| view.peer);
+        lately.filter(|peer| concerned.contains(peer)).collect()
+    }
+
     /// A shard's bytes by an order: from the peer that has it, or as the sum of what helpers have. Who was missing otherwise.
     fn fetch(
         &self,
@@ -92,7 +106,8 @@ impl World<'_> {
         };
         match action {
             Action::Copy { from, to: me, .. } => {
-                let served = part::may_serve(credentials, from, (me, &self.members[to].domain), self.now);
+                let heard = self.heard_of(self.index[from], credentials);
+                let served = part::may_serve(credentials, from, (me, &self.members[to].domain), (&heard, self.now));
                 let fine = served.is_ok_and(|(of, ordinals)| of == slot && ordinals.contains(ordinal));
                 if fine { asked(from, slot) } else { Err(*from) }
             }
@@ -106,7 +121,8 @@ impl World<'_> {
                 for (of, helper) in &helpers[..used] {
                     let held = self.members[self.index[helper]].ledger.get(&group).copied();
                     let domain = &self.members[to].domain;
-                    let own = part::may_help(credentials, helper, held, domain, self.now).map(|(_, own)| own);
+                    let heard = self.heard_of(self.index[helper], credentials);
+                    let own = part::may_help(credentials, helper, held, domain, (&heard, self.now)).map(|(_, own)| own);
                     if own != Ok(*of) {
                         return Err(*helper);
                     }

@@ -73,8 +73,12 @@ pub struct MonthsReport {
     pub frozen_not_urgent: u32,
     /// Stripes that are lost in the end; none, unless the stewards sleep.
     pub lost: u32,
+    /// Times that a bad steward said that it alone was left of its committee.
+    pub usurped: u32,
     /// Groups that lost more than half of their stewards before these could be replaced.
     pub stuck: u32,
+    /// Those of them that somebody watches in the end, and that can order nothing still.
+    pub stuck_in_the_end: u32,
     /// Groups that nobody watches in the end: the stewards' colour ran empty.
     pub unwatched: u32,
     /// Slots below target in the end.

@@ -32,6 +32,7 @@ fn seeds_with(seeds: std::ops::Range<u64>, churn_percent: u32, bad: u32) -> Mont
         sum.crashes += report.crashes;
         sum.forged += report.forged;
         sum.forged_orders += report.forged_orders;
+        sum.usurped += report.usurped;
         sum.lost += report.lost;
         sum.below_target += report.below_target;
         sum.unwatched += report.unwatched;
@@ -88,14 +89,14 @@ fn fifty_more_half_years_at_twenty_percent() {
 #[test]
 fn ten_half_years_with_a_bad_steward() {
     let sum = seeds_with(200..210, 5, 1);
-    assert!(sum.forged > 1000 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
+    assert!(sum.forged > 1000 && sum.usurped > 300 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
 }
 
 /// Two of seven do, as many as a quorum of five bears.
 #[test]
 fn five_half_years_with_two_bad_stewards() {
     let sum = seeds_with(210..215, 5, 2);
-    assert!(sum.forged > 2000 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
+    assert!(sum.forged > 2000 && sum.usurped > 600 && sum.forged_orders * 50 <= sum.forged, "{sum:?}");
 }
 
 /// What is kept is kept by the stewards: without them most of it is gone.

@@ -13,6 +13,8 @@
 //! two honest helpers each used its secret up for one session, the new holder knows neither secret, and so the mask between
 //! them is random to it in either session; when the ids differ the two do not cancel, and what comes out is noise.
 
+use std::collections::BTreeSet;
+
 use cairn_proto::{
     Action, CodeParams, DecodeError, Domain, GroupId, GroupTicket, PeerKey, SheetRow, Slot, SlotSheet, Timestamp,
     order::OrderId, signed,
@@ -178,7 +180,7 @@ pub struct Invited {
 
 impl Invited {
     /// Whether `me` may help `bearer`, whom the transport authenticated and whose pinned domain this is. `held` is the slot of the group
-    /// that `me` has, by its own ledger.
+    /// that `me` has, by its own ledger; `heard` as in [`Credentials::check`](crate::part::Credentials::check).
     ///
     /// # Errors
     /// [`Refusal::Unfit`], or [`Refusal::NoShard`] where the stripe has no shard in our slot.
@@ -187,10 +189,10 @@ impl Invited {
         me: &PeerKey,
         held: Option<Slot>,
         (bearer, domain): (&PeerKey, &Domain),
-        now: Timestamp,
+        (heard, now): (&BTreeSet<PeerKey>, Timestamp),
     ) -> Result<Self, Refusal> {
         let unfit = |_: DecodeError| Refusal::Unfit;
-        let (part, own) = may_help(&invite.credentials, me, held, domain, now).map_err(|_| Refusal::Unfit)?;
+        let (part, own) = may_help(&invite.credentials, me, held, domain, (heard, now)).map_err(|_| Refusal::Unfit)?;
         let sheet = SlotSheet::open(&invite.sheet, &part.mandate.ticket).map_err(unfit)?;
         let row = sheet.rows.iter().find(|row| row.ordinal == invite.ordinal).ok_or(Refusal::Unfit)?;
         let frame = Frame::new(&invite.credentials, &part.mandate.ticket, row).ok_or(Refusal::Unfit)?;

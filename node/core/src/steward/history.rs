@@ -2,7 +2,7 @@
 //!
 //! The mandates must be the owner's own, changes of stewards must follow from them one by one, and each new holder must have been
 //! ordered by enough of the committee that its order names, and say itself that it took the shards. What a lying steward can do is
-//! to leave things out; to make things up it takes a quorum, and then the shards are still checked against the owner's roots.
+//! to leave things out; to make things up it takes a quorum, or one that says it is the last, and then the shards are still checked against the owner's roots.
 //!
 //! The log is no more than the steward's word: it is shown, and nothing is decided by it.
 
@@ -45,6 +45,8 @@ pub struct History {
     pub mandate: Mandate,
     /// The stewards of now.
     pub stewards: Vec<PeerKey>,
+    /// Whether that rests on the word of fewer than half of a committee ([`crate::succession`]).
+    pub succession: bool,
     /// New holders, by the time at which they took their shards.
     pub arrivals: Vec<Arrival>,
     /// What it says that happened. Nothing in it is signed.
@@ -72,6 +74,7 @@ impl History {
         }
         let mut committees = follow(&mandate, &map.changes)?;
         let stewards = committees.last().map_or(&[][..], Committee::stewards).to_vec();
+        let succession = committees.iter().zip(&map.changes).any(|(committee, change)| committee.is_succession(change));
         for past in &map.past {
             let older = Mandate::open(&past.mandate)?;
             if older.ticket != *ticket || older.generation >= mandate.generation {
@@ -95,7 +98,7 @@ impl History {
             }
         }
         arrivals.sort_by_key(|arrival| (arrival.at, arrival.order));
-        Ok(Self { mandate, stewards, arrivals, log: map.log.clone(), unfounded })
+        Ok(Self { mandate, stewards, succession, arrivals, log: map.log.clone(), unfounded })
     }
 }
 
@@ -104,7 +107,9 @@ fn follow(mandate: &Mandate, changes: &[Certificate]) -> Result<Vec<Committee>, 
     let mut committee = Committee::of(mandate);
     let mut line = vec![committee.clone()];
     for change in changes {
-        committee.change(change)?;
+        // The owner was away and can say of nobody that it was here; a steward that outlived the others tells the truth, or makes up holders whose
+        // shards are then checked.
+        committee.succeed(change)?;
         line.push(committee.clone());
     }
     Ok(line)

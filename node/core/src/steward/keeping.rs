@@ -11,7 +11,7 @@ use super::{
     watched::{self, Watched},
     wire,
 };
-use crate::{durability::repairs::RepairTimes, liveness::Presence};
+use crate::{durability::repairs::RepairTimes, liveness::Presence, peer_view::PeerView};
 
 /// A holder that is to be asked what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,18 @@ pub struct Inventory {
 }
 
 impl Steward {
+    /// Whoever begins to watch a group knows nothing of its people but what the network heard: who was silent for a day before, and is not heard now, was gone
+    /// then. Of the time before we ran nothing is said.
+    pub(super) fn learn_of_strangers(&mut self, now: Timestamp, peers: &[PeerView]) {
+        let began = *self.began.get_or_insert(now);
+        for view in peers.iter().filter(|view| self.crowd.knows(&view.peer)) {
+            let since = view.last_heard.max(began);
+            if now.ms_since(since) >= self.rhythm.steward_lost_ms {
+                self.watch.expected_since(view.peer, since, now);
+            }
+        }
+    }
+
     /// Most bytes of a group's state, 8 MiB: one whose holders were all replaced many times. A usual one has 70 KiB.
     pub const STATE_MAX: usize = watched::state::STATE_MAX;
 

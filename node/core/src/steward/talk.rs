@@ -11,6 +11,7 @@ use super::{
     Declined, Effect, Say, Steward,
     message::{PAST_MAX, Past},
     plan,
+    succession::Ears,
     vote::{self, Objection},
     watched::{ENTRIES_MAX, Silence, Word},
 };
@@ -25,13 +26,13 @@ impl Steward {
     pub fn told(&mut self, from: PeerKey, say: Say, now: Timestamp, peers: &[PeerView]) {
         self.clock(now);
         self.heard(from, now);
-        if !self.listens(&from, &say) {
+        if !self.listens(&from, &say, now) {
             return;
         }
         match say {
             Say::Propose { order, vote } => self.on_proposal(from, &order, vote, now, peers),
-            Say::Vote { group, order, vote } => self.on_vote(from, group, order, vote, now),
-            Say::Certified { certificate } => drop(self.on_certified(from, certificate, now)),
+            Say::Vote { group, order, vote } => self.on_vote(from, group, order, vote, now, peers),
+            Say::Certified { certificate } => drop(self.on_certified(from, certificate, now, peers)),
             Say::Taken { certificate, sealed } => drop(self.on_taken(&certificate, sealed, now)),
             Say::Failed { group, order, failure } => {
                 let (rhythm, late_ms) = (self.rhythm, self.watch.timers().late_ms);
@@ -50,16 +51,23 @@ impl Steward {
             }
             Say::Compare { group, generation, digest } => self.on_compare(from, group, generation, &digest),
             Say::Tokens { group, own, spare } => self.on_tokens(group, own.as_deref(), spare.as_deref()),
-            Say::Map { group, changes, past, entries } => self.on_map(from, group, &changes, &past, entries, now),
+            Say::Map { group, changes, past, entries } => {
+                self.on_map(from, group, (&changes, &past, entries), now, peers)
+            }
             Say::Record { record, changes, past, entries } => {
                 let group = record.group();
                 let ours = self.groups.get(&group).filter(|ours| ours.record.supersedes(&record));
                 let (newer, known) = (ours.map(|ours| ours.whole()), self.groups.contains_key(&group));
+                // Somebody who does not know yet that our place was given away.
+                let age = (record.mandate.generation, changes.len());
+                if self.given_away.get(&group).is_some_and(|last| age <= *last) {
+                    return;
+                }
                 // Where ours is as new, there may be more in its map.
-                let done = self.adopt(*record, &changes, from, now);
+                let done = self.adopt_from(*record, &changes, from, now, peers);
                 if done.is_ok() || known && done == Err(Declined::Old) {
                     let asked = newer.is_some() && self.groups.get(&group).is_some_and(|ours| ours.has_asked(&from));
-                    self.on_map(from, group, &changes, &past, entries, now);
+                    self.on_map(from, group, (&changes, &past, entries), now, peers);
                     if let Some(whole) = newer.filter(|_| asked) {
                         self.tell(from, whole);
                     }
@@ -69,7 +77,7 @@ impl Steward {
     }
 
     /// Whether somebody is listened to: certificates are dear to check, so only those whom they concern may bring them.
-    fn listens(&self, from: &PeerKey, say: &Say) -> bool {
+    fn listens(&mut self, from: &PeerKey, say: &Say, now: Timestamp) -> bool {
         let is_steward = |group: &GroupId| self.groups.get(group).is_some_and(|group| group.is_steward(from));
         let few = |changes: &[Certificate], past: &[Past], entries: usize| {
             let past = past.len() <= PAST_MAX && past.iter().all(|past| past.changes.len() <= CHANGES_MAX);
@@ -84,7 +92,11 @@ impl Steward {
             // Of a group that is not known, from its owner or another steward: everything in it is checked.
             Say::Record { record, changes, past, entries } => {
                 let group = record.group();
-                few(changes, past, entries.len()) && (is_steward(&group) || !self.groups.contains_key(&group))
+                let fine = few(changes, past, entries.len());
+                let known = is_steward(&group);
+                let rhythm = self.rhythm;
+                let ours = self.groups.get_mut(&group);
+                fine && (known || ours.is_none_or(|ours| ours.may_have_come(from, changes, now, &rhythm)))
             }
             Say::Propose { .. } | Say::Vote { .. } | Say::Failed { .. } | Say::Compare { .. } => true,
             // Its owner signed it, and for us.
@@ -121,18 +133,34 @@ impl Steward {
         }
     }
 
-    fn on_vote(&mut self, from: PeerKey, id: GroupId, order: OrderId, vote: [u8; 64], now: Timestamp) {
+    fn on_vote(
+        &mut self,
+        from: PeerKey,
+        id: GroupId,
+        order: OrderId,
+        vote: [u8; 64],
+        now: Timestamp,
+        peers: &[PeerView],
+    ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.vote(&from, &order, vote) {
-            self.count(id, &order, now);
+            self.count(id, &order, now, peers);
+        } else if group.endorse(&from, &order, vote) {
+            self.effects.push(Effect::Persist(id));
         }
     }
 
     /// Makes an order of a proposal that enough have signed.
-    pub(super) fn count(&mut self, id: GroupId, name: &OrderId, now: Timestamp) {
-        let Some(certificate) = self.groups.get_mut(&id).and_then(|group| group.certify(name)) else { return };
+    pub(super) fn count(&mut self, id: GroupId, name: &OrderId, now: Timestamp, peers: &[PeerView]) {
+        if let Some(certificate) = self.groups.get_mut(&id).and_then(|group| group.certify(name)) {
+            self.ordered(id, certificate, now, peers);
+        }
+    }
+
+    /// An order of ours is one now.
+    pub(super) fn ordered(&mut self, id: GroupId, certificate: Certificate, now: Timestamp, peers: &[PeerView]) {
         // It may have come too late: another one is under way, or the committee is another.
-        if !self.on_certified(self.me, certificate.clone(), now) {
+        if !self.on_certified(self.me, certificate.clone(), now, peers) {
             return;
         }
         let Some(group) = self.groups.get(&id) else { return };
@@ -151,12 +179,13 @@ impl Steward {
     }
 
     /// Whether it was news.
-    fn on_certified(&mut self, from: PeerKey, certificate: Certificate, now: Timestamp) -> bool {
+    fn on_certified(&mut self, from: PeerKey, certificate: Certificate, now: Timestamp, peers: &[PeerView]) -> bool {
         let id = certificate.order.group;
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let change = certificate.order.action.slot().is_none();
         let order = certificate.order.clone();
-        let news = group.certified(certificate, from, now);
+        let news =
+            group.certified(certificate, from, &Ears::heard(&self.me, &self.watch, peers, &self.rhythm, now), now);
         if news {
             self.vetting.ordered(&order, now, now);
             if change {
@@ -214,15 +243,20 @@ impl Steward {
         &mut self,
         from: PeerKey,
         id: GroupId,
-        changes: &[Certificate],
-        past: &[Past],
-        entries: Vec<(Certificate, Vec<u8>)>,
+        (changes, past, entries): (&[Certificate], &[Past], Vec<(Certificate, Vec<u8>)>),
         now: Timestamp,
+        peers: &[PeerView],
     ) {
-        let Some(group) = self.groups.get_mut(&id).filter(|group| group.is_steward(&from)) else { return };
-        if group.learn_changes(changes, past, now) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if group.learn_changes(changes, past, &Ears::heard(&self.me, &self.watch, peers, &self.rhythm, now), now) {
             self.count_people(&id, true, now);
             self.effects.push(Effect::Persist(id));
+        } else {
+            self.endorse(&id, changes);
+        }
+        // Whoever came by a succession that we do not believe.
+        if !self.groups.get(&id).is_some_and(|group| group.is_steward(&from)) {
+            return;
         }
         let theirs: BTreeSet<OrderId> = entries.iter().filter_map(|(order, _)| order.order.id().ok()).collect();
         let mut wrong = 0;

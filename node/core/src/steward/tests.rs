@@ -15,6 +15,7 @@ mod leaning;
 mod notice;
 mod restart;
 mod small;
+mod succession;
 mod suspects;
 mod times;
 mod tokens;
@@ -152,30 +153,38 @@ fn a_quorum_of_liars_gets_nobody_to_take_another_slot() {
     };
     let sheet = record.sealed_sheet(slot(2)).expect("there");
     let domain = |peer: PeerKey| village.domain(&peer);
-    let take = |held, now| part::may_take(&credentials, sheet, &to, &domain(to), held, now);
+    let none = BTreeSet::new();
+    let take = |held, now| part::may_take(&credentials, sheet, &to, &domain(to), held, (&none, now));
     assert_eq!(take(None, village.now), Err(Unfit::WrongColour { slot: slot(2) }));
     // One of the right colour takes it, unless it once had another slot, or the time is over, or it is not named.
     let right = village.of_colour(2)[1];
-    let mine = |held, now| part::may_take(&credentials, sheet, &to, &domain(right), held, now);
+    let mine = |held, now| part::may_take(&credentials, sheet, &to, &domain(right), held, (&none, now));
     assert!(mine(None, village.now).is_ok() && mine(Some(slot(2)), village.now).is_ok());
     assert_eq!(mine(Some(slot(4)), village.now), Err(Unfit::OtherSlot { held: slot(4) }));
     assert_eq!(mine(None, village.now.plus_ms(HOUR)), Err(Unfit::Expired));
-    assert_eq!(part::may_take(&credentials, sheet, &right, &domain(right), None, village.now), Err(Unfit::NotNamed));
+    assert_eq!(
+        part::may_take(&credentials, sheet, &right, &domain(right), None, (&none, village.now)),
+        Err(Unfit::NotNamed)
+    );
     let other_sheet = record.sealed_sheet(slot(3)).expect("there");
-    let wrong = part::may_take(&credentials, other_sheet, &to, &domain(right), None, village.now);
+    let wrong = part::may_take(&credentials, other_sheet, &to, &domain(right), None, (&none, village.now));
     assert_eq!(wrong, Err(Unfit::NoRoots));
     // The source hands it to nobody else, and nobody else hands out anything.
     let from = village.holder(2);
-    let serve = |me: &PeerKey, to: &PeerKey, of| part::may_serve(&credentials, me, (to, &domain(of)), village.now);
+    let serve =
+        |me: &PeerKey, to: &PeerKey, of| part::may_serve(&credentials, me, (to, &domain(of)), (&none, village.now));
     assert!(serve(&from, &to, right).is_ok());
     assert_eq!(serve(&from, &to, to), Err(Unfit::WrongColour { slot: slot(2) }));
     assert_eq!(serve(&from, &right, right), Err(Unfit::NotNamed));
     assert_eq!(serve(&to, &from, right), Err(Unfit::NotNamed));
-    assert!(part::may_help(&credentials, &from, Some(slot(2)), &domain(right), village.now).is_err());
+    assert!(part::may_help(&credentials, &from, Some(slot(2)), &domain(right), (&none, village.now)).is_err());
     // Four of seven are no quorum.
     let few = village.stewards.keys().take(4).map(|peer| (*peer, order.sign(&village.keys[peer]).expect("valid")));
     let forged = Credentials { certificate: Certificate::new(order.clone(), few), ..credentials.clone() };
-    assert!(matches!(part::may_take(&forged, sheet, &to, &domain(right), None, village.now), Err(Unfit::Forged(_))));
+    assert!(matches!(
+        part::may_take(&forged, sheet, &to, &domain(right), None, (&none, village.now)),
+        Err(Unfit::Forged(_))
+    ));
 }
 
 #[test]

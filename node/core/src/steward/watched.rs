@@ -3,7 +3,7 @@
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
 //! stewards are), `compared` (whether they know the same), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
 //! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `phases` (when each came how far), `repairs` (how long they
-//! take), `state` (all of it as bytes), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
+//! take), `state` (all of it as bytes), `succession` (who was passed over when most were lost), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,6 +33,7 @@ mod pace;
 mod phases;
 mod repairs;
 pub(super) mod state;
+mod succession;
 mod tokens;
 mod turns;
 mod words;
@@ -47,7 +48,7 @@ pub use self::{
 };
 use self::{
     audits::{Audited, Distrust},
-    chain::Chain,
+    chain::{Chain, Heard},
     doubts::Spent,
     orders::{Entry, UnderWay},
     pace::Pace,
@@ -115,6 +116,12 @@ pub(super) struct Watched {
     phases: VecDeque<RepairPhases>,
     /// Until then an emergency by presence goes on, as long as a slot is missed. Not kept across a crash: whoever starts again judges anew.
     alarm_until: Timestamp,
+    /// Whether so few of the stewards are left that they order successions. Not kept across a crash, nor is what follows.
+    pub(super) alone: bool,
+    /// Stewards that were passed over: when they were told so, last, and how often.
+    told: BTreeMap<PeerKey, (Option<Timestamp>, u8)>,
+    /// When somebody whom we do not know as a steward said that it is one, last.
+    stranger: Option<Timestamp>,
     looked: Option<Timestamp>,
     /// When a map was last compared, and with whose, while the answer is not there.
     compared: Timestamp,
@@ -130,9 +137,10 @@ impl Watched {
         record: GroupRecord,
         introducer: PeerKey,
         changes: &[Certificate],
+        heard: Heard<'_>,
         now: Timestamp,
     ) -> Result<Self, DecodeError> {
-        let chain = Chain::new(&record.mandate, changes)?;
+        let chain = Chain::new(&record.mandate, changes, heard)?;
         let generation = record.mandate.generation;
         let mut new = Self {
             record,
@@ -157,6 +165,9 @@ impl Watched {
             lacking: BTreeMap::new(),
             phases: VecDeque::new(),
             alarm_until: Timestamp(0),
+            alone: false,
+            told: BTreeMap::new(),
+            stranger: None,
             looked: None,
             compared: now,
             asked_for_map: None,
@@ -335,7 +346,9 @@ impl Watched {
     }
 
     pub(super) fn everybody(&self) -> impl Iterator<Item = PeerKey> + '_ {
-        self.given.keys().map(|(_, peer)| *peer).chain(self.committee().stewards().iter().copied())
+        let passed_over = self.chain.successions().flat_map(|(committee, change)| committee.unsigned(change));
+        let stewards = self.committee().stewards().iter().chain(passed_over).chain(self.told.keys());
+        self.given.keys().map(|(_, peer)| *peer).chain(stewards.copied())
     }
 
     /// Whether this peer is a steward of the group, or was one under this mandate.

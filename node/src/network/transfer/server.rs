@@ -83,7 +83,7 @@ impl Server {
         courtesy: Option<Courtesy>,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits.memory / PERMIT_BYTES));
-        let checks = Checks::new(commands, limits.memory_wait);
+        let checks = Checks::new(commands, limits.memory_wait, limits.steward_lost);
         Self { identity, domain, keeper, limits, memory, workers, checks, courtesy }
     }
 

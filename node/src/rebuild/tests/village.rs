@@ -41,6 +41,7 @@ pub(super) const PATIENT: Patience = Patience {
     busy: FOR_EVER,
     spare: FOR_EVER,
     silent: FOR_EVER,
+    lost: Duration::from_secs(24 * 3600),
 };
 
 pub(super) fn slot(index: usize) -> Slot {
@@ -278,7 +279,8 @@ impl Village {
 
     pub(super) fn task(&self, credentials: &Credentials) -> Task {
         let to = self.new_holder();
-        may_take(credentials, &self.sealed_sheet(), &to.peer, &to.domain, None, clock()).expect("its own colour")
+        may_take(credentials, &self.sealed_sheet(), &to.peer, &to.domain, None, (&BTreeSet::new(), clock()))
+            .expect("its own colour")
     }
 
     /// What the new holder gets.

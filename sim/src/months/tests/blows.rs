@@ -27,6 +27,8 @@ fn worlds(name: &str, seeds: std::ops::Range<u64>, world: impl Fn(u64) -> Months
         sum.frozen_not_urgent += report.frozen_not_urgent;
         sum.lost += report.lost;
         sum.below_target += report.below_target;
+        sum.stuck += report.stuck;
+        sum.stuck_in_the_end += report.stuck_in_the_end;
         sum.most_a_day = sum.most_a_day.max(report.most_a_day);
         sum.longest_gap_hours = sum.longest_gap_hours.max(report.longest_gap_hours);
     }
@@ -46,6 +48,8 @@ fn a_third_is_lost_within_an_hour() {
     assert!(sum.holders_lost > 10, "{sum:?}");
     // Frozen but for what is critical: hardly anything else is given, such as was signed before it was seen.
     assert!(sum.frozen_not_urgent * 10 <= sum.orders, "{sum:?}");
+    // A committee of which one is left goes on.
+    assert!(sum.stuck > 0 && sum.stuck_in_the_end == 0, "{sum:?}");
     // Of some colours nobody is left.
     assert!(sum.below_target <= sum.holders_lost / 2, "{sum:?}");
 }

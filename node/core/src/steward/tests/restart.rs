@@ -101,7 +101,7 @@ fn the_owner_is_told_what_the_mandate_what_changed_and_who_took_what() {
     let mandate = Mandate::open(&map.mandate).expect("as it was signed");
     let mut committee = cairn_proto::Committee::of(&mandate);
     assert!(!map.changes.is_empty());
-    map.changes.iter().for_each(|change| committee.change(change).expect("holds"));
+    map.changes.iter().for_each(|change| committee.succeed(change).expect("holds"));
     assert_eq!(map.sheets, vec![1; 5]);
     let taken: Vec<Taken> = map.entries.iter().map(|(_, sealed)| Taken::open(sealed).expect("signed")).collect();
     assert!(taken.iter().any(|taken| taken.slot == slot(2)));

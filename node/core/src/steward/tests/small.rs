@@ -55,7 +55,7 @@ fn a_rebuild_from_too_few_or_from_virtual_slots_is_not_taken() {
         let certificate = village.certificate(&village.order(1, action), village.stewards.keys().copied());
         let credentials = Credentials { mandate: record.sealed_mandate().to_vec(), changes: Vec::new(), certificate };
         let sheet = record.sealed_sheet(slot(3)).expect("there");
-        part::may_take(&credentials, sheet, &to, &village.domain(&to), None, village.now).map(drop)
+        part::may_take(&credentials, sheet, &to, &village.domain(&to), None, (&BTreeSet::new(), village.now)).map(drop)
     };
     assert_eq!(take(&[0, 4]), Ok(()));
     assert_eq!(take(&[0, 1, 4]), Ok(()), "one to spare");

@@ -208,7 +208,7 @@ fn a_new_holder_that_lies_uses_little_of_a_month_up() {
     let mut charged = 0;
     for certificate in many {
         let name = certificate.order.id().expect("valid");
-        assert!(watched.certified(certificate, voters[1], now));
+        assert!(watched.certified(certificate, voters[1], &|_| true, now));
         charged += u32::from(watched.charge_search(&to, &name, Failure::Wrong(None), now));
         assert!(watched.failed(&to, &name, Failure::Wrong(None), &silence, now));
     }

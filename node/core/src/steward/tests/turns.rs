@@ -90,7 +90,7 @@ fn a_months_bytes_are_not_one_stewards_to_use_up() {
         most
     };
     let before = count(watched);
-    assert!(watched.certified(certificate, peers[1], now));
+    assert!(watched.certified(certificate, peers[1], &|_| true, now));
     let rhythm = Rhythm::default();
     let silence = Silence { peers: &[], late_ms: 0, rhythm: &rhythm, now };
     assert!(watched.failed(&to, &order.id().expect("valid"), Failure::Refused, &silence, now));

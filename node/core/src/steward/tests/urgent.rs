@@ -150,7 +150,7 @@ fn phases_of_orders_say_what_came_of_them_and_are_bounded() {
     let mut newest = name;
     for certificate in others {
         newest = certificate.order.id().expect("valid");
-        assert!(watched.certified(certificate, voters[1], now));
+        assert!(watched.certified(certificate, voters[1], &|_| true, now));
         watched.give_up(&newest, now, &rhythm).expect("under way");
     }
     let phases = village.stewards[&voters[0]].report(&group, now).expect("watched").phases;

@@ -27,6 +27,8 @@ pub(super) struct Village {
     pub(super) used: u8,
     /// Slots that lie in the owner's own storage.
     pub(super) leaning: BTreeSet<u8>,
+    /// Whether a new steward begins its work when it gets the record.
+    pub(super) enlists: bool,
     /// How long a turn is.
     pub(super) step_ms: u64,
 }
@@ -67,6 +69,7 @@ impl Village {
             away: BTreeSet::new(),
             used,
             leaning: BTreeSet::new(),
+            enlists: false,
             step_ms: 4 * 60_000,
         };
         for i in 0..140u8 {
@@ -120,12 +123,17 @@ impl Village {
         self.views.iter().find(|view| view.peer == *peer).expect("known").domain.clone()
     }
 
+    /// Whoever is not away.
+    pub(super) fn heard(&self) -> BTreeSet<PeerKey> {
+        self.keys.keys().filter(|peer| !self.away.contains(peer)).copied().collect()
+    }
+
     /// An order of the stewards of the first mandate.
     pub(super) fn order(&self, nonce: u8, action: Action) -> Order {
         let (_, steward) = self.stewards.iter().next().expect("one");
         let map = steward.map_for_owner(&self.ticket.id()).expect("watched");
         let mut committee = cairn_proto::Committee::of(&Mandate::open(&map.mandate).expect("signed"));
-        map.changes.iter().for_each(|change| committee.change(change).expect("holds"));
+        map.changes.iter().for_each(|change| committee.succeed(change).expect("holds"));
         Order {
             group: self.ticket.id(),
             generation: committee.mandate().generation,
@@ -283,6 +291,14 @@ impl Village {
         if self.away.contains(&from) || self.away.contains(&to) {
             return;
         }
+        if self.enlists && matches!(say, Say::Record { .. }) && !self.stewards.contains_key(&to) {
+            let budget = Budget::new(Limits::default(), 10 << 20, now);
+            let (key, watch) = (self.keys[&to].clone(), Watch::new(Timers::default()));
+            let mut new = Steward::new(key, self.domain(&to), Rhythm::default(), watch, budget);
+            // It runs for long.
+            new.tick(Timestamp(999 * HOUR), &[], &mut self.rng);
+            self.stewards.insert(to, new);
+        }
         if let Some(steward) = self.stewards.get_mut(&to) {
             steward.told(from, say, now, &views);
         }
@@ -292,7 +308,7 @@ impl Village {
     pub(super) fn carry_out(&mut self) -> Action {
         let Effect::Give { to, credentials, sheet, previous } = self.given.remove(0) else { panic!("only these") };
         let domain = self.domain(&to);
-        let task = part::may_take(&credentials, &sheet, &to, &domain, None, self.now).expect("fine");
+        let task = part::may_take(&credentials, &sheet, &to, &domain, None, (&self.heard(), self.now)).expect("fine");
         let taken = Taken {
             order: credentials.certificate.order.id().expect("valid"),
             group: self.ticket.id(),

@@ -6,12 +6,19 @@
 //!
 //! A certificate that was kept back changes nothing once the committee that signed it has changed twice; before that it may replace the one change
 //! that was made instead of it, once.
+//!
+//! A *succession* ([`crate::succession`]), which fewer than half ordered, is believed by whoever misses the others, once and for all. Where the others were only
+//! cut off and made a change of their own, theirs counts.
 
 use std::collections::VecDeque;
 
-use cairn_proto::{Certificate, Committee, DecodeError, Mandate, PeerKey, order::CommitteeId};
+use cairn_proto::{
+    Certificate, Committee, DecodeError, Mandate, PeerKey,
+    order::{CommitteeId, OrderId},
+};
 
 use super::super::message::{PAST_MAX, Past};
+use crate::succession;
 
 /// Committees of chains that do not count, newest last: those that a network which falls apart for days makes.
 const FORKS_MAX: usize = 32;
@@ -33,12 +40,19 @@ pub(in super::super) struct Chain {
     older: Vec<Older>,
 }
 
-/// The committees that these changes make, as far as they hold.
-fn follow(from: &Committee, changes: &[Certificate]) -> Vec<Committee> {
+/// Whether a steward was heard lately.
+pub(in super::super) type Heard<'a> = &'a dyn Fn(&PeerKey) -> bool;
+
+/// For what is believed already.
+pub(super) const NOBODY: Heard<'static> = &|_| false;
+
+/// The committees that these changes make, as far as they hold and count.
+fn follow(from: &Committee, changes: &[Certificate], heard: Heard<'_>) -> Vec<Committee> {
     let mut line: Vec<Committee> = Vec::new();
     for change in changes {
-        let mut next = line.last().unwrap_or(from).clone();
-        if next.change(change).is_err() {
+        let last = line.last().unwrap_or(from);
+        let mut next = last.clone();
+        if !succession::counts(last, change, heard) || next.succeed(change).is_err() {
             break;
         }
         line.push(next);
@@ -47,9 +61,9 @@ fn follow(from: &Committee, changes: &[Certificate]) -> Vec<Committee> {
 }
 
 impl Chain {
-    pub(super) fn new(mandate: &Mandate, changes: &[Certificate]) -> Result<Self, DecodeError> {
+    pub(super) fn new(mandate: &Mandate, changes: &[Certificate], heard: Heard<'_>) -> Result<Self, DecodeError> {
         let first = Committee::of(mandate);
-        let mut line = follow(&first, changes);
+        let mut line = follow(&first, changes, heard);
         if line.len() != changes.len() {
             return Err(DecodeError::Invalid { what: "changes of stewards", why: "do not hold" });
         }
@@ -89,24 +103,30 @@ impl Chain {
     }
 
     /// One more change, of the committee of now or of one before. Whether it counts now.
-    pub(super) fn offer_one(&mut self, change: &Certificate) -> bool {
+    pub(super) fn offer_one(&mut self, change: &Certificate, heard: Heard<'_>) -> bool {
         let Some(at) = self.line.iter().position(|committee| *committee.id() == change.order.committee) else {
             return false;
         };
         let chain: Vec<Certificate> = self.changes[..at].iter().chain([change]).cloned().collect();
-        self.offer(&chain)
+        self.offer(&chain, heard)
     }
 
     /// Another steward's chain from the same mandate, as far as it holds. Whether it counts now.
-    pub(super) fn offer(&mut self, chain: &[Certificate]) -> bool {
+    pub(super) fn offer(&mut self, chain: &[Certificate], heard: Heard<'_>) -> bool {
         let same = chain.iter().zip(&self.changes).take_while(|(theirs, ours)| theirs.order == ours.order).count();
-        let fresh = follow(&self.line[same], &chain[same..]);
+        let fresh = follow(&self.line[same], &chain[same..], heard);
         let length = same + fresh.len();
         let id = |change: Option<&Certificate>| change.and_then(|change| change.order.id().ok());
-        let counts = match length.cmp(&self.changes.len()) {
-            std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal => length > same && id(chain.get(same)) < id(self.changes.get(same)),
-            std::cmp::Ordering::Less => false,
+        let (ours, theirs) = (self.changes.get(same), chain[..length].get(same));
+        let few = |change: &Certificate| self.line[same].is_succession(change);
+        let counts = match (ours.map(few), theirs.map(few)) {
+            // What half of a committee made of it counts before what those made who missed that half.
+            (Some(ours), Some(theirs)) if ours != theirs => ours,
+            _ => match length.cmp(&self.changes.len()) {
+                std::cmp::Ordering::Greater => true,
+                std::cmp::Ordering::Equal => length > same && id(theirs) < id(ours),
+                std::cmp::Ordering::Less => false,
+            },
         };
         if !counts {
             fresh.into_iter().for_each(|committee| self.remember(committee));
@@ -118,6 +138,34 @@ impl Chain {
         // Signatures that were looked at stay ours where the orders are the same.
         self.changes.truncate(same);
         self.changes.extend_from_slice(&chain[same..length]);
+        true
+    }
+
+    /// The changes that fewer than half signed, each with the committee of which it was made.
+    pub(in super::super) fn successions(&self) -> impl Iterator<Item = (&Committee, &Certificate)> {
+        self.line.iter().zip(&self.changes).filter(|(committee, change)| committee.is_succession(change))
+    }
+
+    /// Where another's chain goes on beyond ours: each change whose signatures hold, with the committee before and after it, believed or not.
+    pub(super) fn beyond(&self, chain: &[Certificate]) -> Vec<(Committee, Certificate, Committee)> {
+        let same = chain.iter().zip(&self.changes).take_while(|(theirs, ours)| theirs.order == ours.order).count();
+        let after = follow(&self.line[same], &chain[same..], NOBODY);
+        let before: Vec<Committee> = std::iter::once(&self.line[same]).chain(&after).cloned().collect();
+        let steps = before.into_iter().zip(chain[same..].iter().cloned()).zip(after);
+        steps.map(|((before, change), after)| (before, change, after)).collect()
+    }
+
+    /// The signature of a steward that a succession passed over and that came back. Whether it was news.
+    pub(super) fn endorse(&mut self, from: &PeerKey, order: &OrderId, signature: [u8; 64]) -> bool {
+        let Some(at) = self.changes.iter().position(|change| change.order.id().as_ref() == Ok(order)) else {
+            return false;
+        };
+        let (committee, change) = (&self.line[at], &self.changes[at]);
+        let passed = committee.is_succession(change) && committee.unsigned(change).any(|peer| peer == from);
+        if !passed || !change.order.is_signed(from, &signature) {
+            return false;
+        }
+        self.changes[at] = change.clone().with_vote(*from, signature);
         true
     }
 
@@ -134,7 +182,7 @@ impl Chain {
     /// Keeps the mandate before this one, and those before it, for what rests on them.
     pub(super) fn after(mut self, old: Self, mandate: &[u8]) -> Self {
         if old.line[0] == self.line[0] {
-            self.offer(&old.changes);
+            self.offer(&old.changes, NOBODY);
             (self.forks, self.older) = (old.forks, old.older);
             return self;
         }
@@ -150,7 +198,7 @@ impl Chain {
     }
 
     /// Takes up older mandates of the same group that are not known.
-    pub(super) fn offer_past(&mut self, past: &[Past]) {
+    pub(super) fn offer_past(&mut self, past: &[Past], heard: Heard<'_>) {
         let ours = self.line[0].mandate().clone();
         for past in past.iter().take(PAST_MAX) {
             let Ok(mandate) = Mandate::open(&past.mandate) else { continue };
@@ -162,7 +210,7 @@ impl Chain {
             match self.older.iter_mut().find(|known| known.line[0] == first) {
                 Some(known) if known.past.changes.len() >= past.changes.len() => {}
                 known => {
-                    let mut line = follow(&first, &past.changes);
+                    let mut line = follow(&first, &past.changes, heard);
                     let changes = past.changes[..line.len()].to_vec();
                     line.insert(0, first);
                     let past = Past { mandate: past.mandate.clone(), changes };

@@ -9,7 +9,7 @@ use super::{
         message::{Failure, Past},
         subject_of,
     },
-    ENTRIES_MAX, OrderEnd, Pace, Subject, Watched,
+    ENTRIES_MAX, Heard, OrderEnd, Pace, Subject, Watched,
     turns::{AVOIDED_MAX, Promise},
 };
 use crate::{
@@ -90,11 +90,17 @@ impl Watched {
     }
 
     /// Takes note of an order. Whether it was news.
-    pub(in super::super) fn certified(&mut self, certificate: Certificate, from: PeerKey, now: Timestamp) -> bool {
+    pub(in super::super) fn certified(
+        &mut self,
+        certificate: Certificate,
+        from: PeerKey,
+        heard: Heard<'_>,
+        now: Timestamp,
+    ) -> bool {
         let subject = subject_of(&certificate.order.action);
         if certificate.order.action.slot().is_none() {
             // One that is over is believed with a whole chain only: the committee may have gone on without it.
-            let done = certificate.stands_at(now) && self.chain.offer_one(&certificate);
+            let done = certificate.stands_at(now) && self.chain.offer_one(&certificate, heard);
             if done {
                 self.note_change(&certificate, now);
             }
@@ -136,10 +142,16 @@ impl Watched {
     }
 
     /// Another steward's changes and older mandates. Whether they were news.
-    pub(in super::super) fn learn_changes(&mut self, changes: &[Certificate], past: &[Past], now: Timestamp) -> bool {
-        self.chain.offer_past(past);
+    pub(in super::super) fn learn_changes(
+        &mut self,
+        changes: &[Certificate],
+        past: &[Past],
+        heard: Heard<'_>,
+        now: Timestamp,
+    ) -> bool {
+        self.chain.offer_past(past, heard);
         let before = self.chain.changes().to_vec();
-        if !self.chain.offer(changes) {
+        if !self.chain.offer(changes, heard) {
             return false;
         }
         let fresh: Vec<Certificate> =

@@ -48,6 +48,7 @@ use super::{
     },
     ENTRIES_MAX, Entry, Pace, Patience, Promise, Subject, UnderWay, Watched,
     audits::Distrust,
+    chain::NOBODY,
     tokens::{Asked, Handed, Kept, POOL_OF_SLOT_MAX, Tokens},
     turns::{AVOIDED_MAX, PROPOSERS_MAX},
 };
@@ -244,11 +245,11 @@ impl Watched {
         r.version(if old { BEFORE_TOKENS } else { VERSION })?;
         let record = GroupRecord::decode(r.bytes(GROUP_RECORD_MAX)?)?;
         let introducer = peer(&mut r)?;
-        let mut group = Self::new(record, introducer, &changes(&mut r)?, now)?;
+        let mut group = Self::new(record, introducer, &changes(&mut r)?, NOBODY, now)?;
         let count = r.count(PAST_MAX, 2)?;
         let past = |r: &mut Reader<'_>| Ok(Past { mandate: r.bytes(MANDATE_MAX)?.to_vec(), changes: changes(r)? });
         let past = (0..count).map(|_| past(&mut r)).collect::<Result<Vec<_>, DecodeError>>()?;
-        group.chain.offer_past(&past);
+        group.chain.offer_past(&past, NOBODY);
         if group.chain.past() != past {
             return Err(r.invalid("mandates that are not older ones of the group"));
         }

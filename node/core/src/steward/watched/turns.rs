@@ -363,10 +363,28 @@ impl Watched {
 
     /// The certificate of a proposal that has enough votes, which is none from then on.
     pub(in super::super) fn certify(&mut self, name: &OrderId) -> Option<Certificate> {
-        let proposal = self.proposals.get(name)?;
-        let enough = proposal.votes.len() >= self.committee().needed(&proposal.order.action);
+        let needed = self.committee().needed(&self.proposals.get(name)?.order.action);
+        self.certify_by(name, needed)
+    }
+
+    /// The same where so many votes are enough.
+    pub(in super::super) fn certify_by(&mut self, name: &OrderId, needed: usize) -> Option<Certificate> {
+        let enough = self.proposals.get(name)?.votes.len() >= needed;
         let proposal = if enough { self.proposals.remove(name)? } else { return None };
         Some(Certificate::new(proposal.order, proposal.votes))
+    }
+
+    /// Proposals of ours whose votes were waited for in vain.
+    pub(super) fn in_vain_until(&self, now: Timestamp) -> impl Iterator<Item = (OrderId, &Order)> {
+        self.proposals.iter().filter(move |(_, p)| p.until <= now).map(|(name, p)| (*name, &p.order))
+    }
+
+    /// Whatever came to nothing is tried again at once: it was nobody's fault.
+    pub(in super::super) fn try_all_again(&mut self, now: Timestamp) {
+        for patience in self.patience.values_mut() {
+            (patience.failures, patience.next) = (0, patience.next.min(now));
+            patience.proposers.clear();
+        }
     }
 
     /// Bytes that an action moves in all.

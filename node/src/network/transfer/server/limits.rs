@@ -29,6 +29,8 @@ pub struct ServerLimits {
     pub streams_per_peer: usize,
     /// From one round of passing kept heads on to the next.
     pub replicate_every: Duration,
+    /// Silence after which a steward's place goes to another; whoever is heard within it is not to be passed over.
+    pub steward_lost: Duration,
     /// What the stewards' protocol adds.
     pub stewards: StewardLimits,
 }
@@ -45,6 +47,7 @@ impl Default for ServerLimits {
             queue: workers::QUEUE_MAX,
             streams_per_peer: 4,
             replicate_every: Duration::from_secs(3600),
+            steward_lost: Duration::from_secs(24 * 3600),
             stewards: StewardLimits::default(),
         }
     }

@@ -4,7 +4,7 @@
 //! stewards that there may be, with seven votes each: a fifth of a second on a busy machine; half a millisecond without a change), so
 //! it runs in turn with all others of the kind ([`signatures`]), and a stream waits for its own check.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use cairn_core::part::{Credentials, Pass, Unfit, may_serve};
 use cairn_proto::{
@@ -37,12 +37,13 @@ pub(super) struct Checks {
     /// To the peer book. Weak: a stream must not keep a node alive that nobody has a handle of.
     commands: mpsc::WeakSender<Command>,
     wait: Duration,
+    steward_lost: Duration,
 }
 
 impl Checks {
-    /// `wait`: for a turn, and then `Busy` is said.
-    pub(super) fn new(commands: mpsc::WeakSender<Command>, wait: Duration) -> Self {
-        Self { commands, wait }
+    /// `wait`: for a turn, and then `Busy` is said. `steward_lost`: silence after which a steward's place goes to another.
+    pub(super) fn new(commands: mpsc::WeakSender<Command>, wait: Duration, steward_lost: Duration) -> Self {
+        Self { commands, wait, steward_lost }
     }
 
     /// What these bytes open for `bearer` at `me`.
@@ -56,7 +57,8 @@ impl Checks {
     ) -> Result<Passed, RefusalCode> {
         if kind == FrameKind::OpenWatch {
             let pass = Pass::decode(bytes).map_err(|_| RefusalCode::BadRequest)?;
-            return self.in_turn(move || watch(&pass, &bearer, now)).await;
+            let heard = self.heard(pass.concerned(), now).await;
+            return self.in_turn(move || watch(&pass, &bearer, &heard, now)).await;
         }
         let credentials = Credentials::decode(bytes).map_err(|_| RefusalCode::BadRequest)?;
         let named = match &credentials.certificate.order.action {
@@ -67,7 +69,21 @@ impl Checks {
             return Err(RefusalCode::NotAuthorised);
         }
         let domain = self.pinned_domain(bearer).await.ok_or(RefusalCode::UnknownBearer)?;
-        self.in_turn(move || order(&credentials, &me, &bearer, &domain, now)).await
+        let heard = self.heard(credentials.concerned(), now).await;
+        self.in_turn(move || order(&credentials, &me, (&bearer, &domain), (&heard, now))).await
+    }
+
+    /// Those of them whom our peer book heard within a day.
+    async fn heard(&self, concerned: BTreeSet<PeerKey>, now: Timestamp) -> BTreeSet<PeerKey> {
+        let commands = if concerned.is_empty() { None } else { self.commands.upgrade() };
+        let Some(commands) = commands else { return BTreeSet::new() };
+        let (reply, answer) = oneshot::channel();
+        let asked = commands.send(Command::Peers { reply }).await;
+        drop(commands);
+        let known = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
+        let lately =
+            known.iter().filter(|view| u128::from(now.ms_since(view.last_heard)) < self.steward_lost.as_millis());
+        lately.map(|view| view.peer).filter(|peer| concerned.contains(peer)).collect()
     }
 
     /// Runs a check when it is its turn.
@@ -98,19 +114,18 @@ fn refusal(unfit: &Unfit) -> RefusalCode {
 fn order(
     credentials: &Credentials,
     me: &PeerKey,
-    bearer: &PeerKey,
-    domain: &Domain,
-    now: Timestamp,
+    bearer: (&PeerKey, &Domain),
+    at: (&BTreeSet<PeerKey>, Timestamp),
 ) -> Result<Passed, RefusalCode> {
-    let (slot, ordinals) = may_serve(credentials, me, (bearer, domain), now).map_err(|unfit| refusal(&unfit))?;
+    let (slot, ordinals) = may_serve(credentials, me, bearer, at).map_err(|unfit| refusal(&unfit))?;
     // It was opened a moment ago, and its ticket is what names the group.
     let ticket = cairn_proto::Mandate::open(&credentials.mandate).map_err(|_| RefusalCode::NotAuthorised)?.ticket;
     let order = &credentials.certificate.order;
     Ok(Passed::Order { ticket, slot, ordinals, until: order.expires, urgent: order.urgent })
 }
 
-fn watch(pass: &Pass, bearer: &PeerKey, now: Timestamp) -> Result<Passed, RefusalCode> {
-    let (mandate, stewards) = pass.may_watch(bearer, now).map_err(|unfit| refusal(&unfit))?;
+fn watch(pass: &Pass, bearer: &PeerKey, heard: &BTreeSet<PeerKey>, now: Timestamp) -> Result<Passed, RefusalCode> {
+    let (mandate, stewards) = pass.may_watch(bearer, heard, now).map_err(|unfit| refusal(&unfit))?;
     let watchers = Watchers::new(&mandate, stewards, pass.changes.len(), Some((*bearer, now)));
     Ok(Passed::Watch { ticket: mandate.ticket, until: mandate.ends, watchers: Box::new(watchers) })
 }

@@ -71,6 +71,7 @@ impl Village {
                     busy: PATIENCE,
                     spare: PATIENCE,
                     silent: PATIENCE,
+                    lost: PATIENCE,
                 },
             });
             let arriving = futures::stream::unfold(arriving, |mut arriving| async move {

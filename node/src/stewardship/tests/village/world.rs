@@ -147,7 +147,7 @@ impl StewardNet for Link {
             world.reach(&self.me, &from)?;
             let refused = TransferError::Refused { code: RefusalCode::NotAuthorised, retry_after_ms: 0 };
             let bearer = (&self.me, &world.domains[&self.me]);
-            let served = part::may_serve(&credentials, &from, bearer, world.now());
+            let served = part::may_serve(&credentials, &from, bearer, (&BTreeSet::new(), world.now()));
             let (at, ordinals) = served.map_err(|_| refused.clone())?;
             if u64::from(ordinal) >= world.stuck_from.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;

@@ -36,4 +36,5 @@ mod round_trip;
 mod separation;
 mod slow;
 mod streams;
+mod succession;
 mod surface;

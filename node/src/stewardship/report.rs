@@ -9,7 +9,7 @@ use cairn_core::{
         TokenReport, What,
     },
 };
-use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, order::OrderId, wire::Priority};
+use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, mandate::half, order::OrderId, wire::Priority};
 use serde::{Deserialize, Serialize};
 
 /// Happenings that are shown of a group; its owner is told all of them.
@@ -339,7 +339,10 @@ fn waits_for(report: &GroupReport, plan: &PlannedRepair, weather: Weather) -> Op
         return Some("this node may be cut off itself".to_owned());
     }
     if here(report) < report.quorum {
-        return Some(format!("{} stewards, {} are here", report.quorum, here(report)));
+        let few = here(report) < half(report.stewards.len());
+        let then =
+            if few { "; those who are fill the places of the others, once these were silent for two days" } else { "" };
+        return Some(format!("{} stewards, {} are here{then}", report.quorum, here(report)));
     }
     if slot.is_some() && weather.mass_failure && plan.class != Priority::Critical {
         return Some("many peers fell silent at once: only what is critical is repaired".to_owned());

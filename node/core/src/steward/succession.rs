@@ -69,7 +69,7 @@ impl Steward {
             group.try_all_again(now);
         }
         let (lost_ms, pause_ms) = (self.rhythm.steward_lost_ms, self.rhythm.compare_ms);
-        if let Some(back) = group.to_be_told(now, pause_ms, |peer| self.watch.heard_within(peer, lost_ms, now)) {
+        if let Some(back) = group.next_to_tell(now, pause_ms, |peer| self.watch.heard_within(peer, lost_ms, now)) {
             let whole = group.whole();
             self.tell(back, whole);
         }

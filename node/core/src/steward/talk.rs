@@ -21,6 +21,13 @@ use crate::{liveness::Outage, peer_view::PeerView};
 /// are those of a committee that did not come to count, or of a mandate too far back.
 const FALSE_MAX: usize = 64;
 
+/// What another steward says of a group's map.
+struct MapOf<'a> {
+    changes: &'a [Certificate],
+    past: &'a [Past],
+    entries: Vec<(Certificate, Vec<u8>)>,
+}
+
 impl Steward {
     /// Another peer said something. `peers` as in [`Steward::tick`].
     pub fn told(&mut self, from: PeerKey, say: Say, now: Timestamp, peers: &[PeerView]) {
@@ -52,7 +59,7 @@ impl Steward {
             Say::Compare { group, generation, digest } => self.on_compare(from, group, generation, &digest),
             Say::Tokens { group, own, spare } => self.on_tokens(group, own.as_deref(), spare.as_deref()),
             Say::Map { group, changes, past, entries } => {
-                self.on_map(from, group, (&changes, &past, entries), now, peers)
+                self.on_map(from, group, MapOf { changes: &changes, past: &past, entries }, now, peers)
             }
             Say::Record { record, changes, past, entries } => {
                 let group = record.group();
@@ -67,7 +74,7 @@ impl Steward {
                 let done = self.adopt_from(*record, &changes, from, now, peers);
                 if done.is_ok() || known && done == Err(Declined::Old) {
                     let asked = newer.is_some() && self.groups.get(&group).is_some_and(|ours| ours.has_asked(&from));
-                    self.on_map(from, group, (&changes, &past, entries), now, peers);
+                    self.on_map(from, group, MapOf { changes: &changes, past: &past, entries }, now, peers);
                     if let Some(whole) = newer.filter(|_| asked) {
                         self.tell(from, whole);
                     }
@@ -243,7 +250,7 @@ impl Steward {
         &mut self,
         from: PeerKey,
         id: GroupId,
-        (changes, past, entries): (&[Certificate], &[Past], Vec<(Certificate, Vec<u8>)>),
+        MapOf { changes, past, entries }: MapOf<'_>,
         now: Timestamp,
         peers: &[PeerView],
     ) {

@@ -63,7 +63,7 @@ impl Watched {
     }
 
     /// Who was passed over and is heard again: to be told, each so often at most. A few times more once half signed, since only then it goes by that.
-    pub(in super::super) fn to_be_told(
+    pub(in super::super) fn next_to_tell(
         &mut self,
         now: Timestamp,
         pause_ms: u64,

@@ -139,19 +139,32 @@ impl Mandate {
     pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
         at_most(MANDATE, MANDATE_MAX, bytes.len())?;
         let (body, signature) = split(MANDATE, bytes)?;
+        let mandate = Self::read(body)?;
+        signed::verify(MANDATE, body, mandate.ticket.authority(), signature)?;
+        mandate.check()?;
+        Ok(mandate)
+    }
+
+    /// The stewards that it names, whoever signed it: for whoever must know of whom it will be asked before it is opened.
+    ///
+    /// # Errors
+    /// Bytes that are no mandate.
+    pub fn named_in(bytes: &[u8]) -> Result<Vec<PeerKey>, DecodeError> {
+        at_most(MANDATE, MANDATE_MAX, bytes.len())?;
+        Ok(Self::read(split(MANDATE, bytes)?.0)?.stewards)
+    }
+
+    fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(MANDATE, body);
         r.version(VERSION)?;
         let ticket = GroupTicket::decode(r.raw(TICKET_SIZE)?)?;
-        signed::verify(MANDATE, body, ticket.authority(), signature)?;
         let generation = r.u64()?;
         let count = r.count(STEWARDS_MAX, 32)?;
         let stewards = (0..count).map(|_| r.array().map(PeerKey::from_bytes)).collect::<Result<_, _>>()?;
         let (replicas, powers, monthly_bytes) = (r.byte()?, Powers(r.byte()?), r.u64()?);
         let (issued, ends) = (Timestamp(r.u64()?), Timestamp(r.u64()?));
         r.finish()?;
-        let mandate = Self { ticket, generation, stewards, replicas, powers, monthly_bytes, issued, ends };
-        mandate.check()?;
-        Ok(mandate)
+        Ok(Self { ticket, generation, stewards, replicas, powers, monthly_bytes, issued, ends })
     }
 
     fn check(&self) -> Result<(), DecodeError> {

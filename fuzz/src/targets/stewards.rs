@@ -152,7 +152,9 @@ fn taken() -> Vec<u8> {
 }
 
 fn open_mandate(bytes: &[u8]) {
+    let named = Mandate::named_in(bytes);
     if let Ok(mandate) = Mandate::open(bytes) {
+        assert_eq!(named.as_ref(), Ok(&mandate.stewards));
         assert_eq!(bytes, sealed_mandate(), "{mandate:?}");
     }
     assert!(sealed_mandate().len() <= mandate::MANDATE_MAX);

@@ -44,10 +44,11 @@ pub fn follow(mandate: &Mandate, changes: &[Certificate], heard: &BTreeSet<PeerK
     Ok(committee)
 }
 
-/// Those of whom [`follow`] needs to know whether they were heard: nobody, where half signed each change. No signature is looked at.
+/// Those of whom [`follow`] needs to know whether they were heard: nobody, where half signed each change. `stewards`: the mandate's. No signature is
+/// looked at.
 #[must_use]
-pub fn concerned(mandate: &Mandate, changes: &[Certificate]) -> BTreeSet<PeerKey> {
-    let (mut stewards, mut concerned) = (mandate.stewards.clone(), BTreeSet::new());
+pub fn concerned(mut stewards: Vec<PeerKey>, changes: &[Certificate]) -> BTreeSet<PeerKey> {
+    let mut concerned = BTreeSet::new();
     for change in changes {
         let (old, new) = change.order.action.stewards();
         if old.is_some() && change.signers().count() < half(stewards.len()) {

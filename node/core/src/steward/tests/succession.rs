@@ -169,6 +169,38 @@ fn those_who_come_back_sign_for_what_was_done_without_them() {
     }
 }
 
+#[test]
+fn signatures_that_came_later_reach_those_who_did_not_hear_of_them() {
+    let (mut village, here, gone) = bereft(7, 1);
+    until_whole(&mut village, &here[0]);
+    let now = stewards(&village, &here[0]);
+    let (strong, weak) = (now[0], now[1]);
+    let group = village.ticket.id();
+    let (record, changes) = record_and_changes(&village, &strong);
+    for change in &changes {
+        let order = change.order.id().expect("valid");
+        for peer in &gone {
+            let vote = change.order.sign(&village.keys[peer]).expect("valid");
+            // Not from where its signature is looked for: only who was passed over may come later.
+            village.away.clear();
+            village.tell(*peer, strong, Say::Vote { group, order, vote });
+            village.tell(*peer, strong, Say::Vote { group, order, vote: [7; 64] });
+        }
+    }
+    let all: BTreeSet<PeerKey> = village.keys.keys().copied().collect();
+    let holds = |village: &Village, of: &PeerKey| {
+        let (_, changes) = record_and_changes(village, of);
+        succession::follow(&record.mandate, &changes, &all).is_ok()
+    };
+    assert_eq!((holds(&village, &strong), holds(&village, &weak)), (true, false));
+    let digest = |village: &Village, of: &PeerKey| village.stewards[of].groups[&group].digest();
+    assert_ne!(digest(&village, &strong), digest(&village, &weak), "they find out");
+    let map = village.stewards[&strong].groups[&group].map_message();
+    village.tell(strong, weak, map);
+    assert!(holds(&village, &weak));
+    assert_eq!(digest(&village, &strong), digest(&village, &weak));
+}
+
 /// Whoever slept signs for what was made meanwhile, and goes by it only with half of the others.
 #[test]
 fn one_that_slept_does_not_leave_its_place_to_whoever_waited_for_that() {

@@ -114,6 +114,7 @@ impl Chain {
     /// Another steward's chain from the same mandate, as far as it holds. Whether it counts now.
     pub(super) fn offer(&mut self, chain: &[Certificate], heard: Heard<'_>) -> bool {
         let same = chain.iter().zip(&self.changes).take_while(|(theirs, ours)| theirs.order == ours.order).count();
+        self.strengthen(&chain[..same]);
         let fresh = follow(&self.line[same], &chain[same..], heard);
         let length = same + fresh.len();
         let id = |change: Option<&Certificate>| change.and_then(|change| change.order.id().ok());
@@ -139,6 +140,16 @@ impl Chain {
         self.changes.truncate(same);
         self.changes.extend_from_slice(&chain[same..length]);
         true
+    }
+
+    /// Takes over signatures with which half signed what is a succession here.
+    fn strengthen(&mut self, same: &[Certificate]) {
+        for ((committee, ours), theirs) in self.line.iter().zip(&mut self.changes).zip(same) {
+            let stronger = committee.is_succession(ours) && !committee.is_succession(theirs);
+            if stronger && committee.clone().change(theirs).is_ok() {
+                *ours = theirs.clone();
+            }
+        }
     }
 
     /// The changes that fewer than half signed, each with the committee of which it was made.

@@ -19,6 +19,10 @@ impl Watched {
         }
         let mut map = blake3::Hasher::new_derive_key("cairn 2026-11 group map digest v1");
         map.update(self.committee().id());
+        // One that half signed meanwhile is worth more, and the same to who looks at its name alone.
+        for (_, change) in self.chain.successions() {
+            map.update(&change.order.id().unwrap_or_default());
+        }
         for (order, entry) in &self.entries {
             map.update(order).update(&cairn_proto::Taken::hash(&entry.sealed));
         }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use cairn_core::{
     colour::colour,
     part::Credentials,
-    steward::{Effect, Say},
+    steward::{Effect, Say, wire::GroupMap},
 };
 use cairn_proto::{
     Action, Certificate, Committee, GroupId, GroupRecord, Mandate, Order, PeerKey, Slot, mandate::half, order::OrderId,
@@ -73,24 +73,31 @@ impl World<'_> {
         said.into_iter().for_each(|say| self.say(at, to, say));
     }
 
-    fn propose_for_a_friend(&mut self, at: usize, group: GroupId) {
-        let Some(map) = self.members[at].steward.map_for_owner(&group) else { return };
-        let Ok(mandate) = Mandate::open(&map.mandate) else { return };
-        let mut committee = Committee::of(&mandate);
-        if map.changes.iter().any(|change| committee.succeed(change).is_err()) {
-            return;
-        }
-        let Some(action) = self.harmful(at, group, &mandate, &committee) else { return };
-        let order = Order {
-            group,
-            generation: mandate.generation,
+    /// The map of a group and its committee, as this steward knows them.
+    fn committee_of(&self, at: usize, group: GroupId) -> Option<(GroupMap, Committee)> {
+        let map = self.members[at].steward.map_for_owner(&group)?;
+        let mut committee = Committee::of(&Mandate::open(&map.mandate).ok()?);
+        map.changes.iter().try_for_each(|change| committee.succeed(change)).ok()?;
+        Some((map, committee))
+    }
+
+    fn made_up(&mut self, committee: &Committee, action: Action) -> Order {
+        Order {
+            group: committee.mandate().ticket.id(),
+            generation: committee.mandate().generation,
             committee: *committee.id(),
             nonce: u128::from(self.dice.below(u32::MAX)).to_le_bytes(),
             issued: self.now,
             expires: self.now.plus_ms(6 * HOUR),
             urgent: false,
             action,
-        };
+        }
+    }
+
+    fn propose_for_a_friend(&mut self, at: usize, group: GroupId) {
+        let Some((_, committee)) = self.committee_of(at, group) else { return };
+        let Some(action) = self.harmful(at, group, committee.mandate(), &committee) else { return };
+        let order = self.made_up(&committee, action);
         let member = &mut self.members[at];
         let (Ok(name), Ok(vote)) = (order.id(), order.sign(&member.identity)) else { return };
         let (me, malice) = (member.key, member.malice.get_or_insert_default());
@@ -106,12 +113,8 @@ impl World<'_> {
 
     /// Says that it alone is left of the committee, while others are here: to them, and to a friend that is to be a steward in the place of one.
     fn usurp(&mut self, at: usize, group: GroupId) {
-        let Some(map) = self.members[at].steward.map_for_owner(&group) else { return };
-        let Ok(mandate) = Mandate::open(&map.mandate) else { return };
-        let mut committee = Committee::of(&mandate);
-        if map.changes.iter().any(|change| committee.succeed(change).is_err()) {
-            return;
-        }
+        let Some((map, committee)) = self.committee_of(at, group) else { return };
+        let mandate = committee.mandate();
         let me = self.members[at].key;
         let (stewards, class) = (committee.stewards().to_vec(), mandate.ticket.code().slots());
         let others: Vec<PeerKey> =
@@ -130,16 +133,7 @@ impl World<'_> {
         }
         let friend = friends[self.dice.below(friends.len() as u32) as usize];
         let old = others[self.dice.below(others.len() as u32) as usize];
-        let order = Order {
-            group,
-            generation: mandate.generation,
-            committee: *committee.id(),
-            nonce: u128::from(self.dice.below(u32::MAX)).to_le_bytes(),
-            issued: self.now,
-            expires: self.now.plus_ms(6 * HOUR),
-            urgent: false,
-            action: Action::Replace { old, new: friend },
-        };
+        let order = self.made_up(&committee, Action::Replace { old, new: friend });
         let (Ok(name), Ok(vote)) = (order.id(), order.sign(&self.members[at].identity)) else { return };
         let certificate = Certificate::new(order, [(me, vote)]);
         if !committee.is_succession(&certificate) {

@@ -13,10 +13,12 @@ use std::{collections::BTreeSet, fmt};
 
 use cairn_proto::{CodeParams, GroupId, SEAL_OVERHEAD, SHARD_SIZE, Slot};
 use ed25519_dalek::SigningKey;
-use ring::aead;
 use zeroize::Zeroizing;
 
-use crate::keys::Secret;
+use crate::{
+    gcm::{Cipher, NONCE},
+    keys::Secret,
+};
 
 #[cfg(test)]
 mod tests;
@@ -134,12 +136,8 @@ impl FallbackKeys {
         object.extend_from_slice(MARK);
         object.extend_from_slice(&salt);
         object.extend_from_slice(shard);
-        let sealed = self.cipher(place, &salt)?.seal_in_place_separate_tag(
-            aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN]),
-            aead::Aad::from(place.bytes()),
-            &mut object[MARK.len() + SALT..],
-        );
-        object.extend_from_slice(sealed.map_err(|_| ObjectError::NotAuthentic)?.as_ref());
+        let sealed = self.cipher(place, &salt)?.seal([0; NONCE], &place.bytes(), &mut object[MARK.len() + SALT..]);
+        object.extend_from_slice(&sealed.map_err(|_| ObjectError::NotAuthentic)?);
         Ok(object)
     }
 
@@ -156,20 +154,16 @@ impl FallbackKeys {
             return Err(ObjectError::Mark);
         };
         let mut shard = sealed.to_vec();
-        let nonce = aead::Nonce::assume_unique_for_key([0; aead::NONCE_LEN]);
-        let opened = self.cipher(place, salt)?.open_in_place(nonce, aead::Aad::from(place.bytes()), &mut shard);
-        if opened.is_err() {
-            return Err(ObjectError::NotAuthentic);
-        }
+        let opened = self.cipher(place, salt)?.open([0; NONCE], &place.bytes(), &mut shard);
+        opened.map_err(|_| ObjectError::NotAuthentic)?;
         shard.truncate(SHARD_SIZE);
         Ok(shard)
     }
 
-    fn cipher(&self, place: &Place, salt: &[u8; SALT]) -> Result<aead::LessSafeKey, ObjectError> {
+    fn cipher(&self, place: &Place, salt: &[u8; SALT]) -> Result<Cipher, ObjectError> {
         let named = [&place.bytes()[..], salt].concat();
         let key = Zeroizing::new(self.secret.derive("cairn 2026-11 fallback object key v1", &named).0);
-        let key = aead::UnboundKey::new(&aead::AES_256_GCM, &*key).map_err(|_| ObjectError::NotAuthentic)?;
-        Ok(aead::LessSafeKey::new(key))
+        Cipher::new(&key).map_err(|_| ObjectError::NotAuthentic)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod discovery;
 pub mod durability;
 pub mod erasure;
 pub mod fallback;
+pub mod gcm;
 #[cfg(test)]
 mod golden;
 pub mod invitations;

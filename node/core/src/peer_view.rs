@@ -50,6 +50,20 @@ pub struct PeerView {
     pub newcomer: bool,
 }
 
+impl PeerView {
+    /// Whether it keeps shards for others now. One that did may run as its owner's client alone, and is no holder or steward while it does.
+    #[must_use]
+    pub fn stores(&self) -> bool {
+        self.roles.has(Roles::STORAGE)
+    }
+
+    /// Whether it was heard at work within so many milliseconds: a sign of life of whoever stores no more is none of a holder's or steward's.
+    #[must_use]
+    pub fn at_work_within(&self, ms: u64, now: Timestamp) -> bool {
+        self.stores() && now.ms_since(self.last_heard) < ms
+    }
+}
+
 /// A peer is a newcomer for its first day with us: longer than it takes to look at a salt and come back under a name of
 /// the right colour.
 pub const NEWCOMER_MS: u64 = 24 * 3600 * 1000;

@@ -3,8 +3,8 @@
 //! - **SEC-1** Only what went through here leaves the owner.
 //! - **SEC-2** A shard is sealed under a key of its own, so the nonce is twelve zero bytes and is not stored.
 //!
-//! Shards are sealed by ring, which is in the binary for TLS and does it in a third of the time that aes-gcm takes
-//! (ADR 0013); heads, which are small, by aes-gcm. The bytes are those of the cipher, whoever makes them:
+//! Shards are sealed by ring or AWS-LC, which are in the binary for TLS and do it in a fraction of the time that aes-gcm takes
+//! ([`crate::gcm`]); heads, which are small, by aes-gcm. The bytes are those of the cipher, whoever makes them:
 //! `tests::both_implementations_agree`.
 //!
 //! A head's key lives as long as the vault; its nonce is a keyed hash of what is sealed, so two different heads never
@@ -19,9 +19,11 @@ use cairn_proto::{
     head::{HEAD_CONTENT_MAX, HEAD_STEP, HeadContent},
     message::HeadRecord,
 };
-use ring::aead;
 
-use crate::keys::{StripeKey, VaultKeys};
+use crate::{
+    gcm::{Cipher, NONCE},
+    keys::{StripeKey, VaultKeys},
+};
 
 #[cfg(test)]
 mod tests;
@@ -43,7 +45,8 @@ pub enum SealError {
     Malformed(#[from] cairn_proto::DecodeError),
 }
 
-const NONCE: usize = 12;
+/// A key seals one shard only (SEC-2).
+const ZERO_NONCE: [u8; NONCE] = [0; NONCE];
 
 /// Seals a shard where it lies: [`SHARD_PAYLOAD`] bytes of plaintext, room for the tag behind them.
 ///
@@ -55,9 +58,8 @@ pub fn seal_in_place(key: &StripeKey, stripe: &StripeId, slot: Slot, shard: &mut
         return Err(SealError::Length { found });
     }
     let (payload, place) = shard.split_at_mut(SHARD_PAYLOAD);
-    let associated = aead::Aad::from(associated(stripe, slot));
-    let sealed = cipher(key, slot)?.seal_in_place_separate_tag(zero_nonce(), associated, payload);
-    place.copy_from_slice(sealed.map_err(|_| SealError::NotAuthentic)?.as_ref());
+    let sealed = cipher(key, slot)?.seal(ZERO_NONCE, &associated(stripe, slot), payload);
+    place.copy_from_slice(&sealed.map_err(|_| SealError::NotAuthentic)?);
     Ok(())
 }
 
@@ -71,24 +73,16 @@ pub fn open_in_place(key: &StripeKey, stripe: &StripeId, slot: Slot, shard: &mut
     if found != SHARD_SIZE {
         return Err(SealError::Length { found });
     }
-    let associated = aead::Aad::from(associated(stripe, slot));
-    let opened = cipher(key, slot)?.open_in_place(zero_nonce(), associated, shard).is_ok();
-    if !opened {
+    if cipher(key, slot)?.open(ZERO_NONCE, &associated(stripe, slot), shard).is_err() {
         shard.fill(0);
         return Err(SealError::NotAuthentic);
     }
     Ok(())
 }
 
-/// The cipher of one shard. ring does not clear its copy of the key: what that key protects lies beside it (ADR 0013).
-fn cipher(key: &StripeKey, slot: Slot) -> Result<aead::LessSafeKey, SealError> {
-    let key = aead::UnboundKey::new(&aead::AES_256_GCM, &*key.shard_key(slot)).map_err(|_| SealError::NotAuthentic)?;
-    Ok(aead::LessSafeKey::new(key))
-}
-
-/// A key seals one shard only (SEC-2).
-fn zero_nonce() -> aead::Nonce {
-    aead::Nonce::assume_unique_for_key([0; NONCE])
+/// The cipher of one shard.
+fn cipher(key: &StripeKey, slot: Slot) -> Result<Cipher, SealError> {
+    Cipher::new(&key.shard_key(slot)).map_err(|_| SealError::NotAuthentic)
 }
 
 /// Seals and signs a head: the record to be published.

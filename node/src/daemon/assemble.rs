@@ -67,6 +67,7 @@ impl Node {
         config.region = settings.region;
         config.geoip = Arc::new(geoip);
         config.roles = settings.roles;
+        config.known_to_store = dir.store().exists();
         config.give = settings.give.unwrap_or(ByteSize(0));
         config.listen = settings.listen.clone();
         config.external = settings.external.clone();

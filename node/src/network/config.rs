@@ -41,6 +41,8 @@ pub struct NetworkConfig {
     pub geoip: Arc<GeoIp>,
     /// What we do for others.
     pub roles: Roles,
+    /// Whether others may know us as one who stores. While we do not they are told, or our visits would pass for a holder's signs of life.
+    pub known_to_store: bool,
     /// Space pledged; a keeper's own figure goes before it.
     pub give: ByteSize,
     /// Where to listen; empty for an owner.
@@ -93,6 +95,7 @@ impl NetworkConfig {
             region: Region::unknown(),
             geoip: Arc::default(),
             roles: Roles::NONE,
+            known_to_store: false,
             give: ByteSize(0),
             listen: Vec::new(),
             external: Vec::new(),

@@ -69,7 +69,7 @@ impl RebuildNet for NetworkHandle {
         async move {
             let known: Vec<PeerView> = self.ask(|reply| Command::Peers { reply }).await.unwrap_or_default();
             let heard: BTreeSet<PeerKey> =
-                known.iter().filter(|view| view.last_heard >= since).map(|view| view.peer).collect();
+                known.iter().filter(|view| view.stores() && view.last_heard >= since).map(|view| view.peer).collect();
             let there = |peer: &PeerKey| heard.contains(peer) || self.inner.presence.has(peer);
             peers.into_iter().filter(|peer| !there(peer)).collect()
         }

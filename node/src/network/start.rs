@@ -152,6 +152,7 @@ pub async fn start(config: NetworkConfig) -> Result<NetworkHandle, NetworkError>
             region: config.region,
             geoip: config.geoip,
             roles: config.roles,
+            known_to_store: config.known_to_store,
             give: config.give,
             lan: config.lan,
             external: config.external,

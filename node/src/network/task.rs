@@ -78,6 +78,7 @@ pub(crate) struct SelfPortrait {
     pub(crate) region: Region,
     pub(crate) geoip: Arc<GeoIp>,
     pub(crate) roles: Roles,
+    pub(crate) known_to_store: bool,
     pub(crate) give: ByteSize,
     pub(crate) lan: LanMode,
     /// Addresses that the operator knows to lead here from outside.

@@ -7,6 +7,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use cairn_core::gcm::has_wide_aes;
 use futures::{
     AsyncRead, AsyncWrite, FutureExt as _,
     future::{BoxFuture, Either},
@@ -22,7 +23,7 @@ use libp2p_tls::certificate;
 use rustls::{
     CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
+    crypto::{CryptoProvider, aws_lc_rs, ring},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -72,11 +73,11 @@ pub(super) struct Tls {
 impl Tls {
     /// With a fresh certificate for this identity.
     pub(super) fn new(identity: &Keypair) -> Result<Self, TlsError> {
-        Self::with(identity, has_aes())
+        Self::with(identity, provider(has_aes(), has_wide_aes()))
     }
 
-    fn with(identity: &Keypair, aes_first: bool) -> Result<Self, TlsError> {
-        let provider = Arc::new(provider(aes_first));
+    fn with(identity: &Keypair, provider: CryptoProvider) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider);
         let versions = &[&rustls::version::TLS13];
         let (certificate, key) = certificate::generate(identity)?;
         let key = ring::sign::any_ecdsa_type(&key)?;
@@ -110,9 +111,12 @@ fn has_aes() -> bool {
 }
 
 /// TLS 1.3 suites only. The dialer's order decides. AES-128 rather than 256: what travels is sealed under AES-256 already, and
-/// 128 bits suffice for a connection.
-fn provider(aes_first: bool) -> CryptoProvider {
+/// 128 bits suffice for a connection. Where AES is `wide` AWS-LC encrypts (ADR 0025); ring does the handshakes everywhere.
+fn provider(aes_first: bool, wide: bool) -> CryptoProvider {
     let mut provider = ring::default_provider();
+    if wide {
+        provider.cipher_suites = aws_lc_rs::ALL_CIPHER_SUITES.to_vec();
+    }
     provider.cipher_suites.retain(|suite| suite.tls13().is_some());
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => u8::from(aes_first) * 3,
@@ -412,11 +416,32 @@ mod tests {
     #[tokio::test]
     async fn the_order_follows_the_processor() {
         let (a, b) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        for (aes_first, expected) in
-            [(true, CipherSuite::TLS13_AES_128_GCM_SHA256), (false, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)]
-        {
-            let out = meet(Tls::with(&a, aes_first).expect("a config"), Tls::new(&b).expect("a config")).await.0;
+        for (aes_first, wide, expected) in [
+            (true, false, CipherSuite::TLS13_AES_128_GCM_SHA256),
+            (true, true, CipherSuite::TLS13_AES_128_GCM_SHA256),
+            (false, false, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+        ] {
+            let ours = Tls::with(&a, provider(aes_first, wide)).expect("a config");
+            let out = meet(ours, Tls::new(&b).expect("a config")).await.0;
             assert_eq!(suite(&out.1), expected);
+        }
+    }
+
+    /// The libraries of the two ends may differ, and pieces of several records pass either way.
+    #[tokio::test]
+    async fn either_library_understands_the_other() {
+        let (a, b) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        let end = |keys: &Keypair, wide| Tls::with(keys, provider(true, wide)).expect("a config");
+        for (here, there) in [(false, true), (true, false), (true, true), (false, false)] {
+            let ((_, mut out), (_, mut back)) = meet(end(&a, here), end(&b, there)).await;
+            let said: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+            let mut heard = vec![0; said.len()];
+            let speak = async {
+                out.write_all(&said).await.expect("sent");
+                out.flush().await.expect("sent");
+            };
+            futures::join!(speak, async { back.read_exact(&mut heard).await.expect("received") });
+            assert!(heard == said, "{here} to {there}");
         }
     }
 
@@ -426,7 +451,7 @@ mod tests {
         let ours = Tls::new(&Keypair::generate_ed25519()).expect("a config");
         let plain = rcgen::generate_simple_self_signed(vec!["host".to_owned()]).expect("a certificate");
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(plain.key_pair.serialize_der());
-        let mut client = rustls::ClientConfig::builder_with_provider(provider(true).into())
+        let mut client = rustls::ClientConfig::builder_with_provider(provider(true, false).into())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
             .dangerous()

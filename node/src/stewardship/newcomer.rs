@@ -115,7 +115,7 @@ impl Inner {
         }
         let (now, lost_ms) = (self.now(), self.tools.lost_ms);
         let known = self.tools.net.peers().await;
-        let lately = known.iter().filter(|view| now.ms_since(view.last_heard) < lost_ms).map(|view| view.peer);
+        let lately = known.iter().filter(|view| view.at_work_within(lost_ms, now)).map(|view| view.peer);
         lately.filter(|peer| concerned.contains(peer)).collect()
     }
 }

@@ -126,6 +126,13 @@ struct State {
     next_look: Option<Timestamp>,
 }
 
+impl State {
+    /// Whether a peer stores, as far as is known: one that nothing is known of is taken to.
+    fn stores(&self, peer: &PeerKey) -> bool {
+        self.peers.iter().find(|view| view.peer == *peer).is_none_or(PeerView::stores)
+    }
+}
+
 impl Driver {
     /// Works until the token fires; then what is believed of peers is written down.
     pub(super) async fn run(mut self) {
@@ -183,7 +190,7 @@ impl Driver {
         match answered {
             Some(Answered::Probe(peer, there)) => {
                 state.probes.answered(&peer);
-                if there {
+                if there && state.stores(&peer) {
                     batch.push(Input::Heard { peer, at: now });
                 }
             }
@@ -243,7 +250,8 @@ impl Driver {
         let mut heard: Vec<(Timestamp, PeerKey)> = Vec::new();
         for view in &peers {
             let before = state.heard.insert(view.peer, view.last_heard);
-            if let Some(at) = sign_of_life(before, view.last_heard, now, self.timers.liveness.late_ms) {
+            let at = sign_of_life(before, view.last_heard, now, self.timers.liveness.late_ms);
+            if let Some(at) = at.filter(|_| view.stores()) {
                 heard.push((at, view.peer));
             }
         }

@@ -66,6 +66,16 @@ async fn a_vanished_holder_is_replaced_by_a_copy() {
     village.until("the order is forgotten", async |_| files(&folder, "order") == 0).await;
 }
 
+/// Whoever asks something on a stopped node's folder is heard in its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_is_not_there_because_its_owner_is() {
+    let village = Village::settled(2).await;
+    let holder = village.holder(2, 0);
+    village.world.visiting.lock().expect("visiting").insert(holder);
+    village.world.away.lock().expect("away").insert(holder);
+    village.until("a peer of the colour has both shards", async |v| v.heir().is_some()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_without_a_holder_is_rebuilt_and_the_plan_says_so_before() {
     let village = Village::settled(1).await;

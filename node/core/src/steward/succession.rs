@@ -51,7 +51,7 @@ impl Ears {
             let view = || peers.iter().find(|view| view.peer == *peer);
             *peer == me
                 || watch.heard_within(peer, lost_ms, now)
-                || !watch.met(peer) && view().is_some_and(|view| now.ms_since(view.last_heard) < lost_ms)
+                || !watch.met(peer) && view().is_some_and(|view| view.at_work_within(lost_ms, now))
         }
     }
 }

@@ -52,13 +52,13 @@ impl NetworkTask {
         self.courtesy.as_ref().is_some_and(|courtesy| courtesy.paused_ms().is_some())
     }
 
-    /// Gossips our advert; owners, who offer nothing, stay silent.
+    /// Gossips our advert; owners, who offer nothing, stay silent, unless others may take them for the holder that they were.
     pub(super) fn announce(&mut self, now: Timestamp) {
         self.state.announce_at = Instant::now() + self.announce_every;
         let me = &self.portrait;
         let region = self.own_region();
         self.book.stand_in(region.clone());
-        if me.roles == Roles::NONE {
+        if me.roles == Roles::NONE && !me.known_to_store {
             return;
         }
         let sequence = now.max(self.state.last_sequence.plus_ms(1));
@@ -114,9 +114,9 @@ impl NetworkTask {
     }
 }
 
-/// Asks for as many adverts as one answer carries.
-pub(super) fn adverts_please() -> ControlRequest {
-    ControlRequest { ask: Some(Ask::Adverts(ADVERTS_PER_ANSWER_MAX as u32)) }
+/// Asks for so many adverts; the first is that of whoever is asked.
+pub(super) fn adverts_please(wanted: u32) -> ControlRequest {
+    ControlRequest { ask: Some(Ask::Adverts(wanted)) }
 }
 
 /// As many of them as one answer carries in bytes.

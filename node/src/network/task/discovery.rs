@@ -1,6 +1,6 @@
 //! Looking for others, as [`cairn_core::discovery`] decides.
 
-use cairn_proto::Timestamp;
+use cairn_proto::{Timestamp, message::ADVERTS_PER_ANSWER_MAX};
 use libp2p::{PeerId, kad};
 use rand_core::Rng as _;
 use tokio::time::Instant;
@@ -38,13 +38,23 @@ impl NetworkTask {
         self.state.discovery.walked(answers, self.book.storage_peers(), lot, now);
     }
 
+    /// Asks a peer that just came what it is and whom it knows; of one that was asked a moment ago, only what it is now: it may have come
+    /// back as something else.
+    pub(super) fn greet_with_question(&mut self, peer: PeerId) {
+        if !self.state.adverts_asked.contains_key(&peer) {
+            self.ask_for_adverts(peer);
+        } else if let Some(key) = peer_key(&peer) {
+            self.ask(&key, Vec::new(), adverts_please(1), None);
+        }
+    }
+
     /// Asks a connected peer for adverts, unless it was asked a moment ago.
     pub(super) fn ask_for_adverts(&mut self, peer: PeerId) {
         if let Some(key) = peer_key(&peer)
             && !self.state.adverts_asked.contains_key(&peer)
         {
             self.state.adverts_asked.insert(peer, Instant::now());
-            self.ask(&key, Vec::new(), adverts_please(), None);
+            self.ask(&key, Vec::new(), adverts_please(ADVERTS_PER_ANSWER_MAX as u32), None);
         }
     }
 

@@ -180,7 +180,7 @@ impl NetworkTask {
             self.state.discovery.met(self.monotone());
         }
         if is_new && info.protocols.contains(&self.protocols.control) {
-            self.ask_for_adverts(peer);
+            self.greet_with_question(peer);
             self.ask_for_proofs(peer);
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     standing::{ports::Witness as _, tests::lie_of},
 };
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let so = async {
         while !done().await {
             tokio::time::sleep(A_MOMENT).await;

@@ -1,6 +1,7 @@
 //! Nodes whose first contact comes late, or loses what was said: they find the others all the same (NET-7).
 
 use super::super::{control::ControlCodec, keeper::memory::MemoryKeeper, *};
+use super::conduct::until;
 use super::crowds::Speaker;
 use super::nodes::{DEADLINE, TCP, client, holder, identity, listening, network};
 use crate::overlay::Overlay as _;
@@ -184,4 +185,32 @@ async fn a_crowd_that_comes_at_once_finds_itself() {
     for node in &crowd {
         assert_eq!(node.peers(false).await.expect("runs").len(), crowd.len() - 1);
     }
+}
+
+/// A verb on a stopped node's folder joins in its name: others must not take that for the holder's return.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stores_no_more_says_so() {
+    let other = start_holder(340, &[]).await;
+    let door = listening(&other).await;
+    let roles_of = async |peer: PeerKey| {
+        let known = other.peers(false).await.expect("runs");
+        known.iter().find(|view| view.peer == peer).map(|view| view.roles)
+    };
+    let stores = start_holder(341, &door).await;
+    let peer = stores.inner.me;
+    until("known as a holder", async || roles_of(peer).await.is_some_and(|roles| roles.has(Roles::STORAGE))).await;
+    stores.shutdown().await;
+
+    let visits = start(NetworkConfig { known_to_store: true, ..client(341, &door) }).await.expect("starts");
+    assert_eq!(visits.inner.me, peer);
+    until("known as no holder", async || roles_of(peer).await == Some(Roles::NONE)).await;
+    visits.shutdown().await;
+
+    let back = start_holder(341, &door).await;
+    until("a holder again", async || roles_of(peer).await.is_some_and(|roles| roles.has(Roles::STORAGE))).await;
+    // An owner who never stored stays unknown.
+    let owner = start(client(342, &door)).await.expect("starts");
+    owner.wait_ready(2, DEADLINE).await.expect("knows them");
+    assert_eq!(roles_of(owner.inner.me).await, None);
+    back.shutdown().await;
 }

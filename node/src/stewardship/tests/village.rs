@@ -117,6 +117,7 @@ impl Village {
             beats: Mutex::default(),
             last_heard: Mutex::default(),
             away: Mutex::default(),
+            visiting: Mutex::default(),
             mute: Mutex::default(),
             said: Mutex::default(),
             fetched: Mutex::default(),

@@ -81,8 +81,8 @@ impl Checks {
         let asked = commands.send(Command::Peers { reply }).await;
         drop(commands);
         let known = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
-        let lately =
-            known.iter().filter(|view| u128::from(now.ms_since(view.last_heard)) < self.steward_lost.as_millis());
+        let lost_ms = u64::try_from(self.steward_lost.as_millis()).unwrap_or(u64::MAX);
+        let lately = known.iter().filter(|view| view.at_work_within(lost_ms, now));
         lately.map(|view| view.peer).filter(|peer| concerned.contains(peer)).collect()
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct World {
     pub(super) beats: Mutex<BTreeMap<(PeerKey, bool), u64>>,
     pub(super) last_heard: Mutex<BTreeMap<PeerKey, Timestamp>>,
     pub(crate) away: Mutex<BTreeSet<PeerKey>>,
+    /// Away, but their owners' clients come in their names: they are heard and probed, and store nothing.
+    pub(crate) visiting: Mutex<BTreeSet<PeerKey>>,
     /// Their messages are lost.
     pub(crate) mute: Mutex<BTreeSet<PeerKey>>,
     /// Everything that somebody tried to say.
@@ -58,7 +60,8 @@ impl World {
     pub(super) fn views(&self, me: &PeerKey) -> Vec<PeerView> {
         let mut heard = self.last_heard.lock().expect("heard");
         let view = |(peer, domain): (&PeerKey, &Domain)| {
-            let there = self.reach(me, peer).is_ok();
+            let visits = self.visiting.lock().expect("visiting").contains(peer);
+            let there = visits || self.reach(me, peer).is_ok();
             let last = heard.entry(*peer).or_insert(Timestamp(0));
             if there {
                 *last = self.now();
@@ -70,7 +73,7 @@ impl World {
                 give: cairn_proto::ByteSize(100 << 30),
                 free: cairn_proto::ByteSize(90 << 30),
                 region: Region::unknown(),
-                roles: Roles::STORAGE,
+                roles: if visits { Roles::NONE } else { Roles::STORAGE },
                 rtt_ms: Some(20),
                 reputation: 900,
                 ..task::own_view(*peer, domain.clone(), Timestamp(0))
@@ -92,7 +95,8 @@ impl StewardNet for Link {
     }
 
     fn probe(&self, peer: PeerKey) -> BoxFuture<'_, Result<(), TransferError>> {
-        std::future::ready(self.world.reach(&self.me, &peer)).boxed()
+        let visits = self.world.visiting.lock().expect("visiting").contains(&peer);
+        std::future::ready(if visits { Ok(()) } else { self.world.reach(&self.me, &peer) }).boxed()
     }
 
     fn request(&self, to: PeerKey, request: Request) -> BoxFuture<'_, Result<Answer, TransferError>> {

@@ -91,6 +91,35 @@ mod tests {
     use crate::placement::Thresholds;
 
     #[test]
+    fn who_stores_no_more_is_not_at_work() {
+        let heard = Timestamp(1000);
+        let view = PeerView {
+            peer: PeerKey::from_bytes([1; 32]),
+            domain: Domain::operator("shed").expect("valid"),
+            subnet: None,
+            subnet_seen: false,
+            region: Region::unknown(),
+            region_basis: Basis::Unsaid,
+            network: None,
+            roles: Roles::STORAGE,
+            protocol: 1,
+            give: ByteSize(0),
+            free: ByteSize(0),
+            first_seen: heard,
+            last_heard: heard,
+            reachable: Some(true),
+            rtt_ms: None,
+            loss: 0,
+            reputation: 900,
+            newcomer: false,
+        };
+        assert!(view.at_work_within(10, Timestamp(1009)) && !view.at_work_within(10, Timestamp(1010)));
+        for roles in [Roles::NONE, Roles::RELAY] {
+            assert!(!PeerView { roles, ..view.clone() }.at_work_within(10, heard));
+        }
+    }
+
+    #[test]
     fn a_peer_that_aged_is_trusted_until_it_fails() {
         let limits = Thresholds::default();
         let day = Timestamp(NEWCOMER_MS);

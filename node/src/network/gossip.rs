@@ -47,11 +47,11 @@ const ASKED_MAX: usize = 512;
 /// How long a peer may take to send what we asked for. It is penalised for each message that it does not, and a bootstrap node
 /// at which a hundred newcomers knock takes seconds.
 const PROMISED: Duration = Duration::from_secs(5);
-/// For how many heartbeats, of a second each, a message is named to those who may lack it: longer than one of them may take, or
-/// who promises and does not send could keep it from them.
-const NAMED_FOR: u8 = 8;
+/// For how many heartbeats, of a second each, a message is named to those who may lack it: longer than one of them may take ([`PROMISED`]), or
+/// who promises and does not send could keep it from them. Each is a fortieth of what an idle node sends.
+const NAMED_FOR: u8 = 6;
 /// To how many peers outside the mesh it is named in each of these heartbeats, chosen anew each time. libp2p's six were a quarter of
-/// what an idle node sends; three are still twenty-four in all.
+/// what an idle node sends; three are still eighteen in all.
 const NAMED_TO: usize = 3;
 /// How long a message is kept for those who ask for it, and may wait to be sent, in heartbeats and in seconds: longer than it is
 /// named, or a slow line makes a liar of us.

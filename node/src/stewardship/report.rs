@@ -3,10 +3,10 @@
 use cairn_core::{
     assess::GroupState,
     budget,
-    liveness::Presence,
+    liveness::{Belief, Class, Presence},
     steward::{
-        Failure, GroupReport, Happening, OrderEnd, PlannedRepair, RepairPhases, Stuck, StuckWhy, Suspicion,
-        TokenReport, What,
+        Failure, GroupReport, Happening, OrderEnd, PlannedRepair, RepairPhases, Stuck, StuckWhy, Subject, Suspicion,
+        TokenReport, Wait, What,
     },
 };
 use cairn_proto::{Action, ByteSize, PeerKey, SHARD_SIZE, Timestamp, mandate::half, order::OrderId, wire::Priority};
@@ -60,6 +60,51 @@ pub struct GroupStatus {
     /// How the last orders went, oldest first: for programs.
     #[serde(default)]
     pub phases: Vec<PhasesStatus>,
+    /// Who is on record for each slot: for programs.
+    #[serde(default)]
+    pub holders: Vec<HolderStatus>,
+    /// What this steward wants done that is not ordered: for programs.
+    #[serde(default)]
+    pub waits: Vec<WaitStatus>,
+    /// What it did not sign lately, in words, oldest first.
+    #[serde(default)]
+    pub refused: Vec<String>,
+}
+
+/// Who is on record for a slot, as a steward sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderStatus {
+    /// The slot.
+    pub slot: u8,
+    /// Its short key.
+    pub peer: String,
+    /// `here`, `late`, `away`, `gone` or `left`.
+    pub presence: String,
+    /// Whether it is as good as always there.
+    pub server: bool,
+    /// How long it is silent, in ms ...
+    pub silent_ms: u64,
+    /// ... and how long is not unusual for it.
+    pub usual_ms: u64,
+    /// Shards that it has ...
+    pub shards: usize,
+    /// ... of so many.
+    pub of: usize,
+}
+
+/// Something that a steward wants done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitStatus {
+    /// `slot 3`, `steward 1adfdd78`, `one more steward` or `a copy elsewhere`.
+    pub about: String,
+    /// Since when, in ms since 1970.
+    pub since_ms: u64,
+    /// From when on this steward proposes it.
+    pub turn_ms: u64,
+    /// How often something about it came to nothing.
+    pub failures: u32,
+    /// Nobody was there for it when it was this steward's turn last.
+    pub nobody: bool,
 }
 
 /// An order, and when this steward saw it come how far, in ms since 1970.
@@ -189,6 +234,60 @@ pub(super) fn group_status(report: &GroupReport, stuck: &[Stuck]) -> GroupStatus
             .map(|entry| format!("{} {}", time(entry.at), words(&entry.what)))
             .collect(),
         phases: report.phases.iter().map(phases).collect(),
+        holders: holders(report),
+        waits: report.waits.iter().map(wait).collect(),
+        refused: report
+            .refused
+            .iter()
+            .map(|refused| {
+                let (who, about) = (refused.from.short(), about(&refused.about));
+                format!("{} {about}, proposed by {who}: {}", time(refused.at), refused.why)
+            })
+            .collect(),
+    }
+}
+
+fn holders(report: &GroupReport) -> Vec<HolderStatus> {
+    let slots = (0u8..).zip(&report.slots);
+    let holder = |slot: u8, (peer, belief, has, wanted): &(PeerKey, Belief, usize, usize)| HolderStatus {
+        slot,
+        peer: peer.short(),
+        presence: presence(belief.presence).to_owned(),
+        server: belief.class == Class::Server,
+        silent_ms: belief.silent_ms,
+        usual_ms: belief.usual_ms,
+        shards: *has,
+        of: *wanted,
+    };
+    slots.flat_map(|(slot, all)| all.iter().map(move |one| holder(slot, one))).collect()
+}
+
+fn wait(of: &Wait) -> WaitStatus {
+    WaitStatus {
+        about: about(&of.about),
+        since_ms: of.since.0,
+        turn_ms: of.turn.0,
+        failures: of.failures,
+        nobody: of.nobody,
+    }
+}
+
+fn about(subject: &Subject) -> String {
+    match subject {
+        Subject::Slot(slot) => format!("slot {slot}"),
+        Subject::Steward(peer) => format!("steward {}", peer.short()),
+        Subject::Another => "one more steward".to_owned(),
+        Subject::Apart => "a copy elsewhere".to_owned(),
+    }
+}
+
+const fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Here => "here",
+        Presence::Late => "late",
+        Presence::Away => "away",
+        Presence::Gone => "gone",
+        Presence::Left => "left",
     }
 }
 

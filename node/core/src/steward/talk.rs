@@ -130,13 +130,14 @@ impl Steward {
                 self.effects.push(Effect::Persist(id));
                 self.tell(from, Say::Vote { group: id, order: name, vote: mine });
             }
-            Err(Objection::OtherCommittee) => {
+            Err(why) => {
+                group.note_refused(from, order, why, now);
                 let generation = group.record.mandate.generation;
-                if let Some(digest) = group.compare_soon(from, now, &self.rhythm) {
+                let compares = why == Objection::OtherCommittee;
+                if let Some(digest) = compares.then(|| group.compare_soon(from, now, &self.rhythm)).flatten() {
                     self.tell(from, Say::Compare { group: id, generation, digest });
                 }
             }
-            Err(_) => {}
         }
     }
 

@@ -13,28 +13,38 @@ use crate::liveness::{Outage, Presence};
 /// a little from ours, but not choose freely.
 const FIRST: usize = 3;
 
-/// Why we do not sign. Nobody is told: the proposer counts signatures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Objection {
+/// Why we do not sign. The proposer is not told, and counts signatures; `cairn status` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
     /// Not a steward's, not signed by it, or of another mandate.
+    #[error("it is no steward's, or of another mandate")]
     Stranger,
     /// Of another committee than the one we know.
+    #[error("it is of another committee of stewards")]
     OtherCommittee,
     /// Not the proposer's turn.
+    #[error("it is not the proposer's turn")]
     Turn,
     /// Issued at another time, or stands for too long.
+    #[error("it is of another time, or stands for too long")]
     Time,
     /// We may be cut off, or many fell silent and the group is not critical.
+    #[error("many fell silent at once, and it is not critical")]
     Calm,
     /// Another order for the same thing is signed or under way.
+    #[error("another order for the same is signed or under way")]
     Busy,
     /// We see no need of it.
+    #[error("there is no need of it")]
     NoNeed,
     /// It says that it is urgent, and we see no emergency.
+    #[error("it is no emergency")]
     NotUrgent,
     /// It names somebody who may not, or does not have what it says.
+    #[error("somebody it names may not have it, or does not")]
     WrongPeer,
     /// More than the mandate's month has left.
+    #[error("it is more than its month or its proposer's share of it has left")]
     Budget,
 }
 
@@ -63,7 +73,7 @@ pub(super) fn check(
         return Err(Objection::Calm);
     }
     let subject = wanted_as(group, &order.action, scene);
-    if !group.is_free(&subject, now) && !group.gives_way(&scene.me, from, &subject) {
+    if !group.is_free(&subject, now) && !group.gives_way(from, &subject) {
         return Err(Objection::Busy);
     }
     if !group.may_be_turn_of(from, &scene.me, &subject, scene.watch, now, rhythm) {

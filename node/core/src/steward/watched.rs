@@ -3,7 +3,7 @@
 //! The leaves: `apart` (whether too much of it fell together), `audits` (who looks whether holders have what they say), `chain` (who the
 //! stewards are), `compared` (whether they know the same), `doubts` (what new holders say of others), `inventory` (who has what, for the owner and for those who ask), `leaning`
 //! (slots in the owner's own storage), `orders` (what was ordered and came of it), `pace` (how orders get on), `phases` (when each came how far), `repairs` (how long they
-//! take), `state` (all of it as bytes), `succession` (who was passed over when most were lost), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `words` (what holders signed for).
+//! take), `state` (all of it as bytes), `succession` (who was passed over when most were lost), `tokens` (how holders are asked that nobody audits), `turns` (whose turn it is, what was signed), `waits` (what is wanted and what was not signed, for reports), `words` (what holders signed for).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,6 +36,7 @@ pub(super) mod state;
 mod succession;
 mod tokens;
 mod turns;
+mod waits;
 mod words;
 
 pub(super) use self::orders::{Silence, Word};
@@ -45,6 +46,7 @@ pub use self::{
     inventory::GroupReport,
     phases::{OrderEnd, RepairPhases},
     tokens::TokenReport,
+    waits::{Refused, Wait},
 };
 use self::{
     audits::{Audited, Distrust},
@@ -63,11 +65,11 @@ pub(super) const ENTRIES_MAX: usize = 2048;
 
 /// A proposer misses a peer when its silence is as long as this, in hundredths, by our own reckoning: two stewards heard it last at moments
 /// that are adverts apart, and a vote that fails for that would cost an emergency a pause.
-const MISSED_TO_SIGN: u8 = 75;
+pub(super) const MISSED_TO_SIGN: u8 = 75;
 
 /// What an order is about: there is one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Subject {
+pub enum Subject {
     /// A slot of the group.
     Slot(u8),
     /// A steward of it.
@@ -114,6 +116,8 @@ pub(super) struct Watched {
     lacking: BTreeMap<u8, Lacking>,
     /// How the last orders went.
     phases: VecDeque<RepairPhases>,
+    /// What we did not sign lately.
+    refused: VecDeque<Refused>,
     /// Until then an emergency by presence goes on, as long as a slot is missed. Not kept across a crash: whoever starts again judges anew.
     alarm_until: Timestamp,
     /// Whether so few of the stewards are left that they order successions. Not kept across a crash, nor is what follows.
@@ -164,6 +168,7 @@ impl Watched {
             patience: BTreeMap::new(),
             lacking: BTreeMap::new(),
             phases: VecDeque::new(),
+            refused: VecDeque::new(),
             alarm_until: Timestamp(0),
             alone: false,
             told: BTreeMap::new(),
@@ -198,7 +203,7 @@ impl Watched {
                 (self.tokens.spare, self.tokens.handed) = (None, None);
             }
             (self.patience, self.spent, self.introducer) = (old.patience, old.spent, old.introducer);
-            (self.lacking, self.phases) = (old.lacking, old.phases);
+            (self.lacking, self.phases, self.refused) = (old.lacking, old.phases, old.refused);
             self.entries = old.entries;
             self.asked.extend(old.asked);
             self.let_go_of_old();
@@ -359,7 +364,7 @@ impl Watched {
     /// How it stands. Slots that no stripe uses are zero everywhere and cannot be lost: the group is judged as one of the code
     /// that is left without them, and they are counted as living.
     pub(super) fn assess(&self, watch: &Watch, now: Timestamp) -> Assessment {
-        self.assess_by(&self.triggers(now), watch, now)
+        self.assess_by(&self.triggers(watch, now), watch, now)
     }
 
     /// Slots that the owner keeps where no steward hears of them, and that no peer has whole.
@@ -370,11 +375,11 @@ impl Watched {
 
     /// The same for whoever is asked to sign.
     pub(super) fn assess_to_sign(&self, watch: &Watch, now: Timestamp) -> Assessment {
-        self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(now) }, watch, now)
+        self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(watch, now) }, watch, now)
     }
 
-    fn triggers(&self, now: Timestamp) -> Triggers {
-        Triggers { alarm: now < self.alarm_until, ..Triggers::default() }
+    fn triggers(&self, watch: &Watch, now: Timestamp) -> Triggers {
+        Triggers { alarm: now < self.alarm_until, spare_ms: watch.timers().day_ms, ..Triggers::default() }
     }
 
     fn assess_by(&self, policy: &Triggers, watch: &Watch, now: Timestamp) -> Assessment {

@@ -91,7 +91,10 @@ impl Known {
         let peer = &self.advert.peer;
         let thought = book.standings.as_ref().map(|s| s.score(peer, self.first_seen, newcomer, now));
         let reputation = thought.unwrap_or(begun);
-        let lately = self.contact.filter(|(_, at)| now.ms_since(*at) < CONTACT_MS).map(|(ok, _)| ok);
+        // Who was heard of since a dial failed is back, perhaps: whoever dialled it while it was away must not be the only one that does
+        // without it.
+        let holds = |(ok, at): &(bool, Timestamp)| now.ms_since(*at) < CONTACT_MS && (*ok || self.last_heard <= *at);
+        let lately = self.contact.filter(holds).map(|(ok, _)| ok);
         PeerView {
             peer: self.advert.peer,
             domain: self.domain.clone(),

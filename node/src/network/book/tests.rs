@@ -155,6 +155,26 @@ fn dials_in_quick_succession_are_one_failure() {
     assert_eq!(book.peers[&peer].outcomes.all_and_failed(at(60)), (2, 2));
 }
 
+/// Whoever dialled a peer while it was away does without it for ten minutes, or until it is heard of.
+#[test]
+fn an_advert_that_comes_after_a_dial_that_failed_says_that_it_may_be_back() {
+    let mut book = book();
+    let at = |second: u64| Timestamp(1_000_000 + second * 1000);
+    let (peer, first) = member("away", 1, at(0).0);
+    let (_, second) = member("away", 1, at(30).0);
+    assert!(book.learn(&first, Some(&peer), at(0)).is_ok());
+    let reachable = |book: &PeerBook, second| book.views(at(second)).first().expect("one").reachable;
+    book.dial_failed(&peer, at(20));
+    assert_eq!(reachable(&book, 29), Some(false));
+    // What somebody else has of it was written before.
+    assert!(book.learn(&first, None, at(29)).is_ok());
+    assert_eq!(reachable(&book, 29), Some(false));
+    assert!(book.learn(&second, Some(&peer), at(31)).is_ok());
+    assert_eq!(reachable(&book, 31), None);
+    book.dial_failed(&peer, at(40));
+    assert_eq!((reachable(&book, 40), reachable(&book, 639), reachable(&book, 640)), (Some(false), Some(false), None));
+}
+
 #[test]
 fn storing_peers_are_counted_as_they_come_change_and_go() {
     let mut book = book();

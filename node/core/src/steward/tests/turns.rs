@@ -60,6 +60,51 @@ fn who_lets_a_proposal_fail_comes_last_and_waits_longer_each_time() {
     assert!(waits[1..].is_sorted() && waits[4] > 4 * waits[1] && waits[4] > 4 * HOUR, "{waits:?}");
 }
 
+/// Several propose at once, each with the signatures of some: who comes first gets those of all, and nobody after it gets one more.
+#[test]
+fn who_comes_first_is_signed_for_also_after_another() {
+    let mut village = Village::new(7);
+    let lost = village.holder(2);
+    village.away.insert(lost);
+    // Wanted, and for so long that it is everybody's turn; nobody proposed, so nothing was signed.
+    let group = village.ticket.id();
+    let later = village.now.plus_ms(3 * HOUR);
+    let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    for at in 0..36 {
+        village.now = village.now.plus_ms(5 * 60_000);
+        let now = village.now;
+        for steward in village.stewards.values_mut() {
+            let everybody: Vec<PeerKey> =
+                village.views.iter().map(|view| view.peer).filter(|peer| *peer != lost).collect();
+            everybody.into_iter().for_each(|peer| steward.heard(peer, now));
+            let watched = steward.groups.get_mut(&group).expect("watched");
+            watched.is_our_turn(&peers[0], SUBJECT, &steward.watch, now, &Rhythm::default());
+        }
+        assert!(at < 36 && village.now <= later);
+    }
+    village.views.iter_mut().for_each(|view| view.last_heard = village.now);
+    let to = village.ranked(2)[0];
+    let mut standing: Vec<PeerKey> = peers.clone();
+    let any = &village.stewards[&peers[0]].groups[&group];
+    standing.sort_by_key(|peer| any.standing(peer, &SUBJECT));
+    let (first, second, third, voter) = (standing[0], standing[1], standing[2], standing[5]);
+    let order = |village: &Village, nonce| village.order(nonce, village.rebuild(to, &[0]));
+    let (a, b, c) = (order(&village, 1), order(&village, 2), order(&village, 3));
+    assert!(village.signs(voter, second, &b));
+    assert!(!village.signs(voter, second, &c), "one of each at a time");
+    assert!(!village.signs(voter, third, &c), "who comes after it waits");
+    assert!(village.signs(voter, first, &a), "who comes before it does not");
+    assert!(!village.signs(voter, second, &c), "and that stands");
+    // What is under way already stands against everybody.
+    let other = standing[6];
+    assert!(village.signs(other, second, &b));
+    let certificate = village.certificate(&b, peers.iter().copied().take(5));
+    let now = village.now;
+    let watched = village.stewards.get_mut(&other).expect("there").groups.get_mut(&group).expect("watched");
+    assert!(watched.certified(certificate, second, &|_| true, now));
+    assert!(!village.signs(other, first, &a));
+}
+
 #[test]
 fn a_months_bytes_are_not_one_stewards_to_use_up() {
     let mut village = Village::new(7);

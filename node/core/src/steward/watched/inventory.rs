@@ -14,6 +14,7 @@ use super::{
     audits::AuditReport,
     phases::RepairPhases,
     turns::Patience,
+    waits::{Refused, Wait},
 };
 use crate::{
     assess::Assessment,
@@ -46,6 +47,10 @@ pub struct GroupReport {
     pub suspects: SuspectReport,
     /// How its last orders went, oldest first.
     pub phases: Vec<RepairPhases>,
+    /// What it wants done that is not ordered.
+    pub waits: Vec<Wait>,
+    /// What it did not sign lately, oldest first.
+    pub refused: Vec<Refused>,
     /// What happened, oldest first.
     pub log: Vec<Happening>,
 }
@@ -61,6 +66,7 @@ impl GroupReport {
 impl Watched {
     pub(in super::super) fn report_of(
         &self,
+        me: &PeerKey,
         watch: &Watch,
         (places, suspects): (&Places, &Suspects),
         rhythm: &Rhythm,
@@ -85,6 +91,8 @@ impl Watched {
             leaning: self.leaning(),
             suspects: suspects.report(&self.group(), self.everybody()),
             phases: self.phases.iter().cloned().collect(),
+            waits: self.waits(me, watch, rhythm, now),
+            refused: self.refused().iter().copied().collect(),
             log: self.log.iter().cloned().collect(),
         }
     }

@@ -60,9 +60,9 @@ fn who_lets_a_proposal_fail_comes_last_and_waits_longer_each_time() {
     assert!(waits[1..].is_sorted() && waits[4] > 4 * waits[1] && waits[4] > 4 * HOUR, "{waits:?}");
 }
 
-/// Several propose at once, each with the signatures of some: who comes first gets those of all, and nobody after it gets one more.
+/// One proposal at a time is signed, and why another was not its own people can see.
 #[test]
-fn who_comes_first_is_signed_for_also_after_another() {
+fn what_was_not_signed_is_told() {
     let mut village = Village::new(7);
     let lost = village.holder(2);
     village.away.insert(lost);
@@ -87,22 +87,25 @@ fn who_comes_first_is_signed_for_also_after_another() {
     let mut standing: Vec<PeerKey> = peers.clone();
     let any = &village.stewards[&peers[0]].groups[&group];
     standing.sort_by_key(|peer| any.standing(peer, &SUBJECT));
-    let (first, second, third, voter) = (standing[0], standing[1], standing[2], standing[5]);
+    let (second, third, voter) = (standing[1], standing[2], standing[5]);
     let order = |village: &Village, nonce| village.order(nonce, village.rebuild(to, &[0]));
-    let (a, b, c) = (order(&village, 1), order(&village, 2), order(&village, 3));
+    let (b, c) = (order(&village, 2), order(&village, 3));
     assert!(village.signs(voter, second, &b));
     assert!(!village.signs(voter, second, &c), "one of each at a time");
     assert!(!village.signs(voter, third, &c), "who comes after it waits");
-    assert!(village.signs(voter, first, &a), "who comes before it does not");
-    assert!(!village.signs(voter, second, &c), "and that stands");
-    // What is under way already stands against everybody.
-    let other = standing[6];
-    assert!(village.signs(other, second, &b));
-    let certificate = village.certificate(&b, peers.iter().copied().take(5));
-    let now = village.now;
-    let watched = village.stewards.get_mut(&other).expect("there").groups.get_mut(&group).expect("watched");
-    assert!(watched.certified(certificate, second, &|_| true, now));
-    assert!(!village.signs(other, first, &a));
+    // Why it did not, its own people can see; what strangers say leaves nothing.
+    let stranger = village.holder(4);
+    assert!(!village.signs(voter, stranger, &c));
+    let report = village.stewards[&voter].report(&group, village.now).expect("watched");
+    let refused: Vec<(PeerKey, Objection)> = report.refused.iter().map(|refused| (refused.from, refused.why)).collect();
+    assert_eq!(refused, [(second, Objection::Busy), (third, Objection::Busy)]);
+    for _ in 0..100 {
+        assert!(!village.signs(voter, second, &c));
+    }
+    let report = village.stewards[&voter].report(&group, village.now).expect("watched");
+    assert_eq!(report.refused.len(), 16);
+    let waits: Vec<Subject> = report.waits.iter().map(|wait| wait.about).collect();
+    assert!(waits.contains(&SUBJECT), "{waits:?}");
 }
 
 #[test]

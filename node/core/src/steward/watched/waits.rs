@@ -43,8 +43,11 @@ pub struct Refused {
 }
 
 impl Watched {
-    /// Notes that a proposal is not signed.
+    /// Notes that a proposal is not signed. Not of strangers, or whoever likes could fill it.
     pub(in super::super) fn note_refused(&mut self, from: PeerKey, order: &Order, why: Objection, now: Timestamp) {
+        if why == Objection::Stranger {
+            return;
+        }
         if self.refused.len() == REFUSED_MAX {
             self.refused.pop_front();
         }

@@ -68,9 +68,9 @@ fn what_was_not_signed_is_told() {
     village.away.insert(lost);
     // Wanted, and for so long that it is everybody's turn; nobody proposed, so nothing was signed.
     let group = village.ticket.id();
-    let later = village.now.plus_ms(3 * HOUR);
     let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
-    for at in 0..36 {
+    // Three hours.
+    for _ in 0..36 {
         village.now = village.now.plus_ms(5 * 60_000);
         let now = village.now;
         for steward in village.stewards.values_mut() {
@@ -80,7 +80,6 @@ fn what_was_not_signed_is_told() {
             let watched = steward.groups.get_mut(&group).expect("watched");
             watched.is_our_turn(&peers[0], SUBJECT, &steward.watch, now, &Rhythm::default());
         }
-        assert!(at < 36 && village.now <= later);
     }
     village.views.iter_mut().for_each(|view| view.last_heard = village.now);
     let to = village.ranked(2)[0];

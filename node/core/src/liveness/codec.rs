@@ -1,11 +1,11 @@
 //! The state of a [`Watch`] as bytes, so that a steward that restarts knows what it knew. Local, never sent.
 //!
 //! ```text
-//! version u8 = 2
+//! version u8 = 3
 //! twice, servers then home machines: peer_ms u64, absences u32, gone u32, offs u32, ln_sum u64, ln_squares u64
 //! blind_ms u64, until u64, judged u64, trust_until u64
 //! flags u8: 1 episode, 2 its contact, 4 it is partial, 8 mass failure, 16 churn
-//! episode: from u64, to u64, known u32, contact u64; mass_last u64; churn: since u64, last u64    (zeros when not flagged)
+//! episode: from u64, to u64, known u32, contact u64, contact_ms u64 (none in version 2); mass_last u64; churn: since u64, last u64    (zeros when not flagged)
 //! count u32, then each peer in ascending order, 109 bytes:
 //!   key 32, flags u8 (1 met, 2 server, 4 long_absence, 8 measured, 16 leaves, 32 lost_at),
 //!   last u64, blind_at u64, watched_ms u64, absent_ms u64, absences u32, longest_ms u64,
@@ -18,11 +18,13 @@ use cairn_proto::{DecodeError, PeerKey, Timestamp};
 
 use super::{Class, Episode, Habits, Past, Seen, Timers, WATCHED_MAX, Watch};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The one before: without the time of earlier contact.
+const BEFORE: u8 = 2;
 const WHAT: &str = "state of liveness";
 const PEER_BYTES: usize = 109;
 /// Everything before the peers.
-const HEAD_BYTES: usize = 1 + 2 * 36 + 32 + 1 + 28 + 8 + 16 + 4;
+const HEAD_BYTES: usize = 1 + 2 * 36 + 32 + 1 + 36 + 8 + 16 + 4;
 
 /// Most bytes of a state.
 pub(super) const STATE_MAX: usize = HEAD_BYTES + WATCHED_MAX * PEER_BYTES;
@@ -61,6 +63,7 @@ impl Watch {
         out.u64(self.episode.map_or(0, |episode| episode.to));
         out.count(self.episode.map_or(0, |episode| episode.known));
         out.time(contact);
+        out.u64(self.episode.map_or(0, |episode| episode.contact_ms));
         out.time(self.mass_last);
         out.time(self.churn.map(|(since, _)| since));
         out.time(self.churn.map(|(_, last)| last));
@@ -87,7 +90,7 @@ impl Watch {
         out.0
     }
 
-    /// Reads what [`Watch::encode`] gave under the same timers.
+    /// Reads what [`Watch::encode`] gave under the same timers, also that of the version before.
     ///
     /// # Errors
     /// Another version, more than [`WATCHED_MAX`] peers, peers out of order, unknown flags, figures where none belongs,
@@ -98,7 +101,8 @@ impl Watch {
         }
         let mut read = In { bytes, at: 0 };
         let mut watch = Self::new(timers);
-        if read.array::<1>()? != [VERSION] {
+        let [version] = read.array()?;
+        if ![VERSION, BEFORE].contains(&version) {
             return invalid("unknown version");
         }
         for habits in &mut watch.habits {
@@ -112,7 +116,7 @@ impl Watch {
             };
         }
         watch.past = Past { blind_ms: read.u64()?, until: read.u64()?, judged: read.u64()?, trust_until: read.u64()? };
-        read.episode(&mut watch)?;
+        read.episode(&mut watch, version)?;
         let count = read.u32()? as usize;
         if count > WATCHED_MAX {
             return Err(DecodeError::TooLarge { what: WHAT, limit: WATCHED_MAX, found: count });
@@ -201,13 +205,14 @@ impl In<'_> {
         Ok(std::array::from_fn(|bit| byte >> bit & 1 == 1))
     }
 
-    fn episode(&mut self, watch: &mut Watch) -> Result<(), DecodeError> {
+    fn episode(&mut self, watch: &mut Watch, version: u8) -> Result<(), DecodeError> {
         let [there, contact, partial, mass, churn, _] = self.flags(5)?;
         let (from, to, known) = (self.u64()?, self.u64()?, self.u32()? as usize);
         let contact_since = self.time(contact)?;
+        let contact_ms = if version == BEFORE { 0 } else { self.u64()? };
         if there {
-            watch.episode = Some(Episode { from, to, known, contact: contact_since, partial });
-        } else if contact || partial || (from, to, known) != (0, 0, 0) {
+            watch.episode = Some(Episode { from, to, known, contact: contact_since, contact_ms, partial });
+        } else if contact || partial || (from, to, known, contact_ms) != (0, 0, 0, 0) {
             return invalid("a figure where none belongs");
         }
         watch.mass_last = self.time(mass)?;

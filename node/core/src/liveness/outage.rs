@@ -8,7 +8,9 @@
 //! - They are heard again: at once, when no more than the share that raised the suspicion is missing. Those still
 //!   missing are judged by their silence after this.
 //! - The others are heard, but these stay silent: after an hour we believe it, after a day when it is more than half of all.
-//!   Then they count as silent from that moment, and a mass failure is on.
+//!   Then they count as silent from that moment, and a mass failure is on. The hour is one without a break, or who is cut off again and
+//!   again would believe it; the day is of all the hours that the others were heard, or a machine that is off at night never would, and
+//!   stay blind for as long as it sleeps.
 //! - Hardly anybody is heard: never. "Hardly anybody" is a tenth of those known before, or fewer than three of a dozen: a
 //!   machine in the same house is heard while the street is dark. Where nine of ten are truly dead there is next to
 //!   nothing left to repair: 5 of 8 slots live then in 0.04 % of the groups, in 0.8 % of those with two copies.
@@ -35,8 +37,10 @@ pub(super) struct Episode {
     pub(super) to: u64,
     /// How many had been here within the hour before.
     pub(super) known: usize,
-    /// Since when enough of the others are heard without a break.
+    /// Since when enough of the others are heard without a break, ...
     pub(super) contact: Option<Timestamp>,
+    /// ... and how long they were before that, in all.
+    pub(super) contact_ms: u64,
     /// Whether enough of them always were.
     pub(super) partial: bool,
 }
@@ -85,7 +89,7 @@ fn detect(silences: &Silences, timers: &Timers, past: &Past, now: Timestamp) -> 
         let held_back = heard && now.0 < past.trust_until;
         let silent = silences.between(from, until.min(to));
         (many(silent, known) && !held_back)
-            .then_some((silent, Episode { from, to: until, known, contact: None, partial: heard }))
+            .then_some((silent, Episode { from, to: until, known, contact: None, contact_ms: 0, partial: heard }))
     };
     // Nobody at all is heard: however slowly that came, it is we.
     let nobody = (silences.since(late) == 0).then(|| episode(silences.used(first, to).next()?, to)).flatten();
@@ -106,13 +110,19 @@ impl Watch {
             return State::Over { episode, at: now, returned: true };
         }
         if !contact(silences, &self.timers, episode.known, now) {
-            episode.contact = None;
+            if let Some(since) = episode.contact.take() {
+                // Until the last of them was heard.
+                let until = silences.newest(silences.step(now)).map_or(0, |step| silences.begin(step).0);
+                episode.contact_ms = episode.contact_ms.saturating_add(until.saturating_sub(since.0));
+            }
             episode.partial = false;
             return State::Blind(episode);
         }
         let since = *episode.contact.get_or_insert(now);
         let most = silent * 2 > episode.known;
-        let hold = if most { self.timers.own_outage_hold_most_ms } else { self.timers.own_outage_hold_ms };
+        let least = self.timers.own_outage_hold_ms;
+        let day = self.timers.own_outage_hold_most_ms;
+        let hold = if most { day.saturating_sub(episode.contact_ms).max(least) } else { least };
         let at = since.plus_ms(hold);
         if now >= at { State::Over { episode, at, returned: false } } else { State::Blind(episode) }
     }

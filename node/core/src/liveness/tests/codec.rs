@@ -46,6 +46,18 @@ fn what_was_known_is_known_again() {
     assert_eq!(again.encode(), world.watch.encode());
 }
 
+/// Where the time of earlier contact is, which version 2 did not have.
+const CONTACT_MS: std::ops::Range<usize> = 134..142;
+
+#[test]
+fn the_version_before_is_read() {
+    let bytes = eventful().watch.encode();
+    let mut before = bytes.clone();
+    assert_eq!(before.drain(CONTACT_MS).collect::<Vec<u8>>(), [0; 8]);
+    before[0] = 2;
+    assert_eq!(Watch::decode(&before, Timers::default()).expect("of before").encode(), bytes);
+}
+
 #[test]
 fn wrong_bytes_are_refused() {
     let bytes = eventful().watch.encode();
@@ -59,6 +71,7 @@ fn wrong_bytes_are_refused() {
     };
     let peers = bytes.len() - 13 * 109;
     refused(&|bytes| bytes[0] = 1);
+    refused(&|bytes| bytes[0] = 4);
     refused(&|bytes| bytes.push(0));
     refused(&|bytes| bytes[1 + 72 + 32] |= 0x20);
     refused(&|bytes| bytes[peers + 32] |= 0x40);
@@ -82,7 +95,7 @@ proptest! {
             bytes[at] = byte;
         }
         if let Ok(mut watch) = Watch::decode(&bytes, Timers::default()) {
-            prop_assert_eq!(watch.encode(), bytes);
+            prop_assert!(bytes[0] != 3 || watch.encode() == bytes);
             for now in [START, Timestamp(later), Timestamp(u64::MAX), Timestamp(0)] {
                 for number in 0..13 {
                     let belief = watch.belief(&peer(number), now);

@@ -100,6 +100,34 @@ fn losing_contact_again_starts_the_wait_again() {
     assert!(world.belief(0).silent_ms < 2 * HOUR, "{:?}", world.belief(0));
 }
 
+/// Most of them are dead, and we are off at night: a day of hearing the others takes two of ours, and is no reason to wait for ever.
+#[test]
+fn who_sleeps_believes_it_after_a_day_of_contact() {
+    let mut world = World::of(40);
+    world.run(2 * HOUR).off(0..30).run(6 * MINUTE);
+    let mut awake = 0;
+    for _ in 0..3 {
+        for _ in 0..16 {
+            world.run(HOUR);
+            awake += u64::from(suspected(&world));
+        }
+        world.off(30..40);
+        world.now = world.now.plus_ms(8 * HOUR);
+        world.on(30..40);
+    }
+    assert!((23..=25).contains(&awake), "{awake}");
+    world.run(2 * HOUR);
+    assert!(!suspected(&world), "nor after the next night");
+    // One who has a glimpse of them now and then does not believe it for that: each time it is an hour without a break.
+    let mut world = World::of(40);
+    world.run(2 * HOUR).off(0..30).run(6 * MINUTE);
+    for _ in 0..60 {
+        world.off(30..40).run(HOUR);
+        world.on(30..40).run(50 * MINUTE);
+        assert!(suspected(&world));
+    }
+}
+
 #[test]
 fn few_or_scattered_silences_raise_no_suspicion() {
     let mut world = World::of(40);

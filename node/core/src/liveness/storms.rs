@@ -155,7 +155,6 @@ impl Watch {
         self.episode.iter_mut().filter_map(|episode| episode.contact.as_mut()).for_each(least);
         self.mass_last.iter_mut().for_each(least);
         self.churn.iter_mut().for_each(|(since, last)| [since, last].into_iter().for_each(least));
-        let blind = self.past.blind_ms.saturating_add(self.episode.map_or(0, |episode| self.blind_in(&episode, now)));
         for seen in self.peers.values_mut() {
             if seen.last > limit {
                 if seen.counts() {
@@ -164,9 +163,13 @@ impl Watch {
                 }
                 seen.last = now;
             }
-            seen.blind_at = seen.blind_at.min(blind);
             let times = [&mut seen.long_absence, &mut seen.measured, &mut seen.lost_at];
             times.into_iter().flatten().for_each(least);
+        }
+        // With the time in which we were not there at all: whoever is watched since would be owed that too, and be silent for nothing as long.
+        let blind = self.blind_ms(now);
+        for seen in self.peers.values_mut() {
+            seen.blind_at = seen.blind_at.min(blind);
         }
     }
 

@@ -181,6 +181,23 @@ fn time_that_we_slept_counts_against_nobody() {
     assert!(world.belief(9).silent_ms < 3 * HOUR);
 }
 
+/// Whom we were told of first when we started again is judged from then on, and not owed the weeks in which we were not there.
+#[test]
+fn who_is_watched_since_a_restart_is_judged_from_then_on() {
+    let mut world = World::of(10);
+    world.run(2 * HOUR);
+    let state = world.watch.encode();
+    world.now = world.now.plus_ms(17 * DAY);
+    world.watch = Watch::decode(&state, Timers::default()).expect("own state");
+    world.watch.expect(peer(20), world.now);
+    assert_eq!(world.belief(20).silent_ms, 0);
+    world.run(3 * DAY);
+    let silent = world.belief(20).silent_ms;
+    assert!((3 * DAY - 2 * HOUR..=3 * DAY).contains(&silent), "{silent}");
+    world.run(5 * DAY);
+    assert_eq!(world.belief(20).presence, Presence::Gone);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -198,7 +198,8 @@ impl World<'_> {
 
     /// A cheat has another machine, which is there to take what is found to be missing. Both are there always: they have nothing to lose.
     pub(super) fn bring_another(&mut self, cheat: usize) {
-        self.members[cheat].up = true;
+        // Also one that was resting.
+        (self.members[cheat].up, self.members[cheat].silent_until) = (true, Timestamp(0));
         let (domain, at) = (self.members[cheat].domain.clone(), self.members.len());
         self.join(Timestamp(0));
         let member = &mut self.members[at];

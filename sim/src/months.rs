@@ -348,8 +348,9 @@ impl<'a> World<'a> {
             self.audits(at, &views[side])?;
             self.ask_with_tokens(at)?;
             self.mischief(at);
-            // Now and then what is believed of peers is written too; a crash loses what was learned since.
-            if self.dice.per_mille(50) {
+            // What is believed of peers is written too; a crash loses what was learned since. The daemon writes it every five minutes, here
+            // it is every other look: four hours.
+            if self.dice.per_mille(500) {
                 self.members[at].watched = self.members[at].steward.watch().encode();
             }
         }

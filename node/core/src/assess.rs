@@ -21,11 +21,11 @@
 //!
 //! Silence alone will not do: of eight home machines that are on half of the time five or fewer are on at 86 % of all moments, and
 //! every group would be an emergency every night. So what is asked is whether *this* peer is often away for so long: a
-//! machine that slept eight hours is missed after sixteen, one that never was away, or of which nothing is known, after one. The rule
-//! costs a group, besides what is really lost, the first nights of its new holders when several of them fall together, once for each holder; and
-//! never more than [`Triggers::spares`] copies of a slot within the week after which silent ones are presumed gone. Five
-//! machines that sleep eight hours each, in one copy, cost one rebuild of each slot on the first day and nothing on the nine after
-//! (`steward::tests::urgent`).
+//! machine that slept five hours is missed after ten, one that slept longer after half a day, one that never was away, or of which nothing is
+//! known, after one hour. The rule costs a group, besides what is really lost, the first nights of its new holders when several of them fall
+//! together, once for each holder; and never more than [`Triggers::spares`] copies of a slot whose holders were heard within a day, nor more than
+//! [`Triggers::spares_most`] within the week after which silent ones are presumed gone. Five machines that sleep eight hours each, in one
+//! copy, cost one rebuild of each slot on the first day and nothing on the nine after (`steward::tests::urgent`).
 //!
 //! Once it was an emergency by this it stays one until all slots are there again ([`Triggers::alarm`]), or the first slot to be repaired
 //! would end it and the rest would wait for days. A group that has all its slots is no emergency, also with a single parity shard.
@@ -57,9 +57,13 @@ pub struct Triggers {
     pub certain: f64,
     /// Chance that a holder dies before the next look that helps, for [`Assessment::risk`]: a week at 20 % a month.
     pub death_ahead: f64,
-    /// Holders not presumed gone that a slot has beyond what it should, from which on the emergency by presence makes no more: what
-    /// machines that come and go without any habit can cost.
+    /// Holders heard within [`Triggers::spare_ms`] that a slot has beyond what it should, from which on the emergency by presence makes no more: what
+    /// machines that come and go without any habit can cost. A slot all of whose holders are away for longer than that gets another one.
     pub spares: u8,
+    /// The same of all that are not presumed gone, however long they are silent.
+    pub spares_most: u8,
+    /// Silence after which a holder that is not presumed gone is no reason to wait with another: a day.
+    pub spare_ms: u64,
     /// Hundredths of [`Belief::usual_ms`] from which a silence is missed. Less for whoever is asked to sign than for whoever proposes,
     /// since two stewards did not hear the last sign of life at the same time.
     pub missed: u8,
@@ -69,7 +73,17 @@ pub struct Triggers {
 
 impl Default for Triggers {
     fn default() -> Self {
-        Self { miss: 1e-3, copies_least: 1.5, certain: 0.9, death_ahead: 0.05, spares: 2, missed: 100, alarm: false }
+        Self {
+            miss: 1e-3,
+            copies_least: 1.5,
+            certain: 0.9,
+            death_ahead: 0.05,
+            spares: 2,
+            spares_most: 5,
+            spare_ms: 24 * 3_600_000,
+            missed: 100,
+            alarm: false,
+        }
     }
 }
 
@@ -195,6 +209,14 @@ impl Standing {
         self.live.iter().any(|(_, belief)| belief.silent_ms <= missed(belief))
     }
 
+    /// Whether one more of it is what a lost one could cost, and no copy of machines that come and go.
+    fn has_room(&self, replicas: u8, policy: &Triggers) -> bool {
+        let lately = policy.spare_ms.saturating_mul(policy.missed.into()) / 100;
+        let lately = self.live.iter().filter(|(_, belief)| belief.silent_ms < lately).count();
+        let most = |spares: u8| usize::from(replicas) + usize::from(spares);
+        lately < most(policy.spares) && self.live.len() < most(policy.spares_most)
+    }
+
     /// Those that would answer now.
     fn present(&self) -> impl Iterator<Item = &PeerKey> {
         self.live
@@ -288,14 +310,13 @@ pub fn assess(
 /// How many new copies each slot should get. Whether it is an emergency: for what is not certain, for what is not there.
 fn missing(k: usize, replicas: u8, all: &[Standing], policy: &Triggers, emergency: (bool, bool)) -> Vec<u8> {
     let replicas = replicas.max(1);
-    let most = usize::from(replicas) + usize::from(policy.spares);
     let mut missing: Vec<u8> = all
         .iter()
         .map(|slot| {
             let gone = replicas.saturating_sub(small(slot.staying));
             let thin = replicas >= 2 && slot.copies < policy.copies_least;
             let urgent = emergency.0 && !slot.certain(policy);
-            let missed = emergency.1 && !slot.there(policy) && slot.live.len() < most;
+            let missed = emergency.1 && !slot.there(policy) && slot.has_room(replicas, policy);
             gone.max(u8::from(thin || urgent || missed))
         })
         .collect();

@@ -83,7 +83,7 @@ pub struct Belief {
     /// It said when it leaves for good: until then it serves, and what it has should lie elsewhere by then.
     pub leaving: bool,
     /// Silence up to which it is nothing unusual for this peer: an hour, and twice as long as it was lately away at a time, but
-    /// no more than a day ([`crate::assess`], the emergency).
+    /// no more than half a day ([`crate::assess`], the emergency).
     pub usual_ms: u64,
 }
 
@@ -195,10 +195,10 @@ impl Seen {
         f64::from(self.absences) / self.watched_ms.max(timers.day_ms) as f64
     }
 
-    /// Twice as long as it was away lately, since nobody is away for the same time every night; a day at most, or whoever once was
-    /// away for a week would never be missed.
+    /// Twice as long as it was away lately, since nobody is away for the same time every night; half a day at most, which is a long night, or
+    /// whoever once was away for a week would never be missed.
     fn usual_ms(&self, timers: &Timers) -> u64 {
-        self.longest_ms.saturating_mul(2).min(timers.day_ms).max(timers.away_ms)
+        self.longest_ms.saturating_mul(2).min(timers.day_ms / 2).max(timers.away_ms)
     }
 
     /// Learns from a time that ended with a sign of life.

@@ -22,13 +22,14 @@
 //!   and `vote::check`; attacked by `tests::no_vote_for_a_peer_of_another_colour` and `cairn-sim`'s `months` scenario.
 //! - **REP-1** A slot without a live holder gets one, while k slots live, a quorum is there and a peer of the colour is. Enforced by
 //!   `plan::needs`; attacked by `cairn-sim`'s `months` scenario.
-//! - **REP-2** One order at a time for a slot (one whose new holder does not answer is given up, and what comes of it is a spare copy; the pauses
+//! - **REP-2** One order at a time for a slot (of two that were proposed at once both may come to be, when neither proposer hears of the other's in time;
+//!   one whose new holder does not answer is given up, and what comes of it is a spare copy; the pauses
 //!   between them leave at most [`SPARES_MAX`] in the time that an order stands), [`AT_ONCE`] for a group (in an emergency as many as it has parity slots), within the budgets of the group, the peer and all; nothing
 //!   while we may be the ones who are cut off, and only what is critical when many fell silent at once. Enforced by
 //!   [`Steward::tick`] for what we propose ourselves; attacked by
 //!   `tests::one_order_at_a_time_and_none_while_all_the_others_are_silent` and by the simulator.
 //! - What a steward signed is to be on disk before anybody is told ([`Effect::Persist`] comes first): while an order for a thing is
-//!   being voted on or under way, it signs no other.
+//!   under way it signs no other, and while one is being voted on only that of a steward whose turn comes before.
 //! - A bad steward keeps nobody busy: out of turn, or after it let a subject down, nobody signs for it; a month's bytes are signed
 //!   for it to a quarter at most by each. Enforced by `vote::check`; attacked by `tests::turns::*` and by the simulator.
 //!

@@ -117,9 +117,9 @@ impl World<'_> {
         let mandate = committee.mandate();
         let me = self.members[at].key;
         let (stewards, class) = (committee.stewards().to_vec(), mandate.ticket.code().slots());
-        let others: Vec<PeerKey> =
-            stewards.iter().copied().filter(|peer| *peer != me && self.members[self.index[peer]].up).collect();
-        // With fewer it would be the truth, or become it within the day.
+        let here = |peer: &PeerKey| *peer != me && self.reach(at, self.index[peer]);
+        let others: Vec<PeerKey> = stewards.iter().copied().filter(here).collect();
+        // With fewer it would be the truth, or become it within the day; behind a cut that lasts for longer, to all who are there with it.
         if others.len() < half(stewards.len()) {
             return;
         }

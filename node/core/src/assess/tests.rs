@@ -173,6 +173,19 @@ fn an_emergency_ends_when_all_are_there_and_costs_no_more_than_its_spares() {
     let three = vec![known(HOUR, 2 * HOUR); 3];
     let found = check(RS53, 1, &[(2, &three), (5, &three[..2])]);
     assert_eq!((found.state, found.needs), (GroupState::Critical, vec![rebuild(5)]));
+    // But one of those who are away for days is no copy of a machine that comes and goes; six of them are as many as there may be.
+    let mut away = three.clone();
+    away[0] = known(HOUR, 25 * HOUR);
+    let six = vec![known(HOUR, 30 * HOUR); 6];
+    let found = check(RS53, 1, &[(2, &away), (4, &six), (5, &six[..5])]);
+    assert_eq!(found.state, GroupState::Critical);
+    let mut slots: Vec<Need> = found.needs;
+    slots.sort_by_key(|need| format!("{need:?}"));
+    assert_eq!(slots, [rebuild(2), rebuild(5)]);
+    // One that signs goes by a little less.
+    away[0] = known(HOUR, 20 * HOUR);
+    assert_eq!(check(RS53, 1, &[(2, &away), (5, &three)]).needs, []);
+    assert_eq!(check_by(&early, RS53, 1, &[(2, &away), (5, &three)]).needs, [rebuild(2)]);
 }
 
 #[test]

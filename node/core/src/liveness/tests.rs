@@ -119,6 +119,21 @@ fn silence_makes_late_away_and_gone() {
     assert_eq!(world.belief(0).presence, Presence::Here, "who returns counts again");
 }
 
+/// Who slept five hours is missed after ten, and who once was away for days after half a day.
+#[test]
+fn what_is_usual_is_half_a_day_at_most() {
+    for (away, usual) in [(MINUTE, HOUR), (5 * HOUR, 10 * HOUR), (9 * HOUR, 12 * HOUR), (4 * DAY, 12 * HOUR)] {
+        let mut world = World::of(1);
+        world.run(HOUR);
+        world.now = world.now.plus_ms(away);
+        world.run(MINUTE);
+        let found = world.belief(0).usual_ms;
+        // It was last heard up to a minute before.
+        assert!((usual..=usual + 2 * MINUTE).contains(&found), "{away} {found}");
+        assert!(found <= 12 * HOUR, "{away} {found}");
+    }
+}
+
 #[test]
 fn a_peer_on_record_that_never_spoke_is_judged_from_then_on() {
     let mut watch = Watch::new(Timers::default());

@@ -15,7 +15,7 @@ use super::{
     places::Places,
     suspects::Suspects,
     vetting::Vetting,
-    watched::{Subject, Watched},
+    watched::{MISSED_TO_SIGN, Subject, Watched},
 };
 use crate::{
     assess::{Assessment, GroupState, Need},
@@ -303,10 +303,11 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
             all.push(done(Subject::Slot(slot.as_u8()), &|| repair().or_else(heal)));
         }
     }
+    let lost_ms = steward_lost_ms(group, scene, critical);
     for old in group.committee().stewards() {
         let belief = scene.watch.belief(old, scene.now);
         // Whoever leaves is replaced while it is here: that costs nothing, and three at once would cost the quorum.
-        let silent = belief.silent_ms >= scene.rhythm.steward_lost_ms;
+        let silent = belief.silent_ms >= lost_ms;
         let lost = belief.presence >= Presence::Gone || belief.leaving || silent;
         if *old != scene.me && lost {
             let subject = Subject::Steward(*old);
@@ -341,6 +342,18 @@ pub(super) fn wanted(group: &Watched, scene: &Scene<'_>, asked: &dyn Fn(&Subject
         });
     }
     all
+}
+
+/// Silence after which a steward's place is given to another: a day; half a day where a critical group has fewer of them here than an order
+/// takes, since nothing can be repaired until then. Who signs sees it a little sooner than who proposes, as with holders.
+fn steward_lost_ms(group: &Watched, scene: &Scene<'_>, critical: bool) -> u64 {
+    let committee = group.committee();
+    let here = committee.stewards().iter().filter(|peer| scene.presence(peer) <= Presence::Late).count();
+    match (critical && here < committee.quorum(), scene.to_sign) {
+        (true, true) => scene.rhythm.steward_lost_ms / 2 * u64::from(MISSED_TO_SIGN) / 100,
+        (true, false) => scene.rhythm.steward_lost_ms / 2,
+        (false, _) => scene.rhythm.steward_lost_ms,
+    }
 }
 
 /// One copy of a slot to somebody who is known to be elsewhere than too many others: of all such copies one that takes the slot out of as

@@ -73,7 +73,7 @@ pub(super) fn check(
         return Err(Objection::Calm);
     }
     let subject = wanted_as(group, &order.action, scene);
-    if !group.is_free(&subject, now) && !group.gives_way(&scene.me, from, &subject) {
+    if !group.is_free(&subject, now) && !group.gives_way(from, &subject) {
         return Err(Objection::Busy);
     }
     if !group.may_be_turn_of(from, &scene.me, &subject, scene.watch, now, rhythm) {

@@ -65,7 +65,7 @@ pub(super) const ENTRIES_MAX: usize = 2048;
 
 /// A proposer misses a peer when its silence is as long as this, in hundredths, by our own reckoning: two stewards heard it last at moments
 /// that are adverts apart, and a vote that fails for that would cost an emergency a pause.
-const MISSED_TO_SIGN: u8 = 75;
+pub(super) const MISSED_TO_SIGN: u8 = 75;
 
 /// What an order is about: there is one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -364,7 +364,7 @@ impl Watched {
     /// How it stands. Slots that no stripe uses are zero everywhere and cannot be lost: the group is judged as one of the code
     /// that is left without them, and they are counted as living.
     pub(super) fn assess(&self, watch: &Watch, now: Timestamp) -> Assessment {
-        self.assess_by(&self.triggers(now), watch, now)
+        self.assess_by(&self.triggers(watch, now), watch, now)
     }
 
     /// Slots that the owner keeps where no steward hears of them, and that no peer has whole.
@@ -375,11 +375,11 @@ impl Watched {
 
     /// The same for whoever is asked to sign.
     pub(super) fn assess_to_sign(&self, watch: &Watch, now: Timestamp) -> Assessment {
-        self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(now) }, watch, now)
+        self.assess_by(&Triggers { missed: MISSED_TO_SIGN, ..self.triggers(watch, now) }, watch, now)
     }
 
-    fn triggers(&self, now: Timestamp) -> Triggers {
-        Triggers { alarm: now < self.alarm_until, ..Triggers::default() }
+    fn triggers(&self, watch: &Watch, now: Timestamp) -> Triggers {
+        Triggers { alarm: now < self.alarm_until, spare_ms: watch.timers().day_ms, ..Triggers::default() }
     }
 
     fn assess_by(&self, policy: &Triggers, watch: &Watch, now: Timestamp) -> Assessment {

@@ -60,15 +60,14 @@ fn who_lets_a_proposal_fail_comes_last_and_waits_longer_each_time() {
     assert!(waits[1..].is_sorted() && waits[4] > 4 * waits[1] && waits[4] > 4 * HOUR, "{waits:?}");
 }
 
-/// One proposal at a time is signed, and why another was not its own people can see.
-#[test]
-fn what_was_not_signed_is_told() {
-    let mut village = Village::new(7);
+/// A slot is lost, and wanted for so long that it is everybody's turn; nobody proposed, so nothing was signed. Who may have it, and the stewards in
+/// the order of their lots.
+fn lost_for_hours(village: &mut Village) -> (PeerKey, Vec<PeerKey>) {
     let lost = village.holder(2);
     village.away.insert(lost);
-    // Wanted, and for so long that it is everybody's turn; nobody proposed, so nothing was signed.
     let group = village.ticket.id();
-    let peers: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let mut standing: Vec<PeerKey> = village.stewards.keys().copied().collect();
+    let first = standing[0];
     // Three hours.
     for _ in 0..36 {
         village.now = village.now.plus_ms(5 * 60_000);
@@ -78,14 +77,20 @@ fn what_was_not_signed_is_told() {
                 village.views.iter().map(|view| view.peer).filter(|peer| *peer != lost).collect();
             everybody.into_iter().for_each(|peer| steward.heard(peer, now));
             let watched = steward.groups.get_mut(&group).expect("watched");
-            watched.is_our_turn(&peers[0], SUBJECT, &steward.watch, now, &Rhythm::default());
+            watched.is_our_turn(&first, SUBJECT, &steward.watch, now, &Rhythm::default());
         }
     }
     village.views.iter_mut().for_each(|view| view.last_heard = village.now);
-    let to = village.ranked(2)[0];
-    let mut standing: Vec<PeerKey> = peers.clone();
-    let any = &village.stewards[&peers[0]].groups[&group];
+    let any = &village.stewards[&first].groups[&group];
     standing.sort_by_key(|peer| any.standing(peer, &SUBJECT));
+    (village.ranked(2)[0], standing)
+}
+
+/// One proposal at a time is signed, and why another was not its own people can see.
+#[test]
+fn what_was_not_signed_is_told() {
+    let mut village = Village::new(7);
+    let (to, standing) = lost_for_hours(&mut village);
     let (second, third, voter) = (standing[1], standing[2], standing[5]);
     let order = |village: &Village, nonce| village.order(nonce, village.rebuild(to, &[0]));
     let (b, c) = (order(&village, 2), order(&village, 3));
@@ -95,16 +100,40 @@ fn what_was_not_signed_is_told() {
     // Why it did not, its own people can see; what strangers say leaves nothing.
     let stranger = village.holder(4);
     assert!(!village.signs(voter, stranger, &c));
-    let report = village.stewards[&voter].report(&group, village.now).expect("watched");
+    let report = village.stewards[&voter].report(&village.ticket.id(), village.now).expect("watched");
     let refused: Vec<(PeerKey, Objection)> = report.refused.iter().map(|refused| (refused.from, refused.why)).collect();
     assert_eq!(refused, [(second, Objection::Busy), (third, Objection::Busy)]);
     for _ in 0..100 {
         assert!(!village.signs(voter, second, &c));
     }
-    let report = village.stewards[&voter].report(&group, village.now).expect("watched");
+    let report = village.stewards[&voter].report(&village.ticket.id(), village.now).expect("watched");
     assert_eq!(report.refused.len(), 16);
     let waits: Vec<Subject> = report.waits.iter().map(|wait| wait.about).collect();
     assert!(waits.contains(&SUBJECT), "{waits:?}");
+}
+
+/// Several propose at once, each with the signatures of some: who comes first gets those of all, and nobody after it gets one more.
+#[test]
+fn who_comes_first_is_signed_for_also_after_another() {
+    let mut village = Village::new(7);
+    let (to, standing) = lost_for_hours(&mut village);
+    let (first, second, third, voter) = (standing[0], standing[1], standing[2], standing[5]);
+    let order = |village: &Village, nonce| village.order(nonce, village.rebuild(to, &[0]));
+    let (a, b, c) = (order(&village, 1), order(&village, 2), order(&village, 3));
+    assert!(village.signs(voter, second, &b));
+    assert!(!village.signs(voter, second, &c), "one of each at a time");
+    assert!(!village.signs(voter, third, &c), "who comes after it waits");
+    assert!(village.signs(voter, first, &a), "who comes before it does not");
+    assert!(!village.signs(voter, second, &c), "and that stands");
+    // What is under way already stands against everybody.
+    let other = standing[6];
+    assert!(village.signs(other, second, &b));
+    let certificate = village.certificate(&b, standing.iter().copied().take(5));
+    let now = village.now;
+    let watched =
+        village.stewards.get_mut(&other).expect("there").groups.get_mut(&village.ticket.id()).expect("watched");
+    assert!(watched.certified(certificate, second, &|_| true, now));
+    assert!(!village.signs(other, first, &a));
 }
 
 #[test]

@@ -180,6 +180,36 @@ fn a_domain_that_comes_back_empty_takes_its_own_slot_again() {
     assert!(code.each_slot().filter(|at| *at != slot(2)).all(|at| !group.holders(at).contains(&again)), "SEP-1");
 }
 
+/// In an emergency a committee that has fewer than an order takes puts others into the places of those who are silent for half a day; else it
+/// waits for a whole one.
+#[test]
+fn a_critical_group_does_not_wait_a_day_for_stewards_without_whom_nothing_is_repaired() {
+    for (lost, silent, after) in [(true, 3, 12 * HOUR), (true, 2, 24 * HOUR), (false, 3, 24 * HOUR)] {
+        let mut village = timed(Timers::default(), Rhythm::default(), 4 * MINUTE);
+        let start = village.now;
+        // A slot that nobody can take stays missing.
+        let gone = village.holder(2);
+        let others: Vec<PeerKey> = village.of_colour(2).into_iter().filter(|peer| *peer != gone).collect();
+        village.views.retain(|view| !others.contains(&view.peer));
+        if lost {
+            village.away.insert(gone);
+        }
+        let old: Vec<PeerKey> = village.stewards.keys().copied().take(silent).collect();
+        village.away.extend(old.iter().copied());
+        let still_there = |village: &Village| {
+            let (_, steward) = village.stewards.iter().next_back().expect("seven");
+            let report = steward.report(&village.ticket.id(), village.now).expect("watched");
+            old.iter().filter(|peer| report.stewards.iter().any(|(there, _)| there == *peer)).count()
+        };
+        while still_there(&village) == silent {
+            village.turn();
+            assert!(village.now.ms_since(start) <= after + 2 * HOUR, "{lost} {silent}");
+        }
+        let took = village.now.ms_since(start);
+        assert!((after - HOUR..=after + 2 * HOUR).contains(&took), "{lost} {silent}: {took}");
+    }
+}
+
 /// What waited for half a day since it failed on other days does not wait in an emergency.
 #[test]
 fn an_old_pause_is_over_when_an_emergency_begins() {

@@ -295,14 +295,15 @@ impl Watched {
         !self.under_way.contains_key(subject) && !self.promised.get(subject).is_some_and(bound)
     }
 
-    /// Whether it is free but for a proposal of our own, and this steward comes before us: two who proposed at once would wait for
-    /// each other.
-    pub(in super::super) fn gives_way(&self, me: &PeerKey, from: &PeerKey, subject: &Subject) -> bool {
+    /// Whether it is free but for proposals, and this steward comes before all who made those that we signed, ourselves among them: several
+    /// who proposed at once would wait for each other, each with the signatures of some. What we signed stands all the same; where it becomes an
+    /// order too, and neither proposer heard of the other's in time, the slot gets a copy too many.
+    pub(in super::super) fn gives_way(&self, from: &PeerKey, subject: &Subject) -> bool {
         let apart = *subject == Subject::Apart;
         let meant = |of: &Subject| of == subject || apart && matches!(of, Subject::Slot(_));
-        let ours = self.proposals.values().any(|proposal| meant(&subject_of(&proposal.order.action)));
-        let signed = self.promised.iter().filter(|(of, _)| meant(of)).all(|(_, promise)| promise.by == *me);
-        ours && signed && !self.under_way.keys().any(meant) && self.standing(from, subject) < self.standing(me, subject)
+        let comes_before =
+            |(_, promise): (&Subject, &Promise)| self.standing(from, subject) < self.standing(&promise.by, subject);
+        !self.under_way.keys().any(meant) && self.promised.iter().filter(|(of, _)| meant(of)).all(comes_before)
     }
 
     /// Orders of slots under way.

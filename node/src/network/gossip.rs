@@ -48,7 +48,7 @@ const ASKED_MAX: usize = 512;
 /// at which a hundred newcomers knock takes seconds.
 const PROMISED: Duration = Duration::from_secs(5);
 /// For how many heartbeats, of a second each, a message is named to those who may lack it: longer than one of them may take ([`PROMISED`]), or
-/// who promises and does not send could keep it from them. Each is a fortieth of what an idle node sends.
+/// who promises and does not send could keep it from them. With eight an idle node sent a tenth more.
 const NAMED_FOR: u8 = 6;
 /// To how many peers outside the mesh it is named in each of these heartbeats, chosen anew each time. libp2p's six were a quarter of
 /// what an idle node sends; three are still eighteen in all.

@@ -8,6 +8,13 @@ fn suspected(world: &World) -> bool {
     world.watch.outage(world.now) != Outage::None
 }
 
+/// We are not there for so long, and start again from what we wrote.
+fn stopped_for(world: &mut World, ms: u64) {
+    let state = world.watch.encode();
+    world.now = world.now.plus_ms(ms);
+    world.watch = Watch::decode(&state, Timers::default()).expect("own state");
+}
+
 fn all(world: &World, peers: u16, presence: Presence) -> bool {
     (0..peers).all(|number| world.belief(number).presence == presence)
 }
@@ -170,9 +177,7 @@ fn flapping_does_not_keep_us_from_repairing() {
 fn time_that_we_slept_counts_against_nobody() {
     let mut world = World::of(10);
     world.run(2 * HOUR);
-    let state = world.watch.encode();
-    world.now = world.now.plus_ms(60 * DAY);
-    world.watch = Watch::decode(&state, Timers::default()).expect("own state");
+    stopped_for(&mut world, 60 * DAY);
     assert!(suspected(&world));
     world.on.clear();
     world.on(0..7).run(2 * HOUR);
@@ -186,9 +191,7 @@ fn time_that_we_slept_counts_against_nobody() {
 fn who_is_watched_since_a_restart_is_judged_from_then_on() {
     let mut world = World::of(10);
     world.run(2 * HOUR);
-    let state = world.watch.encode();
-    world.now = world.now.plus_ms(17 * DAY);
-    world.watch = Watch::decode(&state, Timers::default()).expect("own state");
+    stopped_for(&mut world, 17 * DAY);
     world.watch.expect(peer(20), world.now);
     assert_eq!(world.belief(20).silent_ms, 0);
     world.run(3 * DAY);

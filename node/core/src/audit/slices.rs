@@ -3,10 +3,12 @@
 //! ```text
 //! link(0)   = BLAKE3 keyed with the nonce over the root
 //! place(j)  = first eight bytes of link(j), little endian, modulo 1024
-//! link(j+1) = BLAKE3 keyed with the nonce over link(j) || BLAKE3(slice j)
+//! link(j+1) = BLAKE3 keyed with the nonce over link(j) || BLAKE3(slice j)      where slices are asked for
+//!             BLAKE3 keyed with the nonce over link(j) || BLAKE3(leaf j)       where a digest is
 //! ```
 //!
-//! A slice is bao's: length, path, leaf; it depends on the place and the shard alone. The digest of a chain is its last link.
+//! A slice is bao's: length, path, leaf; it depends on the place and the shard alone. A digest is the last link of its chain: it goes
+//! over leaves, since nobody is shown a path, and the tree alone takes ten times as long as the shard's hash.
 
 use std::io::Read as _;
 
@@ -39,9 +41,41 @@ impl Chain {
         u64::from_le_bytes(first) % LEAVES
     }
 
-    fn go_on(&mut self, slice_hash: &[u8; 32]) {
+    fn go_on(&mut self, hash: &[u8; 32]) {
         let mut hasher = blake3::Hasher::new_keyed(&self.nonce);
-        self.link = *hasher.update(&self.link).update(slice_hash).finalize().as_bytes();
+        self.link = *hasher.update(&self.link).update(hash).finalize().as_bytes();
+    }
+}
+
+/// A shard whose digests are reckoned. Chains that meet at a leaf hash it once: sixty-four tokens ask for each leaf once on average.
+struct Digested<'a> {
+    shard: &'a [u8],
+    root: &'a ShardRoot,
+    known: Vec<Option<[u8; 32]>>,
+}
+
+impl<'a> Digested<'a> {
+    /// `None` when it is no shard.
+    fn new(shard: &'a [u8], root: &'a ShardRoot) -> Option<Self> {
+        (shard.len() == SHARD_SIZE).then(|| Self { shard, root, known: vec![None; LEAVES as usize] })
+    }
+
+    fn digest(&mut self, nonce: &[u8; 32], leaves: u8) -> Option<[u8; 32]> {
+        let mut chain = Chain::new(nonce, self.root);
+        for _ in 0..leaves {
+            let place = chain.place();
+            let begin = usize::try_from(offset(place)).ok()?;
+            let leaf = self.shard.get(begin..begin + LEAF_SIZE)?;
+            let hash = self.known.get_mut(usize::try_from(place).ok()?)?;
+            chain.go_on(hash.get_or_insert_with(|| *blake3::hash(leaf).as_bytes()));
+        }
+        Some(chain.link)
+    }
+
+    /// Whether the bytes were the root's all the time. What is signed, or asked with, must be right even where memory is bad: so this is
+    /// found out when the digests are made.
+    fn was_right(self) -> bool {
+        blake3::hash(self.shard) == *self.root.as_bytes()
     }
 }
 
@@ -107,17 +141,6 @@ impl<'a> Proved<'a> {
         let slice = self.slice(place).filter(|slice| belongs(&self.root, place, slice))?;
         Some((*blake3::hash(&slice).as_bytes(), slice))
     }
-
-    /// Walks the chain; hands out each slice with its hash. Returns the last link.
-    fn walk(&self, nonce: &[u8; 32], leaves: u8, mut each: impl FnMut([u8; 32], Vec<u8>)) -> Option<[u8; 32]> {
-        let mut chain = Chain::new(nonce, &self.root);
-        for _ in 0..leaves {
-            let (hash, slice) = self.proof(chain.place())?;
-            chain.go_on(&hash);
-            each(hash, slice);
-        }
-        Some(chain.link)
-    }
 }
 
 /// What a holder finds when it looks; to be signed as it is. `shard` are the bytes that it has under the challenge's root,
@@ -126,20 +149,31 @@ impl<'a> Proved<'a> {
 #[must_use]
 pub fn respond(shard: Option<&[u8]>, challenge: &Challenge) -> (Found, Vec<Vec<u8>>) {
     let Some(shard) = shard else { return (Found::NotHere(Loss::Gone), Vec::new()) };
-    let damaged = (Found::NotHere(Loss::Damaged), Vec::new());
-    let Some(proved) = Proved::new(shard).filter(|p| p.root == challenge.root) else { return damaged };
+    let found = match challenge.way {
+        Way::Slices => slices_of(shard, challenge),
+        Way::Digest => digest_of(shard, challenge).map(|digest| (Found::Digest(digest), Vec::new())),
+    };
+    found.unwrap_or((Found::NotHere(Loss::Damaged), Vec::new()))
+}
+
+/// The slices that are asked for, signed as their hashes.
+fn slices_of(shard: &[u8], challenge: &Challenge) -> Option<(Found, Vec<Vec<u8>>)> {
+    let proved = Proved::new(shard).filter(|proved| proved.root == challenge.root)?;
+    let mut chain = Chain::new(&challenge.nonce, &proved.root);
     let (mut hashes, mut slices) = (Vec::new(), Vec::new());
-    let walked = proved.walk(&challenge.nonce, challenge.slices, |hash, slice| {
-        if challenge.way == Way::Slices {
-            hashes.push(hash);
-            slices.push(slice);
-        }
-    });
-    match (walked, challenge.way) {
-        (None, _) => damaged,
-        (Some(_), Way::Slices) => (Found::Slices(hashes), slices),
-        (Some(link), Way::Digest) => (Found::Digest(link), Vec::new()),
+    for _ in 0..challenge.slices {
+        let (hash, slice) = proved.proof(chain.place())?;
+        chain.go_on(&hash);
+        hashes.push(hash);
+        slices.push(slice);
     }
+    Some((Found::Slices(hashes), slices))
+}
+
+fn digest_of(shard: &[u8], challenge: &Challenge) -> Option<[u8; 32]> {
+    let mut digested = Digested::new(shard, &challenge.root)?;
+    let digest = digested.digest(&challenge.nonce, challenge.slices)?;
+    digested.was_right().then_some(digest)
 }
 
 /// A challenge prepared by who had the shard, for who may not see it: stewards in networks where nobody of the slot's
@@ -154,30 +188,21 @@ pub struct Token {
     pub expected: [u8; 32],
 }
 
-/// The right digests of many tokens of one shard, its tree reckoned once. `None` as [`Token::prepare`]. Each slice is checked as a
-/// holder's are: a token that bad memory made wrong would have an honest holder doubted.
+/// The right digests of many tokens of the shard with this root. `None` when these are not its bytes, or as [`Token::prepare`]: a token
+/// that bad memory made wrong would have an honest holder doubted.
 #[must_use]
-pub fn digests(shard: &[u8], nonces: impl IntoIterator<Item = [u8; 32]>, leaves: u8) -> Option<Vec<[u8; 32]>> {
+pub fn digests(
+    shard: &[u8],
+    root: &ShardRoot,
+    nonces: impl IntoIterator<Item = [u8; 32]>,
+    leaves: u8,
+) -> Option<Vec<[u8; 32]>> {
     if !(1..=DIGEST_LEAVES_MAX).contains(&leaves) {
         return None;
     }
-    let proved = Proved::new(shard)?;
-    // Sixty-four tokens ask for each leaf once on average: what was reckoned and checked for one is not for the next.
-    let mut known = vec![None; LEAVES as usize];
-    let digest = |nonce: [u8; 32]| {
-        let mut chain = Chain::new(&nonce, &proved.root);
-        for _ in 0..leaves {
-            let place = chain.place();
-            let entry = known.get_mut(usize::try_from(place).ok()?)?;
-            let hash = match *entry {
-                Some(hash) => hash,
-                None => *entry.insert(proved.proof(place)?.0),
-            };
-            chain.go_on(&hash);
-        }
-        Some(chain.link)
-    };
-    nonces.into_iter().map(digest).collect()
+    let mut digested = Digested::new(shard, root)?;
+    let digests = nonces.into_iter().map(|nonce| digested.digest(&nonce, leaves)).collect::<Option<_>>()?;
+    digested.was_right().then_some(digests)
 }
 
 /// Bytes of an encoded [`Token`]: nonce, leaves, digest.
@@ -187,10 +212,8 @@ impl Token {
     /// Prepares one. `None` when these bytes are no shard, or `leaves` is none or over [`DIGEST_LEAVES_MAX`].
     #[must_use]
     pub fn prepare(shard: &[u8], nonce: [u8; 32], leaves: u8) -> Option<Self> {
-        if !(1..=DIGEST_LEAVES_MAX).contains(&leaves) {
-            return None;
-        }
-        let expected = Proved::new(shard)?.walk(&nonce, leaves, |_, _| ())?;
+        let root = ShardRoot::from_bytes(*blake3::hash(shard).as_bytes());
+        let expected = digests(shard, &root, [nonce], leaves)?.pop()?;
         Some(Self { nonce, leaves, expected })
     }
 
@@ -255,5 +278,9 @@ mod tests {
         tree[8] ^= 1;
         let parent = Proved { shard: &shard, tree, root: right.root };
         assert!((0..LEAVES).all(|place| parent.proof(place).is_none()));
+        // A digest of leaves that are whole says nothing of one that is not; the hash afterwards does.
+        let digest = |shard: &[u8]| digests(shard, &right.root, [[1; 32]], 4);
+        assert!(digest(&shard).is_some());
+        assert_eq!(digest(&flipped), None);
     }
 }

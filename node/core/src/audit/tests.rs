@@ -374,9 +374,12 @@ fn cost_of_an_answer() {
 fn many_digests_of_a_shard_are_those_of_its_tokens() {
     let shard: Vec<u8> = (0..SHARD_SIZE).map(|i| (i / 7) as u8).collect();
     let nonces = [[1; 32], [2; 32], [3; 32]];
-    let all = digests(&shard, nonces, DIGEST_LEAVES_MAX).expect("a shard");
+    let root = root(&shard);
+    let all = digests(&shard, &root, nonces, DIGEST_LEAVES_MAX).expect("a shard");
     let one = |nonce| Token::prepare(&shard, nonce, DIGEST_LEAVES_MAX).expect("a shard").expected;
     assert_eq!(all, nonces.map(one));
-    assert_eq!(digests(&shard[1..], nonces, 1), None);
-    assert_eq!((digests(&shard, nonces, 0), digests(&shard, nonces, DIGEST_LEAVES_MAX + 1)), (None, None));
+    assert_eq!(digests(&shard[1..], &root, nonces, 1), None);
+    assert_eq!(digests(&shard, &ShardRoot::from_bytes([7; 32]), nonces, 1), None, "bytes of another root");
+    let of = |leaves| digests(&shard, &root, nonces, leaves);
+    assert_eq!((of(0), of(DIGEST_LEAVES_MAX + 1)), (None, None));
 }

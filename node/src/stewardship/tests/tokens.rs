@@ -52,7 +52,7 @@ fn booklet(village: &Village, steward: PeerKey) -> Vec<u8> {
         let ordinal = i as u8 % STRIPES;
         let (root, bytes) = &shards[&(LONELY, ordinal)];
         let nonce = *blake3::keyed_hash(steward.as_bytes(), &i.to_le_bytes()).as_bytes();
-        let digest = digests(bytes, [nonce], TOKEN_LEAVES).expect("a shard")[0];
+        let digest = digests(bytes, root, [nonce], TOKEN_LEAVES).expect("a shard")[0];
         let mut row = TokenRow { ordinal, root: [0; 8], nonce, digest: [0; 16] };
         row.root.copy_from_slice(&root.as_bytes()[..8]);
         row.digest.copy_from_slice(&digest[..16]);

@@ -7,7 +7,7 @@
 //! Nonces follow from the group's authority, so only digests are kept: 16 bytes a token. Whoever has a full group of eight lonely slots has
 //! 24 KiB of them, and a steward gets twice 6 KiB beside a record of 70.
 //!
-//! - **TRUST-1** A token is of the bytes that were sent, whose root the sheet has; checked slice by slice when it is made, so that bad memory
+//! - **TRUST-1** A token is of the bytes that were sent, whose root the sheet has; hashed against it when they are made, so that bad memory
 //!   here has no honest holder doubted. Attacked by `tests::tokens::what_stewards_are_left_is_what_honest_holders_answer`.
 
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ pub(in crate::vault) fn prepare(
     head.copy_from_slice(&root.as_bytes()[..8]);
     let count = of_shard(&seed, ordinal);
     let nonces = (0..count).map(|number| nonce(&seed, slot, ordinal, &head, number));
-    let digests = if count == 0 { return None } else { audit::digests(bytes, nonces, TOKEN_LEAVES)? };
+    let digests = if count == 0 { return None } else { audit::digests(bytes, root, nonces, TOKEN_LEAVES)? };
     let begins = |digest: [u8; 32]| digest.first_chunk().copied();
     Some(Prepared { slot, ordinal, root: head, digests: digests.into_iter().filter_map(begins).collect() })
 }
@@ -218,20 +218,21 @@ mod tests {
     #[test]
     fn a_shard_of_another_root_has_other_nonces() {
         let (access, slot) = (access(), Slot::new(3).expect("valid"));
-        let shard = vec![7; SHARD_SIZE];
-        let root = |at: u8| ShardRoot::from_bytes([at; 32]);
-        let made = |at: u8| prepare(&access, slot, 0, &root(at), &shard).expect("a shard");
+        let shard = |at: u8| vec![at; SHARD_SIZE];
+        let root = |at: u8| cairn_core::stripe::root_of(&shard(at));
+        let made = |at: u8| prepare(&access, slot, 0, &root(at), &shard(at)).expect("a shard");
         assert_eq!(made(1), made(1));
         assert_eq!(made(1).digests.len(), OF_SHARD_MAX);
         assert_ne!(made(1).digests, made(2).digests);
-        assert_eq!(prepare(&access, slot, 0, &root(1), &shard[1..]), None);
+        assert_eq!(prepare(&access, slot, 0, &root(1), &shard(1)[1..]), None);
+        assert_eq!(prepare(&access, slot, 0, &root(1), &shard(2)), None, "bad memory, or another shard");
         let lot = |authority: u8| {
             let access = GroupAccess { ticket: access.ticket, authority: SigningKey::from_bytes(&[authority; 32]) };
             assert!(are_made(&access, 0), "of the first always");
             (1..=255).filter(|ordinal| are_made(&access, *ordinal)).collect::<Vec<u8>>()
         };
         let one = lot(9);
-        let made = |ordinal: &u8| prepare(&access, slot, *ordinal, &root(1), &shard).is_some();
+        let made = |ordinal: &u8| prepare(&access, slot, *ordinal, &root(1), &shard(1)).is_some();
         assert!(one.iter().take(2).all(made) && (1..=255).filter(|ordinal| !one.contains(ordinal)).all(|o| !made(&o)));
         assert_ne!(lot(1), lot(2), "nobody else knows which stripes are asked for");
         let drawn: usize = (0..64).map(|authority| lot(authority).len()).sum();

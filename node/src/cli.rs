@@ -172,6 +172,16 @@ impl Command {
             _ => false,
         }
     }
+
+    /// How many threads drive tasks; none: as many as the machine runs at once.
+    ///
+    /// A node is a guest on its machine: half of the processors are enough for its connections (one carries some 800 MB/s), and with a
+    /// thread for each, threads woke each other for work that one had done sooner (README, speed and memory). What blocks has threads
+    /// of its own.
+    fn workers(&self) -> Option<usize> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        matches!(self, Self::Node(node::Command::Run(_))).then_some(processors.div_ceil(2))
+    }
 }
 
 /// What a verb works with.
@@ -318,7 +328,11 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
     telemetry::start(verbosity);
     let data_dir = cli.global.data_dir().ok();
     let config = FileConfig::load(cli.global.config.as_deref(), data_dir.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = cli.command.workers() {
+        runtime.worker_threads(workers);
+    }
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|e| Failure::new(ExitCode::Failed, "RUNTIME", "cannot start").caused_by(&e))?;

@@ -39,6 +39,7 @@ mod tests;
 mod tls;
 mod transfer;
 mod waits;
+mod woken;
 
 use std::{
     sync::Arc,

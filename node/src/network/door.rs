@@ -31,10 +31,12 @@ use libp2p::{
     },
 };
 
-pub(crate) use self::handler::Gated;
+use self::handler::Gated;
 use self::handler::News;
 pub use self::verdict::Verdict;
-use super::{behaviour::NodeBehaviour, behaviour::NodeBehaviourEvent, invitations::Invitations, keys::peer_key};
+use super::{
+    behaviour::NodeBehaviour, behaviour::NodeBehaviourEvent, invitations::Invitations, keys::peer_key, woken::Woken,
+};
 
 /// How long a connection may stand without both having shown their passes: two round trips and a few signatures, also on a slow line.
 pub(crate) const PROBATION: Duration = Duration::from_secs(15);
@@ -77,9 +79,9 @@ impl Door {
         match peer_key(peer).filter(|_| self.invitations.required()) {
             Some(key) => {
                 self.waiting.insert(connection);
-                Gated::shut(inner, key, self.invitations.clone(), self.protocol.clone())
+                Woken::new(Gated::shut(inner, key, self.invitations.clone(), self.protocol.clone()))
             }
-            None => Gated::open(inner),
+            None => Woken::new(Gated::open(inner)),
         }
     }
 }
@@ -99,7 +101,7 @@ impl DerefMut for Door {
 }
 
 impl NetworkBehaviour for Door {
-    type ConnectionHandler = Gated<THandler<NodeBehaviour>>;
+    type ConnectionHandler = Woken<Gated<THandler<NodeBehaviour>>>;
     type ToSwarm = DoorEvent;
 
     fn handle_pending_inbound_connection(

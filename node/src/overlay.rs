@@ -212,6 +212,9 @@ pub trait Overlay: Send + Sync + 'static {
         true
     }
 
+    /// Begins to connect to a peer that will be asked soon; [`Self::is_connected`] tells when it is.
+    fn reach(&self, _peer: PeerKey) {}
+
     /// Peers known now, from gossiped adverts and random walks in the DHT. With `refresh`, walks first until
     /// enough storage peers are known or nothing new turns up.
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>>;

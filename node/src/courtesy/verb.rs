@@ -70,6 +70,10 @@ impl Overlay for Limited {
         self.inner.is_connected(peer)
     }
 
+    fn reach(&self, peer: PeerKey) {
+        self.inner.reach(peer);
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         self.inner.peers(refresh)
     }

@@ -26,6 +26,8 @@ pub(crate) enum AskError {
 pub(crate) enum Command {
     /// Connect if need be and open a stream.
     OpenStream { peer: PeerKey, kind: Kind, reply: OpenReply },
+    /// Connect if need be: it will be asked soon.
+    Reach { peer: PeerKey },
     /// From now on, streams of rebuilds that peers open go there.
     AcceptRebuilds { streams: mpsc::Sender<InboundStream> },
     /// The domain that is pinned for a peer. One that is connected and unknown is asked for its advert.

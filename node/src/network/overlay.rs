@@ -79,6 +79,13 @@ impl Overlay for NetworkHandle {
         self.inner.presence.has(peer)
     }
 
+    fn reach(&self, peer: PeerKey) {
+        if !self.is_connected(&peer) {
+            // With more in the queue than fits, whoever asks the peer dials it.
+            let _ = self.inner.commands.try_send(Command::Reach { peer });
+        }
+    }
+
     fn put_shard(
         &self,
         to: PeerKey,

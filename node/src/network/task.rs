@@ -371,6 +371,7 @@ impl NetworkTask {
             Command::ListenAddresses { reply } => {
                 let _ = reply.send(self.state.listening.iter().cloned().collect());
             }
+            Command::Reach { peer } => self.reach(&peer),
             Command::Dial { address } => self.dial(address),
             Command::Announce => self.announce_within(Duration::ZERO),
             #[cfg(test)]

@@ -31,7 +31,7 @@ use cairn_proto::{
     manifest::GroupRow,
     wire::Priority,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     catalogue::{Catalogue, CatalogueError},
@@ -134,6 +134,8 @@ struct Known {
     late: BTreeSet<PeerKey>,
     /// Peers that took longer than the line explains in this verb: asked after others, while there are enough.
     slow: BTreeSet<PeerKey>,
+    /// Groups all of whose holders were begun to be connected to.
+    reached: BTreeSet<u32>,
     /// Peers whose right bytes were noted: once in a verb, or one restore would outweigh all that was seen before.
     thanked: BTreeSet<PeerKey>,
 }
@@ -284,6 +286,7 @@ impl Reader {
     /// # Errors
     /// [`ReadError`]; never a wrong byte.
     pub(super) async fn piece(&self, piece: &Piece) -> Result<Parts, ReadError> {
+        self.reach(piece.parts().0.stripe)?;
         let run = self.run_in(piece.parts().0, |caches| &mut caches.runs).await?;
         self.cut(&run, piece)
     }
@@ -411,15 +414,31 @@ impl Reader {
         let accept =
             |source: &StripeSource, slot: Slot, bytes: Bytes| open_shard(&source.row, slot, &bytes, &source.epoch);
         let mut turn = self.window.turn().await;
-        let is_late = !self.is_at_hand(source, slot) && self.are_others_at_hand(source);
-        let patience = if is_late { self.window.soon() } else { self.window.patience() };
-        let asked = tokio::time::timeout(patience, self.ask(source, slot, Priority::High, accept)).await;
-        match asked {
-            Err(_) if is_late => self.note_late(source, slot),
-            Err(_) => self.note_slow(source, slot),
-            Ok(_) => {}
+        // What was hoped of its holders may have come to nothing while this waited.
+        if !self.has_trusted_holder(source, slot) || self.is_passed_over(source, slot) {
+            return None;
         }
-        let plain = asked.ok().flatten();
+        let (began, may_be_late) = (Instant::now(), !self.is_at_hand(source, slot));
+        let is_late = || !self.is_at_hand(source, slot) && self.are_others_at_hand(source);
+        let late = async {
+            if may_be_late {
+                self.window.late(began, is_late).await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        let plain = tokio::select! {
+            biased;
+            plain = self.ask(source, slot, Priority::High, accept) => plain,
+            () = late => {
+                self.note_late(source, slot);
+                None
+            }
+            () = tokio::time::sleep(self.window.patience()) => {
+                self.note_slow(source, slot);
+                None
+            }
+        };
         if plain.is_some() {
             turn.came();
         }

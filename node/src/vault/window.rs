@@ -21,9 +21,12 @@ const FIRST: usize = 4;
 const MOST: usize = 24;
 /// How long a holder may take before another slot is asked as well, when nothing is known of the line.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a holder that is not connected may take, while enough others are, or as long as a shard takes: three round trips of a
+/// How long a holder that is not connected may take, while enough others are and nothing is known of the line: three round trips of a
 /// dial, within a continent.
 const SOON: Duration = Duration::from_millis(150);
+/// The same at least when it is known: a dial on a busy machine. Else four times what a shard takes, since a stripe can be had from
+/// those who are there in about that time.
+const SOON_MIN: Duration = Duration::from_millis(30);
 /// However slow the line is, nobody is waited for longer.
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
 /// A shard that came in this time came quickly.
@@ -70,7 +73,10 @@ impl State {
     }
 
     fn soon(self) -> Duration {
-        self.typical.clamp(SOON, PATIENCE)
+        match self.typical {
+            Duration::ZERO => SOON,
+            known => (4 * known).clamp(SOON_MIN, PATIENCE),
+        }
     }
 }
 
@@ -100,9 +106,18 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).patience()
     }
 
-    /// How long one whose holder must be dialled first, when others need not be.
-    pub(super) fn soon(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).soon()
+    /// Ends when a holder that must be dialled first has taken too long since `began`, if `is_late` says so: that others need not be.
+    /// What the line and the dials show meanwhile counts.
+    pub(super) async fn late(&self, began: Instant, is_late: impl Fn() -> bool) {
+        loop {
+            let soon = self.state.lock().unwrap_or_else(PoisonError::into_inner).soon();
+            let left = soon.saturating_sub(began.elapsed());
+            if left.is_zero() && is_late() {
+                return;
+            }
+            let step = if left.is_zero() { SOON_MIN / 3 } else { left.min(SOON_MIN) };
+            tokio::time::sleep(step).await;
+        }
     }
 }
 
@@ -141,6 +156,10 @@ mod tests {
             state = state.after(20 * MS, true);
         }
         assert_eq!((state.size, state.patience()), (MOST, PATIENCE));
+        assert_eq!(
+            (state.soon(), state.after(MS, true).after(MS, true).soon()),
+            (80 * MS, Duration::from_nanos(62_187_500))
+        );
         // Refusals say nothing.
         assert_eq!(state.after(MS, false), state);
         for _ in 0..100 {
@@ -153,6 +172,21 @@ mod tests {
             state = state.after(60_000 * MS, false);
         }
         assert_eq!((state.size, state.patience()), (FIRST, PATIENCE_MAX));
+    }
+
+    #[tokio::test]
+    async fn who_is_dialled_is_waited_for_as_long_as_others_are_not_there() {
+        let window = Window::new();
+        assert_eq!(window.state.lock().expect("lock").soon(), SOON);
+        *window.state.lock().expect("lock") = State::new().after(MS, true);
+        let (began, asked) = (Instant::now(), std::cell::Cell::new(0));
+        let third = || {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        };
+        window.late(began, third).await;
+        assert_eq!(asked.get(), 3);
+        assert!(began.elapsed() >= SOON_MIN + 2 * SOON_MIN / 3, "{:?}", began.elapsed());
     }
 
     #[tokio::test]

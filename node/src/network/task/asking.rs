@@ -43,6 +43,14 @@ impl NetworkTask {
         self.dial_peer(id, peer, Vec::new());
     }
 
+    /// Connects to whoever will be asked soon, unless it could not be reached a moment ago.
+    pub(super) fn reach(&mut self, peer: &PeerKey) {
+        let Some(id) = peer_id(peer).filter(|id| !self.swarm.is_connected(id)) else { return };
+        if self.state.unreachable.get(&id).is_none_or(|until| Instant::now() >= *until) {
+            self.dial_peer(id, peer, Vec::new());
+        }
+    }
+
     pub(super) fn ask(
         &mut self,
         peer: &PeerKey,

@@ -93,6 +93,12 @@ impl Overlay for Leaning {
         self.is_one(peer) || self.inner.is_connected(peer)
     }
 
+    fn reach(&self, peer: PeerKey) {
+        if !self.is_one(&peer) {
+            self.inner.reach(peer);
+        }
+    }
+
     fn peers(&self, refresh: bool) -> BoxFuture<'_, Result<Vec<PeerView>, OverlayError>> {
         self.inner.peers(refresh)
     }

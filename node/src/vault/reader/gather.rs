@@ -15,12 +15,13 @@ use cairn_core::{
 };
 use cairn_proto::{
     PeerKey, Slot,
+    index::StripeNo,
     wire::{Priority, RefusalCode},
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use super::{Accept, Reader, StripeSource};
+use super::{Accept, ReadError, Reader, StripeSource};
 use crate::{
     overlay::{ShardAddress, TransferError},
     vault::learn::Learned,
@@ -40,6 +41,18 @@ impl Reader {
         let holders = self.holders(source, slot);
         let known = self.known();
         holders.iter().any(|peer| !known.suspects.contains(peer) && self.overlay.is_connected(peer))
+    }
+
+    /// Begins to connect to all who hold something of a group, once: whoever reads its files asks most of them, and who cannot be reached
+    /// should be known by then.
+    pub(super) fn reach(&self, no: StripeNo) -> Result<(), ReadError> {
+        let source = self.source(no)?;
+        if self.known().reached.insert(source.row.group) {
+            for peer in source.group.0.holders.iter().flatten().filter(|peer| !self.overlay.is_connected(peer)) {
+                self.overlay.reach(*peer);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the stripe can be had without dialling anybody.
@@ -109,6 +122,7 @@ impl Reader {
             holders.sort_by_key(|p| (known.suspects.contains(p), !self.overlay.is_connected(p)));
         }
         for holder in holders {
+            tracing::trace!(peer = %holder.short(), slot = slot.index(), no = source.row.no.0, connected = self.overlay.is_connected(&holder), "asks");
             let address = ShardAddress { group: source.group.1.clone(), slot, ordinal: source.row.ordinal };
             match self.overlay.get_shard(holder, address, 0, 0, priority).await {
                 Ok(bytes) => {
@@ -129,7 +143,10 @@ impl Reader {
                     self.known().suspects.insert(holder);
                 }
                 Err(TransferError::ShuttingDown) => return None,
-                Err(TransferError::Refused { code, .. }) if code != RefusalCode::NotFound => continue,
+                Err(TransferError::Refused { code, .. }) if code != RefusalCode::NotFound => {
+                    tracing::debug!(peer = %holder.short(), ?code, "a holder refused");
+                    continue;
+                }
                 Err(TransferError::Refused { .. }) => {}
                 Err(e) => {
                     tracing::debug!(peer = %holder.short(), error = %e, "a holder did not answer");
@@ -237,6 +254,11 @@ impl Reader {
             }
             (slot, shard)
         };
+        // Where somebody is that need not be dialled, when somebody who was asked must be.
+        let instead = |slots: &VecDeque<Slot>| {
+            let is_late = asked().keys().any(|slot| !self.is_at_hand(source, *slot));
+            slots.iter().position(|slot| self.is_at_hand(source, *slot)).filter(|_| is_late)
+        };
         let mut good = 0;
         for slot in slots.drain(..wanted.min(slots.len())) {
             running.push(ask(slot));
@@ -252,6 +274,9 @@ impl Reader {
                     Some((_, None)) => running.extend(slots.pop_front().map(ask)),
                     None => break,
                 },
+                () = self.window.late(Instant::now(), || instead(&slots).is_some()), if !slots.is_empty() => {
+                    running.extend(instead(&slots).and_then(|at| slots.remove(at)).map(ask));
+                }
                 () = tokio::time::sleep(self.window.patience()), if !slots.is_empty() => {
                     let patience = self.window.patience();
                     let over = |(slot, since): (&Slot, &Instant)| (since.elapsed() >= patience).then_some(*slot);

@@ -9,6 +9,9 @@
 //!           u8        u8    u16    u32 LE      u32 LE         16 bytes
 //! ```
 //!
+//! A shard's payload should begin where a block of the disk begins ([`DISK_BLOCK`]), so that it can be written around the page cache: a
+//! [`Record::Space`] before it sees to that. A log without them is as good.
+//!
 //! `check` is keyed BLAKE3 over everything before it and the body, under a key that only this store has. A plain CRC
 //! would not do: shards come from strangers, and one filled with well-formed records would be taken for log
 //! entries by a scan that has to find its way after damage.
@@ -24,6 +27,8 @@ use crate::{
 pub const ALIGN: usize = 64;
 /// Bytes before the body.
 pub const FIXED: usize = 32;
+/// What disks write at once, or a multiple of it.
+pub const DISK_BLOCK: usize = 4096;
 /// Payload bytes under one CRC32C.
 pub const BLOCK: usize = 64 * 1024;
 /// Blocks of a shard.
@@ -36,6 +41,8 @@ pub const HEAD_MAX: usize = (FIXED + BODY_MAX).next_multiple_of(ALIGN);
 pub const SHARD_HEAD: usize = (FIXED + SHARD_BODY).next_multiple_of(ALIGN);
 /// Bytes that a shard takes in the log.
 pub const SHARD_RECORD: usize = SHARD_HEAD + SHARD_SIZE;
+/// Bytes of a [`Record::Space`] that has no zeros.
+pub const SPACE_HEAD: usize = FIXED.next_multiple_of(ALIGN);
 
 const MAGIC: [u8; 4] = *b"CRNr";
 const VERSION: u8 = 1;
@@ -76,6 +83,11 @@ pub enum Record {
     State(StateChange),
     /// A vault's head, kept for its owner.
     Head(KeptHead),
+    /// Means nothing: what follows begins where it should.
+    Space {
+        /// Zeros behind the head: a multiple of [`ALIGN`] below [`DISK_BLOCK`].
+        length: u32,
+    },
 }
 
 /// What the log says of a shard.
@@ -164,6 +176,7 @@ impl Record {
             Self::Ledger { .. } => 3,
             Self::State(s) => s.change as u8,
             Self::Head(_) => 8,
+            Self::Space { .. } => 9,
         }
     }
 
@@ -172,6 +185,7 @@ impl Record {
     pub const fn payload_len(&self) -> usize {
         match self {
             Self::Shard(_) => SHARD_SIZE,
+            Self::Space { length } => *length as usize,
             _ => 0,
         }
     }
@@ -206,6 +220,7 @@ impl Record {
                 out.extend(h.sequence.to_le_bytes());
                 out.extend(&h.bytes);
             }
+            Self::Space { .. } => {}
         }
         out
     }
@@ -255,14 +270,14 @@ impl Record {
         if padding.iter().any(|b| *b != 0) || fixed[6..8] != [0, 0] {
             return Err(invalid("padding is not zero"));
         }
-        let record = Self::from_body(fixed[5], body)?;
+        let record = Self::from_parts(fixed[5], body, payload_len)?;
         if record.payload_len() != payload_len {
             return Err(invalid("wrong payload length"));
         }
         Ok((record, head_len))
     }
 
-    fn from_body(kind: u8, body: &[u8]) -> Result<Self, DecodeError> {
+    fn from_parts(kind: u8, body: &[u8], payload_len: usize) -> Result<Self, DecodeError> {
         let mut r = Reader(body);
         let record = match kind {
             1 => Self::Segment { number: r.u32()? },
@@ -309,6 +324,9 @@ impl Record {
                     return Err(DecodeError::TooLarge { what: WHAT, limit: HEAD_BYTES_MAX, found: bytes.len() });
                 }
                 Self::Head(KeptHead { vault: VaultKey::from_bytes(vault), generation, sequence, bytes: bytes.to_vec() })
+            }
+            9 if payload_len < DISK_BLOCK && payload_len.is_multiple_of(ALIGN) => {
+                Self::Space { length: payload_len as u32 }
             }
             _ => return Err(DecodeError::Invalid { what: WHAT, why: "unknown kind" }),
         };
@@ -370,6 +388,7 @@ mod tests {
             prop_oneof![Just(Change::Lease), Just(Change::Tombstone), Just(Change::Restored), Just(Change::Purged)];
         prop_oneof![
             any::<u32>().prop_map(|number| Record::Segment { number }),
+            (0..DISK_BLOCK / ALIGN).prop_map(|n| Record::Space { length: (n * ALIGN) as u32 }),
             (id(), slot.clone()).prop_map(|(g, slot)| Record::Ledger { group: GroupId::from_bytes(g), slot }),
             (id(), slot.clone(), any::<u8>(), id(), any::<(u64, u64)>(), any::<[u32; BLOCKS]>()).prop_map(
                 |(g, slot, ordinal, r, (lease, stored), blocks)| Record::Shard(ShardHead {
@@ -465,6 +484,21 @@ mod tests {
             blake3::hash(&log).to_hex().as_str(),
             "e30c32a695a8cfc682df51428853e952eee24c2288daf469d1451c84cdd445b2"
         );
+        let space = Record::Space { length: 128 }.encode(&key());
+        assert_eq!(
+            blake3::hash(&space).to_hex().as_str(),
+            "4b314d5a7f7325551b1ede32ee84fda88ebdf17dfaa4e7e2bce3ebbc5420ee61"
+        );
+    }
+
+    #[test]
+    fn a_space_is_less_than_a_block() {
+        let space = |length| Record::Space { length }.encode(&key());
+        assert_eq!((space(0).len(), Record::Space { length: 128 }.payload_len()), (SPACE_HEAD, 128));
+        assert!(Record::decode(&space(DISK_BLOCK as u32 - 64), &key()).is_ok());
+        for wrong in [1, 63, DISK_BLOCK as u32, u32::MAX] {
+            assert!(Record::decode(&space(wrong), &key()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

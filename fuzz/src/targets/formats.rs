@@ -240,6 +240,7 @@ fn log_records() -> Vec<Record> {
     };
     vec![
         Record::Segment { number: 9 },
+        Record::Space { length: 192 },
         Record::Shard(ShardHead {
             group,
             slot,

@@ -4,6 +4,8 @@
 //! dropped on another. From the allocator they came zeroed, touched new pages each time, and stayed behind in the heaps of
 //! threads that had ended: 40 MiB more for every GiB of a stream. A bounded number is kept here instead.
 //!
+//! They begin where a page of memory does, so that a disk can take their bytes as they lie (`store::disk`).
+//!
 //! What a buffer had in it before is still there when it is taken: whoever takes one must fill it, or clear the rest, before
 //! its bytes go anywhere.
 
@@ -13,22 +15,40 @@ use std::{
 };
 
 use bytes::Bytes;
-use cairn_proto::SHARD_SIZE;
+use cairn_proto::{SHARD_SIZE, record::DISK_BLOCK};
 
 /// Buffers that wait to be used again at most: those of two stripes. More is soon needed only when more is in use.
 const KEPT: usize = 16;
 
 static FREE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// [`SHARD_SIZE`] bytes.
-pub struct ShardBuffer(Vec<u8>);
+/// [`SHARD_SIZE`] bytes, of which the first lies at a multiple of [`DISK_BLOCK`]; before them a block for what a disk has before a shard.
+pub struct ShardBuffer {
+    bytes: Vec<u8>,
+    /// Where that block begins.
+    front: usize,
+}
 
 impl ShardBuffer {
     /// A buffer with anything in it.
     #[must_use]
     pub fn take() -> Self {
         let used = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(used.unwrap_or_else(|| vec![0; SHARD_SIZE]))
+        let bytes = used.unwrap_or_else(|| vec![0; SHARD_SIZE + 2 * DISK_BLOCK]);
+        let front = bytes.as_ptr().align_offset(DISK_BLOCK).min(DISK_BLOCK);
+        Self { bytes, front }
+    }
+
+    /// The block before the shard, and the shard.
+    #[must_use]
+    pub fn with_front(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.front..self.front + DISK_BLOCK + SHARD_SIZE]
+    }
+
+    /// The block before the shard.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        &self.bytes[self.front..self.front + DISK_BLOCK]
     }
 
     /// A copy of a shard's bytes; `None` for any other length.
@@ -50,7 +70,7 @@ impl ShardBuffer {
 
 impl Drop for ShardBuffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.0);
+        let bytes = std::mem::take(&mut self.bytes);
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < KEPT {
             free.push(bytes);
@@ -62,25 +82,25 @@ impl Deref for ShardBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes[self.front + DISK_BLOCK..][..SHARD_SIZE]
     }
 }
 
 impl DerefMut for ShardBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.with_front()[DISK_BLOCK..]
     }
 }
 
 impl AsRef<[u8]> for ShardBuffer {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
 impl AsMut<[u8]> for ShardBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        self
     }
 }
 
@@ -97,9 +117,13 @@ mod tests {
     #[test]
     fn buffers_come_back_and_few_are_kept() {
         let many: Vec<_> = (0..3 * KEPT).map(|_| ShardBuffer::take()).collect();
-        assert!(many.iter().all(|buffer| buffer.len() == SHARD_SIZE));
+        assert!(many.iter().all(|buffer| buffer.len() == SHARD_SIZE && buffer.as_ptr().align_offset(DISK_BLOCK) == 0));
         drop(many);
         assert!(FREE.lock().expect("lock").len() <= KEPT);
+        let mut one = ShardBuffer::take();
+        one.with_front().fill(1);
+        one[0] = 2;
+        assert_eq!((one.front(), &one[..2]), (&[1; DISK_BLOCK][..], &[2, 1][..]));
         let shared = ShardBuffer::copy_of(&[7; SHARD_SIZE]).expect("a shard").freeze();
         let part = shared.slice(5..9);
         drop(shared);

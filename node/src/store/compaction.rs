@@ -147,7 +147,7 @@ fn copies_of(
 ) -> Vec<(Record, Option<Bytes>)> {
     let index = writer.read_index();
     match record {
-        Record::Segment { .. } => Vec::new(),
+        Record::Segment { .. } | Record::Space { .. } => Vec::new(),
         Record::Ledger { group, .. } => {
             let here = index.groups.get(group).is_some_and(|g| g.ledger_segment == Some(place.segment));
             if here { vec![(record.clone(), None)] } else { Vec::new() }

@@ -156,7 +156,7 @@ impl Index {
     /// contradicts the ledger and was ignored.
     pub(super) fn apply(&mut self, record: &Record, place: Place) -> Option<Vec<Row>> {
         match record {
-            Record::Segment { .. } => Some(Vec::new()),
+            Record::Segment { .. } | Record::Space { .. } => Some(Vec::new()),
             Record::Ledger { group, slot } => {
                 let known = self.groups.entry(*group).or_insert_with(|| Group::new(*slot));
                 if known.slot != *slot {

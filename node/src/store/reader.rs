@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use cairn_core::shard_buffer::ShardBuffer;
 use cairn_proto::{
-    GroupId, SHARD_SIZE, ShardRoot, Slot,
-    record::{BLOCK, BLOCKS, Record, RecordKey, SHARD_HEAD, SHARD_RECORD, ShardHead},
+    GroupId, ShardRoot, Slot,
+    record::{BLOCK, BLOCKS, DISK_BLOCK, Record, RecordKey, SHARD_HEAD, ShardHead},
 };
 
 use super::{StoreError, disk::SegmentFile};
@@ -35,19 +35,15 @@ pub(super) fn read_range(
     length: usize,
 ) -> Result<Bytes, StoreError> {
     let (first, last) = (offset / BLOCK, (offset + length).div_ceil(BLOCK));
-    let mut head = [0; SHARD_HEAD];
-    read(file, &mut head, at)?;
-    let shard = head_of(&head, key, expected)?;
-    let from = at + (SHARD_HEAD + first * BLOCK) as u64;
-    let payload = if last - first == BLOCKS {
-        // A restore asks for whole shards: a buffer that is there costs a read more and no new pages.
-        let mut payload = ShardBuffer::take();
-        read(file, &mut payload, from)?;
-        payload.freeze()
+    let (shard, payload) = if last - first == BLOCKS {
+        read_whole(file, key, at, expected)?
     } else {
+        let mut head = [0; SHARD_HEAD];
+        read(file, &mut head, at)?;
+        let shard = head_of(&head, key, expected)?;
         let mut payload = vec![0; (last - first) * BLOCK];
-        read(file, &mut payload, from)?;
-        Bytes::from(payload)
+        read(file, &mut payload, at + (SHARD_HEAD + first * BLOCK) as u64)?;
+        (shard, Bytes::from(payload))
     };
     let checks = shard.blocks.iter().skip(first);
     if payload.chunks(BLOCK).zip(checks).any(|(block, check)| crc32c::crc32c(block) != *check) {
@@ -64,15 +60,37 @@ pub(super) fn read_verified(
     at: u64,
     expected: &Expected,
 ) -> Result<(ShardHead, Bytes), StoreError> {
-    let mut record = vec![0; SHARD_RECORD];
-    read(file, &mut record, at)?;
-    let shard = head_of(&record[..SHARD_HEAD], key, expected)?;
-    let payload = Bytes::from(record).slice(SHARD_HEAD..);
-    debug_assert_eq!(payload.len(), SHARD_SIZE);
+    let (shard, payload) = read_whole(file, key, at, expected)?;
     if blake3::hash(&payload) != *expected.root.as_bytes() {
         return Err(StoreError::Damaged);
     }
     Ok((shard, payload))
+}
+
+/// Head and bytes of the shard at a place, unchecked, into a buffer that is there: no new pages. Where it lies on whole blocks both come with
+/// one read, around the page cache.
+fn read_whole(
+    file: &dyn SegmentFile,
+    key: &RecordKey,
+    at: u64,
+    expected: &Expected,
+) -> Result<(ShardHead, Bytes), StoreError> {
+    let from = at + SHARD_HEAD as u64;
+    let mut buffer = ShardBuffer::take();
+    let shard = match from.checked_sub(DISK_BLOCK as u64).filter(|before| before.is_multiple_of(DISK_BLOCK as u64)) {
+        Some(before) => {
+            read(file, buffer.with_front(), before)?;
+            head_of(&buffer.front()[DISK_BLOCK - SHARD_HEAD..], key, expected)?
+        }
+        None => {
+            let mut head = [0; SHARD_HEAD];
+            read(file, &mut head, at)?;
+            let shard = head_of(&head, key, expected)?;
+            read(file, &mut buffer, from)?;
+            shard
+        }
+    };
+    Ok((shard, buffer.freeze()))
 }
 
 fn read(file: &dyn SegmentFile, buf: &mut [u8], at: u64) -> Result<(), StoreError> {

@@ -98,6 +98,9 @@ pub(super) fn recover(
         let payloads = if from.is_some() || Some(number) == last { Payloads::Verify } else { Payloads::Skip };
         let Some((file, size)) = index.segments.get(&number).map(|s| (s.file.clone(), s.len)) else { continue };
         let walked = walk(file.as_ref(), key, start, size, payloads, |found| {
+            if matches!(found.record, Record::Space { .. }) {
+                return ControlFlow::Continue(());
+            }
             opened.records_read += 1;
             if let Record::Shard(s) = &found.record
                 && index.entry(&s.group, s.ordinal).is_some_and(|e| e.root == s.root)

@@ -148,3 +148,47 @@ async fn records_inside_a_shard_are_not_believed() {
     assert_eq!(store.accepted_slot(group(9)), None);
     assert_eq!(read(&store, &shard(1, 2, 1)).await.expect("behind it"), shard(1, 2, 1).bytes);
 }
+
+/// Earlier versions put shards where the last record ended; both kinds of record stand in one log then.
+#[tokio::test]
+async fn a_log_without_spaces_is_read_and_gone_on_with() {
+    use cairn_proto::record::{DISK_BLOCK, Record, SHARD_HEAD, ShardHead, block_checks};
+    let (disk, clock, key) = (FaultyDisk::new(1), TestClock::new(), RecordKey::of_volume(&VOLUME));
+    let old = [shard(1, 2, 0), shard(1, 2, 1)];
+    let mut log = Record::Segment { number: 1 }.encode(&key);
+    log.extend(Record::Ledger { group: group(1), slot: slot(2) }.encode(&key));
+    for s in &old {
+        let NewShard { group, slot, ordinal, root, lease_until, .. } = *s;
+        let blocks = block_checks(&s.bytes);
+        let head = ShardHead { group, slot, ordinal, root, lease_until, stored_at: Timestamp(1), blocks };
+        log.extend(Record::Shard(head).encode(&key));
+        log.extend_from_slice(&s.bytes);
+    }
+    let file = disk.create(&writer::segment_name(1)).expect("made");
+    assert_eq!(file.write_at(&[std::io::IoSlice::new(&log)], 0).expect("written"), log.len());
+    file.sync().expect("synced");
+    disk.sync_folder().expect("synced");
+    let config = StoreConfig { segment_size: ByteSize(64 << 20), ..config("store".into(), &clock) };
+    let open = || Store::open_on(config.clone(), Arc::new(disk.clone()), &VOLUME, None).expect("opens");
+    let store = open();
+    assert!(store.opened().gaps.is_empty());
+    let new = [shard(1, 2, 2), shard(3, 4, 0), shard(3, 4, 1)];
+    for s in &new {
+        store.put(s.clone()).await.expect("stored");
+        store.keep_head(head(1, u64::from(s.ordinal) + 1).1).await.expect("kept");
+    }
+    store.close().await;
+    let store = open();
+    assert!(store.opened().gaps.is_empty() && store.opened().damaged == 0);
+    for s in old.iter().chain(&new) {
+        assert_eq!(read(&store, s).await.expect("there"), s.bytes);
+    }
+    let index = store.index();
+    let begins = |s: &NewShard| {
+        let place = index.entry(&s.group, s.ordinal).expect("there").place;
+        assert_eq!(place.segment, 1);
+        (place.offset as usize + SHARD_HEAD) % DISK_BLOCK
+    };
+    assert!(old.iter().map(begins).all(|at| at != 0));
+    assert_eq!(new.each_ref().map(begins), [0; 3], "small records lie between them");
+}

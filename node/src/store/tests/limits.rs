@@ -1,6 +1,6 @@
 //! What strangers can make the store write: heads and state records without end, and commands that spoil a batch.
 
-use cairn_proto::record::SHARD_RECORD;
+use cairn_proto::{SHARD_SIZE, record::DISK_BLOCK};
 use futures::{FutureExt as _, future::BoxFuture};
 
 use super::*;
@@ -48,7 +48,7 @@ async fn commands_that_wait_for_others_do_not_cut_a_batch_short() {
     assert!(at_once(&store, tasks).await.iter().all(Result::is_ok));
     let offsets: Vec<u64> = store.index().groups[&group(1)].shards.values().map(|e| e.place.offset).collect();
     let span = offsets.iter().max().expect("some") - offsets.iter().min().expect("some");
-    assert_eq!(span, 16 * SHARD_RECORD as u64, "one batch has all seventeen shards");
+    assert_eq!(span, 16 * (SHARD_SIZE + DISK_BLOCK) as u64, "one batch has all seventeen shards");
     assert_eq!(store.list()[16].lease_until, Timestamp(30));
     self_check(&store, &disk, &clock);
 }

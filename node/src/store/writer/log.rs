@@ -7,16 +7,102 @@
 
 use std::{
     io::{self, IoSlice},
+    ops::Range,
     sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
-use cairn_proto::{ByteSize, record::Record};
+use cairn_proto::{
+    ByteSize,
+    record::{DISK_BLOCK, Record, RecordKey, SPACE_HEAD},
+};
 
 use super::{
     super::{StoreError, disk::SegmentFile, index::Place},
     Writer,
 };
+
+/// What a commit writes: payloads as they lie in memory, each from a block of the disk on, and between them all else together.
+struct Layout<'a> {
+    /// Heads and spaces; what belongs on a block of the disk lies on one in memory too, from `from` on.
+    small: Vec<u8>,
+    from: usize,
+    pieces: Vec<Piece<'a>>,
+    /// Where in the segment each record begins.
+    offsets: Vec<u64>,
+    /// Where in the segment the last one ends.
+    end: u64,
+}
+
+enum Piece<'a> {
+    Small(Range<usize>),
+    Payload(&'a [u8]),
+}
+
+impl<'a> Layout<'a> {
+    fn new(records: &'a [(Record, Option<Bytes>)], key: &RecordKey, start: u64) -> Self {
+        let heads: Vec<Vec<u8>> = records.iter().map(|(record, _)| record.encode(key)).collect();
+        // The buffer never grows, or it would lie elsewhere.
+        let most = heads.iter().map(|head| head.len() + DISK_BLOCK + SPACE_HEAD).sum::<usize>() + 2 * DISK_BLOCK;
+        let mut small: Vec<u8> = Vec::with_capacity(most);
+        let from = small.as_ptr().align_offset(DISK_BLOCK).min(DISK_BLOCK);
+        let begin = from + (start % DISK_BLOCK as u64) as usize;
+        small.resize(begin, 0);
+        let mut layout = Self { small, from, pieces: Vec::new(), offsets: Vec::new(), end: start };
+        let mut open = begin;
+        for (head, (_, payload)) in heads.iter().zip(records) {
+            if payload.is_some() {
+                layout.space_before(head.len(), key);
+            }
+            layout.offsets.push(layout.end);
+            layout.put(head);
+            if let Some(payload) = payload {
+                layout.pieces.extend([Piece::Small(open..layout.small.len()), Piece::Payload(payload)]);
+                open = layout.small.len();
+                layout.end += payload.len() as u64;
+            }
+        }
+        layout.pieces.push(Piece::Small(open..layout.small.len()));
+        layout
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.small.extend_from_slice(bytes);
+        self.end += bytes.len() as u64;
+    }
+
+    /// Has what comes after a head of so many bytes begin on a block.
+    fn space_before(&mut self, head: usize, key: &RecordKey) {
+        let over = ((self.end + head as u64) % DISK_BLOCK as u64) as usize;
+        let gap = (DISK_BLOCK - over) % DISK_BLOCK;
+        // Records are multiples of a space's head.
+        if let Some(length) = gap.checked_sub(SPACE_HEAD) {
+            self.put(&Record::Space { length: length as u32 }.encode(key));
+            self.put(&[0; DISK_BLOCK][..length]);
+        }
+    }
+
+    /// What to write, in order; whole blocks apart from what is none.
+    fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices = Vec::with_capacity(4 * self.pieces.len());
+        for piece in &self.pieces {
+            match piece {
+                Piece::Payload(payload) => slices.push(IoSlice::new(payload)),
+                Piece::Small(range) => {
+                    let (begin, end) = (range.start - self.from, range.end - self.from);
+                    let first = begin.next_multiple_of(DISK_BLOCK).min(end);
+                    let last = (end - end % DISK_BLOCK).max(first);
+                    for (begin, end) in [(begin, first), (first, last), (last, end)] {
+                        if begin < end {
+                            slices.push(IoSlice::new(&self.small[self.from + begin..self.from + end]));
+                        }
+                    }
+                }
+            }
+        }
+        slices
+    }
+}
 
 /// The segment that is being written.
 pub(super) struct Active {
@@ -28,7 +114,9 @@ pub(super) struct Active {
 impl Writer {
     /// Ends the segment that is being written, so that compaction may empty it.
     pub(in crate::store) fn seal_active(&mut self) {
-        self.active = None;
+        if let Some(active) = self.active.take() {
+            active.file.finished();
+        }
     }
 
     pub(in crate::store) fn active_segment(&self) -> Option<u32> {
@@ -44,22 +132,11 @@ impl Writer {
         if self.read_only {
             return Err(StoreError::ReadOnly);
         }
-        let heads: Vec<Vec<u8>> = records.iter().map(|(r, _)| r.encode(&self.key)).collect();
         let active = self.active_with_room()?;
         let (number, file, start) = (active.number, active.file.clone(), active.end);
-        let mut slices = Vec::with_capacity(2 * records.len());
-        let mut places = Vec::with_capacity(records.len());
-        let mut end = start;
-        for (head, (_, payload)) in heads.iter().zip(records) {
-            places.push(Place { segment: number, offset: end });
-            slices.push(IoSlice::new(head));
-            end += head.len() as u64;
-            if let Some(payload) = payload {
-                slices.push(IoSlice::new(payload));
-                end += payload.len() as u64;
-            }
-        }
-        if let Err(e) = write_all(file.as_ref(), &mut slices, start) {
+        let layout = Layout::new(records, &self.key, start);
+        let end = layout.end;
+        if let Err(e) = write_all(file.as_ref(), &mut layout.slices(), start) {
             self.undo(&file, start);
             return Err(no_space(&e, end - start).unwrap_or_else(|| StoreError::io("writing to the log")(e)));
         }
@@ -77,8 +154,8 @@ impl Writer {
         if let Some(segment) = index.segments.get_mut(&number) {
             segment.len = end;
         }
-        for ((record, _), place) in records.iter().zip(places) {
-            rows.extend(index.apply(record, place).unwrap_or_default());
+        for ((record, _), offset) in records.iter().zip(layout.offsets) {
+            rows.extend(index.apply(record, Place { segment: number, offset }).unwrap_or_default());
         }
         drop(index);
         self.changed(rows, end - start);
@@ -94,8 +171,8 @@ impl Writer {
     }
 
     fn active_with_room(&mut self) -> Result<&mut Active, StoreError> {
-        if self.active.as_ref().is_some_and(|a| a.end >= self.config.segment_size.0) {
-            self.active = None;
+        if let Some(full) = self.active.take_if(|active| active.end >= self.config.segment_size.0) {
+            full.file.finished();
         }
         let active = match self.active.take() {
             Some(active) => active,

@@ -178,13 +178,22 @@ impl RealFile {
             Direct::Refused => return None,
             Direct::Closed => {}
         }
-        let file = open_direct(&self.path).ok().map(Arc::new);
-        match &file {
-            None => *direct = Direct::Refused,
-            Some(file) if stays => *direct = Direct::Open(file.clone()),
-            Some(_) => {}
+        match open_direct(&self.path) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                if stays {
+                    *direct = Direct::Open(file.clone());
+                }
+                Some(file)
+            }
+            // Whatever else it is, too many files for instance, may be over the next time.
+            Err(e) => {
+                if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) {
+                    *direct = Direct::Refused;
+                }
+                None
+            }
         }
-        file
     }
 
     /// Reads or writes whole blocks around the page cache; `None` when that is not to be had here.

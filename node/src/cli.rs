@@ -175,9 +175,10 @@ impl Command {
 
     /// How many threads drive tasks; none: as many as the machine runs at once.
     ///
-    /// A node is a guest on its machine: half of the processors are enough for its connections (one carries some 800 MB/s), and with a
-    /// thread for each, threads woke each other for work that one had done sooner (README, speed and memory). What blocks has threads
-    /// of its own.
+    /// A node is a guest on its machine: half of the processors are enough for its connections, and with a thread for each, threads woke
+    /// each other for work that one had done sooner. Processor seconds of a backup, per GB and all sides, twelve nodes on two cores, in
+    /// turns: 5.0, 4.6, 5.4, 5.4, 4.1 and 4.2 with two threads in each node, 4.2, 4.0, 4.9, 4.3, 4.0 and 4.3 with one. What blocks has
+    /// threads of its own.
     fn workers(&self) -> Option<usize> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         matches!(self, Self::Node(node::Command::Run(_))).then_some(processors.div_ceil(2))

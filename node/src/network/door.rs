@@ -31,8 +31,7 @@ use libp2p::{
     },
 };
 
-use self::handler::Gated;
-use self::handler::News;
+use self::handler::{Gated, News};
 pub use self::verdict::Verdict;
 use super::{
     behaviour::NodeBehaviour, behaviour::NodeBehaviourEvent, invitations::Invitations, keys::peer_key, woken::Woken,

@@ -143,7 +143,7 @@ impl Writer {
         if let Err(e) = file.sync() {
             self.undo(&file, start);
             // The kernel may have dropped pages, and says so once: what follows goes to a new segment.
-            self.active = None;
+            self.seal_active();
             return Err(no_space(&e, end - start).unwrap_or_else(|| StoreError::io("syncing the log")(e)));
         }
         if let Some(active) = &mut self.active {

@@ -7,7 +7,7 @@
 
 use cairn_proto::{
     ChunkId, CodeParams, DecodeError,
-    index::{RUN_RAW_MAX, RunPlace, RunRow, StripeNo},
+    index::{RUN_RAW_MAX, RunCodec, RunPlace, RunRow, StripeNo},
 };
 
 use crate::{chunking::ChunkProfile, stripe::StripePayload};
@@ -17,7 +17,7 @@ mod compress;
 #[cfg(test)]
 mod tests;
 
-pub use compress::{PackedRun, ReadRunError, compress, read_run};
+pub use compress::{PackedRun, ReadRunError, compress, is_alone, read_run};
 
 /// Why something could not be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -187,7 +187,29 @@ impl Packer {
     /// # Errors
     /// [`PackError::RunSize`].
     pub fn push(&mut self, run: PackedRun, numbers: &mut StripeNumbers) -> Result<(RunPlace, Packed), PackError> {
-        let size = run.stored.len();
+        let PackedRun { codec, raw_len, stored, chunks } = run;
+        self.write(&stored, (codec, raw_len), chunks, numbers)
+    }
+
+    /// Takes a chunk as a run of its own, as it lies: for what [`is_alone`] is true of.
+    ///
+    /// # Errors
+    /// [`PackError::RunSize`].
+    pub fn push_alone(&mut self, id: ChunkId, chunk: &[u8], numbers: &mut StripeNumbers) -> Result<Packed, PackError> {
+        check_size(chunk.len())?;
+        let raw_len = chunk.len() as u32;
+        let (_, packed) = self.write(chunk, (RunCodec::Raw, raw_len), vec![(id, raw_len)], numbers)?;
+        Ok(packed)
+    }
+
+    fn write(
+        &mut self,
+        stored: &[u8],
+        (codec, raw_len): (RunCodec, u32),
+        chunks: Vec<(ChunkId, u32)>,
+        numbers: &mut StripeNumbers,
+    ) -> Result<(RunPlace, Packed), PackError> {
+        let size = stored.len();
         check_size(size)?;
         let mut packed = Packed::default();
         if size > self.room() + self.code.stripe_payload() {
@@ -195,22 +217,21 @@ impl Packer {
         }
         let mut open = self.open.take().unwrap_or_else(|| self.begin(numbers));
         let (stripe, offset) = (open.no, open.payload.len() as u32);
-        let written = open.payload.write(&run.stored);
+        let written = open.payload.write(stored);
         let mut next = None;
         if written < size {
             packed.stripes.push(open);
             open = self.begin(numbers);
             next = Some(open.no);
-            open.payload.write(&run.stored[written..]);
+            open.payload.write(&stored[written..]);
         }
         if open.payload.room() == 0 {
             packed.stripes.push(open);
         } else {
             self.open = Some(open);
         }
-        let (codec, raw_len) = (run.codec, run.raw_len);
         let place = RunPlace { stripe, offset, stored_len: size as u32, next, codec, raw_len };
-        packed.rows.push(RunRow { place, chunks: run.chunks });
+        packed.rows.push(RunRow { place, chunks });
         Ok((place, packed))
     }
 

@@ -15,7 +15,7 @@ use std::{
 use cairn_core::{
     chunking::ChunkProfile,
     keys::VaultKeys,
-    pack::{MetadataLane, PackError, Packed, PackedRun, Packer, RawRun, RunBuilder, StripeNumbers, compress},
+    pack::{MetadataLane, PackError, Packed, PackedRun, Packer, RawRun, RunBuilder, StripeNumbers, compress, is_alone},
 };
 use cairn_proto::{
     ChunkId, CodeParams, DecodeError,
@@ -155,7 +155,9 @@ impl Ingest {
         match lane {
             Lane::Data => {
                 self.figures.data_chunks.fetch_add(1, Ordering::Relaxed);
-                if let Some(run) = self.data.push(id, chunk)? {
+                if is_alone(chunk) {
+                    self.keep_alone(id, chunk)?;
+                } else if let Some(run) = self.data.push(id, chunk)? {
                     self.pass_on(lane, run)?;
                 }
             }
@@ -169,9 +171,27 @@ impl Ingest {
         Ok(id)
     }
 
+    /// Places a chunk as it lies, behind those before it. When none of them waits it is copied once, and no thread is woken for it.
+    fn keep_alone(&mut self, id: ChunkId, chunk: &[u8]) -> Result<(), IngestError> {
+        if let Some(run) = self.data.finish() {
+            self.pass_on(Lane::Data, run)?;
+        }
+        if !self.compressing.is_empty() {
+            self.compressing.push_alone(Lane::Data, id, chunk);
+            return self.place_due();
+        }
+        self.figures.stored.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let packed = self.packer.push_alone(id, chunk, &mut self.numbers)?;
+        self.emit(packed)
+    }
+
     /// Has a run compressed; those before it that are due get their places, in the order in which they came.
     fn pass_on(&mut self, lane: Lane, run: RawRun) -> Result<(), IngestError> {
         self.compressing.push(lane, run);
+        self.place_due()
+    }
+
+    fn place_due(&mut self) -> Result<(), IngestError> {
         while let Some((lane, run)) = self.compressing.due()? {
             self.place(lane, run)?;
         }

@@ -419,6 +419,10 @@ impl Reader {
             return None;
         }
         let (began, may_be_late) = (Instant::now(), !self.is_at_hand(source, slot));
+        if may_be_late {
+            // Nobody else would be found to be nearer, and who is gone would be waited for alone.
+            self.reach_group(source);
+        }
         let is_late = || !self.is_at_hand(source, slot) && self.are_others_at_hand(source);
         let late = async {
             if may_be_late {

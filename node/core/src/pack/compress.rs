@@ -39,6 +39,15 @@ pub struct PackedRun {
     pub chunks: Vec<(ChunkId, u32)>,
 }
 
+impl PackedRun {
+    /// A chunk as a run of its own, as it lies: for what [`is_alone`] is true of.
+    #[must_use]
+    pub fn alone(id: ChunkId, chunk: &[u8]) -> Self {
+        let raw_len = chunk.len() as u32;
+        Self { codec: RunCodec::Raw, raw_len, stored: chunk.to_vec(), chunks: vec![(id, raw_len)] }
+    }
+}
+
 impl std::fmt::Debug for PackedRun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (stored, raw, chunks) = (self.stored.len(), self.raw_len, self.chunks.len());
@@ -78,6 +87,15 @@ pub fn compress(run: RawRun) -> PackedRun {
         Some(stored) => PackedRun { codec: RunCodec::Zstd, raw_len, stored, chunks },
         None => PackedRun { codec: RunCodec::Raw, raw_len, stored: raw, chunks },
     }
+}
+
+/// Chunks from this size on may be runs of their own: the smallest of a file that has several.
+const ALONE_FROM: usize = 256 << 10;
+
+/// Whether a chunk may be stored as it lies, as a run of its own: it is large, and a sample says that compression does not help.
+#[must_use]
+pub fn is_alone(chunk: &[u8]) -> bool {
+    chunk.len() >= ALONE_FROM && !promising(chunk)
 }
 
 fn promising(raw: &[u8]) -> bool {

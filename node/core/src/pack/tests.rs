@@ -69,6 +69,29 @@ proptest! {
     }
 }
 
+#[test]
+fn noise_alone_lies_where_a_run_of_it_would() {
+    let (mut numbers, mut others) = (StripeNumbers::from_next(StripeNo(1)), StripeNumbers::from_next(StripeNo(1)));
+    let (mut packer, mut other) =
+        (Packer::new(CodeParams::DEFAULT).expect("wide"), Packer::new(CodeParams::DEFAULT).expect("wide"));
+    // Small ones between them, so that they span stripes at odd places.
+    for (seed, size) in [(1, 256 << 10), (2, 700), (3, 4 << 20), (4, 1 << 20), (5, 1_000_001)] {
+        let run = raw_run(seed, size, true);
+        let (id, raw) = (run.chunks[0].0, run.raw.clone());
+        assert_eq!(is_alone(&raw), size >= 256 << 10);
+        let (_, wanted) = other.push(compress(run), &mut others).expect("fits");
+        let packed = packer.push_alone(id, &raw, &mut numbers).expect("fits");
+        assert_eq!(packed.rows, wanted.rows);
+        assert!(size < 256 << 10 || PackedRun::alone(id, &raw) == compress(raw_run(seed, size, true)));
+        let parts = |packed: Packed| {
+            packed.stripes.into_iter().flat_map(|stripe| stripe.payload.into_parts()).collect::<Vec<_>>()
+        };
+        assert!(parts(packed) == parts(wanted));
+    }
+    assert!(!is_alone(&bytes(6, 1 << 20, false)), "text");
+    assert!(packer.push_alone(keys().chunk_id(b""), b"", &mut numbers).is_err());
+}
+
 /// Payload borders: one byte below, at and above, and runs too large for what is left and the next stripe.
 #[test]
 fn runs_at_the_borders_of_a_stripe() {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use cairn_core::pack::{PackedRun, RawRun, compress};
+use cairn_proto::ChunkId;
 use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
 
 use super::{IngestError, Lane};
@@ -43,6 +44,20 @@ impl Compressing {
         }
         self.bytes += size;
         self.queue.push_back((lane, size, receiver));
+    }
+
+    /// Puts a chunk that is stored as it lies behind the runs that wait.
+    pub(super) fn push_alone(&mut self, lane: Lane, id: ChunkId, chunk: &[u8]) {
+        let (sender, receiver) = oneshot::channel();
+        // The receiver is ours and still there.
+        let _ = sender.send(PackedRun::alone(id, chunk));
+        self.bytes += chunk.len();
+        self.queue.push_back((lane, chunk.len(), receiver));
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// The oldest run, when it is done or more waits than may.
@@ -124,6 +139,25 @@ mod tests {
             assert_eq!(*lane, if i % 3 == 0 { Lane::Metadata } else { Lane::Data });
         }
         assert_eq!(out.len(), 40);
+    }
+
+    #[test]
+    fn what_is_stored_as_it_lies_waits_for_those_before_it() {
+        let mut queue = Compressing::default();
+        let id = ChunkId::from_bytes([7; 32]);
+        queue.push(Lane::Data, run(1, 3 << 20));
+        for of in 2..9u8 {
+            queue.push_alone(Lane::Data, id, &vec![of; 1 << 20]);
+        }
+        assert!(!queue.is_empty());
+        let first = queue.due().expect("no thread dies");
+        let first = first.unwrap_or_else(|| queue.next().expect("no thread dies").expect("it waits"));
+        assert_eq!(first.1, compress(run(1, 3 << 20)));
+        for of in 2..9u8 {
+            let (_, packed) = queue.due().expect("no thread dies").expect("it needs no thread");
+            assert_eq!(packed, PackedRun::alone(id, &vec![of; 1 << 20]));
+        }
+        assert!(queue.is_empty() && queue.bytes == 0);
     }
 
     #[test]

@@ -43,16 +43,20 @@ impl Reader {
         holders.iter().any(|peer| !known.suspects.contains(peer) && self.overlay.is_connected(peer))
     }
 
-    /// Begins to connect to all who hold something of a group, once: whoever reads its files asks most of them, and who cannot be reached
-    /// should be known by then.
+    /// Begins to connect to all who hold something of a stripe's group, once: whoever reads its files asks most of them, and who cannot
+    /// be reached should be known by then.
     pub(super) fn reach(&self, no: StripeNo) -> Result<(), ReadError> {
-        let source = self.source(no)?;
+        self.reach_group(&self.source(no)?);
+        Ok(())
+    }
+
+    /// The same, of a stripe whose rows are at hand.
+    pub(super) fn reach_group(&self, source: &StripeSource) {
         if self.known().reached.insert(source.row.group) {
             for peer in source.group.0.holders.iter().flatten().filter(|peer| !self.overlay.is_connected(peer)) {
                 self.overlay.reach(*peer);
             }
         }
-        Ok(())
     }
 
     /// Whether the stripe can be had without dialling anybody.

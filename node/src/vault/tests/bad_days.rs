@@ -47,6 +47,22 @@ async fn who_is_not_connected_is_waited_for_once() {
     assert!((1..=18).contains(&waits), "{waits}");
 }
 
+/// A tree is read before any file, and its first shard alone: as long as nobody else is connected its holder would be waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_a_tree_is_not_waited_for_alone() {
+    let owner = Owner::new(24);
+    owner.write("a", &noise(1, 100 << 10));
+    owner.backup().await.expect(ExitCode::Success);
+    owner.overlay.peer_keys().iter().for_each(|peer| owner.overlay.set_manner(peer, Manner::Asleep));
+    kill_one(&owner, 0, Manner::Away);
+    let began = std::time::Instant::now();
+    owner.restore("out").await.expect(ExitCode::Success);
+    owner.assert_same("out");
+    assert!(owner.overlay.waits() > 0, "it was asked");
+    // A dial in vain takes five seconds.
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
 /// With every shard of theirs waited for, a restore would wait three seconds for each stripe; and they are asked all the same when nobody
 /// else is left.
 #[tokio::test(flavor = "multi_thread")]

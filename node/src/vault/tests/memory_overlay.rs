@@ -41,6 +41,8 @@ pub(super) enum Manner {
     Away,
     /// Connected, and what is read from it comes after a minute.
     Slow,
+    /// Not connected, and honest as soon as anybody dials it.
+    Asleep,
 }
 
 #[derive(Clone)]
@@ -123,6 +125,13 @@ impl MemoryOverlay {
     /// Reads that were begun at peers that are away, or slow.
     pub(super) fn waits(&self) -> usize {
         self.world().waits
+    }
+
+    /// A dial to a peer: whoever slept does so no more.
+    fn dial(&self, peer: &PeerKey) {
+        if let Some(peer) = self.world().peers.get_mut(peer).filter(|peer| peer.manner == Manner::Asleep) {
+            peer.manner = Manner::Honest;
+        }
     }
 
     /// A network of `count` honest peers in domains of their own.

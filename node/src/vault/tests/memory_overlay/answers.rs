@@ -106,7 +106,11 @@ impl Overlay for MemoryOverlay {
     }
 
     fn is_connected(&self, peer: &PeerKey) -> bool {
-        self.world().peers.get(peer).is_some_and(|peer| peer.manner != Manner::Away)
+        self.world().peers.get(peer).is_some_and(|peer| !matches!(peer.manner, Manner::Away | Manner::Asleep))
+    }
+
+    fn reach(&self, peer: PeerKey) {
+        self.dial(&peer);
     }
 
     fn put_shard(
@@ -189,6 +193,7 @@ impl Overlay for MemoryOverlay {
         Box::pin(async move {
             self.step().await;
             let place = (address.group.ticket.id(), address.slot.as_u8(), address.ordinal);
+            self.dial(&from);
             if !self.is_connected(&from) {
                 self.world().waits += 1;
                 tokio::time::sleep(std::time::Duration::from_secs(5)).await;

@@ -13,7 +13,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,6 +77,8 @@ pub struct Standings(Arc<Shared>);
 struct Shared {
     mind: Arc<Mutex<Mind>>,
     notes: mpsc::Sender<Note>,
+    /// Notes sent and not in the mind yet.
+    under_way: Arc<AtomicUsize>,
     clock: Clock,
     files: Option<Files>,
     cancel: CancellationToken,
@@ -117,16 +122,18 @@ impl Standings {
     fn start(mind: Mind, files: Option<Files>, save: Duration, clock: Clock) -> Self {
         let (notes, queue) = mpsc::channel(NOTES_MAX);
         let (mind, cancel) = (Arc::new(Mutex::new(mind)), CancellationToken::new());
+        let under_way = Arc::<AtomicUsize>::default();
         let task = task::Task {
             mind: Arc::clone(&mind),
             notes: queue,
+            under_way: Arc::clone(&under_way),
             clock: Arc::clone(&clock),
             files: files.clone(),
             save,
             cancel: cancel.clone(),
         };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Self(Arc::new(Shared { mind, notes, clock, files, cancel, task, spoke: Mutex::default() }))
+        Self(Arc::new(Shared { mind, notes, under_way, clock, files, cancel, task, spoke: Mutex::default() }))
     }
 
     /// Who invited whom, from now on.
@@ -183,17 +190,25 @@ impl Standings {
 
     /// Whether something waits to be counted or said.
     fn has_word(&self) -> bool {
-        self.0.notes.capacity() < self.0.notes.max_capacity() || self.mind().waits_to_be_said()
+        self.0.under_way.load(Ordering::Acquire) > 0 || self.mind().waits_to_be_said()
+    }
+
+    /// Whether there was room for it.
+    fn note(&self, note: Note) -> bool {
+        // Counted before the task can take it.
+        self.0.under_way.fetch_add(1, Ordering::AcqRel);
+        let taken = self.0.notes.try_send(note).is_ok();
+        if !taken {
+            self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken
     }
 
     /// Waits until what we have to say of peers went out, a moment at the most: a verb that found out a liar may end at once, and
     /// nobody else would hear of it before its owner comes again.
     pub(crate) async fn said(&self) {
-        // What was taken from the queue is in the mind by the second look.
-        let mut quiet = 0;
         let all = async {
-            while quiet < 2 {
-                quiet = if self.has_word() { 0 } else { quiet + 1 };
+            while self.has_word() {
                 tokio::time::sleep(SAID_LOOK).await;
             }
         };
@@ -286,11 +301,11 @@ impl std::fmt::Debug for Standings {
 impl Witness for Standings {
     fn saw(&self, peer: PeerKey, seen: Observed) {
         // Full: one of thousands of its kind.
-        let _ = self.0.notes.try_send(Note::Saw(peer, seen));
+        let _ = self.note(Note::Saw(peer, seen));
     }
 
     fn learned(&self, evidence: Evidence) {
-        if self.0.notes.try_send(Note::Learned(Box::new(evidence))).is_err() {
+        if !self.note(Note::Learned(Box::new(evidence))) {
             tracing::warn!("a piece of evidence was dropped: too much is seen at once");
         }
     }

@@ -121,7 +121,10 @@ impl Node {
                 }
             }
         }
-        listening(&handle).await;
+        // An owner's verb listens on nothing, and would wait for nothing.
+        if !settings.listen.is_empty() {
+            listening(&handle).await;
+        }
         let online = Online {
             overlay: Arc::new(handle.clone()),
             handle,

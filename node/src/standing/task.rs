@@ -1,7 +1,10 @@
 //! Takes what witnesses say, one after the other, and writes what changed: proofs at once, figures now and then.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,8 @@ const GLANCE: Duration = Duration::from_secs(1);
 pub(super) struct Task {
     pub(super) mind: Arc<Mutex<Mind>>,
     pub(super) notes: mpsc::Receiver<Note>,
+    /// Counts down what is in the mind.
+    pub(super) under_way: Arc<AtomicUsize>,
     pub(super) clock: Clock,
     pub(super) files: Option<Files>,
     pub(super) save: Duration,
@@ -63,6 +68,7 @@ impl Task {
     }
 
     fn take(&self, batch: &mut Vec<Note>) {
+        let taken = batch.len();
         for note in batch.drain(..) {
             let now = (self.clock)();
             let mut mind = lock(&self.mind);
@@ -71,6 +77,7 @@ impl Task {
                 Note::Learned(evidence) => mind.learned(&evidence, now),
             }
         }
+        self.under_way.fetch_sub(taken, Ordering::AcqRel);
     }
 
     /// Proofs at once; figures when `save` says so.

@@ -99,6 +99,27 @@ async fn a_restart_keeps_convictions_and_figures() {
     assert!(!path.exists() && path.with_extension("evidence.damaged").exists());
 }
 
+/// A verb that ends waits until what it saw last is in the mind and said, and not at all when nothing is to be said.
+#[tokio::test]
+async fn what_was_just_seen_is_waited_for() {
+    let clock: Clock = Arc::new(|| NOW);
+    let standings = Standings::in_memory(key(1), network(), &Timers::default(), clock, &[7; 32]);
+    let said_within = |ms| tokio::time::timeout(Duration::from_millis(ms), standings.said());
+    assert!(futures::FutureExt::now_or_never(standings.said()).is_some(), "nothing is to be said");
+    standings.saw(peer(2), Observed::Good);
+    assert!(futures::FutureExt::now_or_never(standings.said()).is_none(), "the task has not counted it yet");
+    said_within(2000).await.expect("what is well is counted, and not said");
+    standings.learned(lie_of(&key(3)));
+    said_within(300).await.expect_err("nobody took the proof");
+    assert!(standings.next_to_say().is_some());
+    said_within(2000).await.expect("it was said");
+    assert_eq!(standings.0.under_way.load(Ordering::Acquire), 0);
+    standings.close().await;
+    // The task is gone.
+    standings.saw(peer(2), Observed::Good);
+    assert!(!standings.has_word());
+}
+
 #[tokio::test]
 async fn other_timers_learn_anew_and_keep_proofs() {
     let folder = tempfile::tempdir().expect("temp");

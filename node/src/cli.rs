@@ -49,7 +49,7 @@ mod tests;
 #[command(after_help = "Examples:\n  cairn demo                          see it work, nothing is kept\n  \
     cairn init --network network.toml   make a vault\n  cairn backup /home/me               back up a folder\n  \
     cairn restore latest --target /tmp/back\n\nExit codes: 0 done, 1 failed, 2 usage, 3 some sources unreadable, 4 stored below the \
-    redundancy target,\n5 damage found, 6 data lost, 7 stream command failed, 8 nothing to do, 10 not found, 11 busy,\n12 wrong \
+    redundancy target, 5 damage found, 6 data lost, 7 stream command failed, 8 nothing to do, 10 not found, 11 busy, 12 wrong \
     passphrase or phrase, 13 too few peers, 14 no space, 15 refused, 130 SIGINT, 143 SIGTERM")]
 pub struct Cli {
     #[command(flatten)]

@@ -12,17 +12,17 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  cairn audit                                   the newest snapshot, 20 shards of each holder\n  \
-    cairn audit 1a2b3c4d --samples 300            of a holder that lost 1 in 100, one is found with 95 %\n  \
+    cairn audit 1a2b3c4d --samples 300            finds a loss of 1 in 100 with 95 %\n  \
     cairn audit --all --full-slots                every shard that was ever given out\n  \
-    cairn audit --make-token proof.tokens         for somebody who may see that it is held, and no byte of it\n  \
+    cairn audit --make-token proof.tokens         for somebody who may see no byte of it\n  \
     cairn audit --token proof.tokens --samples 10 that somebody, with any data folder of the network\n\n\
-    What it shows: that a holder can produce random parts of these shards, now. A holder that answers hashes the whole shard\n\
-    and says itself when it is damaged; one that lies has to have the parts that are asked for. It does not show that the bytes\n\
-    lie on that holder's own disk, nor that they will be there tomorrow, nor anything about shards that were not asked for: how\n\
-    large a loss the sample would have met is said with the result. A wrong answer is signed, so it is a proof; it is kept in\n\
+    What it shows: that a holder can produce random parts of these shards, now. A holder that answers hashes the whole shard \
+    and says itself when it is damaged; one that lies has to have the parts that are asked for. It does not show that the bytes \
+    lie on that holder's own disk, nor that they will be there tomorrow, nor anything about shards that were not asked for: how \
+    large a loss the sample would have met is said with the result. A wrong answer is signed, so it is a proof; it is kept in \
     `evidence/` of the data folder.\n\n\
-    What tokens show: the same to somebody who has no key. Each is good for one question, since a holder may keep the answer;\n\
-    which were used is noted in FILE.used. They are believed as far as their maker is: who made them knows the answers, and\n\
+    What tokens show: the same to somebody who has no key. Each is good for one question, since a holder may keep the answer; \
+    which were used is noted in FILE.used. They are believed as far as their maker is: who made them knows the answers, and \
     chose the shards. Tokens open and grant nothing.\n\n\
     Exit codes: 0 all right, 4 some did not answer, 5 something is missing or wrong"
 )]

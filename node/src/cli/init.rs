@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cairn init --network network.toml\n  \
     CAIRN_PASSPHRASE_FILE=pass cairn init --phrase-file words.txt\n\nThe 24 words are printed once and are stored nowhere. \
-    Whoever has them has the data; without them\nand without this folder, nobody has it.")]
+    Whoever has them has the data; without them and without this folder, nobody has it.")]
 pub(super) struct Init {
     /// Write the 24 words to this new file (0600) instead of printing them
     #[arg(long, value_name = "FILE")]

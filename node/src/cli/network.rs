@@ -32,14 +32,14 @@ pub(super) enum Command {
         cairn network new --name club --admission invitation > club.toml\n  \
         cairn network new --name club --puzzle-bits 20 --founder-key-file founder.key \\\n      \
         --bootstrap /dns/boot.example.org/tcp/4001/p2p/12D3.. > network.toml\n\n\
-        Into a network by invitation comes whoever was invited by its founder, or by somebody who was. The founder's key is written to\n\
+        Into a network by invitation comes whoever was invited by its founder, or by somebody who was. The founder's key is written to \
         a file then: keep it, nobody can make it again.")]
     New(New),
     /// Invite somebody into a network by invitation, as its founder or as a member; prints one line of text
     #[command(after_help = "Examples:\n  cairn network invite --network club.toml --founder-key club.founder.key\n  \
         cairn network invite --data-dir /srv/cairn --uses 3 --expires 2d\n  \
         cairn network invite --for 1a2b3c...              no secret: it lets in this peer and nobody else\n\n\
-        Whoever has the text may use it, so hand it over as you would a key. Who got it gives it once, with --invitation TEXT or @FILE,\n\
+        Whoever has the text may use it, so hand it over as you would a key. Who got it gives it once, with --invitation TEXT or @FILE, \
         to `cairn node run`, or to `cairn init` for an owner.")]
     Invite(Invite),
 }

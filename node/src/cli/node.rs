@@ -24,29 +24,29 @@ pub(super) enum Command {
     #[command(after_help = "Examples:\n  cairn node run --network network.toml --give 500GB --region EU/DE/FSN\n  \
         cairn node run --roles storage,relay,bootstrap --listen /ip4/0.0.0.0/tcp/4001 --domain acme\n  \
         cairn node run --network club.toml --invitation @invitation.txt\n\n\
-        For trials, CAIRN_TIMERS_SCALE or `scale` in the settings' section [timers] shortens by one factor how long a silent peer\n\
-        is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name\n\
+        For trials, CAIRN_TIMERS_SCALE or `scale` in the settings' section [timers] shortens by one factor how long a silent peer \
+        is waited for and everything that follows from it (0.001: a week becomes ten minutes); the section may also name \
         single timers in seconds, as `home_gone = 3600`.")]
     Run(Run),
     /// Have what this node holds taken over by others before it goes for good; Ctrl-C ends the view only, the plan stands
     #[command(
         after_help = "Examples:\n  cairn node leave --in 24h\n  cairn node leave                 how far it is\n  \
         cairn node leave --cancel        stay after all\n  cairn node leave --now --yes     at once, the others rebuild\n\n\
-        From now on the node takes no new shards. The stewards of what it holds have it copied; the node asks them how far they\n\
-        are, also after a restart, and serves until it is stopped. Ends with 0 when nothing is lost by going, with 4 when the\n\
+        From now on the node takes no new shards. The stewards of what it holds have it copied; the node asks them how far they \
+        are, also after a restart, and serves until it is stopped. Ends with 0 when nothing is lost by going, with 4 when the \
         time came before that."
     )]
     Leave(Leave),
     /// How this node does as a holder: disk, reachability, clock, stewards, losses
     #[command(
         after_help = "Examples:\n  cairn node health\n  cairn node health --json\n\nEnds with 0 when all is fine; with 1 \
-        when the clock is wrong, 5 when shards are\ndamaged, 13 when nobody is reached, 14 when the disk is full (the gravest first)."
+        when the clock is wrong, 5 when shards are damaged, 13 when nobody is reached, 14 when the disk is full (the gravest first)."
     )]
     Health,
     /// Serve nobody and take no part in background work for a while; own backups and restores go on
     #[command(
         after_help = "Examples:\n  cairn node pause --for 2h\n  cairn node pause          until `cairn node resume`\n\n\
-        Peers that ask are told to come again, new shards go elsewhere, and what stewards ask is answered, so that nobody takes this\n\
+        Peers that ask are told to come again, new shards go elsewhere, and what stewards ask is answered, so that nobody takes this \
         node for dead. A pause outlives a restart; `cairn status` shows it."
     )]
     Pause(Pausing),

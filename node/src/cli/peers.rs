@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cairn peers\n  cairn peers --json\n  cairn peers --explain 1a2b3c4d\n  \
     cairn peers --verify ~/.local/share/cairn/evidence/ID.evidence\n\n\
-    What this node thinks of a peer is its own: first of all what it saw itself, then proofs, and a little of what many others say.\n\
+    What this node thinks of a peer is its own: first of all what it saw itself, then proofs, and a little of what many others say. \
     A proof is a file that anybody can check; whoever is proved to have lied is outside, everywhere and for good.")]
 pub(super) struct Peers {
     /// Say why this node thinks of a peer as it does: every figure, and the proof when there is one

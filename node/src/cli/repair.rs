@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  cairn repair --dry-run\n  cairn repair --dry-run --data-dir /srv/cairn --json\n\n\
-    A node that gives space also watches groups of others, as one of their stewards. When holders are lost it orders repairs by\n\
+    A node that gives space also watches groups of others, as one of their stewards. When holders are lost it orders repairs by \
     itself, together with the other stewards and while the owners sleep; nobody has to call for it."
 )]
 pub(super) struct Repair {

@@ -22,6 +22,27 @@ fn every_verb_has_an_example() {
     check(&Cli::command(), "");
 }
 
+/// Help is wrapped where the terminal ends, at 100 columns at most: an example fits into them, and a paragraph has no line ends of its own.
+#[test]
+fn help_breaks_no_line_twice() {
+    fn check(command: &clap::Command, path: &str) {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+        let lines: Vec<&str> = help.lines().collect();
+        for line in lines.iter().filter(|line| line.starts_with(' ')) {
+            assert!(line.chars().count() <= 100, "{path}: {line}");
+        }
+        for pair in lines.windows(2) {
+            assert!(!is_text(pair[0]) || !is_text(pair[1]), "{path}: {pair:?}");
+        }
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            check(sub, &path);
+        }
+    }
+    check(&Cli::command(), "");
+}
+
 #[test]
 fn command_lines_of_the_contract_parse() {
     for text in [
